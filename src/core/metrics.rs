@@ -1,0 +1,231 @@
+//! Every counter, gauge and histogram of a shard, in one list. Plain cells: a shard has one writer.
+
+use std::cell::Cell;
+
+use crate::proto::close::CloseReason;
+use crate::proto::error::ErrorCode;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $variant:ident => ($name:literal, $labels:expr, $help:literal),)*) => {
+        /// What a shard counts. Never decreases.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])* #[doc = $help] $variant,)* }
+
+        impl Counter {
+            /// Every counter with its family's name (without `weir_` and `_total`), its label
+            /// and its help text; members of one family stand together.
+            pub const ALL: &[(Self, &'static str, Option<(&'static str, &'static str)>, &'static str)] =
+                &[$((Self::$variant, $name, $labels, $help),)*];
+        }
+    };
+}
+
+counters! {
+    AcceptErrors => ("accept_errors", None, "Accepts that failed, by lack of descriptors for one."),
+    BytesReceived => ("bytes_received", None, "Bytes read from WebSocket clients."),
+    BytesSent => ("bytes_sent", None, "Bytes written to WebSocket clients."),
+    CommandsPing => ("commands", Some(("type", "ping")), "Commands of clients, by type."),
+    CommandsPublish => ("commands", Some(("type", "publish")), "Commands of clients, by type."),
+    CommandsSubscribe => ("commands", Some(("type", "subscribe")), "Commands of clients, by type."),
+    CommandsUnsubscribe => ("commands", Some(("type", "unsubscribe")), "Commands of clients, by type."),
+    CommandsOther => ("commands", Some(("type", "other")), "Commands of clients, by type."),
+    ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
+    EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
+    DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
+    DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
+    EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
+    EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
+    FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),
+    Panics => ("panics", None, "Connections ended by a panic of their own."),
+    UpgradeRejected => ("upgrade_rejected", None, "Handshakes answered with an HTTP error."),
+    Upgrades => ("upgrades", None, "Handshakes answered with 101."),
+}
+
+/// The count of [`Counter`] variants.
+pub const COUNTERS: usize = Counter::ALL.len();
+
+/// What a shard measures over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// From taking an event to handing it to the kernel, for each delivery.
+    PublishToWrite,
+    /// How long queued bytes waited, at their write.
+    QueueAge,
+    /// One turn of a shard: mailbox, fan-out and the writes until it yields.
+    Tick,
+}
+
+impl Timing {
+    /// Every histogram with its name (without `weir_`) and help text.
+    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+        (Self::PublishToWrite, "publish_to_write_seconds", "From taking an event to its write."),
+        (Self::QueueAge, "queue_age_seconds", "How long queued bytes waited, at their write."),
+        (Self::Tick, "tick_seconds", "One turn of a shard."),
+    ];
+}
+
+/// The upper bounds of the time buckets, in microseconds; a last bucket has no bound.
+pub const BOUNDS_US: [u64; 18] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
+
+/// The upper bounds of the batch size buckets, in events.
+pub const BOUNDS_BATCH: [u64; 18] = [
+    1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536,
+    131_072,
+];
+
+/// A histogram with fixed bounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// Observations by bucket (not cumulative); the last has no upper bound.
+    pub buckets: [u64; 19],
+    /// The sum of what was observed, in the unit of the bounds.
+    pub sum: u64,
+}
+
+impl Histogram {
+    /// Counts `times` observations of `value`.
+    pub fn record(&mut self, value: u64, times: u64, bounds: &[u64; 18]) {
+        let bucket = bounds.partition_point(|bound| *bound < value);
+        self.buckets[bucket] += times;
+        self.sum = self.sum.wrapping_add(value.wrapping_mul(times));
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+/// One shard's counters. Not shared: a scrape asks the shard for a [`Snapshot`].
+#[derive(Debug)]
+pub struct Metrics {
+    counters: [Cell<u64>; COUNTERS],
+    closed: [Cell<u64>; CloseReason::CODES.len()],
+    errors: [Cell<u64>; ErrorCode::ALL.len()],
+    timings: [Cell<Histogram>; Timing::ALL.len()],
+    batch: Cell<Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            counters: std::array::from_fn(|_| Cell::new(0)),
+            closed: std::array::from_fn(|_| Cell::new(0)),
+            errors: std::array::from_fn(|_| Cell::new(0)),
+            timings: std::array::from_fn(|_| Cell::new(Histogram::default())),
+            batch: Cell::new(Histogram::default()),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds `n` to a counter.
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.counters[counter as usize];
+        cell.set(cell.get().wrapping_add(n));
+    }
+
+    /// Counts the end of a connection.
+    pub fn closed(&self, reason: CloseReason) {
+        let cell = &self.closed[reason.index()];
+        cell.set(cell.get() + 1);
+    }
+
+    /// Counts an error told to a client.
+    pub fn error(&self, code: ErrorCode) {
+        let cell = &self.errors[code.index()];
+        cell.set(cell.get() + 1);
+    }
+
+    /// Counts `times` observations of a duration.
+    pub fn time(&self, timing: Timing, microseconds: u64, times: u64) {
+        let cell = &self.timings[timing as usize];
+        let mut histogram = cell.get();
+        histogram.record(microseconds, times, &BOUNDS_US);
+        cell.set(histogram);
+    }
+
+    /// Counts the events of one mailbox turn.
+    pub fn batch(&self, events: u64) {
+        let mut histogram = self.batch.get();
+        histogram.record(events, 1, &BOUNDS_BATCH);
+        self.batch.set(histogram);
+    }
+
+    /// A copy of everything, with the gauges given.
+    pub fn snapshot(&self, gauges: Gauges) -> Snapshot {
+        Snapshot {
+            counters: std::array::from_fn(|i| self.counters[i].get()),
+            closed: std::array::from_fn(|i| self.closed[i].get()),
+            errors: std::array::from_fn(|i| self.errors[i].get()),
+            timings: std::array::from_fn(|i| self.timings[i].get()),
+            batch: self.batch.get(),
+            gauges,
+        }
+    }
+}
+
+/// What a shard holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Open WebSocket connections.
+    pub connections: u64,
+    /// Subscriptions of them all.
+    pub subscriptions: u64,
+    /// Bytes waiting in outbound queues, shared bytes counted once for each queue.
+    pub queue_bytes: u64,
+    /// Connections whose queue is full.
+    pub slow_consumers: u64,
+    /// Events waiting in the mailbox.
+    pub mailbox_depth: u64,
+}
+
+/// One shard's counters at one moment; may cross threads and be added up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// By [`Counter`].
+    pub counters: [u64; COUNTERS],
+    /// Ended connections, by the codes of [`CloseReason::CODES`].
+    pub closed: [u64; CloseReason::CODES.len()],
+    /// Errors told, by [`ErrorCode::ALL`].
+    pub errors: [u64; ErrorCode::ALL.len()],
+    /// By [`Timing`].
+    pub timings: [Histogram; Timing::ALL.len()],
+    /// Events by mailbox turn.
+    pub batch: Histogram,
+    /// What is held.
+    pub gauges: Gauges,
+}
+
+impl Snapshot {
+    /// One counter.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize]
+    }
+
+    /// Adds another shard's figures.
+    pub fn add(&mut self, other: &Self) {
+        fn sum<const N: usize>(mine: &mut [u64; N], theirs: &[u64; N]) {
+            for (a, b) in mine.iter_mut().zip(theirs) {
+                *a += b;
+            }
+        }
+        sum(&mut self.counters, &other.counters);
+        sum(&mut self.closed, &other.closed);
+        sum(&mut self.errors, &other.errors);
+        for (mine, theirs) in self.timings.iter_mut().zip(&other.timings) {
+            mine.add(theirs);
+        }
+        self.batch.add(&other.batch);
+        self.gauges.connections += other.gauges.connections;
+        self.gauges.subscriptions += other.gauges.subscriptions;
+        self.gauges.queue_bytes += other.gauges.queue_bytes;
+        self.gauges.slow_consumers += other.gauges.slow_consumers;
+        self.gauges.mailbox_depth += other.gauges.mailbox_depth;
+    }
+}

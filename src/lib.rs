@@ -1,0 +1,10 @@
+//! Weir: an event gateway.
+#![deny(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
+#[doc(hidden)]
+pub mod core;
+#[doc(hidden)]
+pub mod proto;
+
+pub use proto::name::{BadName, ChannelName};

@@ -1,0 +1,106 @@
+//! Why a connection ends, and the one table between reasons, codes and labels.
+
+use super::ws::ProtocolError;
+
+/// Why a connection ended. Exactly one for each connection: the log line, the metric label and
+/// the close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// An operator ended it through the API.
+    Disconnected,
+    /// A panic in this connection's code.
+    Internal,
+    /// The client closed with a close frame.
+    PeerClosed,
+    /// No pong within the ping time-out.
+    PingTimeout,
+    /// The client broke RFC 6455.
+    Protocol(ProtocolError),
+    /// The node is going away.
+    Shutdown,
+    /// The client did not read what it was sent.
+    SlowConsumer,
+    /// The socket failed or ended without a close frame.
+    Socket,
+    /// More than 100 undecodable or bad messages in a minute.
+    TooManyErrors,
+}
+
+impl CloseReason {
+    /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
+    pub const CODES: [&'static str; 12] = [
+        "4503", "1011", "1000", "4002", "1002", "1003", "1007", "1009", "4001", "4000", "1006",
+        "4504",
+    ];
+
+    /// The place of this reason's code in [`Self::CODES`], for counters.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Disconnected => 0,
+            Self::Internal => 1,
+            Self::PeerClosed => 2,
+            Self::PingTimeout => 3,
+            Self::Protocol(error) => match error.close_code() {
+                1003 => 5,
+                1007 => 6,
+                1009 => 7,
+                _ => 4,
+            },
+            Self::Shutdown => 8,
+            Self::SlowConsumer => 9,
+            Self::Socket => 10,
+            Self::TooManyErrors => 11,
+        }
+    }
+
+    /// The close code on the wire; `None` when there is no wire to write it to.
+    pub fn code(self) -> Option<u16> {
+        match self {
+            Self::Disconnected => Some(4503),
+            Self::Internal => Some(1011),
+            Self::PeerClosed => Some(1000),
+            Self::PingTimeout => Some(4002),
+            Self::Protocol(error) => Some(error.close_code()),
+            Self::Shutdown => Some(4001),
+            Self::SlowConsumer => Some(4000),
+            Self::Socket => None,
+            Self::TooManyErrors => Some(4504),
+        }
+    }
+
+    /// The reason text of the close frame and of the `disconnect` push.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected_by_server",
+            Self::Internal => "internal error",
+            Self::PeerClosed => "",
+            Self::PingTimeout => "ping_timeout",
+            Self::Protocol(error) => error.text(),
+            Self::Shutdown => "shutdown",
+            Self::SlowConsumer => "slow_consumer",
+            Self::Socket => "connection lost",
+            Self::TooManyErrors => "too_many_errors",
+        }
+    }
+
+    /// Whether the client should come back: codes of 4500 and more say no.
+    pub fn reconnect(self) -> bool {
+        self.code().is_none_or(|code| code < 4500)
+    }
+
+    /// Whether a `disconnect` push goes before the close frame.
+    ///
+    /// Not where the client itself broke off or broke the framing.
+    pub fn announced(self) -> bool {
+        match self {
+            Self::Disconnected
+            | Self::Internal
+            | Self::PingTimeout
+            | Self::Shutdown
+            | Self::SlowConsumer
+            | Self::TooManyErrors => true,
+            Self::PeerClosed | Self::Protocol(_) | Self::Socket => false,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a client may ask. Borrowed from the bytes it came in.
+
+/// One message of a client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request<'a> {
+    /// Repeated in the answer. Without it, a success of `publish` is not answered.
+    pub id: Option<u64>,
+    /// What is asked.
+    pub command: Command<'a>,
+}
+
+/// What is asked. Channel names are as the client wrote them, unchecked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command<'a> {
+    /// A token for this connection.
+    Auth,
+    /// The stored events of a channel.
+    History,
+    /// Answered with `pong`.
+    Ping,
+    /// Who is on a channel.
+    Presence,
+    /// An event for a channel.
+    Publish(Publish<'a>),
+    /// A question to the application.
+    Request,
+    /// A short-lived value shown to a channel.
+    Signal,
+    /// Begin to receive a channel.
+    Subscribe(Subscribe<'a>),
+    /// Stop receiving a channel.
+    Unsubscribe {
+        /// Which.
+        channel: &'a str,
+    },
+}
+
+/// The fields of `publish`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish<'a> {
+    /// Where to.
+    pub channel: &'a str,
+    /// The JSON value, token for token as it came.
+    pub data: &'a [u8],
+    /// The label whose latest event is remembered.
+    pub key: Option<&'a str>,
+    /// Whether the publisher wants its own event back.
+    pub echo: bool,
+}
+
+/// The fields of `subscribe`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscribe<'a> {
+    /// Which channel.
+    pub channel: &'a str,
+    /// The epoch and offset after which events are wanted.
+    pub since: Option<(&'a str, u64)>,
+    /// The slow-consumer policy asked for, by its name on the wire.
+    pub slow: Option<&'a str>,
+}

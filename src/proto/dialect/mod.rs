@@ -1,0 +1,3 @@
+//! Between bytes and commands, and between pushes and bytes.
+
+pub mod json;

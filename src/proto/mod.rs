@@ -1,0 +1,12 @@
+//! Bytes: names, positions, commands, events and pushes, and the dialects and codec between
+//! them and the wire. Pure functions and values; knows nothing else in Weir.
+
+pub mod close;
+pub mod command;
+pub mod dialect;
+pub mod error;
+pub mod event;
+pub mod name;
+pub mod position;
+pub mod push;
+pub mod ws;

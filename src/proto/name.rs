@@ -1,0 +1,187 @@
+//! Names that were checked once: channels, clients and shards.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest channel name, in bytes.
+pub const CHANNEL_BYTES_MAX: usize = 255;
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// Why a text is not a channel name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadName {
+    /// Nothing there.
+    #[error("a channel name has at least 1 byte")]
+    Empty,
+    /// More than [`CHANNEL_BYTES_MAX`].
+    #[error("a channel name has at most 255 bytes")]
+    Long,
+    /// A byte outside the alphabet.
+    #[error("a channel name has only the characters A-Z a-z 0-9 _ . : / -")]
+    Character,
+    /// An empty part before, between or after `:`.
+    #[error("a channel name has no empty part around ':'")]
+    EmptyPart,
+    /// A pattern (`prefix:*`) where a channel is wanted.
+    #[error("a pattern is not a channel: name one channel")]
+    Pattern,
+}
+
+/// Checks a channel name: 1 to 255 bytes of `A-Z a-z 0-9 _ . : / -`, no empty part around `:`.
+///
+/// # Errors
+///
+/// [`BadName`] says what is wrong.
+pub fn check_channel(name: &str) -> Result<(), BadName> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() {
+        return Err(BadName::Empty);
+    }
+    if bytes.len() > CHANNEL_BYTES_MAX {
+        return Err(BadName::Long);
+    }
+    let mut before = b':';
+    for &byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'/' | b'-' => {}
+            b':' if before == b':' => return Err(BadName::EmptyPart),
+            b':' => {}
+            b'*' => return Err(BadName::Pattern),
+            _ => return Err(BadName::Character),
+        }
+        before = byte;
+    }
+    if before == b':' { Err(BadName::EmptyPart) } else { Ok(()) }
+}
+
+/// The name of a channel. Cheap to clone; can only hold a legal name.
+///
+/// ```
+/// use weir::ChannelName;
+/// let name: ChannelName = "telemetry:host-7".parse()?;
+/// assert_eq!(name.namespace(), Some("telemetry"));
+/// assert!("a:".parse::<ChannelName>().is_err());
+/// # Ok::<(), weir::BadName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before the first `:`; `None` means the default namespace.
+    pub fn namespace(&self) -> Option<&str> {
+        namespace(&self.0)
+    }
+}
+
+/// What stands before the first `:` of a checked name; `None` means the default namespace.
+pub fn namespace(name: &str) -> Option<&str> {
+    name.split_once(':').map(|(namespace, _)| namespace)
+}
+
+impl std::str::FromStr for ChannelName {
+    type Err = BadName;
+
+    fn from_str(name: &str) -> Result<Self, BadName> {
+        check_channel(name)?;
+        Ok(Self(Arc::from(name)))
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The node's number for a living channel: the same for every connection, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Alias(pub u32);
+
+/// One thread's index, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+/// A connection's server-made id, shown as 13 characters of `0-9 a-z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0_u8; 13];
+        f.write_str(base36(self.0, &mut text))
+    }
+}
+
+/// Writes `value` with 13 digits of base 36, which hold any `u64`.
+fn base36(mut value: u64, text: &mut [u8; 13]) -> &str {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    for slot in text.iter_mut().rev() {
+        *slot = usize::try_from(value % 36).map_or(b'0', |digit| DIGITS[digit]);
+        value /= 36;
+    }
+    std::str::from_utf8(text).unwrap_or_default()
+}
+
+impl std::str::FromStr for ClientId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 36).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legal_names_pass_and_keep_their_namespace() {
+        for name in ["a", "room:1", "telemetry:eu/host-7.cpu_0", "a:b:c", &"x".repeat(255)] {
+            assert_eq!(check_channel(name), Ok(()), "{name}");
+        }
+        assert_eq!(namespace("room:1:2"), Some("room"));
+        assert_eq!(namespace("room"), None);
+    }
+
+    #[test]
+    fn every_kind_of_bad_name_is_named() {
+        let long = "x".repeat(256);
+        let cases = [
+            ("", BadName::Empty),
+            (long.as_str(), BadName::Long),
+            ("a b", BadName::Character),
+            ("a\u{7}", BadName::Character),
+            ("caf\u{e9}", BadName::Character),
+            (":a", BadName::EmptyPart),
+            ("a:", BadName::EmptyPart),
+            ("a::b", BadName::EmptyPart),
+            ("a:*", BadName::Pattern),
+        ];
+        for (name, fault) in cases {
+            assert_eq!(check_channel(name), Err(fault), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_client_id_survives_its_text() {
+        for id in [0, 1, 35, 36, u64::MAX] {
+            let text = ClientId(id).to_string();
+            assert_eq!(text.len(), 13);
+            assert_eq!(text.parse(), Ok(ClientId(id)));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Everything Weir tells a client, but for events (see `event`).
+
+use super::close::CloseReason;
+use super::error::CommandError;
+use super::name::ClientId;
+use super::position::Position;
+
+/// One message to one client.
+#[derive(Debug)]
+pub enum Push<'a> {
+    /// The connection will close; sent before the close frame.
+    Disconnect {
+        /// Why: gives code, reason and whether to come back.
+        reason: CloseReason,
+        /// How long to wait before coming back.
+        retry_after_ms: Option<u64>,
+    },
+    /// A command failed.
+    Error(&'a CommandError),
+    /// Events that this client will not get.
+    Lagged {
+        /// Of which channel.
+        channel: &'a str,
+        /// What was lost.
+        hole: Hole,
+        /// How old the oldest lost event is, in milliseconds.
+        age_ms: u64,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// The command's id.
+        id: Option<u64>,
+    },
+    /// The answer to `publish`.
+    Published {
+        /// The command's id.
+        id: u64,
+        /// The channel.
+        channel: &'a str,
+        /// The event's place.
+        position: Position,
+    },
+    /// The answer to `subscribe`.
+    Subscribed {
+        /// The command's id.
+        id: Option<u64>,
+        /// The channel.
+        channel: &'a str,
+        /// The head; events after it follow.
+        position: Position,
+        /// The node's number for the channel.
+        alias: u32,
+        /// Whether nothing was missed; `None` when `since` was not given.
+        recovered: Option<bool>,
+        /// Whether the channel was subscribed already, and only its options changed.
+        updated: bool,
+    },
+    /// The answer to `unsubscribe`, or the end of a subscription by the server.
+    Unsubscribed {
+        /// The command's id.
+        id: Option<u64>,
+        /// The channel.
+        channel: &'a str,
+    },
+    /// The first message of a connection.
+    Welcome {
+        /// The connection's id.
+        client: ClientId,
+        /// The name of this node.
+        node: &'a str,
+        /// How often the server pings, in milliseconds.
+        ping_ms: u64,
+        /// The largest message a client may send, in bytes.
+        message_bytes: usize,
+    },
+}
+
+/// A range of events that were dropped from a subscriber's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// The first dropped offset.
+    pub from: u64,
+    /// The last dropped offset.
+    pub to: u64,
+    /// How many events were dropped.
+    pub dropped: u64,
+}

@@ -1,0 +1,5 @@
+//! RFC 6455, sans-IO: frames out, messages in, the handshake's key.
+
+pub mod frame;
+
+pub use frame::ProtocolError;
