@@ -6,5 +6,9 @@
 pub mod core;
 #[doc(hidden)]
 pub mod proto;
+#[doc(hidden)]
+pub mod shard;
+#[doc(hidden)]
+pub mod store;
 
 pub use proto::name::{BadName, ChannelName};

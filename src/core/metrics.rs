@@ -86,13 +86,6 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts `times` observations of `value`.
-    pub fn record(&mut self, value: u64, times: u64, bounds: &[u64; 18]) {
-        let bucket = bounds.partition_point(|bound| *bound < value);
-        self.buckets[bucket] += times;
-        self.sum = self.sum.wrapping_add(value.wrapping_mul(times));
-    }
-
     fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
             *mine += theirs;
@@ -107,8 +100,30 @@ pub struct Metrics {
     counters: [Cell<u64>; COUNTERS],
     closed: [Cell<u64>; CloseReason::CODES.len()],
     errors: [Cell<u64>; ErrorCode::ALL.len()],
-    timings: [Cell<Histogram>; Timing::ALL.len()],
-    batch: Cell<Histogram>,
+    timings: [Live; Timing::ALL.len()],
+    batch: Live,
+}
+
+/// A histogram that is being counted.
+#[derive(Debug, Default)]
+struct Live {
+    buckets: [Cell<u64>; 19],
+    sum: Cell<u64>,
+}
+
+impl Live {
+    fn record(&self, value: u64, times: u64, bounds: &[u64; 18]) {
+        let bucket = &self.buckets[bounds.partition_point(|bound| *bound < value)];
+        bucket.set(bucket.get().wrapping_add(times));
+        self.sum.set(self.sum.get().wrapping_add(value.wrapping_mul(times)));
+    }
+
+    fn copy(&self) -> Histogram {
+        Histogram {
+            buckets: std::array::from_fn(|i| self.buckets[i].get()),
+            sum: self.sum.get(),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -117,8 +132,8 @@ impl Default for Metrics {
             counters: std::array::from_fn(|_| Cell::new(0)),
             closed: std::array::from_fn(|_| Cell::new(0)),
             errors: std::array::from_fn(|_| Cell::new(0)),
-            timings: std::array::from_fn(|_| Cell::new(Histogram::default())),
-            batch: Cell::new(Histogram::default()),
+            timings: std::array::from_fn(|_| Live::default()),
+            batch: Live::default(),
         }
     }
 }
@@ -144,17 +159,12 @@ impl Metrics {
 
     /// Counts `times` observations of a duration.
     pub fn time(&self, timing: Timing, microseconds: u64, times: u64) {
-        let cell = &self.timings[timing as usize];
-        let mut histogram = cell.get();
-        histogram.record(microseconds, times, &BOUNDS_US);
-        cell.set(histogram);
+        self.timings[timing as usize].record(microseconds, times, &BOUNDS_US);
     }
 
     /// Counts the events of one mailbox turn.
     pub fn batch(&self, events: u64) {
-        let mut histogram = self.batch.get();
-        histogram.record(events, 1, &BOUNDS_BATCH);
-        self.batch.set(histogram);
+        self.batch.record(events, 1, &BOUNDS_BATCH);
     }
 
     /// A copy of everything, with the gauges given.
@@ -163,8 +173,8 @@ impl Metrics {
             counters: std::array::from_fn(|i| self.counters[i].get()),
             closed: std::array::from_fn(|i| self.closed[i].get()),
             errors: std::array::from_fn(|i| self.errors[i].get()),
-            timings: std::array::from_fn(|i| self.timings[i].get()),
-            batch: self.batch.get(),
+            timings: std::array::from_fn(|i| self.timings[i].copy()),
+            batch: self.batch.copy(),
             gauges,
         }
     }

@@ -1,4 +1,10 @@
 //! State: sessions, the hub, outboxes, timers and counters. Never waits, spawns, locks, logs or
 //! reads a clock: `now` is an argument.
 
+pub mod hub;
 pub mod metrics;
+pub mod outbox;
+pub mod policy;
+pub mod run;
+pub mod session;
+pub mod wheel;

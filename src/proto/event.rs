@@ -73,4 +73,17 @@ impl Event {
             super::ws::frame::text(&text).into_boxed_slice()
         })
     }
+
+    /// Appends the frame of [`Event::json_frame`] to `out`; `scratch` is overwritten.
+    ///
+    /// The last holder of an event encodes it straight into `out`: nobody else will ask.
+    pub fn append_json_frame(self: &Arc<Self>, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+        if self.json_frame.get().is_none() && Arc::strong_count(self) == 1 {
+            scratch.clear();
+            json::encode_event(self, scratch);
+            super::ws::frame::push_text(scratch, out);
+        } else {
+            out.extend_from_slice(self.json_frame());
+        }
+    }
 }

@@ -70,6 +70,12 @@ pub fn check_channel(name: &str) -> Result<(), BadName> {
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
+    /// A name that [`check_channel`] has passed.
+    pub(crate) fn from_checked(name: &str) -> Self {
+        debug_assert_eq!(check_channel(name), Ok(()));
+        Self(Arc::from(name))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

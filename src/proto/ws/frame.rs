@@ -27,3 +27,14 @@ pub fn text(text: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(text);
     frame
 }
+
+/// Appends a whole unmasked text frame around `text`.
+pub fn push_text(payload: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&text(payload));
+}
+
+/// Appends a whole close frame.
+pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}

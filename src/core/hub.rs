@@ -1,0 +1,400 @@
+//! One shard's registry: the seats of its connections, who sits in which channel, and the fan-out
+//! of a batch of events to them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use slab::Slab;
+
+use super::outbox::{Outbox, OutboxLimit, Slice};
+use super::policy::Policy;
+use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
+use super::session::Session;
+use crate::proto::event::{Author, Event};
+use crate::proto::name::{Alias, ChannelName, ClientId};
+
+/// A connection's place in its shard's hub.
+pub type SeatId = usize;
+
+/// A subscription as its seat knows it.
+#[derive(Debug, Clone, Copy)]
+struct Sub {
+    alias: Alias,
+    /// Its index among the topic's members.
+    member: u32,
+}
+
+/// A subscription as its topic knows it: all that the fan-out looks at.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    seat: u32,
+    policy: Policy,
+    /// Events up to this offset are not for this member.
+    position: u64,
+}
+
+/// One channel with members on this shard.
+#[derive(Debug)]
+struct Topic {
+    channel: ChannelName,
+    members: Vec<Member>,
+    /// The run being filled by the batch.
+    open: Option<Rc<Run>>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Seat {
+    /// What waits to be written.
+    pub outbox: Outbox,
+    /// Its standing.
+    pub session: Session,
+    /// Who it is, as its events say.
+    pub author: Arc<Author>,
+    /// The kernel takes no more: writing waits until it does.
+    pub blocked: bool,
+    /// It is in the queue of those to be written.
+    dirty: bool,
+    /// Since when its data lane is full (node milliseconds); `None` below half.
+    full_since_ms: Option<u64>,
+    subs: Vec<Sub>,
+}
+
+/// Writes a connection's queue out of turn, when the bound would be met only because its turn
+/// has not come yet.
+pub trait Writer {
+    /// Writes what the kernel takes of the seat's outbox.
+    fn write(&mut self, id: SeatId, seat: &mut Seat);
+}
+
+/// What a fan-out has to tell.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Events dropped, by [`Policy`].
+    pub dropped: [u64; Policy::ALL.len()],
+    /// Seats to be closed as slow consumers.
+    pub overflowed: Vec<SeatId>,
+}
+
+/// A shard's registry.
+#[derive(Debug)]
+pub struct Hub {
+    seats: Slab<Seat>,
+    clients: HashMap<ClientId, u32, RandomState>,
+    topics: HashMap<Alias, Topic, RandomState>,
+    touched: Vec<Alias>,
+    dirty: VecDeque<u32>,
+    full: Vec<u32>,
+    press: Press,
+    limit: OutboxLimit,
+    subscriptions: u64,
+}
+
+impl Hub {
+    /// An empty hub whose seats have queues of `limit`.
+    pub fn new(limit: OutboxLimit) -> Self {
+        Self {
+            seats: Slab::new(),
+            clients: HashMap::default(),
+            topics: HashMap::default(),
+            touched: Vec::new(),
+            dirty: VecDeque::new(),
+            full: Vec::new(),
+            press: Press::default(),
+            limit,
+            subscriptions: 0,
+        }
+    }
+
+    /// Gives a connection a seat.
+    pub fn open(&mut self, author: Arc<Author>, now_ms: u64) -> SeatId {
+        let client = author.client;
+        let id = self.seats.insert(Seat {
+            outbox: Outbox::default(),
+            session: Session::new(now_ms),
+            author,
+            blocked: false,
+            dirty: false,
+            full_since_ms: None,
+            subs: Vec::new(),
+        });
+        self.clients.insert(client, narrow(id));
+        id
+    }
+
+    /// Takes a seat away. `left` hears of each channel it had, and whether it was the shard's
+    /// last member there.
+    pub fn close(&mut self, id: SeatId, left: impl FnMut(&ChannelName, bool)) {
+        self.leave_all(id, left);
+        if let Some(seat) = self.seats.try_remove(id) {
+            self.clients.remove(&seat.author.client);
+        }
+    }
+
+    /// Ends every subscription of a seat; what is queued stays queued.
+    pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(&ChannelName, bool)) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        for sub in std::mem::take(&mut seat.subs) {
+            if let Some((channel, last)) = self.leave(sub) {
+                left(&channel, last);
+            }
+        }
+    }
+
+    /// The seat of that id.
+    pub fn seat(&mut self, id: SeatId) -> Option<&mut Seat> {
+        self.seats.get_mut(id)
+    }
+
+    /// The seat of that client.
+    pub fn seat_of(&self, client: ClientId) -> Option<SeatId> {
+        self.clients.get(&client).map(|id| *id as usize)
+    }
+
+    /// Every seat, for a drain or a picture.
+    pub fn seat_ids(&self) -> Vec<SeatId> {
+        self.seats.iter().map(|(id, _)| id).collect()
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// How many subscriptions they have together.
+    pub fn subscriptions(&self) -> u64 {
+        self.subscriptions
+    }
+
+    /// How many subscriptions one of them has.
+    pub fn subscriptions_of(&self, id: SeatId) -> usize {
+        self.seats.get(id).map_or(0, |seat| seat.subs.len())
+    }
+
+    /// Bytes of events in all queues, and how many queues are full.
+    pub fn queues(&self) -> (u64, u64) {
+        let bytes = self.seats.iter().map(|(_, seat)| seat.outbox.data_bytes() as u64).sum();
+        let full = self.seats.iter().filter(|(_, seat)| seat.full_since_ms.is_some()).count();
+        (bytes, full as u64)
+    }
+
+    /// Whether the connection has the channel.
+    pub fn is_subscribed(&self, id: SeatId, alias: Alias) -> bool {
+        self.sub(id, alias).is_some()
+    }
+
+    fn sub(&self, id: SeatId, alias: Alias) -> Option<Sub> {
+        self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
+    }
+
+    /// Changes the policy of a subscription there is.
+    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy) {
+        if let Some(sub) = self.sub(id, alias)
+            && let Some(topic) = self.topics.get_mut(&alias)
+            && let Some(member) = topic.members.get_mut(sub.member as usize)
+        {
+            member.policy = policy;
+        }
+    }
+
+    /// Adds a subscription: the events after `position` are for it.
+    pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: (Policy, u64)) {
+        let (channel, alias) = to;
+        let (policy, position) = join;
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        let topic = match self.topics.entry(alias) {
+            Entry::Occupied(topic) => topic.into_mut(),
+            Entry::Vacant(free) => {
+                free.insert(Topic { channel: channel.clone(), members: Vec::new(), open: None })
+            }
+        };
+        if seat.subs.is_empty() {
+            // Most connections have one subscription: no room for four.
+            seat.subs.reserve_exact(1);
+        }
+        seat.subs.push(Sub { alias, member: narrow(topic.members.len()) });
+        topic.members.push(Member { seat: narrow(id), policy, position });
+        self.subscriptions += 1;
+    }
+
+    /// Ends a subscription and takes its events out of the queue. Says whether it was the shard's
+    /// last member of the channel; `None` when there was no subscription.
+    pub fn unsubscribe(&mut self, id: SeatId, alias: Alias) -> Option<bool> {
+        let seat = self.seats.get_mut(id)?;
+        let at = seat.subs.iter().position(|sub| sub.alias == alias)?;
+        let sub = seat.subs.swap_remove(at);
+        seat.outbox.purge(alias);
+        self.leave(sub).map(|(_, last)| last)
+    }
+
+    fn leave(&mut self, sub: Sub) -> Option<(ChannelName, bool)> {
+        let topic = self.topics.get_mut(&sub.alias)?;
+        let at = sub.member as usize;
+        if at >= topic.members.len() {
+            return None;
+        }
+        topic.members.swap_remove(at);
+        self.subscriptions -= 1;
+        if let Some(moved) = topic.members.get(at)
+            && let Some(seat) = self.seats.get_mut(moved.seat as usize)
+            && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
+        {
+            other.member = sub.member;
+        }
+        let channel = topic.channel.clone();
+        let last = topic.members.is_empty();
+        if last {
+            self.topics.remove(&sub.alias);
+        }
+        Some((channel, last))
+    }
+
+    /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
+    /// then come again.
+    pub fn load(&mut self, event: &Arc<Event>, now_ms: u64) -> bool {
+        let Some(topic) = self.topics.get_mut(&event.alias) else { return true };
+        // Half the queue, so that no batch alone can overflow a queue that was empty.
+        let frames = (self.limit.events / 2).max(1);
+        let bytes = (self.limit.bytes / 2).min(RUN_BYTES_MAX);
+        match &mut topic.open {
+            Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
+            None => {
+                topic.open = Some(self.press.begin(event, now_ms));
+                self.touched.push(event.alias);
+                true
+            }
+        }
+    }
+
+    /// Hands every open run to the members of its channel.
+    pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
+        for alias in std::mem::take(&mut self.touched) {
+            let Some(topic) = self.topics.get_mut(&alias) else { continue };
+            let Some(run) = topic.open.take() else { continue };
+            let members = std::mem::take(&mut topic.members);
+            for member in &members {
+                self.offer(*member, &run, writer, (now_ms, outcome));
+            }
+            if let Some(topic) = self.topics.get_mut(&alias) {
+                topic.members = members;
+            }
+            self.press.issue(run);
+        }
+    }
+
+    fn offer(
+        &mut self,
+        member: Member,
+        run: &Rc<Run>,
+        writer: &mut impl Writer,
+        (now_ms, outcome): (u64, &mut Outcome),
+    ) {
+        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
+        if !seat.dirty {
+            seat.dirty = true;
+            self.dirty.push_back(member.seat);
+        }
+        let mut from = run.after(member.position);
+        let mut target = Target { seat, member, full: &mut self.full, limit: self.limit };
+        for (hidden, client) in run.hidden() {
+            if *client == target.seat.author.client && *hidden >= from {
+                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, writer, now_ms, outcome);
+                from = hidden + 1;
+            }
+        }
+        let slice = Slice { run: Rc::clone(run), from, to: run.len() };
+        target.put(slice, writer, now_ms, outcome);
+    }
+
+    /// Puts a seat among those to be written.
+    pub fn mark_dirty(&mut self, id: SeatId) {
+        if let Some(seat) = self.seats.get_mut(id)
+            && !seat.dirty
+        {
+            seat.dirty = true;
+            self.dirty.push_back(narrow(id));
+        }
+    }
+
+    /// The next seat to be written.
+    pub fn next_dirty(&mut self) -> Option<SeatId> {
+        while let Some(id) = self.dirty.pop_front() {
+            if let Some(seat) = self.seats.get_mut(id as usize)
+                && std::mem::take(&mut seat.dirty)
+            {
+                return Some(id as usize);
+            }
+        }
+        None
+    }
+
+    /// How many seats wait to be written.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Forgets the fullness of queues that are at half or less, and names those that have been
+    /// full since `before_ms` or longer; `None` names none.
+    pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
+        let mut over = Vec::new();
+        let (seats, limit) = (&mut self.seats, self.limit);
+        self.full.retain(|id| {
+            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+            let half = seat.outbox.data_bytes() <= limit.bytes / 2
+                && seat.outbox.data_events() <= limit.events / 2;
+            if half {
+                seat.full_since_ms = None;
+            }
+            if seat.full_since_ms.is_some_and(|since| before_ms.is_some_and(|before| since <= before)) {
+                over.push(*id as usize);
+            }
+            seat.full_since_ms.is_some()
+        });
+        over
+    }
+}
+
+/// Where a slice is put.
+struct Target<'a> {
+    seat: &'a mut Seat,
+    member: Member,
+    full: &'a mut Vec<u32>,
+    limit: OutboxLimit,
+}
+
+impl Target<'_> {
+    fn put(&mut self, slice: Slice, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
+        if slice.from >= slice.to {
+            return;
+        }
+        let Err(super::outbox::Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
+            return;
+        };
+        if !self.seat.blocked {
+            writer.write(self.member.seat as usize, self.seat);
+            if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
+                return;
+            }
+        }
+        if self.seat.full_since_ms.is_none() {
+            self.seat.full_since_ms = Some(now_ms);
+            self.full.push(self.member.seat);
+        }
+        let dropped = match self.member.policy {
+            Policy::Disconnect => {
+                outcome.overflowed.push(self.member.seat as usize);
+                u64::from(slice.to - slice.from)
+            }
+            Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
+        };
+        outcome.dropped[self.member.policy as usize] += dropped;
+    }
+}
+
+/// Seats and members are counted in 32 bits: a shard never has four thousand million.
+fn narrow(id: usize) -> u32 {
+    u32::try_from(id).unwrap_or(u32::MAX)
+}

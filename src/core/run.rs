@@ -1,0 +1,209 @@
+//! A run: the frames of one channel's events of one batch, laid end to end once for a shard and
+//! shared by all subscribers.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::proto::event::Event;
+use crate::proto::name::{Alias, ChannelName, ClientId};
+
+/// A run closes at this many bytes, so that a slow reader cannot pin much more than it counts.
+pub const RUN_BYTES_MAX: usize = 128 * 1024;
+
+/// Runs kept for reuse beyond those in queues.
+const SPARE_MAX: usize = 4_096;
+
+/// A spare run whose buffer grew beyond this is freed instead of kept.
+const SPARE_BYTES_MAX: usize = 256 * 1024;
+
+/// Where a run ends and the next begins.
+#[derive(Debug, Clone, Copy)]
+pub struct RunLimit {
+    /// A run of that many bytes takes no more.
+    pub bytes: usize,
+    /// Nor does one of that many frames.
+    pub frames: usize,
+}
+
+/// Frames of consecutive events of one channel.
+///
+/// Invariants: `ends` is increasing and its last element is `bytes.len()`; frame `i` is the
+/// event with offset `first_offset + i`.
+#[derive(Debug)]
+pub struct Run {
+    channel: ChannelName,
+    alias: Alias,
+    first_offset: u64,
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    /// Frames that one client asked not to see, by index.
+    hidden: Vec<(u32, ClientId)>,
+    /// When the first event was taken, node clock.
+    taken_ns: u64,
+    /// When the run was laid out, node clock.
+    made_ms: u64,
+    /// When the first event was taken, Unix time.
+    ts_ms: u64,
+}
+
+impl Run {
+    /// The channel of every frame.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// The channel's number.
+    pub fn alias(&self) -> Alias {
+        self.alias
+    }
+
+    /// How many frames.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether there is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The offset of frame `index`.
+    pub fn offset(&self, index: u32) -> u64 {
+        self.first_offset + u64::from(index)
+    }
+
+    /// The index of the first frame after `position`.
+    pub fn after(&self, position: u64) -> u32 {
+        let missed = (position + 1).saturating_sub(self.first_offset);
+        u32::try_from(missed).unwrap_or(u32::MAX).min(self.len())
+    }
+
+    /// Frames that one client asked not to see.
+    pub fn hidden(&self) -> &[(u32, ClientId)] {
+        &self.hidden
+    }
+
+    /// When the first event was taken, in nanoseconds of the node's clock.
+    pub fn taken_ns(&self) -> u64 {
+        self.taken_ns
+    }
+
+    /// When the run was made, in milliseconds of the node's clock.
+    pub fn made_ms(&self) -> u64 {
+        self.made_ms
+    }
+
+    /// When the first event was taken, in Unix milliseconds.
+    pub fn ts_ms(&self) -> u64 {
+        self.ts_ms
+    }
+
+    /// Where frame `index` begins.
+    pub fn start(&self, index: u32) -> usize {
+        match index.checked_sub(1) {
+            Some(before) => self.ends.get(before as usize).map_or(self.bytes.len(), |e| *e as usize),
+            None => 0,
+        }
+    }
+
+    /// The bytes of the frames `from..to`.
+    pub fn slice(&self, from: u32, to: u32) -> &[u8] {
+        self.bytes.get(self.start(from)..self.start(to)).unwrap_or_default()
+    }
+
+    /// How many bytes the frames `from..to` have.
+    pub fn size(&self, from: u32, to: u32) -> usize {
+        self.start(to).saturating_sub(self.start(from))
+    }
+
+    /// The index of the frame that holds byte `at` (its end when `at` is the end of all).
+    pub fn frame_at(&self, at: usize) -> u32 {
+        let index = self.ends.partition_point(|end| *end as usize <= at);
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// Appends an event, unless the run is full or the event does not follow the last one.
+    fn push(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
+        let follows = self.first_offset + self.ends.len() as u64 == event.offset;
+        let full = self.bytes.len() >= max.bytes || self.ends.len() >= max.frames;
+        if !self.ends.is_empty() && (full || !follows) {
+            return false;
+        }
+        if self.ends.is_empty() {
+            self.first_offset = event.offset;
+            self.taken_ns = event.taken_ns;
+            self.ts_ms = event.ts_ms;
+        }
+        event.append_json_frame(&mut self.bytes, scratch);
+        if let Some(client) = event.hidden_from {
+            self.hidden.push((self.len(), client));
+        }
+        self.ends.push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+        true
+    }
+}
+
+/// Makes runs and takes them back when the last subscriber has let go.
+#[derive(Debug, Default)]
+pub struct Press {
+    issued: std::collections::VecDeque<Rc<Run>>,
+    scratch: Vec<u8>,
+}
+
+impl Press {
+    /// Begins a run with `event`.
+    pub fn begin(&mut self, event: &Arc<Event>, now_ms: u64) -> Rc<Run> {
+        let mut run = self.take(event);
+        if let Some(fresh) = Rc::get_mut(&mut run) {
+            fresh.made_ms = now_ms;
+            fresh.push(event, RunLimit { bytes: usize::MAX, frames: usize::MAX }, &mut self.scratch);
+        }
+        run
+    }
+
+    /// Appends `event` to a run that nobody else holds; `false` when it has to begin another.
+    pub fn append(&mut self, run: &mut Rc<Run>, event: &Arc<Event>, max: RunLimit) -> bool {
+        Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.scratch))
+    }
+
+    /// Remembers a run for reuse once its subscribers are done with it.
+    pub fn issue(&mut self, run: Rc<Run>) {
+        if run.bytes.capacity() <= SPARE_BYTES_MAX && self.issued.len() < SPARE_MAX {
+            self.issued.push_back(run);
+        }
+    }
+
+    /// Runs remembered.
+    pub fn issued(&self) -> usize {
+        self.issued.len()
+    }
+
+    fn take(&mut self, event: &Arc<Event>) -> Rc<Run> {
+        // Old runs come back first; one that a slow reader pins goes to the end of the line.
+        for _ in 0..self.issued.len().min(4) {
+            let Some(mut run) = self.issued.pop_front() else { break };
+            match Rc::get_mut(&mut run) {
+                Some(free) => {
+                    free.channel.clone_from(&event.channel);
+                    free.alias = event.alias;
+                    free.bytes.clear();
+                    free.ends.clear();
+                    free.hidden.clear();
+                    return run;
+                }
+                None => self.issued.push_back(run),
+            }
+        }
+        Rc::new(Run {
+            channel: event.channel.clone(),
+            alias: event.alias,
+            first_offset: event.offset,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            hidden: Vec::new(),
+            taken_ns: event.taken_ns,
+            made_ms: 0,
+            ts_ms: event.ts_ms,
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! One client's standing: whether it is alive, how often it was wrong, and what it may ask now.
+
+use std::time::Duration;
+
+use crate::proto::close::CloseReason;
+use crate::proto::command::{Command, Request};
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::name;
+
+/// Bad messages a minute that are answered; one more closes with 4504.
+const STRIKES_MAX: u16 = 100;
+
+/// The minute in which they are counted, in milliseconds.
+const STRIKES_WINDOW_MS: u64 = 60_000;
+
+/// When a silent client is pinged, and when it is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Silence after which a ping goes out.
+    pub interval: Duration,
+    /// Silence after a ping that ends the connection.
+    pub timeout: Duration,
+}
+
+/// What a session wants at a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// The connection is over.
+    Close(CloseReason),
+    /// Send a ping.
+    Ping,
+    /// Nothing yet.
+    Wait,
+}
+
+/// One client's standing. Times are milliseconds of the node's clock.
+#[derive(Debug)]
+pub struct Session {
+    heard_ms: u64,
+    strikes_since_ms: u64,
+    strikes: u16,
+    pinged: bool,
+}
+
+impl Session {
+    /// A client that was heard of at `now_ms`.
+    pub fn new(now_ms: u64) -> Self {
+        Self { heard_ms: now_ms, strikes_since_ms: now_ms, strikes: 0, pinged: false }
+    }
+
+    /// Bytes came from the client.
+    pub fn heard(&mut self, now_ms: u64) {
+        self.heard_ms = now_ms;
+        self.pinged = false;
+    }
+
+    /// When [`Session::tick`] is next due.
+    pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
+        let wait = if self.pinged {
+            heartbeat.interval + heartbeat.timeout
+        } else {
+            heartbeat.interval
+        };
+        self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
+        if now_ms < self.wake_at(heartbeat) {
+            return Beat::Wait;
+        }
+        if self.pinged {
+            return Beat::Close(CloseReason::PingTimeout);
+        }
+        self.pinged = true;
+        Beat::Ping
+    }
+
+    /// The client sent something undecodable or senseless. Says when it was once too often.
+    pub fn strike(&mut self, now_ms: u64) -> Option<CloseReason> {
+        if now_ms.saturating_sub(self.strikes_since_ms) >= STRIKES_WINDOW_MS {
+            self.strikes_since_ms = now_ms;
+            self.strikes = 0;
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        (self.strikes > STRIKES_MAX).then_some(CloseReason::TooManyErrors)
+    }
+}
+
+/// Checks what does not depend on the node's state: names, and what this node does not offer.
+///
+/// # Errors
+///
+/// The answer for the client.
+pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
+    let refuse = |code, message| Err(CommandError::new(request.id, code, message));
+    match &request.command {
+        Command::Ping => Ok(()),
+        Command::Publish(publish) => check_name(request.id, publish.channel),
+        Command::Subscribe(subscribe) => check_name(request.id, subscribe.channel),
+        Command::Unsubscribe { channel } => check_name(request.id, channel),
+        Command::Auth => refuse(ErrorCode::Unauthorized, "this node has no key to check a token"),
+        Command::History => refuse(ErrorCode::NotEnabled, "history is not enabled here"),
+        Command::Presence => refuse(ErrorCode::NotEnabled, "presence is not enabled here"),
+        Command::Request => {
+            refuse(ErrorCode::UnknownMethod, "no application answers requests on this node")
+        }
+        Command::Signal => refuse(ErrorCode::NotEnabled, "signals are not enabled here"),
+    }
+}
+
+fn check_name(id: Option<u64>, channel: &str) -> Result<(), CommandError> {
+    name::check_channel(channel)
+        .map_err(|bad| CommandError::new(id, ErrorCode::BadRequest, bad.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Heartbeat =
+        Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(10) };
+
+    #[test]
+    fn a_silent_client_is_pinged_and_then_given_up() {
+        let mut session = Session::new(0);
+        let mut beats = Vec::new();
+        while beats.len() < 2 {
+            let now = session.wake_at(HEARTBEAT);
+            assert_eq!(session.tick(HEARTBEAT, now - 1), Beat::Wait);
+            beats.push((now, session.tick(HEARTBEAT, now)));
+        }
+        let over = Beat::Close(CloseReason::PingTimeout);
+        assert_eq!(beats, [(25_000, Beat::Ping), (35_000, over)]);
+    }
+
+    #[test]
+    fn any_sign_of_life_counts() {
+        let mut session = Session::new(0);
+        assert_eq!(session.tick(HEARTBEAT, 25_000), Beat::Ping);
+        session.heard(30_000);
+        assert_eq!(session.wake_at(HEARTBEAT), 55_000);
+        assert_eq!(session.tick(HEARTBEAT, 36_000), Beat::Wait);
+    }
+
+    #[test]
+    fn a_hundred_errors_a_minute_are_answered_and_no_more() {
+        let mut session = Session::new(0);
+        for _ in 0..100 {
+            assert_eq!(session.strike(1_000), None);
+        }
+        assert_eq!(session.strike(2_000), Some(CloseReason::TooManyErrors));
+        let mut patient = Session::new(0);
+        for minute in 0..10 {
+            for _ in 0..100 {
+                assert_eq!(patient.strike(minute * 60_000), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The clocks of a node: the only place that reads them.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::store::Now;
+
+/// A monotonic clock that starts with the node, and the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that starts at 0.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// How long the node has been there.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn uptime(self) -> Duration {
+        Instant::now().saturating_duration_since(self.started)
+    }
+
+    /// Nanoseconds of the node's clock; enough for 584 years.
+    pub fn node_ns(self) -> u64 {
+        u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds of the node's clock.
+    pub fn node_ms(self) -> u64 {
+        self.node_ns() / 1_000_000
+    }
+
+    /// Unix time in milliseconds; 0 before 1970.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    pub fn unix_ms(self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Both.
+    pub fn now(self) -> Now {
+        Now { unix_ms: self.unix_ms(), node_ns: self.node_ns() }
+    }
+}

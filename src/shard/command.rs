@@ -1,0 +1,200 @@
+//! Carries out what a client asks.
+
+use std::sync::Arc;
+
+use super::local::Shard;
+use crate::core::hub::SeatId;
+use crate::core::metrics::Counter;
+use crate::core::policy::Policy;
+use crate::core::session;
+use crate::proto::command::{Command, Publish, Request, Subscribe};
+use crate::proto::dialect::json;
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::event::{Author, Payload};
+use crate::proto::name::ShardId;
+use crate::proto::push::Push;
+use crate::proto::ws::frame;
+use crate::store::{NewEvent, Now};
+
+/// Who asks, and when.
+pub(super) struct Asker<'a> {
+    pub(super) id: SeatId,
+    pub(super) author: &'a Arc<Author>,
+    pub(super) now: Now,
+}
+
+impl Shard {
+    /// Carries out one request and queues its answer. Returns the shard whose mailbox it filled:
+    /// the client is not read again until there is room.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn execute(
+        &self,
+        asker: &Asker<'_>,
+        request: &Request<'_>,
+    ) -> Result<Option<ShardId>, CommandError> {
+        self.metrics.add(kind(&request.command), 1);
+        session::check(request)?;
+        let id = request.id;
+        match &request.command {
+            Command::Ping => self.answer(asker.id, &Push::Pong { id }),
+            Command::Publish(publish) => return self.publish(asker, id, publish),
+            Command::Subscribe(subscribe) => self.subscribe(asker, id, subscribe)?,
+            Command::Unsubscribe { channel } => self.unsubscribe(asker, id, channel)?,
+            // `session::check` has refused these.
+            Command::Auth
+            | Command::History
+            | Command::Presence
+            | Command::Request
+            | Command::Signal => {}
+        }
+        Ok(None)
+    }
+
+    /// Queues a message on the control lane.
+    pub(super) fn answer(&self, id: SeatId, push: &Push<'_>) {
+        if let Some(seat) = self.hub.borrow_mut().seat(id) {
+            let mut text = Vec::with_capacity(192);
+            json::encode_push(push, &mut text);
+            frame::push_text(&text, seat.outbox.control());
+        }
+    }
+
+    /// Queues an error and counts it.
+    pub(super) fn answer_error(&self, id: SeatId, error: &CommandError) {
+        self.metrics.error(error.code);
+        self.answer(id, &Push::Error(error));
+    }
+
+    fn publish(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        publish: &Publish<'_>,
+    ) -> Result<Option<ShardId>, CommandError> {
+        self.policy(id, publish.channel)?;
+        let event = NewEvent {
+            channel: publish.channel,
+            key: publish.key.map(Box::from),
+            payload: Payload::Json(Box::from(publish.data)),
+            from: Some(Arc::clone(asker.author)),
+            hidden_from: (!publish.echo).then_some(asker.author.client),
+        };
+        let taken = self.node.store().publish(event, asker.now);
+        let published = taken.map_err(|away| unavailable(id, away))?;
+        self.metrics.add(Counter::EventsPublishedWs, 1);
+        if let Some(id) = id {
+            let (channel, position) = (publish.channel, published.position);
+            self.answer(asker.id, &Push::Published { id, channel, position });
+        }
+        Ok(published.crowded)
+    }
+
+    fn subscribe(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<(), CommandError> {
+        let refuse = |code, message: String| Err(CommandError::new(id, code, message));
+        let channel = subscribe.channel;
+        let rule = self.policy(id, channel)?;
+        let policy = match subscribe.slow {
+            None => rule.policy,
+            Some(name) => match Policy::parse(name) {
+                None => {
+                    let known = Policy::ALL.map(Policy::as_str).join(" or ");
+                    return refuse(ErrorCode::BadRequest, format!("`slow` must be {known}"));
+                }
+                Some(policy) if policy == rule.policy || rule.choice => policy,
+                Some(_) => {
+                    let only = rule.policy.as_str();
+                    let message = format!("this channel's slow-consumer policy is {only} for all");
+                    return refuse(ErrorCode::BadRequest, message);
+                }
+            },
+        };
+        if let Some(have) = self.node.store().find(channel)
+            && self.hub.borrow().is_subscribed(asker.id, have.alias)
+        {
+            self.hub.borrow_mut().update(asker.id, have.alias, policy);
+            let (position, alias) = (have.head, have.alias.0);
+            let (recovered, updated) = (None, true);
+            let push = Push::Subscribed { id, channel, position, alias, recovered, updated };
+            self.answer(asker.id, &push);
+            return Ok(());
+        }
+        let max = self.node.options().subscriptions_max;
+        if self.hub.borrow().subscriptions_of(asker.id) >= max {
+            let message = format!("a connection may have {max} subscriptions");
+            return refuse(ErrorCode::LimitExceeded, message);
+        }
+        let joined = self
+            .node
+            .store()
+            .subscribe(channel, self.id, asker.now)
+            .map_err(|away| unavailable(id, away))?;
+        let (alias, position) = (joined.alias, joined.head);
+        let join = (policy, position.offset);
+        self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
+        // Nothing is kept of a channel's past: whoever missed nothing has recovered.
+        let recovered = subscribe
+            .since
+            .map(|(epoch, offset)| position.missed_since(epoch, offset) == Some(0));
+        let alias = alias.0;
+        let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
+        self.answer(asker.id, &push);
+        Ok(())
+    }
+
+    fn unsubscribe(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        channel: &str,
+    ) -> Result<(), CommandError> {
+        let ended = self
+            .node
+            .store()
+            .find(channel)
+            .and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias));
+        let Some(last) = ended else {
+            let message = "this connection has no subscription to that channel";
+            return Err(CommandError::new(id, ErrorCode::NotSubscribed, message));
+        };
+        self.node.store().unsubscribe(channel, self.id, last, asker.now);
+        self.answer(asker.id, &Push::Unsubscribed { id, channel });
+        Ok(())
+    }
+
+    fn policy(
+        &self,
+        id: Option<u64>,
+        channel: &str,
+    ) -> Result<crate::core::policy::PolicyRule, CommandError> {
+        self.node.options().policies.of(channel).ok_or_else(|| {
+            let message = "the channel's namespace is not configured, and only configured ones exist";
+            CommandError::new(id, ErrorCode::UnknownChannel, message)
+        })
+    }
+}
+
+fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {
+    CommandError::new(id, ErrorCode::Unavailable, away.to_string())
+}
+
+fn kind(command: &Command<'_>) -> Counter {
+    match command {
+        Command::Ping => Counter::CommandsPing,
+        Command::Publish(_) => Counter::CommandsPublish,
+        Command::Subscribe(_) => Counter::CommandsSubscribe,
+        Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
+        Command::Auth
+        | Command::History
+        | Command::Presence
+        | Command::Request
+        | Command::Signal => Counter::CommandsOther,
+    }
+}

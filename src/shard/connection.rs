@@ -1,0 +1,360 @@
+//! The task of one connection: reads, decodes and asks; writes what the rounds could not; and sees
+//! the close through.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::command::Asker;
+use super::flush::{Flushed, forget_readable};
+use super::local::{Local, Socket};
+use crate::core::hub::SeatId;
+use crate::core::metrics::Counter;
+use crate::proto::close::CloseReason;
+use crate::proto::dialect::json;
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::event::Author;
+use crate::proto::name::ShardId;
+use crate::proto::ws::frame::{self, Opcode};
+use crate::proto::ws::message::{Decoder, Message};
+
+/// Reads of one connection in one turn, so that a flooding client does not hold the others up.
+const READS_A_TURN: usize = 4;
+
+/// One connection as its task knows it. Small: there are a hundred thousand of them.
+struct Connection {
+    local: Local,
+    id: SeatId,
+    decoder: Decoder,
+    /// Bytes read and not yet decoded, while the client is held back.
+    held: Vec<u8>,
+    /// The shard whose mailbox this client has filled.
+    crowded: Option<ShardId>,
+    /// Our half of the stream is shut.
+    shut: bool,
+}
+
+/// What becomes of a connection after some of its bytes.
+enum Next {
+    Close(CloseReason),
+    /// Not read until the mailbox of that shard has room.
+    Hold(ShardId),
+    Read,
+    /// Not read until its answers have been written.
+    Unread,
+}
+
+/// Drives one connection to its end.
+pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
+    let shard = Rc::clone(&local.0);
+    let mut connection = Connection {
+        local,
+        id,
+        decoder: Decoder::new(),
+        held: early,
+        crowded: None,
+        shut: false,
+    };
+    let reason = std::future::poll_fn(|cx| {
+        // A panic in one connection ends that connection alone.
+        catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
+            .unwrap_or_else(|_| connection.panicked())
+    })
+    .await;
+    shard.remove(id, reason);
+}
+
+impl Connection {
+    fn panicked(&mut self) -> Poll<CloseReason> {
+        let shard = &self.local.0;
+        shard.metrics.add(Counter::Panics, 1);
+        shard.begin_close(self.id, CloseReason::Internal);
+        Poll::Ready(CloseReason::Internal)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Some(socket) = self.local.0.socket(self.id) else {
+            return Poll::Ready(CloseReason::Socket);
+        };
+        remember_waker(&socket, cx);
+        if self.poll_write(&socket, cx).is_err() {
+            return Poll::Ready(over(&socket, CloseReason::Socket));
+        }
+        if socket.ending.get().is_none()
+            && let Some(reason) = self.poll_requests(&socket, cx)
+        {
+            if reason == CloseReason::Socket {
+                return Poll::Ready(reason);
+            }
+            self.local.0.begin_close(self.id, reason);
+            remember_waker(&socket, cx);
+            if self.poll_write(&socket, cx).is_err() {
+                return Poll::Ready(reason);
+            }
+        }
+        match socket.ending.get() {
+            Some(_) => self.poll_ending(&socket, cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Writes what waits; where the kernel takes no more, waits for it.
+    fn poll_write(&self, socket: &Socket, cx: &mut Context<'_>) -> Result<(), ()> {
+        let shard = &self.local.0;
+        loop {
+            let blocked = shard.hub.borrow_mut().seat(self.id).is_none_or(|seat| seat.blocked);
+            if blocked {
+                match socket.stream.poll_write_ready(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Err(_)) => return Err(()),
+                    Poll::Ready(Ok(())) => {}
+                }
+                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                    seat.blocked = false;
+                }
+            }
+            match shard.flush(self.id) {
+                Flushed::All => return Ok(()),
+                Flushed::Blocked => {}
+                Flushed::Broken => return Err(()),
+            }
+        }
+    }
+
+    /// Reads and carries out requests. A reason ends the connection.
+    fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
+        for _ in 0..READS_A_TURN {
+            if let Some(crowded) = self.crowded {
+                let mailbox = self.local.0.node.mailboxes().of(crowded)?;
+                if mailbox.poll_room(cx).is_pending() {
+                    return None;
+                }
+                self.crowded = None;
+            }
+            if self.unread() {
+                // Answers wait for the socket, which wakes this task when it takes them.
+                return None;
+            }
+            if self.held.is_empty() {
+                match self.poll_read(socket, cx) {
+                    Poll::Pending => return None,
+                    Poll::Ready(Some(reason)) => return Some(reason),
+                    Poll::Ready(None) => {}
+                }
+            } else {
+                let mut held = std::mem::take(&mut self.held);
+                if let Some(reason) = self.take_in(&mut held) {
+                    return Some(reason);
+                }
+            }
+            match self.local.0.flush(self.id) {
+                Flushed::All | Flushed::Blocked => {}
+                Flushed::Broken => return Some(CloseReason::Socket),
+            }
+            let blocked = self.local.0.hub.borrow_mut().seat(self.id).is_some_and(|s| s.blocked);
+            if blocked && self.poll_write(socket, cx).is_err() {
+                return Some(CloseReason::Socket);
+            }
+        }
+        // Others first.
+        cx.waker().wake_by_ref();
+        None
+    }
+
+    /// Whether its unread answers exceed the bound: then it is not read.
+    fn unread(&self) -> bool {
+        let shard = &self.local.0;
+        let max = shard.node.options().outbox.bytes;
+        shard.hub.borrow_mut().seat(self.id).is_some_and(|seat| seat.outbox.control_bytes() > max)
+    }
+
+    fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<Option<CloseReason>> {
+        match socket.stream.poll_read_ready(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(CloseReason::Socket)),
+            Poll::Ready(Ok(())) => {}
+        }
+        let shard = Rc::clone(&self.local.0);
+        let mut scratch = shard.scratch.take();
+        let reason = match socket.stream.try_read(&mut scratch) {
+            Ok(0) => Some(CloseReason::Socket),
+            Ok(read) => {
+                if read < scratch.len() {
+                    forget_readable(socket);
+                }
+                shard.metrics.add(Counter::BytesReceived, read as u64);
+                let now_ms = shard.node.clock().node_ms();
+                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                    seat.session.heard(now_ms);
+                }
+                scratch.get_mut(..read).and_then(|bytes| self.take_in(bytes))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(CloseReason::Socket),
+        };
+        shard.scratch.set(scratch);
+        Poll::Ready(reason)
+    }
+
+    /// Decodes `bytes` and carries out what they ask. Keeps what is left when the client is held.
+    fn take_in(&mut self, bytes: &mut [u8]) -> Option<CloseReason> {
+        let shard = Rc::clone(&self.local.0);
+        let author = Arc::clone(&shard.hub.borrow_mut().seat(self.id)?.author);
+        let now = shard.node.clock().now();
+        let asker = Asker { id: self.id, author: &author, now };
+        let max = shard.node.options().message_bytes;
+        let mut rest = bytes;
+        loop {
+            let next = match self.decoder.next(&mut rest, max) {
+                Ok(Some(message)) => asker.take(&self.local, message),
+                Ok(None) => return None,
+                Err(error) => Next::Close(CloseReason::Protocol(error)),
+            };
+            match next {
+                Next::Close(reason) => return Some(reason),
+                Next::Hold(shard) => {
+                    self.crowded = Some(shard);
+                    self.held = rest.to_vec();
+                    return None;
+                }
+                Next::Read => {}
+                Next::Unread => {
+                    self.held = rest.to_vec();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Waits for the peer's own end, or for the deadline.
+    fn poll_ending(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Some(ending) = socket.ending.get() else { return Poll::Pending };
+        let shard = Rc::clone(&self.local.0);
+        if ending.reason.code().is_none() || shard.node.clock().node_ms() >= ending.deadline_ms {
+            return Poll::Ready(ending.reason);
+        }
+        let written = shard.hub.borrow_mut().seat(self.id).is_none_or(|s| s.outbox.is_empty());
+        if written && !self.shut {
+            self.shut = true;
+            let stream = socket2::SockRef::from(&socket.stream);
+            if stream.shutdown(std::net::Shutdown::Write).is_err() {
+                return Poll::Ready(ending.reason);
+            }
+        }
+        // What still comes is read and thrown away, so that the close is not turned into a reset.
+        for _ in 0..READS_A_TURN {
+            match socket.stream.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(ending.reason),
+                Poll::Ready(Ok(())) => {}
+            }
+            let mut scratch = shard.scratch.take();
+            let read = socket.stream.try_read(&mut scratch);
+            shard.scratch.set(scratch);
+            match read {
+                Ok(0) => return Poll::Ready(ending.reason),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(ending.reason),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The reason under which a connection is counted whose socket failed.
+fn over(socket: &Socket, otherwise: CloseReason) -> CloseReason {
+    socket.ending.get().map_or(otherwise, |ending| ending.reason)
+}
+
+fn remember_waker(socket: &Socket, cx: &Context<'_>) {
+    let waker = match socket.waker.take() {
+        Some(waker) if waker.will_wake(cx.waker()) => waker,
+        Some(_) | None => cx.waker().clone(),
+    };
+    socket.waker.set(Some(waker));
+}
+
+impl Asker<'_> {
+    /// Takes one message of the client.
+    fn take(&self, local: &Local, message: Message<'_>) -> Next {
+        let shard = &local.0;
+        match message {
+            Message::Text(text) => self.requests(local, text),
+            Message::Binary(_) => {
+                let error = CommandError::new(
+                    None,
+                    ErrorCode::BadRequest,
+                    "this connection speaks JSON: send text frames",
+                );
+                self.refuse(local, &error)
+            }
+            Message::Ping(payload) => {
+                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                    frame::control(Opcode::Pong, payload, seat.outbox.control());
+                }
+                self.unless_unread(local)
+            }
+            Message::Pong(_) => Next::Read,
+            Message::Close(close) => {
+                // Nothing of ours follows: the peer's code goes back, and the stream ends.
+                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                    seat.outbox.clear_data();
+                    let (code, reason) = close.unwrap_or((1000, ""));
+                    frame::close(code, reason, seat.outbox.control());
+                }
+                Next::Close(CloseReason::PeerClosed)
+            }
+        }
+    }
+
+    fn requests(&self, local: &Local, text: &mut [u8]) -> Next {
+        let shard = &local.0;
+        let mut next = Next::Read;
+        json::messages(text, |message| {
+            let result = match shard.parser.borrow_mut().parse(message) {
+                Ok(request) => shard.execute(self, &request),
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(None) => {}
+                Ok(Some(crowded)) => next = Next::Hold(crowded),
+                Err(error) => match self.refuse(local, &error) {
+                    Next::Close(reason) => next = Next::Close(reason),
+                    Next::Hold(_) | Next::Read | Next::Unread => {}
+                },
+            }
+            !matches!(next, Next::Close(_))
+        });
+        match next {
+            Next::Read => self.unless_unread(local),
+            Next::Close(_) | Next::Hold(_) | Next::Unread => next,
+        }
+    }
+
+    /// Stops reading a client that does not read its answers.
+    fn unless_unread(&self, local: &Local) -> Next {
+        let shard = &local.0;
+        let max = shard.node.options().outbox.bytes;
+        let over = shard
+            .hub
+            .borrow_mut()
+            .seat(self.id)
+            .is_some_and(|seat| seat.outbox.control_bytes() > max);
+        if over { Next::Unread } else { Next::Read }
+    }
+
+    /// Tells an error, and counts those that a working client does not make.
+    fn refuse(&self, local: &Local, error: &CommandError) -> Next {
+        let shard = &local.0;
+        shard.answer_error(self.id, error);
+        if error.code != ErrorCode::BadRequest {
+            return Next::Read;
+        }
+        let now_ms = self.now.node_ns / 1_000_000;
+        let over = shard.hub.borrow_mut().seat(self.id).and_then(|s| s.session.strike(now_ms));
+        over.map_or(Next::Read, Next::Close)
+    }
+}

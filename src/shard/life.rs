@@ -1,0 +1,205 @@
+//! The end of connections, and what time does to them: pings, close deadlines, slow consumers and
+//! the drain.
+
+use std::time::Duration;
+
+use super::flush::{Flushed, wake};
+use super::local::{Ending, Local, Shard};
+use crate::core::hub::SeatId;
+use crate::core::metrics::{Counter, Gauges};
+use crate::core::session::Beat;
+use crate::core::wheel::SLOT_MS;
+use crate::proto::close::CloseReason;
+use crate::proto::dialect::json;
+use crate::proto::push::Push;
+use crate::proto::ws::frame::{self, Opcode};
+
+/// How long a peer may take to answer a close, in milliseconds.
+const CLOSE_MS: u64 = 5_000;
+
+/// How often full queues are looked at, in slots of the wheel.
+const FULL_EVERY: u64 = 5;
+
+impl Shard {
+    /// Begins to close a connection: no event reaches it any more, the notice and the close frame
+    /// go out, and the socket ends when the peer has answered, or after five seconds.
+    pub(super) fn begin_close(&self, id: SeatId, reason: CloseReason) {
+        let Some(socket) = self.socket(id) else { return };
+        if socket.ending.get().is_some() {
+            return;
+        }
+        let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
+        socket.ending.set(Some(Ending { reason, deadline_ms }));
+        self.leave_channels(id);
+        let mut last = Vec::new();
+        if reason.announced() {
+            let retry_after_ms = (reason == CloseReason::Shutdown).then(|| self.retry_after_ms());
+            let mut text = Vec::with_capacity(128);
+            json::encode_push(&Push::Disconnect { reason, retry_after_ms }, &mut text);
+            frame::push_text(&text, &mut last);
+        }
+        // A peer that closed has its own code sent back already.
+        if let Some(code) = reason.code()
+            && reason != CloseReason::PeerClosed
+        {
+            frame::close(code, reason.text(), &mut last);
+        }
+        if let Some(seat) = self.hub.borrow_mut().seat(id) {
+            if reason == CloseReason::Shutdown {
+                // What was queued before goes out before.
+                seat.outbox.push_last(last.into_boxed_slice());
+            } else {
+                let dropped = seat.outbox.clear_data();
+                if reason == CloseReason::SlowConsumer {
+                    self.metrics.add(Counter::DroppedDisconnect, dropped);
+                }
+                seat.outbox.control().extend_from_slice(&last);
+            }
+        }
+        self.beat(id, socket.client, deadline_ms);
+        // The task of the connection sees the rest through.
+        if self.flush(id) != Flushed::Blocked {
+            wake(&socket);
+        }
+    }
+
+    /// When a client sent away by a drain should come back: at random, so that not all come at
+    /// once.
+    fn retry_after_ms(&self) -> u64 {
+        let drain = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
+        fastrand::u64(200..=drain.clamp(1_000, 60_000))
+    }
+
+    fn leave_channels(&self, id: SeatId) {
+        let now = self.node.clock().now();
+        self.hub.borrow_mut().leave_all(id, |channel, last| {
+            self.node.store().unsubscribe(channel.as_str(), self.id, last, now);
+        });
+    }
+
+    /// Takes a connection away for good.
+    pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
+        self.leave_channels(id);
+        self.hub.borrow_mut().close(id, |_, _| {});
+        let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
+        if socket.is_some() {
+            self.node.connected(false);
+            self.metrics.closed(reason);
+        }
+        let draining = self.drain.borrow().is_some();
+        if draining && self.hub.borrow().connections() == 0 {
+            self.empty.notify_one();
+        }
+    }
+
+    /// What a scrape reads beside the counters.
+    pub(super) fn gauges(&self) -> Gauges {
+        let hub = self.hub.borrow();
+        let (queue_bytes, slow_consumers) = hub.queues();
+        Gauges {
+            connections: hub.connections() as u64,
+            subscriptions: hub.subscriptions(),
+            queue_bytes,
+            slow_consumers,
+            mailbox_depth: self.mailbox().map_or(0, super::mailbox::Mailbox::depth),
+        }
+    }
+
+    fn tick(&self, id: SeatId, now_ms: u64) {
+        let Some(socket) = self.socket(id) else { return };
+        if let Some(ending) = socket.ending.get() {
+            if now_ms >= ending.deadline_ms {
+                wake(&socket);
+            }
+            return;
+        }
+        let heartbeat = self.node.options().heartbeat();
+        let (beat, wake_at) = {
+            let mut hub = self.hub.borrow_mut();
+            let Some(seat) = hub.seat(id) else { return };
+            let beat = seat.session.tick(heartbeat, now_ms);
+            if beat == Beat::Ping {
+                frame::control(Opcode::Ping, &[], seat.outbox.control());
+            }
+            (beat, seat.session.wake_at(heartbeat))
+        };
+        match beat {
+            Beat::Close(reason) => self.begin_close(id, reason),
+            Beat::Ping | Beat::Wait => {
+                self.beat(id, socket.client, wake_at);
+                if self.flush(id) == Flushed::Broken {
+                    wake(&socket);
+                }
+            }
+        }
+    }
+
+    fn cut_slow(&self, now_ms: u64) {
+        let limit = self.node.options().slow_disconnect;
+        let patience = limit.map_or(u64::MAX, |limit| {
+            u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+        });
+        // Even without a limit: queues that have drained are forgotten here.
+        let before_ms = now_ms.checked_sub(patience);
+        let over = self.hub.borrow_mut().still_full(before_ms);
+        for id in over {
+            self.begin_close(id, CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Closes as many connections as the time since the drain began asks for.
+    fn drain_some(&self, now_ms: u64) {
+        let due: Vec<SeatId> = {
+            let mut drain = self.drain.borrow_mut();
+            let Some((left, since_ms, total)) = drain.as_mut() else { return };
+            let span = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
+            let passed = now_ms.saturating_sub(*since_ms).min(span);
+            let gone = (*total as u64 * passed).checked_div(span).unwrap_or(*total as u64);
+            let keep = total.saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX));
+            left.split_off(keep.min(left.len()))
+        };
+        for id in due {
+            self.begin_close(id, CloseReason::Shutdown);
+        }
+    }
+
+    /// Begins the drain.
+    pub(super) fn start_drain(&self) {
+        let ids = self.hub.borrow().seat_ids();
+        let total = ids.len();
+        let now_ms = self.node.clock().node_ms();
+        *self.drain.borrow_mut() = Some((ids, now_ms, total));
+        if total == 0 {
+            self.empty.notify_one();
+        }
+    }
+}
+
+/// Drives the shard's wheel, for as long as the shard lives.
+pub(super) async fn time(local: Local) {
+    let shard = &local.0;
+    let clock = shard.node.clock();
+    let mut ticks = tokio::time::interval(Duration::from_millis(SLOT_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut due = Vec::new();
+    let mut turn = 0_u64;
+    loop {
+        ticks.tick().await;
+        turn += 1;
+        let now_ms = clock.node_ms();
+        shard.wheel.borrow_mut().expire(now_ms, &mut due);
+        for (seat, client) in due.drain(..) {
+            let id = seat as usize;
+            if shard.socket(id).is_some_and(|socket| socket.client == client) {
+                shard.tick(id, now_ms);
+            }
+        }
+        if turn.is_multiple_of(FULL_EVERY) {
+            shard.cut_slow(now_ms);
+        }
+        shard.drain_some(now_ms);
+        if shard.id.0 == 0 {
+            shard.node.store().sweep(clock.now());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! One shard as its own thread sees it.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::connection;
+use super::mailbox::Mailbox;
+use super::node::Node;
+use crate::core::hub::{Hub, SeatId};
+use crate::core::metrics::{Counter, Metrics};
+use crate::core::wheel::Wheel;
+use crate::proto::close::CloseReason;
+use crate::proto::dialect::json::{self, Parser};
+use crate::proto::event::Author;
+use crate::proto::name::{ClientId, ShardId};
+use crate::proto::push::Push;
+use crate::proto::ws::frame;
+
+/// Bytes read from a socket at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// A connection on its way out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) reason: CloseReason,
+    /// When the socket is closed whatever the peer does, node milliseconds.
+    pub(super) deadline_ms: u64,
+}
+
+/// A socket and what belongs to it, beside its seat in the hub.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) stream: TcpStream,
+    pub(super) client: ClientId,
+    pub(super) waker: Cell<Option<Waker>>,
+    pub(super) ending: Cell<Option<Ending>>,
+}
+
+/// The state of one shard. Everything inside is for one thread.
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) node: Arc<Node>,
+    pub(super) hub: RefCell<Hub>,
+    pub(super) sockets: RefCell<Vec<Option<Rc<Socket>>>>,
+    pub(super) scratch: Cell<Vec<u8>>,
+    pub(super) parser: RefCell<Parser>,
+    pub(super) metrics: Metrics,
+    pub(super) wheel: RefCell<Wheel<(u32, ClientId)>>,
+    /// The seats still to be closed by a drain, and when it began.
+    pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
+    pub(super) empty: Notify,
+}
+
+/// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
+#[derive(Clone)]
+pub struct Local(pub(super) Rc<Shard>);
+
+impl Local {
+    /// The shard `id` of `node`.
+    pub fn new(id: ShardId, node: Arc<Node>) -> Self {
+        let limit = node.options().outbox;
+        let now_ms = node.clock().node_ms();
+        Self(Rc::new(Shard {
+            id,
+            hub: RefCell::new(Hub::new(limit)),
+            sockets: RefCell::default(),
+            scratch: Cell::new(vec![0; SCRATCH_BYTES]),
+            parser: RefCell::new(Parser::new()),
+            metrics: Metrics::default(),
+            wheel: RefCell::new(Wheel::new(now_ms)),
+            drain: RefCell::new(None),
+            empty: Notify::new(),
+            node,
+        }))
+    }
+
+    /// The node it belongs to.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.0.node
+    }
+
+    /// Its index.
+    pub fn id(&self) -> ShardId {
+        self.0.id
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Runs `future` on this thread.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(future);
+    }
+
+    /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
+    pub fn adopt(&self, stream: TcpStream, early: &Bytes) {
+        let shard = &self.0;
+        let clock = shard.node.clock();
+        let client = ClientId(fastrand::u64(..));
+        let author = Arc::new(Author { client, user: None });
+        let options = shard.node.options();
+        let id = {
+            let mut hub = shard.hub.borrow_mut();
+            let id = hub.open(author, clock.node_ms());
+            if let Some(seat) = hub.seat(id) {
+                let mut text = Vec::with_capacity(160);
+                let welcome = Push::Welcome {
+                    client,
+                    node: &options.node_name,
+                    ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
+                    message_bytes: options.message_bytes,
+                };
+                json::encode_push(&welcome, &mut text);
+                frame::push_text(&text, seat.outbox.control());
+                shard.beat(id, client, seat.session.wake_at(options.heartbeat()));
+            }
+            id
+        };
+        let socket = Socket { stream, client, waker: Cell::new(None), ending: Cell::new(None) };
+        {
+            let mut sockets = shard.sockets.borrow_mut();
+            if sockets.len() <= id {
+                sockets.resize_with(id + 1, || None);
+            }
+            if let Some(slot) = sockets.get_mut(id) {
+                *slot = Some(Rc::new(socket));
+            }
+        }
+        shard.node.connected(true);
+        shard.metrics.add(Counter::ConnectionsOpened, 1);
+        self.spawn(connection::run(self.clone(), id, early.to_vec()));
+    }
+
+    /// Resolves when a drain has closed the last connection of this shard.
+    pub async fn drained(&self) {
+        self.0.empty.notified().await;
+    }
+}
+
+impl Shard {
+    pub(super) fn mailbox(&self) -> Option<&Mailbox> {
+        self.node.mailboxes().of(self.id)
+    }
+
+    pub(super) fn socket(&self, id: SeatId) -> Option<Rc<Socket>> {
+        self.sockets.borrow().get(id)?.clone()
+    }
+
+    /// Looks at the connection again at `at_ms`.
+    pub(super) fn beat(&self, id: SeatId, client: ClientId, at_ms: u64) {
+        let seat = u32::try_from(id).unwrap_or(u32::MAX);
+        self.wheel.borrow_mut().insert(at_ms, (seat, client));
+    }
+}

@@ -1,0 +1,17 @@
+//! Threads: one runtime per core, mailboxes between them, the driver of each socket, the writes,
+//! private descriptor tables and the drain. The only folder that spawns or reads the clock.
+
+pub mod clock;
+mod command;
+mod connection;
+pub mod fdtable;
+mod flush;
+mod life;
+mod local;
+mod mailbox;
+mod node;
+mod turn;
+
+pub use local::Local;
+pub use mailbox::Mailboxes;
+pub use node::{Node, NodeOptions, PublishError};

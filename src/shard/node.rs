@@ -1,0 +1,207 @@
+//! What all shards of a node share, and what may be asked of it from any thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::clock::Clock;
+use super::mailbox::{Mailboxes, Order};
+use crate::core::metrics::Snapshot;
+use crate::core::outbox::OutboxLimit;
+use crate::core::policy::Policies;
+use crate::core::session::Heartbeat;
+use crate::proto::name::ClientId;
+use crate::proto::position::Position;
+use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
+
+/// How a node treats its connections.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// The name told in `welcome`.
+    pub node_name: String,
+    /// Connections in all; more are refused with 503.
+    pub connections_max: usize,
+    /// The largest message of a client, in bytes.
+    pub message_bytes: usize,
+    /// Subscriptions of one connection.
+    pub subscriptions_max: usize,
+    /// The bounds of each outbound queue.
+    pub outbox: OutboxLimit,
+    /// Silence after which a client is pinged.
+    pub ping_interval: Duration,
+    /// Silence after a ping that ends a connection.
+    pub ping_timeout: Duration,
+    /// How long a drain spreads its disconnects over.
+    pub drain: Duration,
+    /// How long the HTTP API waits for room in a mailbox.
+    pub publish_timeout: Duration,
+    /// A queue that has been full for this long ends its connection; `None` is never.
+    pub slow_disconnect: Option<Duration>,
+    /// What happens at the bound of a queue, by namespace.
+    pub policies: Policies,
+}
+
+impl NodeOptions {
+    /// When a silent client is pinged and given up.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat { interval: self.ping_interval, timeout: self.ping_timeout }
+    }
+}
+
+/// Why an event was not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The mailboxes did not drain within `publish_timeout`.
+    #[error("the node is overloaded: try again later")]
+    Overloaded,
+    /// The store is away.
+    #[error("the store is away: try again later")]
+    Unavailable,
+    /// The channel's namespace is not configured, and only configured ones exist here.
+    #[error("no such channel: its namespace is not configured")]
+    UnknownChannel,
+}
+
+impl From<Unavailable> for PublishError {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// One gateway process, as its threads share it.
+pub struct Node {
+    options: NodeOptions,
+    store: Arc<dyn Store>,
+    mailboxes: Arc<Mailboxes>,
+    clock: Clock,
+    draining: AtomicBool,
+    connections: AtomicUsize,
+}
+
+impl Node {
+    /// A node over `store`, which delivers into `mailboxes`.
+    pub fn new(options: NodeOptions, store: Arc<dyn Store>, mailboxes: Arc<Mailboxes>) -> Self {
+        Self {
+            options,
+            store,
+            mailboxes,
+            clock: Clock::start(),
+            draining: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Its settings.
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+
+    /// Its clocks.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Where its events live.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(super) fn mailboxes(&self) -> &Mailboxes {
+        &self.mailboxes
+    }
+
+    /// Unix time in milliseconds.
+    pub fn unix_ms(&self) -> u64 {
+        self.clock.unix_ms()
+    }
+
+    /// How long the node has been there.
+    pub fn uptime(&self) -> Duration {
+        self.clock.uptime()
+    }
+
+    /// Whether it is on its way out: new clients are refused.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has as many connections as it may.
+    pub fn full(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) >= self.options.connections_max
+    }
+
+    pub(super) fn connected(&self, more: bool) {
+        if more {
+            self.connections.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Publishes an event, when the mailboxes have room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Overloaded`] after `publish_timeout` without room.
+    pub async fn publish(&self, event: NewEvent<'_>) -> Result<Position, PublishError> {
+        if self.options.policies.of(event.channel).is_none() {
+            return Err(PublishError::UnknownChannel);
+        }
+        let crowded = self.mailboxes.all().iter().filter(|mailbox| mailbox.is_crowded());
+        for mailbox in crowded {
+            let room = std::future::poll_fn(|cx| mailbox.poll_room(cx));
+            tokio::time::timeout(self.options.publish_timeout, room)
+                .await
+                .map_err(|_| PublishError::Overloaded)?;
+        }
+        Ok(self.store.publish(event, self.clock.now())?.position)
+    }
+
+    /// The counters of every shard, in their order.
+    pub async fn stats(&self) -> Vec<Snapshot> {
+        self.ask(Order::Stats).await
+    }
+
+    /// Closes a client's connection. Returns how many there were: 0 or 1.
+    pub async fn disconnect(&self, client: ClientId) -> usize {
+        let found = self.ask(|answer| Order::Disconnect(client, answer)).await;
+        found.into_iter().filter(|found| *found).count()
+    }
+
+    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+        let mut answers = Vec::new();
+        for mailbox in self.mailboxes.all() {
+            let (sender, answer) = oneshot::channel();
+            mailbox.order(order(sender));
+            answers.push(answer);
+        }
+        let mut all = Vec::new();
+        for answer in answers {
+            // A shard that has ended has nothing to say.
+            all.extend(answer.await);
+        }
+        all
+    }
+
+    /// Living channels by name.
+    pub fn channels(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<ChannelInfo> {
+        self.store.channels(prefix, after, limit)
+    }
+
+    /// How many channels live.
+    pub fn channel_count(&self) -> u64 {
+        self.store.channel_count()
+    }
+
+    /// Begins the drain: new clients are refused, the present ones are closed bit by bit.
+    pub fn drain(&self) {
+        if !self.draining.swap(true, Ordering::Relaxed) {
+            for mailbox in self.mailboxes.all() {
+                mailbox.order(Order::Drain);
+            }
+        }
+    }
+}

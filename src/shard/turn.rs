@@ -1,0 +1,117 @@
+//! A shard's turn: take the mailbox, fan out, write. And then again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::flush::{Flushed, OutOfTurn, wake};
+use super::life;
+use super::local::{Local, Shard};
+use super::mailbox::Order;
+use crate::core::hub::Outcome;
+use crate::core::metrics::{Counter, Timing};
+use crate::core::policy::Policy;
+use crate::proto::close::CloseReason;
+use crate::proto::event::Event;
+
+/// Connections written before reads, accepts and timers have their chance.
+const WRITES_A_TURN: usize = 256;
+
+/// Runs the shard: its turns and its timer. Ends with the thread.
+pub(super) async fn run(local: Local) {
+    local.spawn(life::time(local.clone()));
+    let shard = &local.0;
+    let Some(mailbox) = shard.mailbox() else { return };
+    let clock = shard.node.clock();
+    let (mut mail, mut orders) = (Vec::new(), Vec::new());
+    let mut in_hand: VecDeque<Arc<Event>> = VecDeque::new();
+    loop {
+        if in_hand.is_empty() {
+            mailbox.take(&mut mail, &mut orders);
+            in_hand.extend(mail.drain(..));
+            for order in orders.drain(..) {
+                shard.obey(order);
+            }
+        }
+        if in_hand.is_empty() {
+            mailbox.ring().await;
+            continue;
+        }
+        let started_ns = clock.node_ns();
+        shard.fan_out(&mut in_hand);
+        mailbox.settle(in_hand.len());
+        shard.write_round(started_ns).await;
+    }
+}
+
+impl Local {
+    /// Runs the shard on this thread, for ever: its turns, its timer, its drain.
+    pub async fn run(&self) {
+        run(self.clone()).await;
+    }
+}
+
+impl Shard {
+    /// Fans out as much of `in_hand` as one run a channel holds.
+    fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) {
+        let now_ms = self.node.clock().node_ms();
+        let before = in_hand.len();
+        let mut outcome = Outcome::default();
+        {
+            let mut hub = self.hub.borrow_mut();
+            while let Some(event) = in_hand.front() {
+                if !hub.load(event, now_ms) {
+                    break;
+                }
+                in_hand.pop_front();
+            }
+            hub.fan_out(&mut OutOfTurn(self), now_ms, &mut outcome);
+        }
+        self.metrics.batch((before - in_hand.len()) as u64);
+        for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
+            let counter = match policy {
+                Policy::Disconnect => Counter::DroppedDisconnect,
+                Policy::DropOldest => Counter::DroppedOldest,
+            };
+            self.metrics.add(counter, dropped);
+        }
+        for id in outcome.overflowed {
+            self.begin_close(id, CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Writes every dirty connection once, and lets others in between.
+    async fn write_round(&self, mut started_ns: u64) {
+        let clock = self.node.clock();
+        let mut left = self.hub.borrow().dirty();
+        while left > 0 {
+            for _ in 0..left.min(WRITES_A_TURN) {
+                let Some(id) = self.hub.borrow_mut().next_dirty() else { break };
+                if self.flush(id) == Flushed::Broken
+                    && let Some(socket) = self.socket(id)
+                {
+                    // Its task finds the same error and ends the connection.
+                    wake(&socket);
+                }
+            }
+            left = left.saturating_sub(WRITES_A_TURN);
+            self.metrics.time(Timing::Tick, (clock.node_ns() - started_ns) / 1_000, 1);
+            tokio::task::yield_now().await;
+            started_ns = clock.node_ns();
+        }
+    }
+
+    fn obey(&self, order: Order) {
+        match order {
+            Order::Disconnect(client, answer) => {
+                let id = self.hub.borrow().seat_of(client);
+                if let Some(id) = id {
+                    self.begin_close(id, CloseReason::Disconnected);
+                }
+                // Whoever asked may have gone.
+                drop(answer.send(id.is_some()));
+            }
+            Order::Drain => self.start_drain(),
+            Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
+        }
+    }
+}
