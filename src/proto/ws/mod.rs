@@ -1,5 +1,6 @@
 //! RFC 6455, sans-IO: frames out, messages in, the handshake's key.
 
 pub mod frame;
+pub mod mask;
 
 pub use frame::ProtocolError;
