@@ -61,13 +61,6 @@ impl Carry {
         self.head_len + self.message.len() + self.control.len()
     }
 
-    /// Forgets a control frame that was lent out, and keeps one that is under way.
-    pub(super) fn forget_control(&mut self) {
-        if self.frame.is_none() {
-            self.control.clear();
-        }
-    }
-
     /// Takes input until something is complete or the input is empty.
     pub(super) fn advance<'i>(
         &mut self,

@@ -70,12 +70,8 @@ impl Decoder {
         input: &mut &'i mut [u8],
         message_bytes_max: usize,
     ) -> Result<Option<Message<'m>>, ProtocolError> {
-        if let Some(carry) = &mut self.carry {
-            if carry.is_idle() {
-                self.carry = None;
-            } else {
-                carry.forget_control();
-            }
+        if self.carry.as_ref().is_some_and(|carry| carry.is_idle()) {
+            self.carry = None;
         }
         if self.carry.is_none() {
             if input.is_empty() {
