@@ -1,6 +1,0 @@
-//! The native JSON dialect.
-
-use crate::proto::event::Event;
-
-/// Writes the JSON text of an event.
-pub fn encode_event(_event: &Event, _out: &mut Vec<u8>) {}
