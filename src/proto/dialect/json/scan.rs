@@ -48,15 +48,22 @@ struct Nesting {
 }
 
 impl Nesting {
+    #[inline(always)]
     fn push(&mut self, object: bool) {
         if self.level == LEVELS_MAX {
-            self.outer.push(self.bits);
-            self.level = 0;
+            self.spill();
         }
         self.bits = self.bits << 1 | u64::from(object);
         self.level += 1;
     }
 
+    #[cold]
+    fn spill(&mut self) {
+        self.outer.push(self.bits);
+        self.level = 0;
+    }
+
+    #[inline(always)]
     fn pop(&mut self) {
         self.bits >>= 1;
         self.level -= 1;
@@ -68,6 +75,7 @@ impl Nesting {
         }
     }
 
+    #[inline(always)]
     fn in_object(&self) -> bool {
         self.bits & 1 == 1
     }
@@ -173,7 +181,7 @@ impl<'t> Scanner<'t> {
     }
 
     /// Closes what ends here. Whether another value follows.
-    #[inline]
+    #[inline(always)]
     fn after_value(&mut self, open: &mut Nesting) -> Result<bool, Fault> {
         while open.level > 0 {
             self.space();
@@ -357,8 +365,16 @@ const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
 /// How many bytes at the front of `text` stand for themselves in a string: everything before the
 /// first quote, backslash or control character.
-#[inline]
+#[inline(always)]
 pub(super) fn plain(text: &[u8]) -> usize {
+    // Most strings are names of a few bytes: one word finds their end.
+    match text.first_chunk::<8>().map(special_in) {
+        Some(at @ 0..8) => at,
+        Some(_) | None => plain_long(text),
+    }
+}
+
+fn plain_long(text: &[u8]) -> usize {
     let mut at = 0;
     // Written so that the compiler makes one vector comparison of it.
     while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<32>()) {
@@ -368,20 +384,27 @@ pub(super) fn plain(text: &[u8]) -> usize {
         at += 32;
     }
     while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*chunk);
-        // The lowest high bit set is exact; those above it may be borrows.
-        let zero = |word: u64| word.wrapping_sub(ONES) & !word;
-        let quote = zero(word ^ (ONES * b'"' as u64));
-        let backslash = zero(word ^ (ONES * b'\\' as u64));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (quote | backslash | control) & HIGHS;
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+        let found = special_in(chunk);
+        at += found;
+        if found < 8 {
+            return at;
         }
-        at += 8;
     }
     let rest = text.get(at..).unwrap_or_default();
     at + rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len())
+}
+
+/// The place of the first special byte; 8 without one.
+#[inline(always)]
+fn special_in(chunk: &[u8; 8]) -> usize {
+    let word = u64::from_le_bytes(*chunk);
+    // The lowest high bit set is exact; those above it may be borrows.
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let found = quote.wrapping_sub(ONES) & !quote
+        | backslash.wrapping_sub(ONES) & !backslash
+        | word.wrapping_sub(ONES * 0x20) & !word;
+    (found & HIGHS).trailing_zeros() as usize / 8
 }
 
 #[inline(always)]
