@@ -1,0 +1,183 @@
+//! From events and pushes to JSON texts: compact, `type` first, `data` last.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::text::write_string;
+use crate::proto::close::CloseReason;
+use crate::proto::event::{Author, Event, Payload};
+use crate::proto::name::ClientId;
+use crate::proto::position::Position;
+use crate::proto::push::Push;
+
+/// Writes the JSON text of an event, without line breaks.
+pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
+    put(out, "{\"type\":\"event\",\"channel\":\"");
+    put(out, event.channel.as_str());
+    put(out, "\",\"offset\":");
+    put_number(out, event.offset);
+    number(out, ",\"ts\":", event.ts_ms);
+    if let Some(key) = &event.key {
+        string(out, ",\"key\":", key);
+    }
+    if let Some(author) = &event.from {
+        put_author(out, author);
+    }
+    match &event.payload {
+        Payload::Json(text) => {
+            put(out, ",\"data\":");
+            put_value(out, text);
+            put(out, "}");
+        }
+        Payload::Opaque(bytes) => {
+            put(out, ",\"data_b64\":\"");
+            put_base64(out, bytes);
+            put(out, "\"}");
+        }
+    }
+}
+
+/// Writes the JSON text of everything else.
+pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
+    match *push {
+        Push::Disconnect { reason, retry_after_ms } => disconnect(out, reason, retry_after_ms),
+        Push::Error(error) => {
+            answer(out, "error", error.id);
+            string(out, ",\"code\":", error.code.as_str());
+            string(out, ",\"message\":", &error.message);
+        }
+        Push::Lagged { channel, hole, age_ms } => {
+            answer(out, "lagged", None);
+            string(out, ",\"channel\":", channel);
+            number(out, ",\"dropped\":", hole.dropped);
+            number(out, ",\"from\":", hole.from);
+            number(out, ",\"to\":", hole.to);
+            number(out, ",\"age_ms\":", age_ms);
+        }
+        Push::Pong { id } => answer(out, "pong", id),
+        Push::Published { id, channel, position } => {
+            answer(out, "published", Some(id));
+            place(out, channel, position);
+        }
+        Push::Subscribed { id, channel, position, alias, recovered, updated } => {
+            answer(out, "subscribed", id);
+            place(out, channel, position);
+            if let Some(recovered) = recovered {
+                flag(out, ",\"recovered\":", recovered);
+            }
+            number(out, ",\"alias\":", u64::from(alias));
+            if updated {
+                flag(out, ",\"updated\":", true);
+            }
+        }
+        Push::Unsubscribed { id, channel } => {
+            answer(out, "unsubscribed", id);
+            string(out, ",\"channel\":", channel);
+        }
+        Push::Welcome { client, node, ping_ms, message_bytes } => {
+            answer(out, "welcome", None);
+            put(out, ",\"client\":\"");
+            put_client(out, client);
+            put(out, "\",\"user\":null");
+            string(out, ",\"node\":", node);
+            string(out, ",\"version\":", env!("CARGO_PKG_VERSION"));
+            number(out, ",\"ping_ms\":", ping_ms);
+            number(out, ",\"max_message\":", u64::try_from(message_bytes).unwrap_or(u64::MAX));
+        }
+    }
+    put(out, "}");
+}
+
+fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64>) {
+    answer(out, "disconnect", None);
+    // 1006 is RFC 6455's number for a connection that ended without a close frame.
+    number(out, ",\"code\":", u64::from(reason.code().unwrap_or(1006)));
+    string(out, ",\"reason\":", reason.text());
+    flag(out, ",\"reconnect\":", reason.reconnect());
+    if let Some(retry_after_ms) = retry_after_ms {
+        number(out, ",\"retry_after_ms\":", retry_after_ms);
+    }
+}
+
+/// The beginning of a message, up to its `id`.
+fn answer(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
+    put(out, "{\"type\":\"");
+    put(out, kind);
+    put(out, "\"");
+    if let Some(id) = id {
+        number(out, ",\"id\":", id);
+    }
+}
+
+fn place(out: &mut Vec<u8>, channel: &str, position: Position) {
+    string(out, ",\"channel\":", channel);
+    string(out, ",\"epoch\":", position.epoch.as_str());
+    number(out, ",\"offset\":", position.offset);
+}
+
+fn put_author(out: &mut Vec<u8>, author: &Author) {
+    put(out, ",\"from\":{\"client\":\"");
+    put_client(out, author.client);
+    match &author.user {
+        Some(user) => string(out, "\",\"user\":", user),
+        None => put(out, "\",\"user\":null"),
+    }
+    put(out, "}");
+}
+
+/// Writes a JSON value on one line: line breaks between tokens go. In a string a raw line break
+/// cannot be.
+fn put_value(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    let room = base64::encoded_len(bytes.len(), true).unwrap_or(0);
+    out.resize(start + room, 0);
+    let written = STANDARD.encode_slice(bytes, &mut out[start..]).unwrap_or(0);
+    out.truncate(start + written);
+}
+
+/// The 13 digits of base 36 that `ClientId` shows.
+fn put_client(out: &mut Vec<u8>, client: ClientId) {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut text = [b'0'; 13];
+    let mut value = client.0;
+    for slot in text.iter_mut().rev() {
+        *slot = usize::try_from(value % 36).map_or(b'0', |digit| DIGITS[digit]);
+        value /= 36;
+    }
+    out.extend_from_slice(&text);
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_number(out: &mut Vec<u8>, value: u64) {
+    put(out, itoa::Buffer::new().format(value));
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    put(out, name);
+    put_number(out, value);
+}
+
+fn string(out: &mut Vec<u8>, name: &str, text: &str) {
+    put(out, name);
+    write_string(text, out);
+}
+
+fn flag(out: &mut Vec<u8>, name: &str, value: bool) {
+    put(out, name);
+    put(out, if value { "true" } else { "false" });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! The native JSON dialect: one JSON object a message, both ways.
+
+mod encode;
+mod parse;
+mod scan;
+mod split;
+mod text;
+
+pub use encode::{encode_event, encode_push};
+pub use parse::Parser;
+pub use split::{Messages, messages};
+pub use text::write_string;
