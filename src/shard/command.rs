@@ -1,5 +1,6 @@
 //! Carries out what a client asks.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::local::Shard;
@@ -76,7 +77,7 @@ impl Shard {
     ) -> Result<Option<ShardId>, CommandError> {
         self.policy(id, publish.channel)?;
         let event = NewEvent {
-            channel: publish.channel,
+            channel: Cow::Borrowed(publish.channel),
             key: publish.key.map(Box::from),
             payload: Payload::Json(Box::from(publish.data)),
             from: Some(Arc::clone(asker.author)),

@@ -14,7 +14,6 @@ use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json;
 use crate::proto::error::{CommandError, ErrorCode};
-use crate::proto::event::Author;
 use crate::proto::name::ShardId;
 use crate::proto::ws::frame::{self, Opcode};
 use crate::proto::ws::message::{Decoder, Message};
@@ -310,10 +309,10 @@ impl Asker<'_> {
         }
     }
 
-    fn requests(&self, local: &Local, text: &mut [u8]) -> Next {
+    fn requests(&self, local: &Local, text: &[u8]) -> Next {
         let shard = &local.0;
         let mut next = Next::Read;
-        json::messages(text, |message| {
+        for message in json::messages(text) {
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
@@ -326,8 +325,10 @@ impl Asker<'_> {
                     Next::Hold(_) | Next::Read | Next::Unread => {}
                 },
             }
-            !matches!(next, Next::Close(_))
-        });
+            if matches!(next, Next::Close(_)) {
+                break;
+            }
+        }
         match next {
             Next::Read => self.unless_unread(local),
             Next::Close(_) | Next::Hold(_) | Next::Unread => next,

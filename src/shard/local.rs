@@ -35,7 +35,6 @@ pub(super) struct Ending {
 }
 
 /// A socket and what belongs to it, beside its seat in the hub.
-#[derive(Debug)]
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
     pub(super) client: ClientId,

@@ -54,6 +54,9 @@ impl NodeOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
+    /// The data is not JSON that can be carried; says why.
+    #[error("the data cannot be published: {0}")]
+    Data(&'static str),
     /// The mailboxes did not drain within `publish_timeout`.
     #[error("the node is overloaded: try again later")]
     Overloaded,
@@ -147,7 +150,7 @@ impl Node {
     ///
     /// [`PublishError::Overloaded`] after `publish_timeout` without room.
     pub async fn publish(&self, event: NewEvent<'_>) -> Result<Position, PublishError> {
-        if self.options.policies.of(event.channel).is_none() {
+        if self.options.policies.of(&event.channel).is_none() {
             return Err(PublishError::UnknownChannel);
         }
         let crowded = self.mailboxes.all().iter().filter(|mailbox| mailbox.is_crowded());

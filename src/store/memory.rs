@@ -110,9 +110,9 @@ impl Memory {
 
 impl Store for Memory {
     fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, Unavailable> {
-        let hash = self.hasher.hash_one(event.channel);
+        let hash = self.hasher.hash_one(&*event.channel);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, event.channel);
+        let channel = self.channel(&mut segment, hash, &event.channel);
         channel.head.offset += 1;
         channel.used_ms = now.node_ns / 1_000_000;
         let mut crowded = None;

@@ -2,6 +2,7 @@
 
 pub mod memory;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::proto::event::{Author, Event, Payload};
@@ -12,7 +13,7 @@ use crate::proto::position::Position;
 #[derive(Debug)]
 pub struct NewEvent<'a> {
     /// Where to: a name that [`crate::proto::name::check_channel`] passed.
-    pub channel: &'a str,
+    pub channel: Cow<'a, str>,
     /// Its label inside the channel.
     pub key: Option<Box<str>>,
     /// What is published.
@@ -139,8 +140,8 @@ pub(crate) fn conformance(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
         }
     }
     let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-    let event = |channel| NewEvent {
-        channel,
+    let event = |channel: &'static str| NewEvent {
+        channel: Cow::Borrowed(channel),
         key: None,
         payload: Payload::Json(Box::from(&b"1"[..])),
         from: None,
@@ -148,7 +149,7 @@ pub(crate) fn conformance(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
     };
     let inbox = Arc::new(Inbox::default());
     let store = make(Arc::<Inbox>::clone(&inbox));
-    let put = |channel, ms| store.publish(event(channel), now(ms)).expect("the store is there");
+    let put = |channel: &'static str, ms| store.publish(event(channel), now(ms)).expect("the store is there");
 
     let first = put("a", 1);
     assert_eq!(first.position.offset, 1, "offsets start at 1");

@@ -5,6 +5,7 @@ mod parse;
 mod scan;
 mod split;
 mod text;
+pub mod value;
 
 pub use encode::{encode_event, encode_push};
 pub use parse::Parser;

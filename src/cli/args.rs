@@ -1,0 +1,171 @@
+//! What a user may type.
+
+use crate::cli::client::Url;
+use crate::config::Key;
+use crate::proto::name::ChannelName;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Where a gateway is when nobody says otherwise.
+const URL: &str = "ws://127.0.0.1:8080/ws";
+
+/// An event gateway: channels over WebSocket, fanned out to every subscriber.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Without a command the gateway runs, as with `weir serve`.\n\n\
+    Example:\n  weir serve --demo\n  weir sub telemetry:$(hostname)")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of `serve`, for `weir` alone.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway.
+    #[command(after_help = "Example:\n  weir serve --listen 127.0.0.1:9000 --shards 2")]
+    Serve(Serve),
+    /// Publish events and print their positions, one JSON line each.
+    #[command(after_help = "Examples:\n  weir pub room:1 '{\"text\":\"hello\"}'\n  \
+        weir pub telemetry:h1 --key cpu0 --stdin < samples.ndjson")]
+    Pub(Publish),
+    /// Print the events of channels, one line each.
+    #[command(after_help = "Example:\n  weir sub room:1 room:2 --count 10 --format data")]
+    Sub(Subscribe),
+    /// Validate the settings and print those in force.
+    #[command(after_help = "Example:\n  weir check --config weir.toml")]
+    Check(Check),
+    /// Print a commented configuration with every default.
+    #[command(after_help = "Example:\n  weir config > weir.toml")]
+    Config,
+}
+
+/// Flags of `weir serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to listen on.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Threads that serve connections; 0 is one per core.
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Also publish this machine's telemetry to telemetry:HOST.
+    #[arg(long)]
+    pub demo: bool,
+    /// Listen where others can connect, though there is no authentication.
+    #[arg(long)]
+    pub insecure: bool,
+    /// How log lines look; text on a terminal and json otherwise.
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    pub log_format: Option<String>,
+}
+
+impl Serve {
+    /// The flags that are settings.
+    pub fn settings(&self) -> Vec<(Key, &'static str, String)> {
+        let flags = [
+            (Key::Listen, "--listen", &self.listen),
+            (Key::Shards, "--shards", &self.shards),
+            (Key::LogFormat, "--log-format", &self.log_format),
+        ];
+        let given = flags.into_iter();
+        given.filter_map(|(key, flag, value)| Some((key, flag, value.clone()?))).collect()
+    }
+}
+
+/// Flags of `weir pub`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The channel, like room:1.
+    pub channel: ChannelName,
+    /// The event's data, a JSON value.
+    #[arg(required_unless_present = "stdin", conflicts_with = "stdin")]
+    pub data: Option<String>,
+    /// A label of the event inside its channel.
+    #[arg(long, value_name = "K")]
+    pub key: Option<String>,
+    /// Publish each line of standard input, a JSON value, as one event.
+    #[arg(long)]
+    pub stdin: bool,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+}
+
+/// Flags of `weir sub`.
+#[derive(Debug, Args)]
+pub struct Subscribe {
+    /// The channels, like room:1.
+    #[arg(required = true)]
+    pub channels: Vec<ChannelName>,
+    /// End after this many events.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Whole events, or their data alone.
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub format: Format,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+}
+
+/// What is printed of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The data alone.
+    Data,
+    /// The event as it came.
+    Json,
+}
+
+/// Flags of `weir check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The configuration, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_help_has_an_example() {
+        let mut command = Arguments::command();
+        command.build();
+        command.clone().debug_assert();
+        for command in command.get_subcommands().filter(|one| one.get_name() != "help") {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn usage_is_checked() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        for line in ["weir", "weir --demo", "weir serve --shards 2", "weir pub a 1 --key k"] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        for line in [
+            "weir pub a",
+            "weir pub a 1 --stdin",
+            "weir pub a:* 1",
+            "weir sub",
+            "weir sub a --count 0",
+            "weir sub a --url http://h/ws",
+            "weir --log-format xml",
+            "weir nope",
+        ] {
+            assert_eq!(parse(line).map_err(|e| e.exit_code()).err(), Some(2), "{line}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A client of a gateway: connects, reads, writes, answers pings. Does not reconnect.
+
+use bytes::Bytes;
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming as Body;
+use hyper::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::io::{Empty as NoInput, Join, ReadHalf, Sink, WriteHalf, join};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+/// How long connecting may take, and the gateway's first word.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages read ahead of the command.
+const READ_AHEAD: usize = 64;
+
+/// The largest message a gateway may send.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Where a gateway is: `ws://HOST[:PORT][/PATH]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Host and port, to connect to.
+    authority: String,
+    path: String,
+}
+
+impl FromStr for Url {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RIGHT: &str = "an address is like ws://127.0.0.1:8080/ws";
+        if text.starts_with("wss://") {
+            return Err("wss:// is not supported yet: use ws://");
+        }
+        let rest = text.strip_prefix("ws://").ok_or(RIGHT)?;
+        let (host, path) = rest.find('/').map_or((rest, "/ws"), |at| rest.split_at(at));
+        let port_at = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+        let (name, port) = port_at.map_or((host, "80"), |at| (&host[..at], &host[at + 1..]));
+        let legal = !name.is_empty() && !text.contains(|c: char| !c.is_ascii_graphic());
+        if !legal || name.contains('@') || port.parse::<u16>().is_err() {
+            return Err(RIGHT);
+        }
+        Ok(Self { authority: format!("{name}:{port}"), path: path.to_owned() })
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ws://{}{}", self.authority, self.path)
+    }
+}
+
+/// What is wrong with a connection to a gateway.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("the connection to the gateway broke: {0}")]
+    Broken(#[from] fastwebsockets::WebSocketError),
+    #[error("the gateway closed the connection{0}")]
+    Closed(String),
+    #[error("failed to connect to {url}: {error}{}", hint(error))]
+    Connect { url: Url, error: io::Error },
+    #[error("{url} does not speak HTTP: {error}")]
+    Http { url: Url, error: hyper::Error },
+    #[error("{url} is not a Weir: {found}")]
+    NotWeir { url: Url, found: String },
+    /// An error the gateway answered a command with.
+    #[error("{0}")]
+    Refusal(String),
+    #[error("{url} refused the connection: {status}{}", body_text(body))]
+    Refused { url: Url, status: StatusCode, body: String },
+    #[error("{0} did not answer within 10 s")]
+    Silent(Url),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::ConnectionRefused { "; is the gateway running?" } else { "" }
+}
+
+fn body_text(body: &str) -> String {
+    if body.is_empty() { String::new() } else { format!(": {body}") }
+}
+
+/// The fields of a message that a command looks at.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Head {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) id: Option<u64>,
+    pub(super) channel: Option<String>,
+    pub(super) epoch: Option<String>,
+    pub(super) offset: Option<u64>,
+    pub(super) code: Option<serde_json::Value>,
+    pub(super) message: Option<String>,
+}
+
+impl Head {
+    /// `code: message` of an `error`.
+    pub(super) fn error(&self) -> String {
+        let code = self.code.as_ref().and_then(serde_json::Value::as_str).unwrap_or("error");
+        format!("{code}: {}", self.message.as_deref().unwrap_or_default())
+    }
+}
+
+/// A message of the gateway: its text and what it says at its head.
+pub(super) struct Message {
+    pub(super) text: String,
+    pub(super) head: Head,
+}
+
+enum Incoming {
+    Message(Message),
+    Ping(Vec<u8>),
+}
+
+/// A connection to a gateway that has said `welcome`.
+pub(super) struct Client {
+    incoming: mpsc::Receiver<Result<Incoming, ClientError>>,
+    writer: WebSocket<Join<NoInput, WriteHalf<TokioIo<Upgraded>>>>,
+}
+
+impl Client {
+    /// Connects and waits for `welcome`. To be called within a `LocalSet`.
+    pub(super) async fn connect(url: &Url) -> Result<Self, ClientError> {
+        let silent = |_| ClientError::Silent(url.clone());
+        let stream = timeout(CONNECT_TIMEOUT, upgrade(url)).await.map_err(silent)??;
+        let (read, write) = tokio::io::split(stream);
+        // Reading and writing are two sockets over the halves of one stream: a read that is
+        // given up loses its place in the frame, so it lives in a task of its own.
+        let mut reader = WebSocket::after_handshake(join(read, tokio::io::sink()), Role::Client);
+        reader.set_auto_pong(false);
+        reader.set_auto_close(false);
+        reader.set_max_message_size(MESSAGE_BYTES_MAX);
+        let mut writer = WebSocket::after_handshake(join(tokio::io::empty(), write), Role::Client);
+        writer.set_writev(false);
+        let (sender, incoming) = mpsc::channel(READ_AHEAD);
+        spawn_local(read_all(FragmentCollector::new(reader), url.clone(), sender));
+        let mut client = Self { incoming, writer };
+        let first = timeout(CONNECT_TIMEOUT, client.next()).await.map_err(silent)??;
+        if first.head.kind != "welcome" {
+            let found = format!("its first word is {:?}", first.head.kind);
+            return Err(ClientError::NotWeir { url: url.clone(), found });
+        }
+        Ok(client)
+    }
+
+    /// Waits for the next message and answers pings meanwhile. Safe to give up.
+    pub(super) async fn next(&mut self) -> Result<Message, ClientError> {
+        loop {
+            match self.incoming.recv().await {
+                Some(Ok(Incoming::Message(message))) => return Ok(message),
+                Some(Ok(Incoming::Ping(payload))) => {
+                    self.write(Frame::pong(Payload::Owned(payload))).await?;
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Err(ClientError::Closed(String::new())),
+            }
+        }
+    }
+
+    /// Whether a message waits already.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Sends one message.
+    pub(super) async fn send(&mut self, text: String) -> Result<(), ClientError> {
+        self.write(Frame::text(Payload::Owned(text.into_bytes()))).await
+    }
+
+    /// Says goodbye. What the gateway says after it is nobody's concern.
+    pub(super) async fn close(mut self) -> Result<(), ClientError> {
+        self.write(Frame::close(1000, b"")).await
+    }
+
+    async fn write(&mut self, frame: Frame<'static>) -> Result<(), ClientError> {
+        self.writer.write_frame(frame).await?;
+        Ok(self.writer.flush().await?)
+    }
+}
+
+type Reader = FragmentCollector<Join<ReadHalf<TokioIo<Upgraded>>, Sink>>;
+
+/// Reads until the connection ends or nobody listens.
+async fn read_all(
+    mut reader: Reader,
+    url: Url,
+    sender: mpsc::Sender<Result<Incoming, ClientError>>,
+) {
+    loop {
+        let incoming = read(&mut reader, &url).await;
+        let last = incoming.is_err();
+        let Some(incoming) = incoming.transpose() else { continue };
+        if sender.send(incoming).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Reads one frame; `None` is nothing of interest.
+async fn read(reader: &mut Reader, url: &Url) -> Result<Option<Incoming>, ClientError> {
+    let frame = reader.read_frame().await?;
+    let text = String::from_utf8_lossy(&frame.payload);
+    match frame.opcode {
+        OpCode::Text => {
+            let head = serde_json::from_str(&text).map_err(|_| ClientError::NotWeir {
+                url: url.clone(),
+                found: "its messages are not the protocol's".to_owned(),
+            })?;
+            Ok(Some(Incoming::Message(Message { text: text.into_owned(), head })))
+        }
+        OpCode::Ping => Ok(Some(Incoming::Ping(frame.payload.to_vec()))),
+        OpCode::Close => Err(ClientError::Closed(close_text(&frame.payload))),
+        OpCode::Binary | OpCode::Continuation | OpCode::Pong => Ok(None),
+    }
+}
+
+/// A close frame's code and reason, for people.
+fn close_text(payload: &[u8]) -> String {
+    let Some((code, reason)) = payload.split_first_chunk() else { return String::new() };
+    let code = u16::from_be_bytes(*code);
+    format!(": {code} {}", String::from_utf8_lossy(reason)).trim_end().to_owned()
+}
+
+/// Connects and shakes hands.
+async fn upgrade(url: &Url) -> Result<TokioIo<Upgraded>, ClientError> {
+    let connect = |error| ClientError::Connect { url: url.clone(), error };
+    let http = |error| ClientError::Http { url: url.clone(), error };
+    let stream = TcpStream::connect(&url.authority).await.map_err(connect)?;
+    stream.set_nodelay(true).map_err(connect)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    spawn_local(async move {
+        // Its error is the answer's error too.
+        drop(connection.with_upgrades().await);
+    });
+    let request = Request::get(&url.path)
+        .header(HOST, &url.authority)
+        .header(UPGRADE, "websocket")
+        .header(CONNECTION, "Upgrade")
+        .header(SEC_WEBSOCKET_KEY, fastwebsockets::handshake::generate_key())
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| connect(io::Error::other(error)))?;
+    let mut response = sender.send_request(request).await.map_err(http)?;
+    check_answer(url, &mut response).await?;
+    hyper::upgrade::on(response).await.map(TokioIo::new).map_err(http)
+}
+
+/// Refuses what is no 101 to a WebSocket, with what it says instead.
+async fn check_answer(url: &Url, response: &mut Response<Body>) -> Result<(), ClientError> {
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
+    let url = url.clone();
+    if !status.is_client_error() && !status.is_server_error() {
+        return Err(ClientError::NotWeir { url, found: format!("it answers {status}") });
+    }
+    let body = match Limited::new(response.body_mut(), 4096).collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+        Err(_) => String::new(),
+    };
+    Err(ClientError::Refused { url, status, body })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! Why a command ended without having done its work, and the exit code of that.
+
+use crate::cli::client::ClientError;
+use crate::config::BadSetting;
+use crate::server::StartError;
+use std::io;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The connection to the gateway.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// DATA is not JSON.
+    #[error(
+        "DATA is not JSON: {0}\na text needs quotes of its own, as in: weir pub {1} '\"hello\"'"
+    )]
+    Data(serde_json::Error, String),
+    /// `--key` is not a key.
+    #[error("--key must be 1 to {} bytes", crate::proto::name::KEY_BYTES_MAX)]
+    Key,
+    /// Listening where anybody can connect.
+    #[error(
+        "refusing to listen on {0}: it is not loopback and there is no authentication yet, so \
+         whoever reaches it may publish and read everything; listen on 127.0.0.1, or say \
+         --insecure if the network is yours"
+    )]
+    Exposed(std::net::SocketAddr),
+    /// What was said on standard error already.
+    #[error("not everything was done")]
+    Partly,
+    /// The reader of our output is gone: nothing failed.
+    #[error("nobody reads the output")]
+    PipeClosed,
+    /// The settings.
+    #[error("{}", list(.0))]
+    Settings(Vec<BadSetting>),
+    /// The gateway did not start or did not end well.
+    #[error("failed to run the gateway: {0}")]
+    Start(#[from] StartError),
+    /// The operating system.
+    #[error("failed to {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+}
+
+impl Failure {
+    /// The process's exit code: 0 done, 1 failed at work, 2 wrong usage.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::PipeClosed => 0,
+            Self::Client(_)
+            | Self::Exposed(_)
+            | Self::Partly
+            | Self::Settings(_)
+            | Self::Start(_)
+            | Self::System(..) => 1,
+            Self::Data(..) | Self::Key => 2,
+        }
+    }
+}
+
+fn list(bad: &[BadSetting]) -> String {
+    let mut text = match bad.len() {
+        1 => "1 fault in the settings".to_owned(),
+        count => format!("{count} faults in the settings"),
+    };
+    for one in bad {
+        text.push_str(&format!("\n  {one}"));
+    }
+    text
+}

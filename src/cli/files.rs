@@ -1,0 +1,29 @@
+//! `weir config`, and how every command loads its settings.
+
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::config::{BadSetting, Config, Inputs, Key, Machine, RawConfig, template};
+use std::path::Path;
+
+/// Prints a commented configuration with every default.
+pub(super) fn print_template() -> Result<(), Failure> {
+    let mut output = Output::new();
+    output.write(&template())?;
+    output.flush()
+}
+
+/// Reads file, environment and flags, and checks them.
+pub(super) fn load(
+    file: Option<&Path>,
+    flags: Vec<(Key, &'static str, String)>,
+) -> Result<(RawConfig, Config), Failure> {
+    let mut bad: Vec<BadSetting> = Vec::new();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        })
+        .collect();
+    let raw = RawConfig::load(Inputs { file, environment, flags }, &mut bad);
+    let config = raw.check(&Machine::detect(), bad).map_err(Failure::Settings)?;
+    Ok((raw, config))
+}

@@ -1,0 +1,163 @@
+//! `weir pub`: publishes one event, or one per line of standard input.
+
+use crate::cli::args::Publish;
+use crate::cli::client::{Client, ClientError, Message};
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::proto::name::KEY_BYTES_MAX;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::timeout;
+
+/// Events on their way without an answer.
+const UNANSWERED_MAX: usize = 256;
+
+/// How long the gateway may take for an answer when there is nothing else to wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Publishes and prints each position.
+pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
+    if flags.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+        return Err(Failure::Key);
+    }
+    if let Some(data) = &flags.data {
+        serde_json::from_str::<&RawValue>(data)
+            .map_err(|error| Failure::Data(error, flags.channel.to_string()))?;
+    }
+    let client = Client::connect(&flags.url).await?;
+    let mut publisher = Publisher {
+        client,
+        flags,
+        output: Output::new(),
+        unanswered: BTreeMap::new(),
+        id: 0,
+        failed: false,
+    };
+    let done = publisher.all().await;
+    publisher.output.flush()?;
+    done?;
+    publisher.client.close().await?;
+    if publisher.failed { Err(Failure::Partly) } else { Ok(()) }
+}
+
+/// The `publish` command.
+#[derive(Serialize)]
+struct Command<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: u64,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    data: &'a RawValue,
+}
+
+/// What `pub` prints of an event.
+#[derive(Serialize)]
+struct Published<'a> {
+    channel: Option<&'a str>,
+    epoch: Option<&'a str>,
+    offset: Option<u64>,
+}
+
+struct Publisher {
+    client: Client,
+    flags: Publish,
+    output: Output,
+    /// The line of each event without an answer, by the command's id.
+    unanswered: BTreeMap<u64, Option<u64>>,
+    id: u64,
+    /// Whether any event was refused.
+    failed: bool,
+}
+
+impl Publisher {
+    async fn all(&mut self) -> Result<(), Failure> {
+        match self.flags.data.take() {
+            Some(data) => self.publish(&data, None).await?,
+            None => self.lines().await?,
+        }
+        while !self.unanswered.is_empty() {
+            let silent = |_| ClientError::Closed(": no answer for 30 s".to_owned());
+            let message = timeout(ANSWER_TIMEOUT, self.client.next()).await.map_err(silent)??;
+            self.answered(&message)?;
+        }
+        Ok(())
+    }
+
+    async fn lines(&mut self) -> Result<(), Failure> {
+        let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+        let mut line = 0;
+        loop {
+            let room = self.unanswered.len() < UNANSWERED_MAX;
+            tokio::select! {
+                message = self.client.next() => self.answered(&message?)?,
+                next = lines.next_segment(), if room => {
+                    let failed = |error: io::Error| Failure::System("read standard input", error);
+                    let Some(bytes) = next.map_err(failed)? else { return Ok(()) };
+                    line += 1;
+                    self.line(&bytes, line).await?;
+                }
+            }
+        }
+    }
+
+    async fn line(&mut self, bytes: &[u8], line: u64) -> Result<(), Failure> {
+        let bytes = bytes.trim_ascii();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<&RawValue>(bytes) {
+            Ok(data) => self.publish(data.get(), Some(line)).await,
+            Err(error) => {
+                self.fail(Some(line), &format!("not JSON: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends one event. `data` is JSON.
+    async fn publish(&mut self, data: &str, line: Option<u64>) -> Result<(), Failure> {
+        self.id += 1;
+        let channel = self.flags.channel.as_str();
+        let key = self.flags.key.as_deref();
+        let text = serde_json::from_str(data).and_then(|data| {
+            serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
+        });
+        let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
+        self.unanswered.insert(self.id, line);
+        Ok(self.client.send(text).await?)
+    }
+
+    fn answered(&mut self, message: &Message) -> Result<(), Failure> {
+        let head = &message.head;
+        let line = head.id.and_then(|id| self.unanswered.remove(&id));
+        match (head.kind.as_str(), line) {
+            ("published", Some(_)) => {
+                let published = Published {
+                    channel: head.channel.as_deref(),
+                    epoch: head.epoch.as_deref(),
+                    offset: head.offset,
+                };
+                let text = serde_json::to_string(&published);
+                self.output.line(&text.map_err(|e| Failure::System("print", e.into()))?)?;
+            }
+            ("error", line) => self.fail(line.flatten(), &head.error()),
+            ("disconnect", _) => eprintln!("{}", message.text),
+            _ => {}
+        }
+        if self.client.is_ready() { Ok(()) } else { self.output.flush() }
+    }
+
+    fn fail(&mut self, line: Option<u64>, problem: &str) {
+        self.failed = true;
+        match line {
+            Some(line) => eprintln!("weir: line {line}: {problem}"),
+            None => eprintln!("weir: {problem}"),
+        }
+    }
+}

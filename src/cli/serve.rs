@@ -1,0 +1,77 @@
+//! `weir serve`: runs the gateway until a signal.
+
+use crate::cli::args::Serve;
+use crate::cli::failure::Failure;
+use crate::cli::{demo, files, logging, run};
+use crate::config::Config;
+use crate::server::Gateway;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs the gateway.
+pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
+    let (_, mut config) = files::load(flags.config.as_deref(), flags.settings())?;
+    config.insecure = flags.insecure;
+    logging::start(&config.log);
+    if config.exposed() {
+        return Err(Failure::Exposed(config.listen));
+    }
+    run::block_on(serve(config, flags.demo))
+}
+
+async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
+    let stop = Stop::listen()?;
+    let (shards, wanted) = (config.shards, config.node.connections_max);
+    let gateway = Gateway::builder().config(config).build()?;
+    let (address, connections) = (gateway.local_addr(), gateway.connections_max());
+    if connections < wanted {
+        tracing::warn!(
+            "limits.connections is {wanted}, but the limit of open files allows {connections}: \
+             more shards have more, or raise it with ulimit -n or LimitNOFILE"
+        );
+    }
+    tracing::info!("listening on ws://{address}/ws and http://{address}/");
+    tracing::info!("shards: {shards}, store: memory, auth: off, connections: {connections}");
+    if !address.ip().is_loopback() {
+        tracing::warn!("no authentication: whoever reaches {address} may publish and read");
+    }
+    if with_demo {
+        tokio::task::spawn_local(demo::run(gateway.handle()));
+    }
+    gateway.run_until(stop.wait()).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).map_err(|error| Failure::System("wait for signals", error));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves at the first signal; the second ends the process.
+    async fn wait(mut self) {
+        let name = self.next().await;
+        tracing::info!("{name}: draining; a second signal ends at once");
+        tokio::task::spawn_local(async move {
+            let name = self.next().await;
+            tracing::warn!("{name} again: ending without draining");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

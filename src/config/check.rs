@@ -1,0 +1,354 @@
+//! Settings as checked: [`Config`] can only hold what a gateway can run with.
+
+use crate::config::fault::{BadSetting, Source};
+use crate::config::key::{Key, Kind, SHARDS_MAX};
+use crate::config::raw::{RawConfig, RawNamespace, Written};
+use crate::config::unit;
+use crate::config::value::Value;
+use crate::core::outbox::OutboxLimit;
+use crate::core::policy::{Policies, Policy, PolicyRule};
+use crate::http::HttpOptions;
+use crate::shard::NodeOptions;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// What the defaults depend on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// How many cores the process may use.
+    pub cores: usize,
+    /// The host's name.
+    pub host: String,
+}
+
+impl Machine {
+    /// The machine this process runs on.
+    pub fn detect() -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { cores, host: if host.is_empty() { "weir".to_owned() } else { host } }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// A level, or `tracing` directives such as `weir=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// Settings a gateway can run with.
+pub struct Config {
+    /// Where the gateway listens.
+    pub listen: SocketAddr,
+    /// How many threads serve connections; at least 1.
+    pub shards: usize,
+    /// Whether strangers may be let in without authentication (`--insecure`).
+    pub insecure: bool,
+    /// Options of the node.
+    pub node: NodeOptions,
+    /// Options of the HTTP side.
+    pub http: HttpOptions,
+    /// Options of the log.
+    pub log: LogOptions,
+}
+
+impl Config {
+    /// Whether others than this machine could reach the gateway, and nobody said they may.
+    pub fn exposed(&self) -> bool {
+        !self.insecure && !self.listen.ip().to_canonical().is_loopback()
+    }
+}
+
+impl RawConfig {
+    /// Checks everything and reports every problem at once, after those already `bad`.
+    ///
+    /// # Errors
+    ///
+    /// Every fault, with its key and where it was written.
+    pub fn check(
+        &self,
+        machine: &Machine,
+        bad: Vec<BadSetting>,
+    ) -> Result<Config, Vec<BadSetting>> {
+        let mut check = Check { raw: self, bad };
+        let shards = match check.count(Key::Shards) {
+            0 => machine.cores.clamp(1, SHARDS_MAX),
+            shards => shards,
+        };
+        let config = Config {
+            listen: check.listen(),
+            shards,
+            insecure: false,
+            node: check.node(machine),
+            http: check.http(),
+            log: check.log(),
+        };
+        if check.bad.is_empty() { Ok(config) } else { Err(check.bad) }
+    }
+}
+
+impl Default for Config {
+    /// The defaults on this machine.
+    fn default() -> Self {
+        let raw = RawConfig::default();
+        match raw.check(&Machine::detect(), Vec::new()) {
+            Ok(config) => config,
+            // A test holds the defaults to be legal.
+            Err(bad) => unreachable!("the defaults are illegal: {bad:?}"),
+        }
+    }
+}
+
+/// The walk through the settings. A faulty one counts as its default from then on.
+struct Check<'a> {
+    raw: &'a RawConfig,
+    bad: Vec<BadSetting>,
+}
+
+impl Check<'_> {
+    fn listen(&mut self) -> SocketAddr {
+        let text = self.text(Key::Listen);
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => text.clone(),
+        };
+        address.parse().unwrap_or_else(|_| {
+            let right = "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\"";
+            self.fault(Key::Listen, &format!("is {text:?}, {right}"));
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
+        })
+    }
+
+    fn node(&mut self, machine: &Machine) -> NodeOptions {
+        let message_bytes = self.count(Key::LimitsMessageBytes);
+        let outbox = OutboxLimit {
+            bytes: self.count(Key::LimitsQueueBytes),
+            events: self.count(Key::LimitsQueueEvents),
+        };
+        if outbox.bytes < message_bytes {
+            let bytes = u64::try_from(message_bytes).unwrap_or(u64::MAX);
+            let least = unit::show_size(bytes);
+            let problem = format!("must hold one message: at least limits.message_bytes ({least})");
+            self.fault(Key::LimitsQueueBytes, &problem);
+        }
+        let slow = self.duration(Key::LimitsSlowDisconnect);
+        let (ping_interval, ping_timeout) = self.ping();
+        NodeOptions {
+            node_name: self.node_name(machine),
+            connections_max: self.count(Key::LimitsConnections),
+            message_bytes,
+            subscriptions_max: self.count(Key::LimitsSubscriptions),
+            outbox,
+            ping_interval,
+            ping_timeout,
+            drain: self.duration(Key::Drain),
+            publish_timeout: self.duration(Key::PublishTimeout),
+            slow_disconnect: (!slow.is_zero()).then_some(slow),
+            policies: self.policies(),
+        }
+    }
+
+    fn node_name(&mut self, machine: &Machine) -> String {
+        let name = self.text(Key::Node);
+        if name.is_empty() {
+            return machine.host.clone();
+        }
+        if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.fault(
+                Key::Node,
+                &format!("is {name:?}, must be 1 to 64 visible ASCII characters"),
+            );
+        }
+        name
+    }
+
+    fn ping(&mut self) -> (Duration, Duration) {
+        let interval = self.duration(Key::HttpPing);
+        let timeout = self.duration(Key::HttpPingTimeout);
+        if timeout >= interval {
+            // The one that somebody wrote is the one to change.
+            let key = match self.raw.source(Key::HttpPingTimeout) {
+                Source::Default => Key::HttpPing,
+                _ => Key::HttpPingTimeout,
+            };
+            self.fault(key, "http.ping_timeout must be less than http.ping");
+        }
+        (interval, timeout)
+    }
+
+    fn policies(&mut self) -> Policies {
+        let default = PolicyRule {
+            policy: policy(&self.text(Key::DefaultsSlow)),
+            choice: self.flag(Key::DefaultsSlowChoice),
+        };
+        let mut names = HashSet::new();
+        let mut rules = Vec::new();
+        let raw = self.raw;
+        for namespace in &raw.namespaces {
+            let Some(name) = self.namespace_name(namespace) else { continue };
+            if names.insert(name.clone()) {
+                rules.push((name, self.namespace_rule(namespace, default)));
+            } else {
+                let problem = format!("{name:?} is configured twice");
+                self.push(namespace.source.clone(), "namespace.name", problem);
+            }
+        }
+        Policies::new(default, rules).strict(self.flag(Key::StrictNamespaces))
+    }
+
+    fn namespace_name(&mut self, namespace: &RawNamespace) -> Option<String> {
+        let Some(written) = &namespace.name else {
+            let problem = "is missing: every [[namespace]] has a name";
+            self.push(namespace.source.clone(), "namespace.name", problem.to_owned());
+            return None;
+        };
+        let Value::Text(name) = self.value_of(written, "namespace.name", Kind::Text)? else {
+            return None;
+        };
+        let fault = match crate::proto::name::check_channel(&name) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) if name.contains(':') => Some("must end before the ':'".to_owned()),
+            Ok(()) => None,
+        };
+        match fault {
+            Some(fault) => {
+                let problem = format!("is {name:?}: {fault}");
+                self.push(written.source.clone(), "namespace.name", problem);
+                None
+            }
+            None => Some(name),
+        }
+    }
+
+    fn namespace_rule(&mut self, namespace: &RawNamespace, default: PolicyRule) -> PolicyRule {
+        let mut rule = default;
+        if let Some(written) = &namespace.slow {
+            let kind = Key::DefaultsSlow.row().kind;
+            if let Some(Value::Text(text)) = self.value_of(written, "namespace.slow", kind) {
+                rule.policy = policy(&text);
+            }
+        }
+        if let Some(written) = &namespace.slow_choice {
+            let value = self.value_of(written, "namespace.slow_choice", Kind::Bool);
+            if let Some(Value::Bool(choice)) = value {
+                rule.choice = choice;
+            }
+        }
+        rule
+    }
+
+    fn http(&mut self) -> HttpOptions {
+        HttpOptions {
+            header_timeout: self.duration(Key::HttpHeaderTimeout),
+            header_bytes: self.count(Key::HttpHeaderBytes),
+            body_bytes: self.count(Key::HttpBodyBytes),
+            origins: self.origins(),
+        }
+    }
+
+    fn origins(&mut self) -> Vec<String> {
+        let Value::List(origins) = self.value(Key::HttpOrigins) else { return Vec::new() };
+        for origin in &origins {
+            let host = origin.split_once("://").map_or("", |(_, host)| host);
+            let whole = !host.is_empty() && !host.contains(['/', '?', '#', ' ']);
+            if origin != "*" && !whole {
+                let right = "\"https://example.org\", without a path, or \"*\"";
+                self.fault(Key::HttpOrigins, &format!("has {origin:?}, an origin is like {right}"));
+            }
+        }
+        origins
+    }
+
+    fn log(&mut self) -> LogOptions {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let level = self.text(Key::LogLevel);
+        for directive in level.split(',') {
+            let word = directive.rsplit_once('=').map_or(directive, |(_, word)| word);
+            if !LEVELS.contains(&word.trim().to_ascii_lowercase().as_str()) {
+                let levels = LEVELS.join(", ");
+                let right = format!("a level is one of {levels}; or like \"weir=debug,info\"");
+                self.fault(Key::LogLevel, &format!("has {directive:?}, {right}"));
+            }
+        }
+        let format = match self.text(Key::LogFormat).as_str() {
+            "json" => LogFormat::Json,
+            "text" => LogFormat::Text,
+            _ => LogFormat::Auto,
+        };
+        LogOptions { level, format }
+    }
+
+    fn flag(&mut self, key: Key) -> bool {
+        matches!(self.value(key), Value::Bool(true))
+    }
+
+    fn text(&mut self, key: Key) -> String {
+        match self.value(key) {
+            Value::Text(text) => text,
+            Value::Bool(_) | Value::List(_) | Value::Number(_) => String::new(),
+        }
+    }
+
+    fn number(&mut self, key: Key) -> u64 {
+        match self.value(key) {
+            Value::Number(number) => number,
+            Value::Bool(_) | Value::List(_) | Value::Text(_) => 0,
+        }
+    }
+
+    fn count(&mut self, key: Key) -> usize {
+        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
+    }
+
+    fn duration(&mut self, key: Key) -> Duration {
+        Duration::from_millis(self.number(key))
+    }
+
+    fn value(&mut self, key: Key) -> Value {
+        let raw = self.raw;
+        let written = raw.get(key);
+        let value = written.and_then(|w| self.value_of(w, key.name(), key.row().kind));
+        value.unwrap_or_else(|| Value::default_of(key))
+    }
+
+    fn value_of(&mut self, written: &Written, name: &str, kind: Kind) -> Option<Value> {
+        match written.value.check(kind) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.push(written.source.clone(), name, problem);
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, key: Key, problem: &str) {
+        self.push(self.raw.source(key), key.name(), problem.to_owned());
+    }
+
+    fn push(&mut self, source: Source, key: &str, problem: String) {
+        self.bad.push(BadSetting::new(source, key, problem));
+    }
+}
+
+/// The policy of a checked word.
+fn policy(text: &str) -> Policy {
+    Policy::parse(text).unwrap_or(Policy::DropOldest)
+}
+
+#[cfg(test)]
+mod tests;

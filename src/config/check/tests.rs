@@ -1,0 +1,134 @@
+//! How settings become a configuration.
+
+use super::*;
+use crate::config::Inputs;
+use std::path::Path;
+
+fn machine() -> Machine {
+    Machine { cores: 4, host: "h1".to_owned() }
+}
+
+fn check(text: &str) -> Result<Config, Vec<String>> {
+    let mut bad = Vec::new();
+    let raw = RawConfig::parse(text, Path::new("w.toml"), &mut bad);
+    raw.check(&machine(), bad).map_err(|bad| bad.iter().map(ToString::to_string).collect())
+}
+
+fn faults(text: &str) -> Vec<String> {
+    check(text).err().unwrap_or_default()
+}
+
+#[test]
+fn nothing_written_is_the_defaults() {
+    let config = check("").unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.shards, 4);
+    assert_eq!(config.node.node_name, "h1");
+    assert_eq!(config.node.connections_max, 200_000);
+    assert_eq!(config.node.message_bytes, 65_536);
+    assert_eq!(config.node.outbox.bytes, 262_144);
+    assert_eq!(config.node.outbox.events, 1024);
+    assert_eq!(config.node.slow_disconnect, Some(Duration::from_secs(30)));
+    assert_eq!(config.node.ping_interval, Duration::from_secs(25));
+    assert_eq!(config.http.body_bytes, 16 << 20);
+    assert!(!config.exposed());
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let path = std::env::temp_dir().join(format!("weir-order-{}.toml", std::process::id()));
+    std::fs::write(&path, "shards = 1\ndrain = \"1s\"\nnode = \"file\"\n").unwrap();
+    let variables = [("WEIR_SHARDS", "2"), ("WEIR_DRAIN", "2s")];
+    let mut bad = Vec::new();
+    let inputs = Inputs {
+        file: Some(&path),
+        environment: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        flags: vec![(Key::Shards, "--shards", "3".to_owned())],
+    };
+    let raw = RawConfig::load(inputs, &mut bad);
+    std::fs::remove_file(&path).unwrap();
+    let config = raw.check(&machine(), bad).ok().unwrap();
+    assert_eq!(config.shards, 3);
+    assert_eq!(config.node.drain, Duration::from_secs(2));
+    assert_eq!(config.node.node_name, "file");
+    assert_eq!(raw.source(Key::Shards).to_string(), "--shards");
+    assert_eq!(raw.source(Key::Drain).to_string(), "WEIR_DRAIN");
+}
+
+#[test]
+fn all_problems_are_reported_together() {
+    let found = faults(
+        "listen = \"here\"\nshards = 200\nnope = 1\n[limits]\nmessage_bytes = 10\n\
+         queue_events = 0\n[http]\nping = \"5s\"\norigins = [\"example.org\"]\n\
+         [log]\nlevel = \"loud\"\n",
+    );
+    let wanted = [
+        "w.toml:1: listen: is \"here\"",
+        "w.toml:2: shards: is \"200\", must be a whole number from 0 to 128",
+        "w.toml:3: nope: no such setting",
+        "w.toml:5: limits.message_bytes: is \"10\", must be bytes from 1KiB to 64MiB",
+        "w.toml:6: limits.queue_events: is \"0\", must be",
+        "w.toml:8: http.ping: http.ping_timeout must be less than http.ping",
+        "w.toml:9: http.origins: has \"example.org\"",
+        "w.toml:11: log.level: has \"loud\"",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    for text in wanted {
+        assert!(found.iter().any(|line| line.starts_with(text)), "{text}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_queue_holds_at_least_one_message() {
+    let found = faults("[limits]\nmessage_bytes = \"1MiB\"\n");
+    assert!(
+        found[0].starts_with("default: limits.queue_bytes: must hold one message"),
+        "{found:?}"
+    );
+    assert!(check("[limits]\nmessage_bytes = \"1MiB\"\nqueue_bytes = \"1MiB\"\n").is_ok());
+}
+
+#[test]
+fn namespaces_inherit_and_are_checked() {
+    assert!(check("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"b\"\n").is_ok());
+    let found = faults(
+        "[[namespace]]\nslow = \"latest\"\n[[namespace]]\nname = \"a\"\n[[namespace]]\n\
+         name = \"a\"\n[[namespace]]\nname = \"a:b\"\n[[namespace]]\nname = \"c\"\nslow = \"no\"\n",
+    );
+    let wanted = [
+        "w.toml:1: namespace.name: is missing",
+        "w.toml:5: namespace.name: \"a\" is configured twice",
+        "w.toml:8: namespace.name: is \"a:b\": must end before the ':'",
+        "w.toml:11: namespace.slow: is \"no\", must be one of drop_oldest, disconnect",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    for (line, text) in found.iter().zip(wanted) {
+        assert!(line.starts_with(text), "{line}");
+    }
+}
+
+#[test]
+fn zero_is_never_where_the_comment_says_so() {
+    let config = check("[limits]\nslow_disconnect = 0\n").unwrap();
+    assert_eq!(config.node.slow_disconnect, None);
+    assert!(!faults("[http]\nping = 0\n").is_empty());
+}
+
+#[test]
+fn only_loopback_is_not_exposed() {
+    for (listen, exposed) in [
+        ("127.0.0.1:1", false),
+        ("127.9.9.9:1", false),
+        ("[::1]:1", false),
+        ("[::ffff:127.0.0.1]:1", false),
+        ("localhost:1", false),
+        ("0.0.0.0:1", true),
+        ("[::]:1", true),
+        ("192.168.1.1:1", true),
+    ] {
+        let mut config = check(&format!("listen = {listen:?}")).unwrap();
+        assert_eq!(config.exposed(), exposed, "{listen}");
+        config.insecure = true;
+        assert!(!config.exposed());
+    }
+}

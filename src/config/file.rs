@@ -1,0 +1,191 @@
+//! Settings from the TOML file, each with its line.
+
+use crate::config::fault::{BadSetting, Source, nearest};
+use crate::config::key::{Key, SECTIONS};
+use crate::config::raw::{RawConfig, RawNamespace, Written};
+use crate::config::value::RawValue;
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What a `[[namespace]]` may say.
+const NAMESPACE_KEYS: [&str; 3] = ["name", "slow", "slow_choice"];
+
+/// Reads the file at `path`.
+pub(super) fn load(path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, path, bad),
+        Err(error) => {
+            let source = Source::File(path.to_owned(), 0);
+            bad.push(BadSetting::new(source, "", format!("cannot be read: {error}")));
+            RawConfig::default()
+        }
+    }
+}
+
+/// Reads `text`; `path` is for messages.
+pub(super) fn parse(text: &str, path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { text, path, bad, raw: RawConfig::default() };
+    if errors.is_empty() {
+        reader.file(table.get_ref());
+    }
+    for error in errors {
+        let source = reader.source(&error.span().unwrap_or_default());
+        let problem = format!("is not TOML: {}", error.message());
+        reader.bad.push(BadSetting::new(source, "", problem));
+    }
+    reader.raw
+}
+
+/// The walk through one file.
+struct Reader<'a> {
+    text: &'a str,
+    path: &'a Path,
+    bad: &'a mut Vec<BadSetting>,
+    raw: RawConfig,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key: &str = name.get_ref();
+            let source = self.source(&name.span());
+            match value.get_ref() {
+                DeValue::Array(tables) if key == "namespace" => {
+                    for one in tables.iter() {
+                        self.namespace(one);
+                    }
+                }
+                DeValue::Table(section) if SECTIONS.contains(&key) => self.section(key, section),
+                _ if key == "namespace" => {
+                    self.fault(source, key, "is written [[namespace]]");
+                }
+                _ if SECTIONS.contains(&key) => {
+                    self.fault(source, key, &format!("is a section, written [{key}]"));
+                }
+                _ => self.setting(key, source, value.get_ref()),
+            }
+        }
+    }
+
+    fn section(&mut self, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key = format!("{section}.{}", name.get_ref());
+            self.setting(&key, self.source(&name.span()), value.get_ref());
+        }
+    }
+
+    fn setting(&mut self, name: &str, source: Source, value: &DeValue<'_>) {
+        if let Some(key) = Key::find(name) {
+            return self.raw.set(key, raw_value(value), source);
+        }
+        let problem = if matches!(value, DeValue::Table(_)) && !name.contains('.') {
+            let near = nearest(name, SECTIONS.into_iter().chain(["namespace"]));
+            format!("no such section; the nearest is [{}]", near.unwrap_or_default())
+        } else {
+            let near = nearest(name, Key::ALL.into_iter().map(Key::name));
+            format!("no such setting; the nearest is {}", near.unwrap_or_default())
+        };
+        self.fault(source, name, &problem);
+    }
+
+    fn namespace(&mut self, value: &Spanned<DeValue<'_>>) {
+        let source = self.source(&value.span());
+        let DeValue::Table(table) = value.get_ref() else {
+            return self.fault(source, "namespace", "is written [[namespace]]");
+        };
+        let mut namespace = RawNamespace { source, name: None, slow: None, slow_choice: None };
+        for (name, value) in table {
+            let source = self.source(&name.span());
+            let written = Written { value: raw_value(value.get_ref()), source: source.clone() };
+            match name.get_ref().as_ref() {
+                "name" => namespace.name = Some(written),
+                "slow" => namespace.slow = Some(written),
+                "slow_choice" => namespace.slow_choice = Some(written),
+                other => {
+                    let near = nearest(other, NAMESPACE_KEYS).unwrap_or_default();
+                    let problem = format!("no such setting; the nearest is namespace.{near}");
+                    self.fault(source, &format!("namespace.{other}"), &problem);
+                }
+            }
+        }
+        self.raw.namespaces.push(namespace);
+    }
+
+    fn fault(&mut self, source: Source, key: &str, problem: &str) {
+        self.bad.push(BadSetting::new(source, key, problem));
+    }
+
+    /// The line in which `span` begins.
+    fn source(&self, span: &Range<usize>) -> Source {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        Source::File(self.path.to_owned(), before.matches('\n').count() + 1)
+    }
+}
+
+fn raw_value(value: &DeValue<'_>) -> RawValue {
+    match value {
+        DeValue::Boolean(yes) => RawValue::Bool(*yes),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(RawValue::Other("number beyond 64 bits"), RawValue::Integer),
+        DeValue::String(text) => RawValue::Text(text.to_string()),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>().map_or(RawValue::Other("mixed list"), RawValue::List)
+        }
+        DeValue::Datetime(_) | DeValue::Float(_) | DeValue::Table(_) => {
+            RawValue::Other(value.type_str())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let mut bad = Vec::new();
+        parse(text, Path::new("w.toml"), &mut bad);
+        bad.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn unknown_names_come_with_their_line_and_the_nearest() {
+        let text = "lisen = \"a\"\n[limits]\nqueue_byte = 5\n[tls]\ncert = \"c\"\n\
+                    [[namespace]]\nname = \"a\"\nhistory = 5\n";
+        let found = faults(text);
+        let wanted = [
+            "w.toml:1: lisen: no such setting; the nearest is listen",
+            "w.toml:3: limits.queue_byte: no such setting; the nearest is limits.queue_bytes",
+            "w.toml:4: tls: no such section; the nearest is [limits]",
+            "w.toml:8: namespace.history: no such setting; the nearest is namespace.",
+        ];
+        assert_eq!(found.len(), wanted.len(), "{found:?}");
+        for text in wanted {
+            let text = if text.contains("tls") { "w.toml:4: tls: no such section" } else { text };
+            assert!(found.iter().any(|line| line.starts_with(text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_names_its_line() {
+        let found = faults("shards = 1\ndrain = = 5\n");
+        assert!(found[0].starts_with("w.toml:2: is not TOML: "), "{found:?}");
+    }
+
+    #[test]
+    fn sections_must_be_sections() {
+        assert_eq!(faults("limits = 5\n"), ["w.toml:1: limits: is a section, written [limits]"]);
+        assert_eq!(faults("[namespace]\n"), ["w.toml:1: namespace: is written [[namespace]]"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_a_fault() {
+        let mut bad = Vec::new();
+        load(Path::new("/no/such/weir.toml"), &mut bad);
+        let text = bad.first().map(ToString::to_string).unwrap_or_default();
+        assert!(text.starts_with("/no/such/weir.toml: cannot be read"), "{text}");
+    }
+}

@@ -1,0 +1,212 @@
+//! Every setting in one table: key, kind, range, default and meaning.
+
+/// What a setting's value may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A time between these many milliseconds.
+    Duration(u64, u64),
+    /// A whole number between these.
+    Integer(u64, u64),
+    /// A list of texts.
+    List,
+    /// Bytes, between these.
+    Size(u64, u64),
+    /// Any text.
+    Text,
+}
+
+/// A setting of the configuration, in the order of the printed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table below says what each one means")]
+pub enum Key {
+    Listen,
+    Shards,
+    Node,
+    Drain,
+    PublishTimeout,
+    StrictNamespaces,
+    LimitsConnections,
+    LimitsSubscriptions,
+    LimitsMessageBytes,
+    LimitsQueueBytes,
+    LimitsQueueEvents,
+    LimitsSlowDisconnect,
+    HttpHeaderTimeout,
+    HttpHeaderBytes,
+    HttpBodyBytes,
+    HttpOrigins,
+    HttpPing,
+    HttpPingTimeout,
+    DefaultsSlow,
+    DefaultsSlowChoice,
+    LogLevel,
+    LogFormat,
+}
+
+/// One row of the table.
+pub(super) struct Row {
+    /// As in the file, with its section: `limits.connections`.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// As the environment would spell it.
+    pub(super) default: &'static str,
+    pub(super) meaning: &'static str,
+}
+
+const fn row(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Row {
+    Row { name, kind, default, meaning }
+}
+
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The most shards a gateway may have.
+pub(super) const SHARDS_MAX: usize = 128;
+
+/// The sections of the file, apart from `[[namespace]]`.
+pub(super) const SECTIONS: [&str; 4] = ["limits", "http", "defaults", "log"];
+
+const ROWS: [Row; Key::ALL.len()] = [
+    row("listen", Kind::Text, "127.0.0.1:8080", "address and port of WebSocket and HTTP"),
+    row("shards", Kind::Integer(0, SHARDS_MAX as u64), "0", "threads; 0 = one per usable core"),
+    row("node", Kind::Text, "", "name shown to clients in `welcome`; empty = host name"),
+    row("drain", Kind::Duration(0, HOUR), "10s", "how long SIGTERM spreads disconnects over"),
+    row(
+        "publish_timeout",
+        Kind::Duration(1, HOUR),
+        "5s",
+        "how long the HTTP API waits for room, then 503",
+    ),
+    row("strict_namespaces", Kind::Bool, "false", "true: only configured namespaces exist"),
+    row(
+        "limits.connections",
+        Kind::Integer(1, 100_000_000),
+        "200000",
+        "connections of the process; 503 beyond",
+    ),
+    row(
+        "limits.subscriptions_per_connection",
+        Kind::Integer(1, 10_000_000),
+        "256",
+        "channels one connection may subscribe to",
+    ),
+    row("limits.message_bytes", Kind::Size(KIB, 64 * MIB), "65536", "largest message of a client"),
+    row(
+        "limits.queue_bytes",
+        Kind::Size(KIB, 4 * GIB),
+        "262144",
+        "outbound queue of one connection, in bytes",
+    ),
+    row(
+        "limits.queue_events",
+        Kind::Integer(1, 10_000_000),
+        "1024",
+        "outbound queue of one connection, in events",
+    ),
+    row(
+        "limits.slow_disconnect",
+        Kind::Duration(0, 24 * HOUR),
+        "30s",
+        "queue full for this long: closed with 4000; 0 = never",
+    ),
+    row(
+        "http.header_timeout",
+        Kind::Duration(10, HOUR),
+        "5s",
+        "how long a request's header may take",
+    ),
+    row("http.header_bytes", Kind::Size(KIB, MIB), "16384", "largest header of a request"),
+    row("http.body_bytes", Kind::Size(KIB, 4 * GIB), "16MiB", "largest body of a request"),
+    row(
+        "http.origins",
+        Kind::List,
+        "",
+        "allowed Origin values; empty = same origin only for browsers, \"*\" = any",
+    ),
+    row("http.ping", Kind::Duration(10, HOUR), "25s", "silence after which a client is pinged"),
+    row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
+    row(
+        "defaults.slow",
+        Kind::Choice(&["drop_oldest", "disconnect"]),
+        "drop_oldest",
+        "what a full queue does: drop_oldest | disconnect",
+    ),
+    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for the other one"),
+    row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
+    row(
+        "log.format",
+        Kind::Choice(&["auto", "text", "json"]),
+        "auto",
+        "text | json; auto = text on a terminal, else json",
+    ),
+];
+
+impl Key {
+    /// Every setting, in the order of the printed file.
+    pub const ALL: [Self; 22] = [
+        Self::Listen,
+        Self::Shards,
+        Self::Node,
+        Self::Drain,
+        Self::PublishTimeout,
+        Self::StrictNamespaces,
+        Self::LimitsConnections,
+        Self::LimitsSubscriptions,
+        Self::LimitsMessageBytes,
+        Self::LimitsQueueBytes,
+        Self::LimitsQueueEvents,
+        Self::LimitsSlowDisconnect,
+        Self::HttpHeaderTimeout,
+        Self::HttpHeaderBytes,
+        Self::HttpBodyBytes,
+        Self::HttpOrigins,
+        Self::HttpPing,
+        Self::HttpPingTimeout,
+        Self::DefaultsSlow,
+        Self::DefaultsSlowChoice,
+        Self::LogLevel,
+        Self::LogFormat,
+    ];
+
+    /// The key as in the file, with its section.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The setting of that name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name() == name)
+    }
+
+    /// The variable that sets it.
+    pub fn variable(self) -> String {
+        format!("WEIR_{}", self.name().to_ascii_uppercase().replace('.', "__"))
+    }
+
+    pub(super) fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_at_their_keys() {
+        for (at, key) in Key::ALL.into_iter().enumerate() {
+            assert_eq!(key as usize, at);
+            assert_eq!(Key::find(key.name()), Some(key));
+        }
+        assert_eq!(Key::LogFormat.name(), "log.format");
+        assert_eq!(Key::HttpPing.variable(), "WEIR_HTTP__PING");
+        assert_eq!(Key::DefaultsSlow.row().default, "drop_oldest");
+    }
+}

@@ -1,0 +1,153 @@
+//! Publishing over HTTP: one JSON event, many by line, or raw bytes.
+
+use std::borrow::Cow;
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::body;
+use crate::proto::dialect::json::value;
+use crate::http::answer::{Refusal, Response, json};
+use crate::http::connection::Peer;
+use crate::http::query;
+use crate::proto::event::Payload;
+use crate::proto::name::{self, KEY_BYTES_MAX};
+use crate::proto::position::Position;
+use crate::store::NewEvent;
+
+/// Lines between two turns of the shard's other work.
+const LINES_PER_TURN: usize = 32;
+
+/// Refusals that an answer to NDJSON spells out; those beyond are counted.
+const REJECTED_MAX: usize = 1000;
+
+/// One event as it is written in a body. Other fields are ignored.
+#[derive(Deserialize)]
+struct Wanted<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow, default)]
+    key: Option<Cow<'a, str>>,
+}
+
+/// A line that was not taken.
+#[derive(Serialize)]
+struct Rejected {
+    line: usize,
+    code: &'static str,
+    message: Cow<'static, str>,
+}
+
+/// `POST /api/v1/publish`.
+pub(crate) async fn post(peer: &Peer, request: Request<Incoming>) -> Result<Response, Refusal> {
+    let by_line = body::is_of(&request, "application/x-ndjson");
+    let bytes = body::read(request, peer.doors.options.body_bytes).await?;
+    if by_line {
+        return Ok(lines(peer, &bytes).await);
+    }
+    let new = parse(&bytes, peer.doors.shard.node().options().message_bytes)?;
+    publish(peer, new).await
+}
+
+/// `PUT /api/v1/channels/{channel}/events`.
+pub(crate) async fn raw(
+    peer: &Peer,
+    channel: &str,
+    request: Request<Incoming>,
+) -> Result<Response, Refusal> {
+    let channel = check_channel(Cow::Owned(query::decode(channel)?.into_owned()))?;
+    let key = check_key(query::value(request.uri().query(), "key")?.as_deref())?;
+    let is_json = body::is_of(&request, "application/json");
+    let limit = peer.doors.options.body_bytes.min(peer.doors.shard.node().options().message_bytes);
+    let bytes = body::read(request, limit).await?;
+    let payload = if is_json {
+        let text: &RawValue = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
+        value::take(text.get().as_bytes()).map_err(Refusal::bad)?
+    } else {
+        Payload::Opaque(Box::from(&*bytes))
+    };
+    publish(peer, NewEvent { channel, key, payload, from: None, hidden_from: None }).await
+}
+
+async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
+    let channel = new.channel.clone().into_owned();
+    let Position { epoch, offset } = peer.doors.shard.node().publish(new).await?;
+    let place = json!({"channel": channel, "epoch": epoch.as_str(), "offset": offset});
+    Ok(json(StatusCode::OK, &place))
+}
+
+/// Publishes a body of lines. A bad line rejects itself alone.
+async fn lines(peer: &Peer, text: &[u8]) -> Response {
+    let node = peer.doors.shard.node();
+    let mut accepted = 0_usize;
+    let mut rejected = Vec::new();
+    let mut unlisted = 0_usize;
+    // Once there is no room the rest is refused at once, or each line would wait for its own.
+    let mut stopped: Option<Refusal> = None;
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if (index + 1).is_multiple_of(LINES_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let done = match (&stopped, parse(line, node.options().message_bytes)) {
+            (_, Err(refusal)) => Err(refusal),
+            (Some(refusal), Ok(_)) => Err(refusal.clone()),
+            (None, Ok(new)) => node.publish(new).await.map_err(|error| {
+                let refusal = Refusal::from(error);
+                stopped = Some(refusal.clone());
+                refusal
+            }),
+        };
+        match done {
+            Ok(_) => accepted += 1,
+            Err(refusal) if rejected.len() < REJECTED_MAX => {
+                let Refusal { code, message, .. } = refusal;
+                rejected.push(Rejected { line: index + 1, code, message });
+            }
+            Err(_) => unlisted += 1,
+        }
+    }
+    let mut answer = json!({"accepted": accepted, "rejected": rejected});
+    if unlisted > 0 {
+        answer["rejected_unlisted"] = unlisted.into();
+    }
+    json(StatusCode::OK, &answer)
+}
+
+/// Reads one event, whose data may have `limit` bytes.
+fn parse(text: &[u8], limit: usize) -> Result<NewEvent<'_>, Refusal> {
+    let wanted: Wanted<'_> = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+    let channel = check_channel(wanted.channel)?;
+    let key = check_key(wanted.key.as_deref())?;
+    if wanted.data.get().len() > limit {
+        return Err(Refusal::too_large(format!("an event has at most {limit} bytes")));
+    }
+    let payload = value::take(wanted.data.get().as_bytes()).map_err(Refusal::bad)?;
+    Ok(NewEvent { channel, key, payload, from: None, hidden_from: None })
+}
+
+fn not_json(error: &serde_json::Error) -> Refusal {
+    Refusal::bad(format!("the body is not the JSON that is wanted: {error}"))
+}
+
+fn check_channel(name: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
+    match name::check_channel(&name) {
+        Ok(()) => Ok(name),
+        Err(fault) => Err(Refusal::bad(fault.to_string())),
+    }
+}
+
+fn check_key(key: Option<&str>) -> Result<Option<Box<str>>, Refusal> {
+    match key {
+        Some(key) if key.len() > KEY_BYTES_MAX => Err(Refusal::bad("a key has at most 255 bytes")),
+        Some(key) => Ok(Some(Box::from(key))),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,81 @@
+//! One JSON picture of the node.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::core::metrics::{Counter, Snapshot};
+use crate::http::answer::{Response, json};
+use crate::proto::close::CloseReason;
+use crate::proto::error::ErrorCode;
+use crate::shard::Node;
+
+/// `GET /api/v1/stats`.
+pub(crate) async fn answer(node: &Arc<Node>) -> Response {
+    let snapshots = node.stats().await;
+    let mut total: Option<Snapshot> = None;
+    let mut shards = Vec::with_capacity(snapshots.len());
+    for (index, snapshot) in snapshots.iter().enumerate() {
+        let mut shard = picture(snapshot);
+        shard.insert("shard".into(), index.into());
+        shards.push(Value::Object(shard));
+        match &mut total {
+            Some(total) => total.add(snapshot),
+            None => total = Some(snapshot.clone()),
+        }
+    }
+    let stats = json!({
+        "node": node.options().node_name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": node.uptime().as_secs_f64(),
+        "time_ms": node.unix_ms(),
+        "draining": node.draining(),
+        "full": node.full(),
+        "channels": node.channel_count(),
+        "total": total.as_ref().map(picture),
+        "shards": shards,
+    });
+    json(StatusCode::OK, &stats)
+}
+
+fn picture(snapshot: &Snapshot) -> Map<String, Value> {
+    let gauges = snapshot.gauges;
+    let mut picture = Map::new();
+    picture.insert("connections".into(), gauges.connections.into());
+    picture.insert("subscriptions".into(), gauges.subscriptions.into());
+    picture.insert("queue_bytes".into(), gauges.queue_bytes.into());
+    picture.insert("slow_consumers".into(), gauges.slow_consumers.into());
+    picture.insert("mailbox_depth".into(), gauges.mailbox_depth.into());
+    picture.insert("counters".into(), counters(snapshot).into());
+    let closed = CloseReason::CODES.iter().zip(snapshot.closed);
+    picture.insert("closed".into(), nonzero(closed.map(|(code, count)| (*code, count))));
+    let errors = ErrorCode::ALL.iter().zip(snapshot.errors);
+    picture.insert("errors".into(), nonzero(errors.map(|(code, count)| (code.as_str(), count))));
+    picture
+}
+
+/// Counters by family; those with a label as an object.
+fn counters(snapshot: &Snapshot) -> Map<String, Value> {
+    let mut families = Map::new();
+    for (counter, name, label, _) in Counter::ALL {
+        let count = snapshot.counter(*counter);
+        match label {
+            None => {
+                families.insert((*name).into(), count.into());
+            }
+            Some((_, value)) => {
+                let family = families.entry(*name).or_insert_with(|| Map::new().into());
+                if let Value::Object(family) = family {
+                    family.insert((*value).into(), count.into());
+                }
+            }
+        }
+    }
+    families
+}
+
+fn nonzero(counts: impl Iterator<Item = (&'static str, u64)>) -> Value {
+    let some = counts.filter(|(_, count)| *count > 0);
+    Value::Object(some.map(|(name, count)| (name.to_owned(), count.into())).collect())
+}

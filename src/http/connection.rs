@@ -1,0 +1,128 @@
+//! One accepted socket: HTTP until it ends or becomes a WebSocket, which the shard then adopts.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::answer::Response;
+use super::listen::Doors;
+use super::route;
+use super::wire::Wire;
+
+/// How long and how much is read behind our last answer, so that a reset does not overtake it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 1 << 20;
+
+/// One HTTP connection, as its routes see it.
+pub(super) struct Peer {
+    pub(super) doors: Rc<Doors>,
+    /// Where it comes from.
+    pub(super) ip: IpAddr,
+    /// Set once a handshake was answered with 101.
+    pub(super) upgraded: Cell<bool>,
+    /// Set once a head came with both kinds of body length.
+    pub(super) two_lengths: Rc<Cell<bool>>,
+}
+
+/// An answer, there or to come. Handshakes are answered without a future of their own.
+pub(super) enum Answer {
+    Later(Pin<Box<dyn Future<Output = Response>>>),
+    Ready(Option<Response>),
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Later(future) => future.as_mut().poll(cx).map(Ok),
+            Self::Ready(answer) => answer.take().map_or(Poll::Pending, |it| Poll::Ready(Ok(it))),
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+struct Routes(Rc<Peer>);
+
+impl Service<Request<Incoming>> for Routes {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        route::answer(&self.0, request)
+    }
+}
+
+/// Counts a socket among those that speak HTTP, while it does.
+struct Open(Rc<Doors>);
+
+impl Open {
+    fn new(doors: Rc<Doors>) -> Self {
+        doors.open.set(doors.open.get() + 1);
+        Self(doors)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
+/// Serves one socket to its end, or to its handshake.
+pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
+    let _open = Open::new(Rc::clone(&doors));
+    let two_lengths = Rc::new(Cell::new(false));
+    let wire = Wire::new(socket, Rc::clone(&two_lengths));
+    let upgraded = Cell::new(false);
+    let peer = Rc::new(Peer { doors, ip: ip.to_canonical(), upgraded, two_lengths });
+    let routes = Routes(Rc::clone(&peer));
+    let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
+    let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
+    let parts = http.into_parts();
+    let socket = parts.io.into_inner().socket;
+    match end {
+        Ok(()) if peer.upgraded.get() => {
+            // A copy, so that some few bytes do not keep hyper's whole buffer.
+            let early = match parts.read_buf.len() {
+                0 => Bytes::new(),
+                _ => Bytes::copy_from_slice(&parts.read_buf),
+            };
+            drop(parts.read_buf);
+            peer.doors.shard.adopt(socket, &early);
+        }
+        Ok(()) => linger(socket).await,
+        Err(error) if error.is_parse() => linger(socket).await,
+        Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
+    }
+}
+
+/// Ends our side and reads on a little.
+///
+/// A socket that is closed over unread bytes sends a reset, and the peer's kernel then throws
+/// away an answer that it has not handed on.
+async fn linger(mut socket: TcpStream) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let mut rest = socket.take(LINGER_BYTES_MAX);
+    let mut scratch = [0_u8; 1024];
+    let drained = async { while matches!(rest.read(&mut scratch).await, Ok(1..)) {} };
+    if tokio::time::timeout(LINGER, drained).await.is_err() {
+        tracing::trace!("a peer kept its side open");
+    }
+}

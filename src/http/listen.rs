@@ -1,0 +1,139 @@
+//! The accept loop of one shard. Hands each socket to a task of its own and never spins when the
+//! process has no descriptors left.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection;
+use crate::core::metrics::Counter;
+use crate::shard::Local;
+
+/// How long the loop rests when the process or the machine lacks descriptors or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Accepts between two turns of the shard's other work.
+const ACCEPTS_PER_TURN: u32 = 32;
+
+/// Sockets of one shard that speak HTTP at the same time; WebSockets do not count.
+const HTTP_CONNECTIONS_MAX: usize = 16_384;
+
+/// The smallest buffer hyper takes; a smaller `header_bytes` still holds for whole heads.
+const BUFFER_BYTES_MIN: usize = 8192;
+
+/// What the answer to a socket beyond [`HTTP_CONNECTIONS_MAX`] is.
+const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+content-type: application/json\r\ncontent-length: 69\r\nconnection: close\r\n\r\n\
+{\"error\":{\"code\":\"overloaded\",\"message\":\"too many HTTP connections\"}}\n";
+
+/// The limits of the doors.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// How long a request's head may take, and how long a kept connection may idle.
+    pub header_timeout: Duration,
+    /// The longest request head, in bytes.
+    pub header_bytes: usize,
+    /// The longest request body, in bytes.
+    pub body_bytes: usize,
+    /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
+    /// any.
+    pub origins: Vec<String>,
+}
+
+/// What every connection of a shard shares.
+pub(super) struct Doors {
+    pub(super) shard: Local,
+    pub(super) options: Rc<HttpOptions>,
+    pub(super) builder: http1::Builder,
+    /// Sockets that speak HTTP now.
+    pub(super) open: Cell<usize>,
+}
+
+impl Doors {
+    fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
+        let mut builder = http1::Builder::new();
+        // Without a timer the header time-out does nothing.
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_timeout)
+            .max_header_size(options.header_bytes)
+            .max_buf_size(options.header_bytes.max(BUFFER_BYTES_MIN));
+        Self { shard, options, builder, open: Cell::new(0) }
+    }
+}
+
+/// Accepts the connections of one shard until it is drained.
+pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>) {
+    // Linux hands the option down to every accepted socket, which spares a call for each.
+    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
+        tracing::warn!(%error, "the listener takes no TCP_NODELAY");
+    }
+    let doors = Rc::new(Doors::new(shard.clone(), options));
+    let mut complaints = Complaints::default();
+    let mut accepted: u32 = 0;
+    let drained = shard.drained();
+    tokio::pin!(drained);
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = &mut drained => return,
+            next = listener.accept() => next,
+        };
+        match next {
+            Ok((socket, peer)) if doors.open.get() < HTTP_CONNECTIONS_MAX => {
+                shard.spawn(connection::run(socket, peer.ip(), Rc::clone(&doors)));
+            }
+            Ok((socket, _)) => turn_away(&socket, &doors),
+            Err(error) => {
+                shard.metrics().add(Counter::AcceptErrors, 1);
+                complaints.tell(&error, shard.node().uptime());
+                if !is_the_peers(&error) {
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTS_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Answers without reading; whether the peer gets it is up to the kernel.
+fn turn_away(socket: &TcpStream, doors: &Doors) {
+    doors.shard.metrics().add(Counter::UpgradeRejected, 1);
+    if let Err(error) = socket.try_write(CROWDED) {
+        tracing::debug!(%error, "a connection beyond the limit went unanswered");
+    }
+}
+
+/// Whether an accept failed for the one connection only, which is gone by then.
+fn is_the_peers(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Keeps the log to one line a second, however often accepts fail.
+#[derive(Default)]
+struct Complaints {
+    /// When the last line was written, in uptime.
+    last: Option<Duration>,
+}
+
+impl Complaints {
+    fn tell(&mut self, error: &io::Error, now: Duration) {
+        if self.last.is_none_or(|last| now.saturating_sub(last) >= Duration::from_secs(1)) {
+            self.last = Some(now);
+            tracing::warn!(%error, "failed to accept a connection");
+        }
+    }
+}

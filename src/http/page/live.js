@@ -1,0 +1,238 @@
+// The live page: a card for each channel, a row for each number that its events carry.
+// What comes from events is only ever set as text.
+
+import { connect } from "/weir.js";
+
+const CHANNELS_MAX = 60;
+const ROWS_MAX = 48;
+const POINTS = 60;
+const LIST_EVERY_MS = 2000;
+
+const $ = (id) => document.getElementById(id);
+const cards = new Map();
+const removed = new Set();
+const total = { events: 0, missed: 0, rate: 0 };
+const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+
+const weir = connect(undefined, {
+  state(state, { code, reason, waitMs }) {
+    $("state").dataset.state = state;
+    const why = [code, reason].filter(Boolean).join(" ");
+    const again = waitMs ? `, again in ${(waitMs / 1000).toFixed(1)} s` : "";
+    $("state").textContent = state === "open" ? "live" : `${state}${why && ` (${why})`}${again}`;
+  },
+});
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+class Card {
+  constructor(channel) {
+    this.channel = channel;
+    this.rows = new Map();
+    this.events = 0;
+    this.before = 0;
+    this.dropped = 0;
+    this.root = element("article");
+    const head = element("header");
+    this.info = element("span", "", "subscribing");
+    const close = element("button", "", "\u00d7");
+    close.title = "Stop watching";
+    close.setAttribute("aria-label", `Stop watching ${channel}`);
+    close.onclick = () => this.close();
+    head.append(element("h2", "", channel), this.info, close);
+    this.lag = element("p", "lag");
+    this.lag.hidden = true;
+    this.body = element("div");
+    this.root.append(head, this.lag, this.body);
+    $("cards").append(this.root);
+    this.feed = weir.subscribe(channel, {
+      event: (event) => this.take(event),
+      lagged: (notice) => this.missed(notice),
+      subscribed: ({ recovered }) => {
+        this.info.textContent = recovered === false ? "subscribed, with a gap" : "subscribed";
+      },
+      error: (error) => { this.info.textContent = error.message; },
+    }, { slow: "latest" });
+  }
+
+  close() {
+    this.feed.close();
+    this.root.remove();
+    cards.delete(this.channel);
+    removed.add(this.channel);
+  }
+
+  take(event) {
+    this.events += 1;
+    total.events += 1;
+    const label = event.key ?? "";
+    if ("data_b64" in event) return this.row(label || "bytes").set(`${event.data_b64.length} base64`);
+    const data = event.data;
+    if (data === null || typeof data !== "object" || Array.isArray(data)) {
+      return this.row(label || "value").set(data);
+    }
+    for (const [field, value] of Object.entries(data)) {
+      this.row(label ? `${label} ${field}` : field).set(value);
+    }
+  }
+
+  missed({ dropped, age_ms: age }) {
+    this.dropped += dropped;
+    total.missed += dropped;
+    this.lag.hidden = false;
+    this.lag.textContent = `missed ${number.format(this.dropped)}, `
+      + `last ${number.format(dropped)} at ${new Date().toLocaleTimeString()}`
+      + (age === undefined ? "" : `, ${number.format(age)} ms old`);
+  }
+
+  row(label) {
+    let row = this.rows.get(label);
+    if (!row) {
+      if (this.rows.size >= ROWS_MAX) {
+        const [oldest, dropped] = this.rows.entries().next().value;
+        dropped.root.remove();
+        this.rows.delete(oldest);
+      }
+      row = new Row(label);
+      this.rows.set(label, row);
+      this.body.append(row.root);
+    }
+    return row;
+  }
+
+  draw(seconds) {
+    const rate = (this.events - this.before) / seconds;
+    this.before = this.events;
+    if (this.events) {
+      this.info.textContent = `${compact.format(rate)}/s \u00b7 ${number.format(this.events)}`;
+    }
+    return rate;
+  }
+}
+
+class Row {
+  constructor(label) {
+    this.root = element("div", "row");
+    this.root.append(element("span", "", label));
+    this.points = [];
+    this.dirty = false;
+    this.numeric = null;
+  }
+
+  set(value) {
+    this.value = value;
+    this.dirty = true;
+    if (typeof value === "number") {
+      this.points.push(value);
+      if (this.points.length > POINTS) this.points.shift();
+    }
+  }
+
+  shape(numeric) {
+    if (this.numeric === numeric) return;
+    this.numeric = numeric;
+    while (this.root.childNodes.length > 1) this.root.lastChild.remove();
+    if (numeric) {
+      const bar = element("div", "bar");
+      this.fill = element("i");
+      bar.append(this.fill);
+      const space = "http://www.w3.org/2000/svg";
+      const svg = document.createElementNS(space, "svg");
+      svg.setAttribute("viewBox", `0 0 ${POINTS - 1} 20`);
+      svg.setAttribute("preserveAspectRatio", "none");
+      svg.setAttribute("aria-hidden", "true");
+      this.spark = document.createElementNS(space, "polyline");
+      svg.append(this.spark);
+      this.shown = element("span", "value");
+      this.root.append(bar, svg, this.shown);
+    } else {
+      this.shown = element("span", "text");
+      this.root.append(this.shown);
+    }
+  }
+
+  draw() {
+    if (!this.dirty) return;
+    this.dirty = false;
+    const value = this.value;
+    this.shape(typeof value === "number");
+    if (!this.numeric) {
+      const text = typeof value === "string" ? value : JSON.stringify(value);
+      this.shown.textContent = (text ?? "").slice(0, 400);
+      return;
+    }
+    this.shown.textContent = Math.abs(value) >= 1e5 ? compact.format(value) : number.format(value);
+    const low = Math.min(0, ...this.points);
+    const high = Math.max(...this.points, low + 1e-9);
+    const part = (point) => (point - low) / (high - low);
+    // What stays between 0 and 100 is most likely a percentage.
+    const whole = low === 0 && high <= 100 && high > 1 ? value / 100 : part(value);
+    this.fill.style.transform = `scaleX(${whole})`;
+    const first = POINTS - this.points.length;
+    this.spark.setAttribute("points", this.points
+      .map((point, at) => `${first + at},${(19 - 18 * part(point)).toFixed(1)}`).join(" "));
+  }
+}
+
+function watch(channel) {
+  if (cards.has(channel)) return;
+  cards.set(channel, new Card(channel));
+  $("empty").hidden = true;
+}
+
+$("add").onsubmit = (submitted) => {
+  submitted.preventDefault();
+  const channel = $("name").value.trim();
+  removed.delete(channel);
+  watch(channel);
+  $("name").value = "";
+};
+
+function notice(text) {
+  $("notice").hidden = !text;
+  $("notice").textContent = text;
+}
+
+async function list() {
+  try {
+    const answer = await fetch(`/api/v1/channels?limit=${CHANNELS_MAX}`);
+    const body = await answer.json();
+    if (answer.ok) {
+      const fresh = body.channels.map(({ channel }) => channel).filter((name) => !removed.has(name));
+      for (const name of fresh) if (cards.size < CHANNELS_MAX) watch(name);
+      notice(body.next ? `The first ${CHANNELS_MAX} channels are shown; name others above.` : "");
+    } else if (answer.status === 403) {
+      notice("Channels are listed on the gateway's own machine only; name one above.");
+      return;
+    }
+  } catch {
+    // The state above says that the gateway is away.
+  }
+  setTimeout(list, LIST_EVERY_MS);
+}
+
+let drawnAt = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  const seconds = (now - drawnAt) / 1000;
+  drawnAt = now;
+  total.rate = 0;
+  for (const card of cards.values()) total.rate += card.draw(seconds);
+  $("rate").textContent = compact.format(total.rate);
+  $("count").textContent = number.format(total.events);
+  $("missed").textContent = number.format(total.missed);
+}, 1000);
+
+function draw() {
+  for (const card of cards.values()) for (const row of card.rows.values()) row.draw();
+  requestAnimationFrame(draw);
+}
+
+requestAnimationFrame(draw);
+list();

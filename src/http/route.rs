@@ -1,0 +1,154 @@
+//! From a request to whoever answers it: the checks every request passes, and one match.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Version};
+use serde_json::json;
+
+use super::answer::{self, Refusal, Response};
+use super::connection::{Answer, Peer};
+use super::{api, guard, page, query, scrape, upgrade};
+use crate::core::metrics::Counter;
+use crate::proto::error::ErrorCode;
+
+const ALLOW_GET: &[(HeaderName, &str)] = &[(header::ALLOW, "GET, HEAD")];
+const ALLOW_POST: &[(HeaderName, &str)] = &[(header::ALLOW, "POST")];
+const ALLOW_PUT: &[(HeaderName, &str)] = &[(header::ALLOW, "PUT")];
+
+/// What a path stands for.
+#[derive(Clone)]
+enum Place {
+    Channels,
+    Disconnect,
+    /// With the channel, still percent-encoded.
+    Events(String),
+    Health,
+    Metrics,
+    Page(&'static page::Asset),
+    Publish,
+    Ready,
+    Stats,
+}
+
+/// Answers one request.
+pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == "/ws" {
+        let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
+        return Answer::Ready(Some(done.unwrap_or_else(|refusal| {
+            peer.doors.shard.metrics().add(Counter::UpgradeRejected, 1);
+            ended(&request, refusal.answer())
+        })));
+    }
+    match check(peer, &request).and_then(|host| find(peer, &request, host)) {
+        Err(refusal) => Answer::Ready(Some(ended(&request, refusal.answer()))),
+        Ok(place) => {
+            let peer = Rc::clone(peer);
+            Answer::Later(Box::pin(async move {
+                let chunked = is_chunked(&request);
+                let done = go(&peer, place, request).await;
+                let mut answer = done.unwrap_or_else(|refusal| refusal.answer());
+                if chunked {
+                    close(&mut answer);
+                }
+                answer
+            }))
+        }
+    }
+}
+
+/// Ends the connection where the request's body is not read and may have no known end.
+fn ended(request: &Request<Incoming>, mut answer: Response) -> Response {
+    if is_chunked(request) {
+        close(&mut answer);
+    }
+    answer
+}
+
+fn is_chunked(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Heads are watched up to the first chunked body only (`wire.rs`), so that one is the last.
+fn close(answer: &mut Response) {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// The checks of every request; gives its `Host`.
+fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Refusal> {
+    if peer.two_lengths.get() {
+        return Err(Refusal::bad("Content-Length and Transfer-Encoding exclude each other"));
+    }
+    let host = guard::single(request.headers(), header::HOST, "more than one Host header")?;
+    let host = match host.map(HeaderValue::to_str) {
+        Some(Ok(host)) => host,
+        Some(Err(_)) => return Err(Refusal::bad("the Host header is not ASCII")),
+        None if request.version() == Version::HTTP_11 => {
+            return Err(Refusal::bad("HTTP/1.1 asks for a Host header"));
+        }
+        None => "",
+    };
+    if let Some(target) = request.uri().path_and_query() {
+        query::check(target.as_str())?;
+    }
+    Ok(host)
+}
+
+/// Finds the place of a path, and checks its method and who asks.
+fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, Refusal> {
+    let path = request.uri().path();
+    if path == "/metrics" || path.starts_with("/api/") {
+        guard::check_local(peer.ip, request.headers(), host)?;
+    }
+    let (allowed, place) = match path {
+        "/healthz" => (ALLOW_GET, Place::Health),
+        "/readyz" => (ALLOW_GET, Place::Ready),
+        "/metrics" => (ALLOW_GET, Place::Metrics),
+        "/api/v1/publish" => (ALLOW_POST, Place::Publish),
+        "/api/v1/channels" => (ALLOW_GET, Place::Channels),
+        "/api/v1/disconnect" => (ALLOW_POST, Place::Disconnect),
+        "/api/v1/stats" => (ALLOW_GET, Place::Stats),
+        _ => match (events_of(path), page::find(path)) {
+            (Some(channel), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
+            (None, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
+            (None, None) => return Err(Refusal::not_found()),
+        },
+    };
+    let asked = match *request.method() {
+        Method::GET | Method::HEAD => ALLOW_GET,
+        Method::POST => ALLOW_POST,
+        Method::PUT => ALLOW_PUT,
+        _ => &[],
+    };
+    if asked == allowed { Ok(place) } else { Err(Refusal::method(allowed)) }
+}
+
+/// The channel of `/api/v1/channels/{channel}/events`, still percent-encoded.
+fn events_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/api/v1/channels/")?.strip_suffix("/events")
+}
+
+/// Does what was asked.
+async fn go(
+    peer: &Rc<Peer>,
+    place: Place,
+    request: Request<Incoming>,
+) -> Result<Response, Refusal> {
+    let node = peer.doors.shard.node();
+    let status = hyper::StatusCode::OK;
+    match place {
+        Place::Channels => api::channels::list(node, request.uri().query()),
+        Place::Disconnect => api::clients::disconnect(peer, request).await,
+        Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
+        Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
+        Place::Metrics => scrape::answer(node).await,
+        Place::Page(asset) => Ok(asset.answer()),
+        Place::Publish => api::publish::post(peer, request).await,
+        Place::Ready if node.draining() => {
+            Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
+        }
+        Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
+        Place::Stats => Ok(api::stats::answer(node).await),
+    }
+}

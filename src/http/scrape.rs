@@ -1,0 +1,186 @@
+//! `/metrics`: the shards' counters as OpenMetrics text. Counters are added up over the shards;
+//! gauges stand for each.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::answer::{self, Refusal, Response};
+use crate::core::metrics::{BOUNDS_BATCH, BOUNDS_US, Counter, Gauges, Histogram, Snapshot, Timing};
+use crate::proto::close::CloseReason;
+use crate::proto::error::ErrorCode;
+use crate::shard::Node;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A gauge of every shard: its name, its help text, and where its value stands.
+type Gauge = (&'static str, &'static str, fn(&Gauges) -> u64);
+
+const GAUGES: [Gauge; 5] = [
+    ("connections", "Open WebSocket connections.", |gauges| gauges.connections),
+    ("mailbox_depth", "Events waiting in the mailbox.", |gauges| gauges.mailbox_depth),
+    ("queue_bytes", "Bytes waiting in outbound queues.", |gauges| gauges.queue_bytes),
+    ("slow_consumers", "Connections whose queue is full.", |gauges| gauges.slow_consumers),
+    ("subscriptions", "Subscriptions of all connections.", |gauges| gauges.subscriptions),
+];
+
+/// `GET /metrics`.
+pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
+    let shards = node.stats().await;
+    let text = write(Scrape::new(shards, node.channel_count()));
+    Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
+}
+
+fn write(scrape: Scrape) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("weir");
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::with_capacity(16 * 1024);
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// What one scrape tells.
+#[derive(Debug)]
+struct Scrape {
+    shards: Vec<Snapshot>,
+    total: Option<Snapshot>,
+    channels: u64,
+}
+
+impl Scrape {
+    fn new(shards: Vec<Snapshot>, channels: u64) -> Self {
+        let mut rest = shards.iter();
+        let mut total = rest.next().cloned();
+        for shard in rest {
+            if let Some(total) = &mut total {
+                total.add(shard);
+            }
+        }
+        Self { shards, total, channels }
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encoder
+            .encode_descriptor("build", "The version that runs.", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        encoder
+            .encode_descriptor("channels", "Living channels.", None, MetricType::Gauge)?
+            .encode_gauge(&self.channels)?;
+        for (name, help, value) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (index, shard) in self.shards.iter().enumerate() {
+                let label = [("shard", index)];
+                metric.encode_family(&label)?.encode_gauge(&value(&shard.gauges))?;
+            }
+        }
+        let Some(total) = &self.total else { return Ok(()) };
+        counters(&mut encoder, total)?;
+        histograms(&mut encoder, total)
+    }
+}
+
+fn counters(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Result {
+    for family in Counter::ALL.chunk_by(|a, b| a.1 == b.1) {
+        let Some((_, name, _, help)) = family.first() else { continue };
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (counter, _, label, _) in family {
+            let count = total.counter(*counter);
+            match label {
+                None => metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?,
+                Some(label) => metric
+                    .encode_family(&[*label])?
+                    .encode_counter::<NoLabelSet, _, u64>(&count, None)?,
+            }
+        }
+    }
+    let closed = CloseReason::CODES.iter().copied().zip(total.closed);
+    let help = "Connections ended, by close code.";
+    by_code(encoder, ("connections_closed", help), closed)?;
+    let errors = ErrorCode::ALL.iter().map(|code| code.as_str()).zip(total.errors);
+    by_code(encoder, ("errors", "Errors told to clients, by code."), errors)
+}
+
+fn by_code(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    counts: impl Iterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (code, count) in counts {
+        metric
+            .encode_family(&[("code", code)])?
+            .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
+}
+
+fn histograms(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Result {
+    for (timing, name, help) in Timing::ALL {
+        let histogram = &total.timings[timing as usize];
+        histogram_of(encoder, (name, help), histogram, &BOUNDS_US.map(seconds))?;
+    }
+    let help = "Events of one turn of a shard.";
+    let bounds = BOUNDS_BATCH.map(|bound| (bound, bound as f64));
+    histogram_of(encoder, ("tick_batch_events", help), &total.batch, &bounds)
+}
+
+/// A bound in microseconds, and in seconds.
+fn seconds(bound: u64) -> (u64, f64) {
+    (bound, bound as f64 / 1e6)
+}
+
+fn histogram_of(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    histogram: &Histogram,
+    bounds: &[(u64, f64); 18],
+) -> fmt::Result {
+    let scale = bounds[0].1 / bounds[0].0 as f64;
+    let ends = bounds.iter().map(|(_, bound)| *bound).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = ends.zip(histogram.buckets).collect();
+    let count = histogram.buckets.iter().sum();
+    let sum = histogram.sum as f64 * scale;
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::metrics::Metrics;
+
+    #[test]
+    fn a_scrape_adds_counters_and_shows_gauges_by_shard() {
+        let metrics = Metrics::default();
+        metrics.add(Counter::Upgrades, 2);
+        metrics.add(Counter::DroppedOldest, 3);
+        metrics.time(Timing::Tick, 2_000, 1);
+        let shard = metrics.snapshot(Gauges { connections: 5, ..Gauges::default() });
+        let text = write(Scrape::new(vec![shard.clone(), shard], 7)).unwrap();
+        for line in [
+            concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "weir_channels 7",
+            "weir_connections{shard=\"0\"} 5",
+            "weir_connections{shard=\"1\"} 5",
+            "weir_upgrades_total 4",
+            "weir_events_dropped_total{policy=\"drop_oldest\"} 6",
+            "weir_connections_closed_total{code=\"4000\"} 0",
+            "weir_errors_total{code=\"bad_request\"} 0",
+            "weir_tick_seconds_sum 0.004",
+            "weir_tick_seconds_count 2",
+            "weir_tick_seconds_bucket{le=\"0.0025\"} 2",
+            "weir_tick_seconds_bucket{le=\"+Inf\"} 2",
+            "weir_tick_batch_events_bucket{le=\"1.0\"} 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+    }
+}

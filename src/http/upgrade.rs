@@ -1,0 +1,134 @@
+//! The handshake of a WebSocket: every way to ask wrongly has its own sentence, and only what is
+//! right in all parts gets a 101.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, StatusCode, Version};
+
+use super::answer::{Refusal, Response};
+use super::connection::Peer;
+use super::guard;
+use crate::core::metrics::Counter;
+use crate::proto::error::ErrorCode;
+use crate::proto::ws::handshake::accept_key;
+
+/// The subprotocol that is spoken; also when none is offered.
+const SUBPROTOCOL: &str = "weir.v1.json";
+
+const ALLOW_GET: &[(HeaderName, &str)] = &[(header::ALLOW, "GET")];
+const VERSION_13: &[(HeaderName, &str)] = &[
+    (header::SEC_WEBSOCKET_VERSION, "13"),
+    (header::UPGRADE, "websocket"),
+    (header::CONNECTION, "Upgrade"),
+];
+
+/// Checks a handshake and answers it with 101.
+///
+/// # Errors
+///
+/// [`Refusal`] says what was wrong with it, or why there is no room.
+pub(super) fn answer(
+    peer: &Peer,
+    request: &Request<Incoming>,
+    host: &str,
+) -> Result<Response, Refusal> {
+    check_request(request)?;
+    let headers = request.headers();
+    check_upgrade(headers)?;
+    let accept = check_key(headers)?;
+    let subprotocol = choose_subprotocol(headers)?;
+    guard::check_origin(headers, host, &peer.doors.options.origins)?;
+    let node = peer.doors.shard.node();
+    if node.draining() {
+        return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
+    }
+    if node.full() {
+        return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
+    }
+    peer.upgraded.set(true);
+    peer.doors.shard.metrics().add(Counter::Upgrades, 1);
+    Ok(switching(accept, subprotocol))
+}
+
+fn switching(accept: HeaderValue, subprotocol: Option<&'static str>) -> Response {
+    let mut answer = Response::new(Full::new(Bytes::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
+    answer
+}
+
+/// RFC 6455, section 4.2.1: a GET of HTTP/1.1 without a body.
+fn check_request(request: &Request<Incoming>) -> Result<(), Refusal> {
+    if request.method() != Method::GET {
+        return Err(Refusal::method(ALLOW_GET));
+    }
+    if request.version() != Version::HTTP_11 {
+        return Err(Refusal::bad("a WebSocket begins with HTTP/1.1"));
+    }
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    if chunked || !request.body().is_end_stream() {
+        return Err(Refusal::bad("a WebSocket handshake has no body"));
+    }
+    Ok(())
+}
+
+fn check_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
+    if !tokens(headers, header::UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket")) {
+        let message = "this is a WebSocket: ask with the header Upgrade: websocket";
+        let status = StatusCode::UPGRADE_REQUIRED;
+        return Err(Refusal::new(status, "upgrade_required", message).with(VERSION_13));
+    }
+    if !tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return Err(Refusal::bad("the Connection header does not name upgrade"));
+    }
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version == "13" => Ok(()),
+        _ => {
+            let message = "Sec-WebSocket-Version must be 13";
+            let status = StatusCode::UPGRADE_REQUIRED;
+            Err(Refusal::new(status, "upgrade_required", message).with(VERSION_13))
+        }
+    }
+}
+
+fn check_key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+    let name = header::SEC_WEBSOCKET_KEY;
+    let Some(key) = guard::single(headers, name, "more than one Sec-WebSocket-Key header")? else {
+        return Err(Refusal::bad("the header Sec-WebSocket-Key is missing"));
+    };
+    accept_key(key.as_bytes())
+        .and_then(|accept| HeaderValue::from_bytes(&accept).ok())
+        .ok_or_else(|| Refusal::bad("Sec-WebSocket-Key is not the base64 of 16 bytes"))
+}
+
+/// The subprotocol to name in the answer; `None` where none was offered.
+fn choose_subprotocol(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+    let mut offered = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).peekable();
+    if offered.peek().is_none() {
+        return Ok(None);
+    }
+    if offered.any(|token| token == SUBPROTOCOL) {
+        return Ok(Some(SUBPROTOCOL));
+    }
+    Err(Refusal::bad("of the subprotocols, only weir.v1.json is spoken here"))
+}
+
+/// The tokens of a header that is a list, over all its lines.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}

@@ -1,0 +1,225 @@
+//! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
+//! twice), and ends writes that a peer does not take.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// How long a peer may leave an answer untaken.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// The bytes of a header line that are looked at; more than any sane length line has.
+const LINE_BYTES: usize = 64;
+
+/// A socket that speaks HTTP.
+pub(super) struct Wire {
+    pub(super) socket: TcpStream,
+    heads: Heads,
+    /// Set when a head came whose body has two lengths.
+    two_lengths: Rc<Cell<bool>>,
+    /// Runs while the peer takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    pub(super) fn new(socket: TcpStream, two_lengths: Rc<Cell<bool>>) -> Self {
+        Self { socket, heads: Heads::default(), two_lengths, stall: None }
+    }
+
+    fn timed(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if self.heads.read(&buf.filled()[before..]) {
+            self.two_lengths.set(true);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.timed(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.timed(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// Finds heads with both `Content-Length` and `Transfer-Encoding`.
+///
+/// hyper drops the former in silence (RFC 9112, section 6.3, allows that), and who stands in
+/// front of us may have believed it: request smuggling. Bodies with a length are skipped; behind
+/// a chunked one nothing is looked at, because the connection ends there.
+struct Heads {
+    at: At,
+    line: [u8; LINE_BYTES],
+    /// Bytes of the line so far, counted on beyond [`LINE_BYTES`].
+    line_len: usize,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+/// Where in the stream of requests.
+enum At {
+    Body(u64),
+    Head,
+    End,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self { at: At::Head, line: [0; LINE_BYTES], line_len: 0, length: None, chunked: false }
+    }
+}
+
+impl Heads {
+    /// Takes the next bytes of the connection; whether they completed a head with two lengths.
+    fn read(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match self.at {
+                At::End => return false,
+                At::Body(left) => {
+                    let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    bytes = &bytes[here..];
+                    let left = left - here as u64;
+                    self.at = if left == 0 { At::Head } else { At::Body(left) };
+                }
+                At::Head => {
+                    let end = memchr::memchr(b'\n', bytes);
+                    self.keep(&bytes[..end.unwrap_or(bytes.len())]);
+                    let Some(end) = end else { return false };
+                    bytes = &bytes[end + 1..];
+                    if self.line() {
+                        self.at = At::End;
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.line.get_mut(self.line_len..) {
+            let len = room.len().min(bytes.len());
+            room[..len].copy_from_slice(&bytes[..len]);
+        }
+        self.line_len += bytes.len();
+    }
+
+    /// Reads a whole line; whether it made the head one with two lengths.
+    fn line(&mut self) -> bool {
+        let len = std::mem::take(&mut self.line_len);
+        let line = self.line[..len.min(LINE_BYTES)].trim_ascii_end();
+        if line.is_empty() && len <= LINE_BYTES {
+            self.head_ended();
+        } else if let Some(value) = value_of(line, b"content-length:") {
+            // What is no number, hyper refuses.
+            let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            self.length = Some(number.unwrap_or(0));
+        } else if value_of(line, b"transfer-encoding:").is_some() {
+            self.chunked = true;
+        }
+        self.chunked && self.length.is_some()
+    }
+
+    fn head_ended(&mut self) {
+        let length = self.length.take();
+        self.at = match length {
+            _ if self.chunked => At::End,
+            Some(length) if length > 0 => At::Body(length),
+            Some(_) | None => At::Head,
+        };
+    }
+}
+
+/// What stands behind `name` when the line begins with it.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (start, value) = line.split_at_checked(name.len())?;
+    start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_lengths(input: &[u8], step: usize) -> bool {
+        let mut heads = Heads::default();
+        input.chunks(step).any(|bytes| heads.read(bytes))
+    }
+
+    #[test]
+    fn a_head_with_two_lengths_is_seen_however_it_is_cut() {
+        let cases: [(&str, bool); 6] = [
+            ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", true),
+            ("POST / HTTP/1.1\nTRANSFER-ENCODING:chunked\ncontent-length:3\n\n", true),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 3\r\n", false),
+            (
+                "PUT / HTTP/1.1\r\nContent-Length: 28\r\n\r\n\r\ntransfer-encoding: chunked\
+                 GET / HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
+                false,
+            ),
+            (
+                "PUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\nok\r\nPUT / HTTP/1.1\r\n\
+                 Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+                true,
+            ),
+        ];
+        for (input, expected) in cases {
+            for step in 1..=input.len() {
+                assert_eq!(two_lengths(input.as_bytes(), step), expected, "{step}: {input}");
+            }
+        }
+    }
+}

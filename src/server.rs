@@ -1,0 +1,295 @@
+//! Wiring: builds the parts from a [`Config`], starts the shards, and stops them. The embedding
+//! API of the crate, and what the `weir` program itself runs on.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+
+use crate::config::Config;
+use crate::core::metrics::Snapshot;
+use crate::http::HttpOptions;
+use crate::proto::dialect::json::value;
+use crate::proto::name::{ChannelName, ClientId, ShardId};
+use crate::proto::position::Position;
+use crate::shard::{Local, Mailboxes, Node, PublishError, fdtable};
+use crate::store::NewEvent;
+use crate::store::memory::Memory;
+
+/// Connections that may wait to be accepted, for each shard; the kernel cuts it to `somaxconn`.
+const BACKLOG: i32 = 4_096;
+
+/// Bytes of a connection that may wait in the kernel unsent; more stays in our own queue, where
+/// a policy can still act on it.
+const NOTSENT_LOWAT: u32 = 16 * 1024;
+
+/// The kernel's send buffer of a connection, in bytes (it doubles the figure for its own needs).
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Why a gateway did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A shard's thread ended by a panic.
+    #[error("a shard has ended unexpectedly; its last words are in the log")]
+    Shard,
+    /// The system refused a thread or a runtime.
+    #[error("failed to start a shard: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// A gateway that listens.
+///
+/// ```no_run
+/// # async fn example(config: weir::Config) -> Result<(), Box<dyn std::error::Error>> {
+/// let gateway = weir::Gateway::builder().config(config).build()?;
+/// let handle = gateway.handle();
+/// gateway.run_until(async { tokio::signal::ctrl_c().await.unwrap_or(()) }).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Gateway {
+    node: Arc<Node>,
+    address: SocketAddr,
+    connections_max: usize,
+    shards: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
+}
+
+/// Settings of a [`Gateway`] to be.
+#[derive(Default)]
+pub struct Builder {
+    config: Config,
+}
+
+/// A way to a running [`Gateway`] from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    node: Arc<Node>,
+}
+
+impl Builder {
+    /// Runs on these settings instead of the defaults.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts the threads and listens.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when the address is taken, or the system refuses a thread.
+    pub fn build(self) -> Result<Gateway, StartError> {
+        let Config { listen, shards, mut node, http, .. } = self.config;
+        let descriptors = fdtable::raise_limit();
+        let wanted = node.connections_max;
+        let separate = wanted as u64 > descriptors.saturating_sub(fdtable::RESERVE);
+        let room = descriptors.saturating_sub(fdtable::RESERVE.min(descriptors / 2));
+        let room = if separate { room.saturating_mul(shards as u64) } else { room };
+        node.connections_max = wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
+        let connections_max = node.connections_max;
+
+        let listen_error = |address| move |source| StartError::Listen { address, source };
+        let address = probe(listen).map_err(listen_error(listen))?;
+        let mailboxes = Arc::new(Mailboxes::new(shards));
+        let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
+        let node = Arc::new(Node::new(node, store, mailboxes));
+        // Every runtime is there before the first thread leaves the shared descriptor table: a
+        // wake-up from another thread then finds its descriptor under the same number everywhere.
+        let runtimes: Result<Vec<Runtime>, io::Error> = (0..shards).map(|_| runtime()).collect();
+        let mut threads = Vec::new();
+        for (index, runtime) in runtimes.map_err(StartError::Thread)?.into_iter().enumerate() {
+            let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
+            let plan = Plan { id, address, separate, node: Arc::clone(&node), http: http.clone() };
+            let (ready, is_ready) = std::sync::mpsc::channel();
+            let (done, is_done) = oneshot::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || plan.run(&runtime, &ready, done))
+                .map_err(StartError::Thread)?;
+            match is_ready.recv() {
+                Ok(Ok(())) => threads.push((thread, is_done)),
+                Ok(Err(source)) => return Err(StartError::Listen { address, source }),
+                Err(_) => return Err(StartError::Shard),
+            }
+        }
+        Ok(Gateway { node, address, connections_max, shards: threads })
+    }
+}
+
+impl Gateway {
+    /// Begins with the default settings.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens; with port 0 in the settings, the port it was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it takes: the setting, or what the descriptor limit allows.
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// A way to it from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle { node: Arc::clone(&self.node) }
+    }
+
+    /// Runs until `stop` resolves, then drains: clients are told to come back elsewhere, spread
+    /// over the configured time, and what was taken is delivered.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Shard`] when a shard ended by itself.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let (threads, ends): (Vec<_>, Vec<_>) = self.shards.into_iter().unzip();
+        let mut ends = ends;
+        let lost = std::future::poll_fn(|cx| {
+            for end in &mut ends {
+                if std::pin::Pin::new(end).poll(cx).is_ready() {
+                    return std::task::Poll::Ready(());
+                }
+            }
+            std::task::Poll::Pending
+        });
+        tokio::select! {
+            () = stop => {}
+            () = lost => return Err(StartError::Shard),
+        }
+        self.node.drain();
+        for end in ends {
+            end.await.map_err(|_| StartError::Shard)?;
+        }
+        for thread in threads {
+            thread.join().map_err(|_| StartError::Shard)?;
+        }
+        Ok(())
+    }
+}
+
+impl Handle {
+    /// Publishes a JSON value and returns its place. Waits while the node is overloaded, for as
+    /// long as `publish_timeout`; needs a tokio runtime with a timer.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]; data that is not JSON is [`PublishError::Data`].
+    pub async fn publish(
+        &self,
+        channel: &ChannelName,
+        key: Option<&str>,
+        data: Vec<u8>,
+    ) -> Result<Position, PublishError> {
+        let payload = value::check(&data).map_err(PublishError::Data)?;
+        let event = NewEvent {
+            channel: Cow::Borrowed(channel.as_str()),
+            key: key.map(Box::from),
+            payload,
+            from: None,
+            hidden_from: None,
+        };
+        self.node.publish(event).await
+    }
+
+    /// Closes a client's connection with 4503. Returns whether there was one.
+    pub async fn disconnect(&self, client: ClientId) -> bool {
+        self.node.disconnect(client).await > 0
+    }
+
+    /// The counters of every shard.
+    pub async fn stats(&self) -> Vec<Snapshot> {
+        self.node.stats().await
+    }
+}
+
+/// What one shard's thread is to do.
+struct Plan {
+    id: ShardId,
+    address: SocketAddr,
+    separate: bool,
+    node: Arc<Node>,
+    http: HttpOptions,
+}
+
+impl Plan {
+    fn run(
+        self,
+        runtime: &Runtime,
+        ready: &std::sync::mpsc::Sender<io::Result<()>>,
+        done: oneshot::Sender<()>,
+    ) {
+        let grace = Duration::from_secs(6);
+        let drain = self.node.options().drain;
+        let shard = async {
+            let listener = match self.listen() {
+                Ok(listener) => listener,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            let local = Local::new(self.id, self.node);
+            let turns = local.clone();
+            local.spawn(async move { turns.run().await });
+            drop(ready.send(Ok(())));
+            crate::http::serve(listener, local, Rc::new(self.http)).await;
+        };
+        LocalSet::new().block_on(runtime, shard);
+        tracing::debug!(?drain, ?grace, "a shard has ended");
+        // Nobody may be waiting any more.
+        drop(done.send(()));
+    }
+
+    fn listen(&self) -> io::Result<TcpListener> {
+        if self.separate {
+            fdtable::separate()?;
+        }
+        let socket = bind(self.address, true)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        // Accepted sockets inherit both.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        TcpListener::from_std(socket.into())
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Finds out whether anybody else listens on `address`, and which port 0 stands for.
+///
+/// `SO_REUSEPORT` would let a second gateway of the same user share the port unseen.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = bind(address, false)?;
+    socket.listen(1)?;
+    let address = socket.local_addr()?;
+    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
