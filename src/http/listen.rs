@@ -28,7 +28,7 @@ const BUFFER_BYTES_MIN: usize = 8192;
 
 /// What the answer to a socket beyond [`HTTP_CONNECTIONS_MAX`] is.
 const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
-content-type: application/json\r\ncontent-length: 69\r\nconnection: close\r\n\r\n\
+content-type: application/json\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
 {\"error\":{\"code\":\"overloaded\",\"message\":\"too many HTTP connections\"}}\n";
 
 /// The limits of the doors.
@@ -69,10 +69,6 @@ impl Doors {
 
 /// Accepts the connections of one shard until it is drained.
 pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>) {
-    // Linux hands the option down to every accepted socket, which spares a call for each.
-    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
-        tracing::warn!(%error, "the listener takes no TCP_NODELAY");
-    }
     let doors = Rc::new(Doors::new(shard.clone(), options));
     let mut complaints = Complaints::default();
     let mut accepted: u32 = 0;
@@ -86,6 +82,10 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
         };
         match next {
             Ok((socket, peer)) if doors.open.get() < HTTP_CONNECTIONS_MAX => {
+                // Not every kernel hands the option down from the listener.
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::trace!(%error, "a socket takes no TCP_NODELAY");
+                }
                 shard.spawn(connection::run(socket, peer.ip(), Rc::clone(&doors)));
             }
             Ok((socket, _)) => turn_away(&socket, &doors),

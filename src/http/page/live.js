@@ -58,7 +58,7 @@ class Card {
         this.info.textContent = recovered === false ? "subscribed, with a gap" : "subscribed";
       },
       error: (error) => { this.info.textContent = error.message; },
-    }, { slow: "latest" });
+    });
   }
 
   close() {
