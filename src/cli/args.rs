@@ -86,7 +86,11 @@ pub struct Publish {
     /// The channel, like room:1.
     pub channel: ChannelName,
     /// The event's data, a JSON value.
-    #[arg(required_unless_present = "stdin", conflicts_with = "stdin")]
+    #[arg(
+        required_unless_present = "stdin",
+        conflicts_with = "stdin",
+        allow_negative_numbers = true
+    )]
     pub data: Option<String>,
     /// A label of the event inside its channel.
     #[arg(long, value_name = "K")]
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn usage_is_checked() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
-        for line in ["weir", "weir --demo", "weir serve --shards 2", "weir pub a 1 --key k"] {
+        for line in ["weir", "weir --demo", "weir serve --shards 2", "weir pub a -1 --key k"] {
             assert!(parse(line).is_ok(), "{line}");
         }
         for line in [

@@ -184,7 +184,7 @@ impl Check<'_> {
             // The one that somebody wrote is the one to change.
             let key = match self.raw.source(Key::HttpPingTimeout) {
                 Source::Default => Key::HttpPing,
-                _ => Key::HttpPingTimeout,
+                Source::Environment(_) | Source::File(..) | Source::Flag(_) => Key::HttpPingTimeout,
             };
             self.fault(key, "http.ping_timeout must be less than http.ping");
         }

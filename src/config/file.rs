@@ -52,21 +52,23 @@ impl Reader<'_> {
         for (name, value) in table {
             let key: &str = name.get_ref();
             let source = self.source(&name.span());
-            match value.get_ref() {
-                DeValue::Array(tables) if key == "namespace" => {
-                    for one in tables.iter() {
-                        self.namespace(one);
-                    }
-                }
-                DeValue::Table(section) if SECTIONS.contains(&key) => self.section(key, section),
-                _ if key == "namespace" => {
-                    self.fault(source, key, "is written [[namespace]]");
-                }
-                _ if SECTIONS.contains(&key) => {
-                    self.fault(source, key, &format!("is a section, written [{key}]"));
-                }
-                _ => self.setting(key, source, value.get_ref()),
+            let value = value.get_ref();
+            if key == "namespace" {
+                self.namespaces(source, value);
+            } else if !SECTIONS.contains(&key) {
+                self.setting(key, source, value);
+            } else if let Some(section) = value.as_table() {
+                self.section(key, section);
+            } else {
+                self.fault(source, key, &format!("is a section, written [{key}]"));
             }
+        }
+    }
+
+    fn namespaces(&mut self, source: Source, value: &DeValue<'_>) {
+        match value.as_array() {
+            Some(tables) => tables.iter().for_each(|one| self.namespace(one)),
+            None => self.fault(source, "namespace", "is written [[namespace]]"),
         }
     }
 

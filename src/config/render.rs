@@ -32,13 +32,13 @@ impl RawConfig {
         for (at, key) in Key::ALL.into_iter().enumerate() {
             head(at, key, &mut out);
             let kind = key.row().kind;
-            let value = match key {
-                Key::Node => Value::Text(config.node.node_name.clone()),
-                Key::Shards => Value::Number(u64::try_from(config.shards).unwrap_or(u64::MAX)),
-                _ => {
-                    let written = self.get(key).and_then(|written| written.value.check(kind).ok());
-                    written.unwrap_or_else(|| Value::default_of(key))
-                }
+            let value = if key == Key::Node {
+                Value::Text(config.node.node_name.clone())
+            } else if key == Key::Shards {
+                Value::Number(u64::try_from(config.shards).unwrap_or(u64::MAX))
+            } else {
+                let written = self.get(key).and_then(|written| written.value.check(kind).ok());
+                written.unwrap_or_else(|| Value::default_of(key))
             };
             line(key, &value.toml(kind), &self.source(key).to_string(), &mut out);
         }

@@ -41,7 +41,7 @@ fn split(text: &str) -> (&str, &str) {
 }
 
 fn show(number: u64, units: &[(&str, u64)]) -> String {
-    match units.iter().find(|(_, scale)| number > 0 && number % scale == 0) {
+    match units.iter().find(|(_, scale)| number > 0 && number.is_multiple_of(*scale)) {
         Some((unit, scale)) => format!("{}{unit}", number / scale),
         None => number.to_string(),
     }

@@ -34,16 +34,27 @@ impl RawValue {
     ///
     /// A sentence that says what is wrong and what would be right.
     pub(super) fn check(&self, kind: Kind) -> Result<Value, String> {
-        let value = self.read(kind).ok_or_else(|| wanted(kind, self))?;
+        let value = self.read(kind).ok_or_else(|| wanted(kind, &self.show()))?;
         let (min, max) = match kind {
             Kind::Duration(min, max) | Kind::Integer(min, max) | Kind::Size(min, max) => (min, max),
             Kind::Bool | Kind::Choice(_) | Kind::List | Kind::Text => return Ok(value),
         };
         match value {
             Value::Number(number) if number < min || number > max => {
-                Err(wanted(kind, &RawValue::Text(show(kind, number))))
+                Err(wanted(kind, &show(kind, number)))
             }
-            other => Ok(other),
+            Value::Bool(_) | Value::List(_) | Value::Number(_) | Value::Text(_) => Ok(value),
+        }
+    }
+
+    /// As a message quotes it.
+    fn show(&self) -> String {
+        match self {
+            Self::Bool(yes) => yes.to_string(),
+            Self::Integer(number) => number.to_string(),
+            Self::List(_) => "a list".to_owned(),
+            Self::Other(name) => format!("a {name}"),
+            Self::Text(text) => format!("{text:?}"),
         }
     }
 
@@ -75,14 +86,7 @@ fn parts(text: &str) -> Vec<String> {
 }
 
 /// What stands there, and what should.
-fn wanted(kind: Kind, found: &RawValue) -> String {
-    let found = match found {
-        RawValue::Bool(yes) => yes.to_string(),
-        RawValue::Integer(number) => number.to_string(),
-        RawValue::List(_) => "a list".to_owned(),
-        RawValue::Other(name) => format!("a {name}"),
-        RawValue::Text(text) => format!("{text:?}"),
-    };
+fn wanted(kind: Kind, found: &str) -> String {
     let wanted = match kind {
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice(words) => format!("one of {}", words.join(", ")),
@@ -166,7 +170,7 @@ mod tests {
                 RawValue::Integer(-1),
                 "is -1, must be a whole number from 1 to 9",
             ),
-            (Kind::Integer(1, 9), text("10"), "is \"10\", must be a whole number from 1 to 9"),
+            (Kind::Integer(1, 9), text("10"), "is 10, must be a whole number from 1 to 9"),
             (Kind::Choice(&["a", "b"]), text("c"), "is \"c\", must be one of a, b"),
             (Kind::Text, RawValue::Integer(5), "is 5, must be a text in quotes"),
         ];

@@ -64,10 +64,10 @@ fn all_problems_are_reported_together() {
     );
     let wanted = [
         "w.toml:1: listen: is \"here\"",
-        "w.toml:2: shards: is \"200\", must be a whole number from 0 to 128",
+        "w.toml:2: shards: is 200, must be a whole number from 0 to 128",
         "w.toml:3: nope: no such setting",
-        "w.toml:5: limits.message_bytes: is \"10\", must be bytes from 1KiB to 64MiB",
-        "w.toml:6: limits.queue_events: is \"0\", must be",
+        "w.toml:5: limits.message_bytes: is 10, must be bytes from 1KiB to 64MiB",
+        "w.toml:6: limits.queue_events: is 0, must be",
         "w.toml:8: http.ping: http.ping_timeout must be less than http.ping",
         "w.toml:9: http.origins: has \"example.org\"",
         "w.toml:11: log.level: has \"loud\"",

@@ -2,6 +2,7 @@
 
 mod encode;
 mod parse;
+mod plain;
 mod scan;
 mod split;
 mod text;

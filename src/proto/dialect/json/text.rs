@@ -1,6 +1,6 @@
 //! JSON strings: writing them with escapes, and reading escapes back.
 
-use super::scan::plain;
+use super::plain::plain;
 
 /// Writes `text` as a JSON string, with its quotes.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
