@@ -14,6 +14,5 @@ mod upgrade;
 mod wire;
 
 #[cfg(test)]
-mod tests;
 
 pub use listen::{HttpOptions, serve};
