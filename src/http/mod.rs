@@ -13,6 +13,4 @@ mod scrape;
 mod upgrade;
 mod wire;
 
-#[cfg(test)]
-
 pub use listen::{HttpOptions, serve};
