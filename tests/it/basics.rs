@@ -180,15 +180,21 @@ fn one_frame_may_hold_several_messages() {
          {\"type\":\"ping\",\"id\":9007199254740991}\n",
     );
     let mut seen: Vec<_> = (0..5).map(|_| client.next()).collect();
-    let events: Vec<_> =
-        seen.extract_if(.., |message| message["type"] == "event").map(|e| e["data"].clone()).collect();
+    let events: Vec<_> = seen
+        .extract_if(.., |message| message["type"] == "event")
+        .map(|e| e["data"].clone())
+        .collect();
     assert_eq!(events, [json!(1), json!(2)]);
     let answers: Vec<_> = seen.iter().map(|message| message["type"].as_str().unwrap()).collect();
     assert_eq!(answers, ["subscribed", "error", "pong"]);
     assert_eq!(seen[2]["id"], 9_007_199_254_740_991_u64);
 
     client.send_text("{\n \"type\": \"ping\",\n \"id\": 5\n}");
-    assert_eq!(client.expect("pong")["id"], 5, "one JSON value is one message, line breaks and all");
+    assert_eq!(
+        client.expect("pong")["id"],
+        5,
+        "one JSON value is one message, line breaks and all"
+    );
     client.expect_nothing();
 }
 
@@ -199,12 +205,32 @@ fn data_survives_token_for_token() {
     client.subscribe("room:1");
     let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
     let exact = [
-        "null", "true", "false", "0", "-0", "-0.0", "1E5", "1e-7", "1e400", "-1e-400",
-        "9007199254740993", "18446744073709551616", "123456789012345678901234567890",
-        "0.1000000000000000055511151231257827", r#""""#, r#""\u0041\/\n\t\"\\""#,
-        r#""\ud83d\ude00""#, "\"\u{1F600} \u{e9} \u{2028}\"", r#""\u0000""#, "[]", "{}",
-        r#"{"a":1,"a":2}"#, r#"{"":{"":[]}}"#, r#"{"data":1,"type":"x","id":7}"#,
-        r#"[1,"a",{"b":[null,true]}]"#, &deep,
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0",
+        "-0.0",
+        "1E5",
+        "1e-7",
+        "1e400",
+        "-1e-400",
+        "9007199254740993",
+        "18446744073709551616",
+        "123456789012345678901234567890",
+        "0.1000000000000000055511151231257827",
+        r#""""#,
+        r#""\u0041\/\n\t\"\\""#,
+        r#""\ud83d\ude00""#,
+        "\"\u{1F600} \u{e9} \u{2028}\"",
+        r#""\u0000""#,
+        "[]",
+        "{}",
+        r#"{"a":1,"a":2}"#,
+        r#"{"":{"":[]}}"#,
+        r#"{"data":1,"type":"x","id":7}"#,
+        r#"[1,"a",{"b":[null,true]}]"#,
+        &deep,
     ];
     for data in exact {
         client.send_text(&format!(r#"{{"type":"publish","channel":"room:1","data":{data}}}"#));
@@ -212,7 +238,9 @@ fn data_survives_token_for_token() {
         assert!(event.starts_with(r#"{"type":"event""#), "{data} brought {event}");
         assert!(event.ends_with(&format!(r#","data":{data}}}"#)), "{data} became {event}");
     }
-    client.send_text("{\"type\":\"publish\",\"data\":{ \"a\" : [ 1 , 2.50 ] },\"channel\":\"room:1\"}");
+    client.send_text(
+        "{\"type\":\"publish\",\"data\":{ \"a\" : [ 1 , 2.50 ] },\"channel\":\"room:1\"}",
+    );
     let event = client.next_text();
     let (_, data) = event.split_once(r#""data":"#).unwrap();
     let tight: String = data.chars().filter(|c| *c != ' ').collect();
@@ -225,28 +253,56 @@ fn a_bad_message_is_answered_and_changes_nothing() {
     let mut client = Client::connect(&gateway);
     client.subscribe("room:1");
     let hundred_thousand = "[".repeat(60_000);
-    let too_deep =
-        format!(r#"{{"type":"publish","channel":"room:1","data":{}{}}}"#, "[".repeat(80), "]".repeat(80));
+    let too_deep = format!(
+        r#"{{"type":"publish","channel":"room:1","data":{}{}}}"#,
+        "[".repeat(80),
+        "]".repeat(80)
+    );
     let long = format!(r#"{{"type":"subscribe","channel":"{}"}}"#, "x".repeat(256));
     let long_key =
         format!(r#"{{"type":"publish","channel":"room:1","key":"{}","data":1}}"#, "k".repeat(256));
     let cases = [
-        "", " ", "x", "{", "[]", "1", "null", "\"ping\"", "{}", r#"{"type":1}"#, r#"{"type":"pong"}"#,
-        r#"{"type":"PING"}"#, r#"{"type":"ping"} x"#, r#"{"type":"ping",}"#, r#"{"type":"ping" "id":1}"#,
-        r#"{"type":"ping","id":0}"#, r#"{"type":"ping","id":-1}"#, r#"{"type":"ping","id":1.5}"#,
-        r#"{"type":"ping","id":"1"}"#, r#"{"type":"ping","id":9007199254740992}"#,
-        r#"{"type":"subscribe"}"#, r#"{"type":"subscribe","channel":1}"#,
-        r#"{"type":"subscribe","channel":""}"#, r#"{"type":"subscribe","channel":":a"}"#,
-        r#"{"type":"subscribe","channel":"a:"}"#, r#"{"type":"subscribe","channel":"a\u0007b"}"#,
-        r#"{"type":"subscribe","channel":"a\nb"}"#, r#"{"type":"subscribe","channel":"caf\u00e9"}"#,
+        "",
+        " ",
+        "x",
+        "{",
+        "[]",
+        "1",
+        "null",
+        "\"ping\"",
+        "{}",
+        r#"{"type":1}"#,
+        r#"{"type":"pong"}"#,
+        r#"{"type":"PING"}"#,
+        r#"{"type":"ping"} x"#,
+        r#"{"type":"ping",}"#,
+        r#"{"type":"ping" "id":1}"#,
+        r#"{"type":"ping","id":0}"#,
+        r#"{"type":"ping","id":-1}"#,
+        r#"{"type":"ping","id":1.5}"#,
+        r#"{"type":"ping","id":"1"}"#,
+        r#"{"type":"ping","id":9007199254740992}"#,
+        r#"{"type":"subscribe"}"#,
+        r#"{"type":"subscribe","channel":1}"#,
+        r#"{"type":"subscribe","channel":""}"#,
+        r#"{"type":"subscribe","channel":":a"}"#,
+        r#"{"type":"subscribe","channel":"a:"}"#,
+        r#"{"type":"subscribe","channel":"a\u0007b"}"#,
+        r#"{"type":"subscribe","channel":"a\nb"}"#,
+        r#"{"type":"subscribe","channel":"caf\u00e9"}"#,
         r#"{"type":"subscribe","channel":"room:2","since":5}"#,
         r#"{"type":"subscribe","channel":"room:2","slow":"never"}"#,
-        r#"{"type":"publish","channel":"room:1"}"#, r#"{"type":"publish","data":1}"#,
+        r#"{"type":"publish","channel":"room:1"}"#,
+        r#"{"type":"publish","data":1}"#,
         r#"{"type":"publish","channel":"room:1","data":01}"#,
         r#"{"type":"publish","channel":"room:1","data":"\ud800"}"#,
         r#"{"type":"publish","channel":"room:1","data":1,"echo":"no"}"#,
         r#"{"type":"publish","channel":"room:1","data":1,"key":5}"#,
-        r#"{"type":"unsubscribe"}"#, &hundred_thousand, &too_deep, &long, &long_key,
+        r#"{"type":"unsubscribe"}"#,
+        &hundred_thousand,
+        &too_deep,
+        &long,
+        &long_key,
     ];
     for case in cases {
         client.send_text(case);
@@ -280,7 +336,11 @@ fn what_is_not_there_yet_says_so() {
         (json!({"type": "request", "method": "m"}), "unknown_method"),
     ] {
         let answer = client.ask(command.clone());
-        assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!(code)), "{command}");
+        assert_eq!(
+            (&answer["type"], &answer["code"]),
+            (&json!("error"), &json!(code)),
+            "{command}"
+        );
     }
 }
 

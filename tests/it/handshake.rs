@@ -30,31 +30,107 @@ const V13: &str = "Sec-WebSocket-Version: 13";
 fn wrong_handshakes_are_refused_and_never_upgraded() {
     let gateway = Gateway::start();
     let bad = [
-        ("a POST", format!("POST /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 0"), &[405][..]),
+        (
+            "a POST",
+            format!("POST /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 0"),
+            &[405][..],
+        ),
         ("a PUT", format!("PUT /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 0"), &[405]),
         ("another path", format!("GET /nowhere HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}"), &[404]),
         ("no upgrade at all", "GET /ws HTTP/1.1\nHOST".to_owned(), &[400, 426]),
-        ("no Upgrade", format!("GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\n{V13}"), &[400, 426]),
-        ("another Upgrade", format!("GET /ws HTTP/1.1\nHOST\nUpgrade: h2c\nConnection: Upgrade\nKEY\n{V13}"), &[400, 426]),
-        ("no Connection", format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nKEY\n{V13}"), &[400, 426]),
-        ("Connection: close", format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nConnection: close\nKEY\n{V13}"), &[400, 426]),
+        (
+            "no Upgrade",
+            format!("GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\n{V13}"),
+            &[400, 426],
+        ),
+        (
+            "another Upgrade",
+            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: h2c\nConnection: Upgrade\nKEY\n{V13}"),
+            &[400, 426],
+        ),
+        (
+            "no Connection",
+            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nKEY\n{V13}"),
+            &[400, 426],
+        ),
+        (
+            "Connection: close",
+            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nConnection: close\nKEY\n{V13}"),
+            &[400, 426],
+        ),
         ("no key", format!("GET /ws HTTP/1.1\nHOST\n{UP}\n{V13}"), &[400]),
-        ("an empty key", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key:\n{V13}"), &[400]),
-        ("15 bytes of key", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\n{V13}"), &[400]),
-        ("17 bytes of key", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\n{V13}"), &[400]),
-        ("a key that is not base64", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\n{V13}"), &[400]),
-        ("two keys", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n{V13}"), &[400]),
+        (
+            "an empty key",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key:\n{V13}"),
+            &[400],
+        ),
+        (
+            "15 bytes of key",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\n{V13}"),
+            &[400],
+        ),
+        (
+            "17 bytes of key",
+            format!(
+                "GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\n{V13}"
+            ),
+            &[400],
+        ),
+        (
+            "a key that is not base64",
+            format!(
+                "GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\n{V13}"
+            ),
+            &[400],
+        ),
+        (
+            "two keys",
+            format!(
+                "GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n{V13}"
+            ),
+            &[400],
+        ),
         ("no version", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY"), &[400, 426]),
-        ("version 8", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 8"), &[426]),
-        ("version 14", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 14"), &[426]),
-        ("version abc", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: abc"), &[400, 426]),
+        (
+            "version 8",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 8"),
+            &[426],
+        ),
+        (
+            "version 14",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 14"),
+            &[426],
+        ),
+        (
+            "version abc",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: abc"),
+            &[400, 426],
+        ),
         ("HTTP/1.0", format!("GET /ws HTTP/1.0\nHOST\n{UP}\nKEY\n{V13}"), &[400, 426, 505]),
         ("no Host", format!("GET /ws HTTP/1.1\n{UP}\nKEY\n{V13}"), &[400]),
-        ("a foreign subprotocol", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nSec-WebSocket-Protocol: mqtt, wamp"), &[400]),
-        ("a foreign Origin", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nOrigin: https://evil.example"), &[403]),
+        (
+            "a foreign subprotocol",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nSec-WebSocket-Protocol: mqtt, wamp"),
+            &[400],
+        ),
+        (
+            "a foreign Origin",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nOrigin: https://evil.example"),
+            &[403],
+        ),
         ("a body", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 5"), &[400]),
-        ("a chunked body", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nTransfer-Encoding: chunked"), &[400]),
-        ("two lengths", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 5\nTransfer-Encoding: chunked"), &[400]),
+        (
+            "a chunked body",
+            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nTransfer-Encoding: chunked"),
+            &[400],
+        ),
+        (
+            "two lengths",
+            format!(
+                "GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 5\nTransfer-Encoding: chunked"
+            ),
+            &[400],
+        ),
     ];
     for (what, lines, wanted) in bad {
         let got = answer(&gateway, &request(&gateway, &lines));
@@ -93,9 +169,13 @@ fn a_good_handshake_in_every_spelling_is_upgraded() {
     let gateway = Gateway::start();
     let good = [
         format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}"),
-        format!("GET /ws HTTP/1.1\nhOsT: x\nupgrade: WebSocket\nCONNECTION: keep-alive, upgrade\nKEY\n{V13}"),
+        format!(
+            "GET /ws HTTP/1.1\nhOsT: x\nupgrade: WebSocket\nCONNECTION: keep-alive, upgrade\nKEY\n{V13}"
+        ),
         format!("GET /ws?was=abc&batch=1 HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}"),
-        format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nSec-WebSocket-Protocol: mqtt, weir.v1.json"),
+        format!(
+            "GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nSec-WebSocket-Protocol: mqtt, weir.v1.json"
+        ),
         format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nOrigin: http://{}", gateway.addr),
     ];
     for lines in good {

@@ -44,7 +44,11 @@ fn what_breaks_the_framing_is_closed_with_its_code() {
         ("a text inside a text", [masked(0x01, b"{"), masked(0x81, b"}")].concat(), 1002),
         ("a binary inside a text", [masked(0x01, b"{"), masked(0x82, b"}")].concat(), 1002),
         ("a long form of a short length", vec![0x81, 0xFE, 0, 5, 1, 2, 3, 4], 1002),
-        ("the longest form of a short one", vec![0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4], 1002),
+        (
+            "the longest form of a short one",
+            vec![0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4],
+            1002,
+        ),
         ("a close of one byte", close(&[3]), 1002),
         ("close code 0", close(&[0, 0]), 1002),
         ("close code 999", close(&999_u16.to_be_bytes()), 1002),
@@ -59,7 +63,11 @@ fn what_breaks_the_framing_is_closed_with_its_code() {
         ("a surrogate in UTF-8", masked(0x81, b"\xed\xa0\x80"), 1007),
         ("an overlong slash", masked(0x81, b"\xc0\xaf"), 1007),
         ("a cut character", masked(0x81, b"\xe2\x82"), 1007),
-        ("a character cut at the last fragment", [masked(0x01, b"\xe2"), masked(0x80, b"\x82")].concat(), 1007),
+        (
+            "a character cut at the last fragment",
+            [masked(0x01, b"\xe2"), masked(0x80, b"\x82")].concat(),
+            1007,
+        ),
         ("bad bytes in the first of many fragments", masked(0x01, b"ab\xff"), 1007),
     ];
     for (what, bytes, code) in cases {
@@ -80,7 +88,8 @@ fn what_is_odd_but_allowed_is_served() {
         .flat_map(|(at, byte)| {
             let last = at + 1 == PING.len();
             let first = if last { 0x80 } else { 0x00 } | u8::from(at == 0);
-            [masked(first, &[*byte]), masked(0x00, b"")].concat()[..if last { 7 } else { 13 }].to_vec()
+            [masked(first, &[*byte]), masked(0x00, b"")].concat()[..if last { 7 } else { 13 }]
+                .to_vec()
         })
         .collect();
     let cases: [(&str, Vec<u8>); 5] = [
@@ -98,7 +107,9 @@ fn what_is_odd_but_allowed_is_served() {
         }
         assert_eq!(raw.frame().unwrap(), (0x81, PONG.to_vec()), "{what}, byte by byte");
     }
-    raw.send(&[masked(0x01, &PING[..5]), masked(0x89, b"in between"), masked(0x80, &PING[5..])].concat());
+    raw.send(
+        &[masked(0x01, &PING[..5]), masked(0x89, b"in between"), masked(0x80, &PING[5..])].concat(),
+    );
     assert_eq!(raw.frame().unwrap(), (0x8A, b"in between".to_vec()));
     assert_eq!(raw.frame().unwrap(), (0x81, PONG.to_vec()));
     raw.send(&masked(0x89, &[7; 125]));
