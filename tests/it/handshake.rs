@@ -12,128 +12,90 @@ const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 /// A request from its lines; `\n` stands for a line's end.
 fn request(gateway: &Gateway, lines: &str) -> Vec<u8> {
     let text = lines.replace("HOST", &format!("Host: {}", gateway.addr)).replace("KEY", KEY);
+    let text = text.replace("UP", UP).replace("V13", V13);
     (text.replace('\n', "\r\n") + "\r\n\r\n").into_bytes()
 }
 
 fn answer(gateway: &Gateway, bytes: &[u8]) -> Answer {
     let mut raw = Raw::open(gateway.addr);
     raw.send(bytes);
-    // An HTTP answer may keep the connection open: end our side so that the other side ends too.
-    raw.0.shutdown(std::net::Shutdown::Write).ok();
-    Answer::read(&raw.rest())
+    raw.answer()
 }
 
 const UP: &str = "Upgrade: websocket\nConnection: Upgrade";
 const V13: &str = "Sec-WebSocket-Version: 13";
 
+/// What is wrong, the request, and the statuses that fit. `HOST`, `KEY`, `UP` and `V13` stand for
+/// the right headers.
+const BAD: &[(&str, &str, &[u16])] = &[
+    ("a POST", "POST /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
+    ("a PUT", "PUT /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
+    ("another path", "GET /nowhere HTTP/1.1\nHOST\nUP\nKEY\nV13", &[404]),
+    ("no upgrade at all", "GET /ws HTTP/1.1\nHOST", &[400, 426]),
+    ("no Upgrade", "GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\nV13", &[400, 426]),
+    (
+        "another Upgrade",
+        "GET /ws HTTP/1.1\nHOST\nUpgrade: h2c\nConnection: Upgrade\nKEY\nV13",
+        &[400, 426],
+    ),
+    ("no Connection", "GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nKEY\nV13", &[400, 426]),
+    (
+        "Connection: close",
+        "GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nConnection: close\nKEY\nV13",
+        &[400, 426],
+    ),
+    ("no key", "GET /ws HTTP/1.1\nHOST\nUP\nV13", &[400]),
+    ("an empty key", "GET /ws HTTP/1.1\nHOST\nUP\nSec-WebSocket-Key:\nV13", &[400]),
+    (
+        "15 bytes of key",
+        "GET /ws HTTP/1.1\nHOST\nUP\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\nV13",
+        &[400],
+    ),
+    (
+        "17 bytes of key",
+        "GET /ws HTTP/1.1\nHOST\nUP\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\nV13",
+        &[400],
+    ),
+    (
+        "a key that is not base64",
+        "GET /ws HTTP/1.1\nHOST\nUP\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\nV13",
+        &[400],
+    ),
+    (
+        "two keys",
+        "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\nV13",
+        &[400],
+    ),
+    ("no version", "GET /ws HTTP/1.1\nHOST\nUP\nKEY", &[400, 426]),
+    ("version 8", "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nSec-WebSocket-Version: 8", &[426]),
+    ("version 14", "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nSec-WebSocket-Version: 14", &[426]),
+    ("version abc", "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nSec-WebSocket-Version: abc", &[400, 426]),
+    ("HTTP/1.0", "GET /ws HTTP/1.0\nHOST\nUP\nKEY\nV13", &[400, 426, 505]),
+    ("no Host", "GET /ws HTTP/1.1\nUP\nKEY\nV13", &[400]),
+    (
+        "a foreign subprotocol",
+        "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nSec-WebSocket-Protocol: mqtt, wamp",
+        &[400],
+    ),
+    (
+        "a foreign Origin",
+        "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nOrigin: https://evil.example",
+        &[403],
+    ),
+    ("a body", "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 5", &[400]),
+    ("a chunked body", "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nTransfer-Encoding: chunked", &[400]),
+    (
+        "two lengths",
+        "GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 5\nTransfer-Encoding: chunked",
+        &[400],
+    ),
+];
+
 #[test]
 fn wrong_handshakes_are_refused_and_never_upgraded() {
     let gateway = Gateway::start();
-    let bad = [
-        (
-            "a POST",
-            format!("POST /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 0"),
-            &[405][..],
-        ),
-        ("a PUT", format!("PUT /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 0"), &[405]),
-        ("another path", format!("GET /nowhere HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}"), &[404]),
-        ("no upgrade at all", "GET /ws HTTP/1.1\nHOST".to_owned(), &[400, 426]),
-        (
-            "no Upgrade",
-            format!("GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\n{V13}"),
-            &[400, 426],
-        ),
-        (
-            "another Upgrade",
-            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: h2c\nConnection: Upgrade\nKEY\n{V13}"),
-            &[400, 426],
-        ),
-        (
-            "no Connection",
-            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nKEY\n{V13}"),
-            &[400, 426],
-        ),
-        (
-            "Connection: close",
-            format!("GET /ws HTTP/1.1\nHOST\nUpgrade: websocket\nConnection: close\nKEY\n{V13}"),
-            &[400, 426],
-        ),
-        ("no key", format!("GET /ws HTTP/1.1\nHOST\n{UP}\n{V13}"), &[400]),
-        (
-            "an empty key",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key:\n{V13}"),
-            &[400],
-        ),
-        (
-            "15 bytes of key",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA\n{V13}"),
-            &[400],
-        ),
-        (
-            "17 bytes of key",
-            format!(
-                "GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=\n{V13}"
-            ),
-            &[400],
-        ),
-        (
-            "a key that is not base64",
-            format!(
-                "GET /ws HTTP/1.1\nHOST\n{UP}\nSec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==\n{V13}"
-            ),
-            &[400],
-        ),
-        (
-            "two keys",
-            format!(
-                "GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n{V13}"
-            ),
-            &[400],
-        ),
-        ("no version", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY"), &[400, 426]),
-        (
-            "version 8",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 8"),
-            &[426],
-        ),
-        (
-            "version 14",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: 14"),
-            &[426],
-        ),
-        (
-            "version abc",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\nSec-WebSocket-Version: abc"),
-            &[400, 426],
-        ),
-        ("HTTP/1.0", format!("GET /ws HTTP/1.0\nHOST\n{UP}\nKEY\n{V13}"), &[400, 426, 505]),
-        ("no Host", format!("GET /ws HTTP/1.1\n{UP}\nKEY\n{V13}"), &[400]),
-        (
-            "a foreign subprotocol",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nSec-WebSocket-Protocol: mqtt, wamp"),
-            &[400],
-        ),
-        (
-            "a foreign Origin",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nOrigin: https://evil.example"),
-            &[403],
-        ),
-        ("a body", format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 5"), &[400]),
-        (
-            "a chunked body",
-            format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nTransfer-Encoding: chunked"),
-            &[400],
-        ),
-        (
-            "two lengths",
-            format!(
-                "GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nContent-Length: 5\nTransfer-Encoding: chunked"
-            ),
-            &[400],
-        ),
-    ];
-    for (what, lines, wanted) in bad {
-        let got = answer(&gateway, &request(&gateway, &lines));
+    for &(what, lines, wanted) in BAD {
+        let got = answer(&gateway, &request(&gateway, lines));
         assert!(wanted.contains(&got.status), "{what}: wanted {wanted:?}, got {}", got.head);
         if got.status == 426 {
             assert_eq!(got.header("sec-websocket-version"), Some("13"), "{what}: {}", got.head);

@@ -285,7 +285,6 @@ fn a_get_with_two_lengths_is_not_smuggled() {
         let head = format!("{start}Host: {}\r\n{headers}\r\n", gateway.addr);
         raw.send(head.as_bytes());
         raw.send(b"0\r\n\r\n");
-        raw.0.shutdown(std::net::Shutdown::Write).ok();
-        assert_eq!(Answer::read(&raw.rest()).status, 400, "{headers}");
+        assert_eq!(raw.answer().status, 400, "{headers}");
     }
 }

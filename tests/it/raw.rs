@@ -158,6 +158,23 @@ impl Raw {
         String::from_utf8(head).unwrap()
     }
 
+    /// The next HTTP answer of a connection that may stay open behind it.
+    pub(crate) fn answer(&mut self) -> Answer {
+        let head = self.head();
+        let mut answer = Answer::read(head.as_bytes());
+        let length = answer.header("content-length").map(|length| length.parse().unwrap());
+        answer.body = match length {
+            Some(length) => {
+                let mut body = vec![0; length];
+                self.0.read_exact(&mut body).unwrap();
+                body
+            }
+            None if answer.status == 101 => Vec::new(),
+            None => return Answer::read(&[head.as_bytes(), &self.rest()].concat()),
+        };
+        answer
+    }
+
     /// Everything until the connection ends; fails when it does not end.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
