@@ -1,0 +1,222 @@
+//! The command line: what is printed where, and the exit codes.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Gateway, scratch, wait_for, weir};
+
+fn run(args: &[&str], input: &str) -> Output {
+    let mut command = weir(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+    child.wait_with_output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn pub_publishes_its_argument() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let args = ["pub", "room:1", r#"{"v":1}"#, "--key", "k", "--url", &gateway.url()];
+    let output = run(&args, "");
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains('1'), "it prints the offset: {}", out(&output));
+    let event = client.expect("event");
+    assert_eq!((&event["data"], &event["key"]), (&json!({"v": 1}), &json!("k")));
+}
+
+#[test]
+fn pub_publishes_lines_and_takes_its_url_from_the_environment() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let mut command = weir(&["pub", "room:1", "--stdin"]);
+    command.env("WEIR_URL", gateway.url());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"v\":1}\n{\"v\":2}\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for v in 1..=2 {
+        let event = client.expect("event");
+        assert_eq!((&event["offset"], &event["data"]), (&json!(v), &json!({"v": v})));
+    }
+    assert_eq!(out(&output).lines().count(), 2, "an offset for each: {}", out(&output));
+}
+
+#[test]
+fn sub_prints_events_until_its_count() {
+    let gateway = Gateway::start();
+    let mut command = weir(&["sub", "room:1", "room:2", "--count", "3", "--url", &gateway.url()]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    wait_for("both subscriptions", || (gateway.metric("weir_subscriptions") > 1.5).then_some(()));
+    for (channel, data) in [("room:1", "1"), ("room:2", "{\"n\":1e400}"), ("room:1", "\"x\"")] {
+        let body = format!(r#"{{"channel":"{channel}","data":{data}}}"#);
+        assert_eq!(gateway.post("/api/v1/publish", &body).status, 200);
+    }
+    let lines: Vec<String> =
+        BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].contains(r#""data":{"n":1e400}"#), "as it came: {}", lines[1]);
+    let first: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!((&first["channel"], &first["data"]), (&json!("room:1"), &json!(1)));
+}
+
+#[test]
+fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
+    let gateway = Gateway::start();
+    let url = gateway.url();
+    let nobody = "ws://127.0.0.1:1/ws";
+    let cases: [(&[&str], i32); 9] = [
+        (&["pub", "room:1", "1", "--url", nobody], 1),
+        (&["sub", "room:1", "--url", nobody], 1),
+        (&["pub", "room:1", "{", "--url", &url], 1),
+        (&["pub", "a b", "1", "--url", &url], 1),
+        (&["check", "--config", "/nowhere/weir.toml"], 1),
+        (&["pub"], 2),
+        (&["sub"], 2),
+        (&["frobnicate"], 2),
+        (&["serve", "--no-such-flag"], 2),
+    ];
+    for (args, code) in cases {
+        let output = run(args, "");
+        // Whether bad arguments are usage or work is a matter of taste; that they fail is not.
+        let fits = output.status.code() == Some(code)
+            || (args.len() > 2 && args[0] == "pub" && output.status.code() == Some(2));
+        assert!(fits, "{args:?}: {:?}, {}", output.status, err(&output));
+        assert!(!err(&output).trim().is_empty(), "{args:?} says what was wrong");
+        assert!(!err(&output).contains("panicked"), "{args:?}: {}", err(&output));
+    }
+}
+
+#[test]
+fn help_of_each_command_has_an_example() {
+    for command in ["serve", "pub", "sub", "check", "config"] {
+        let output = run(&[command, "--help"], "");
+        assert_eq!(output.status.code(), Some(0));
+        let text = out(&output);
+        assert!(text.to_lowercase().contains("example"), "{command}: {text}");
+        assert!(text.contains(&format!("weir {command}")), "{command}: {text}");
+    }
+    assert!(out(&run(&["--version"], "")).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn check_reports_every_fault_at_once_by_key() {
+    let path = scratch(".toml");
+    fs::write(
+        &path,
+        "drain = \"soon\"\n[limits]\nqueue_bytes = -1\nno_such_key = 1\n[http]\nping = \"5 parsecs\"\n\
+         [[namespace]]\nname = \"a\"\nslow = \"sometimes\"\n",
+    )
+    .unwrap();
+    let output = run(&["check", "--config", path.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output) + &out(&output);
+    for key in ["drain", "queue_bytes", "no_such_key", "ping", "slow"] {
+        assert!(said.contains(key), "{key} is not named in: {said}");
+    }
+    let served = run(&["serve", "--config", path.to_str().unwrap()], "");
+    assert_eq!(served.status.code(), Some(1), "no faulty configuration is served");
+}
+
+#[test]
+fn a_broken_file_is_reported_with_its_line() {
+    let path = scratch(".toml");
+    fs::write(&path, "drain = \"1s\"\n\n[limits\n").unwrap();
+    let output = run(&["check", "--config", path.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output) + &out(&output);
+    assert!(said.contains('3'), "{said}");
+}
+
+#[test]
+fn the_printed_configuration_is_a_valid_one() {
+    let printed = run(&["config"], "");
+    assert_eq!(printed.status.code(), Some(0));
+    let path = scratch(".toml");
+    fs::write(&path, out(&printed)).unwrap();
+    assert!(out(&printed).contains('#'), "it is commented");
+    let with = run(&["check", "--config", path.to_str().unwrap()], "");
+    assert_eq!(with.status.code(), Some(0), "{}{}", out(&with), err(&with));
+    let without = run(&["check"], "");
+    assert_eq!(without.status.code(), Some(0), "{}", err(&without));
+    let mentions = |output: &Output| {
+        let text = out(output);
+        text.contains("queue_bytes") && text.contains("header_timeout")
+    };
+    assert!(mentions(&with) && mentions(&without), "check prints the effective configuration");
+}
+
+#[test]
+fn flags_go_over_environment_over_file() {
+    let path = scratch(".toml");
+    fs::write(
+        &path,
+        "listen = \"127.0.0.1:7001\"\n[limits]\nqueue_events = 111\nqueue_bytes = 70000\n",
+    )
+    .unwrap();
+    let mut command = weir(&["check", "--config", path.to_str().unwrap()]);
+    command.env("WEIR_LISTEN", "127.0.0.1:7002").env("WEIR_LIMITS__QUEUE_EVENTS", "222");
+    let text = out(&command.output().unwrap());
+    assert!(text.contains("127.0.0.1:7002") && !text.contains("7001"), "{text}");
+    assert!(text.contains("222") && !text.contains("111"), "{text}");
+    assert!(text.contains("70000") || text.contains("70_000"), "{text}");
+    let mut bad = weir(&["check"]);
+    bad.env("WEIR_LIMITS__QUEUE_EVENTS", "many");
+    let output = bad.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!((err(&output) + &out(&output)).to_lowercase().contains("queue_events"));
+}
+
+#[test]
+fn a_public_address_is_refused_without_insecure() {
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let output = run(&["serve", "--listen", address], "");
+        assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+        let said = err(&output);
+        assert!(said.contains("--insecure"), "it says what would be right: {said}");
+    }
+    let mut open = weir(&["serve", "--listen", "0.0.0.0:0", "--insecure", "--log-format", "json"]);
+    let mut child = open.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("listening on http://"), "{line}");
+}
+
+#[test]
+fn a_demo_moves_by_itself() {
+    let mut command = weir(&["serve", "--demo", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let (_, address) = line.trim().split_once("http://").unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let channel = format!("telemetry:{}", host.trim());
+    let url = format!("ws://{address}/ws");
+    let output = run(&["sub", &channel, "--count", "20", "--url", &url], "");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let text = out(&output);
+    assert_eq!(text.lines().count(), 20);
+    for line in text.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert!(event["key"].is_string(), "{event}");
+    }
+}

@@ -1,0 +1,388 @@
+//! Starts the real program on a free port, and speaks to it through fastwebsockets, a client that
+//! is not ours. Nothing here sleeps to let something happen: it waits for what should happen.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::raw::{Answer, handshake_request, http};
+
+/// How long anything that must happen may take. Long, so that a busy machine fails nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program under test.
+pub(crate) const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// The one place of the tests that reads the clock.
+#[expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits until `ready` gives a value; fails with `what` after [`PATIENCE`].
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(now() < deadline, "waited {PATIENCE:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Skips a test that lacks something, with a reason; fails it where CI is set.
+pub(crate) fn skip(reason: &str) {
+    let ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
+    assert!(!ci, "CI must not skip: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+/// A path of its own for every call.
+pub(crate) fn scratch(suffix: &str) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{count}{suffix}", std::process::id());
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// A command of the program, without this shell's settings.
+pub(crate) fn weir(args: &[&str]) -> Command {
+    let mut command = Command::new(WEIR);
+    command.args(args);
+    without_settings(&mut command);
+    command
+}
+
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WEIR_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// A running gateway; killed when dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    log: PathBuf,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+}
+
+impl Gateway {
+    /// One with the embedded defaults.
+    pub(crate) fn start() -> Self {
+        Self::configured("")
+    }
+
+    /// One with a configuration file of this text.
+    pub(crate) fn configured(toml: &str) -> Self {
+        Self::started(Command::new(WEIR), toml)
+    }
+
+    /// One whose process has at most `files` descriptors.
+    pub(crate) fn with_files(files: u32, toml: &str) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "bash", WEIR]);
+        Self::started(command, toml)
+    }
+
+    fn started(mut command: Command, toml: &str) -> Self {
+        let log = scratch(".log");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        if !toml.is_empty() {
+            let path = scratch(".toml");
+            fs::write(&path, toml).unwrap();
+            command.arg("--config").arg(path);
+        }
+        without_settings(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (sender, receiver) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            // Reads on to the end, so that the program never waits for its reader.
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some((_, url)) = line.split_once("listening on http://") {
+                    let addr = url.split([' ', '/', '"']).next().unwrap_or_default();
+                    sender.try_send(addr.parse().unwrap()).ok();
+                }
+            }
+        });
+        let Ok(addr) = receiver.recv_timeout(PATIENCE) else {
+            child.kill().ok();
+            child.wait().ok();
+            panic!("it did not start: {}", fs::read_to_string(&log).unwrap_or_default());
+        };
+        Self { child, log, addr }
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The gateway's address as `weir pub --url` takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws", self.addr)
+    }
+
+    /// Sends a signal to this process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the process's end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        wait_for("the end of the gateway", || self.child.try_wait().unwrap())
+    }
+
+    /// A plain GET.
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        http(self.addr, "GET", path, &[], b"")
+    }
+
+    /// A POST of JSON.
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+        http(self.addr, "POST", path, &[("Content-Type", "application/json")], body.as_bytes())
+    }
+
+    /// The sum of all samples of a metric whose name and labels begin with `prefix`.
+    pub(crate) fn metric(&self, prefix: &str) -> f64 {
+        sum(&self.get("/metrics").text(), prefix)
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn rss(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Its open descriptors, in the table of the main thread.
+    pub(crate) fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Processor time used so far, in clock ticks (hundredths of a second).
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1;
+        let times = fields.split_ascii_whitespace().skip(11).take(2);
+        times.map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn log(&self) -> String {
+        let mut text = String::new();
+        File::open(&self.log).unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(20).collect();
+            eprintln!("the gateway's last lines, newest first:\n{}", lines.join("\n"));
+        }
+    }
+}
+
+/// The sum of all samples in a scrape that begin with `prefix`.
+pub(crate) fn sum(scrape: &str, prefix: &str) -> f64 {
+    let lines = scrape.lines().filter(|line| line.starts_with(prefix));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Waits for one future, with a limit.
+fn limited<T>(runtime: &tokio::runtime::Runtime, what: &str, future: impl Future<Output = T>) -> T {
+    let limit = async { tokio::time::timeout(PATIENCE, future).await };
+    runtime.block_on(limit).unwrap_or_else(|_| panic!("waited {PATIENCE:?} for: {what}"))
+}
+
+/// What ended a connection, and what came before.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The close frame's code; `None` when the connection ended without one.
+    pub(crate) code: Option<u16>,
+    /// The close frame's reason.
+    pub(crate) reason: String,
+    /// The messages that were read until then.
+    pub(crate) messages: Vec<Value>,
+}
+
+/// A WebSocket client over fastwebsockets. Blocking, so that a test reads from top to bottom.
+pub(crate) struct Client {
+    runtime: tokio::runtime::Runtime,
+    socket: WebSocket<TcpStream>,
+    last_id: u64,
+    /// The server-made id of this connection.
+    pub(crate) id: String,
+}
+
+impl Client {
+    /// Connects and takes the welcome.
+    pub(crate) fn connect(gateway: &Gateway) -> Self {
+        Self::connect_with(gateway.addr, None)
+    }
+
+    /// Connects with a small receive buffer, so that not reading soon blocks the sender.
+    pub(crate) fn connect_narrow(gateway: &Gateway) -> Self {
+        Self::connect_with(gateway.addr, Some(4096))
+    }
+
+    fn connect_with(addr: SocketAddr, receive_buffer: Option<u32>) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stream = limited(&runtime, "the handshake", async {
+            let socket = TcpSocket::new_v4().unwrap();
+            if let Some(bytes) = receive_buffer {
+                socket.set_recv_buffer_size(bytes).unwrap();
+            }
+            let mut stream = socket.connect(addr).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(handshake_request(addr, &[]).as_bytes()).await.unwrap();
+            // Byte by byte: what follows the empty line belongs to the frames.
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            stream
+        });
+        let mut socket = WebSocket::after_handshake(stream, Role::Client);
+        socket.set_auto_close(false);
+        let mut client = Self { runtime, socket, last_id: 0, id: String::new() };
+        let welcome = client.next();
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        client.id = welcome["client"].as_str().unwrap().to_owned();
+        client
+    }
+
+    /// Sends one text frame.
+    pub(crate) fn send_text(&mut self, text: &str) {
+        let frame = Frame::text(Payload::Borrowed(text.as_bytes()));
+        let write = self.socket.write_frame(frame);
+        limited(&self.runtime, "room for a frame", write).unwrap();
+    }
+
+    /// Sends one binary frame.
+    pub(crate) fn send_binary(&mut self, bytes: &[u8]) {
+        let frame = Frame::binary(Payload::Borrowed(bytes));
+        let write = self.socket.write_frame(frame);
+        limited(&self.runtime, "room for a frame", write).unwrap();
+    }
+
+    /// Sends one message.
+    pub(crate) fn send(&mut self, message: &Value) {
+        self.send_text(&message.to_string());
+    }
+
+    /// The next frame that is no ping or pong; an error when the connection ended without a close.
+    fn frame(&mut self) -> Result<(OpCode, Vec<u8>), String> {
+        loop {
+            let read = self.socket.read_frame();
+            let frame = limited(&self.runtime, "a frame", read).map_err(|e| e.to_string())?;
+            if !matches!(frame.opcode, OpCode::Ping | OpCode::Pong) {
+                assert!(frame.fin, "the gateway does not send fragments");
+                return Ok((frame.opcode, frame.payload.to_vec()));
+            }
+        }
+    }
+
+    /// The next message, as it was written.
+    pub(crate) fn next_text(&mut self) -> String {
+        let (opcode, payload) = self.frame().unwrap();
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        assert_eq!(opcode, OpCode::Text, "wanted a message: {text}");
+        text
+    }
+
+    /// The next message.
+    pub(crate) fn next(&mut self) -> Value {
+        let text = self.next_text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The next message, which has this type.
+    pub(crate) fn expect(&mut self, wanted: &str) -> Value {
+        let message = self.next();
+        assert_eq!(message["type"], wanted, "{message}");
+        message
+    }
+
+    /// Sends a command with an id of its own; its answer, which must come next.
+    pub(crate) fn ask(&mut self, mut command: Value) -> Value {
+        self.last_id += 1;
+        command["id"] = json!(self.last_id);
+        self.send(&command);
+        let answer = self.next();
+        assert_eq!(answer["id"], json!(self.last_id), "{answer}");
+        answer
+    }
+
+    /// Subscribes; the answer.
+    pub(crate) fn subscribe(&mut self, channel: &str) -> Value {
+        let answer = self.ask(json!({"type": "subscribe", "channel": channel}));
+        assert_eq!(answer["type"], "subscribed", "{answer}");
+        answer
+    }
+
+    /// Publishes on a channel that this client is not subscribed to; the answer.
+    pub(crate) fn publish(&mut self, channel: &str, data: &Value) -> Value {
+        let answer = self.ask(json!({"type": "publish", "channel": channel, "data": data}));
+        assert_eq!(answer["type"], "published", "{answer}");
+        answer
+    }
+
+    /// Shows that nothing is on its way here: a ping is answered next.
+    pub(crate) fn expect_nothing(&mut self) {
+        let answer = self.ask(json!({"type": "ping"}));
+        assert_eq!(answer["type"], "pong", "{answer}");
+    }
+
+    /// Reads to the end of the connection.
+    pub(crate) fn ended(&mut self) -> Ended {
+        let mut messages = Vec::new();
+        loop {
+            match self.frame() {
+                Ok((OpCode::Close, payload)) => {
+                    let (code, reason) = match payload.split_first_chunk() {
+                        Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
+                        None => (Some(1005), &[][..]),
+                    };
+                    let reason = String::from_utf8(reason.to_vec()).unwrap();
+                    let echo = self.socket.write_frame(Frame::close_raw(payload.into()));
+                    limited(&self.runtime, "room for a close", echo).ok();
+                    return Ended { code, reason, messages };
+                }
+                Ok((_, payload)) => messages.push(serde_json::from_slice(&payload).unwrap()),
+                Err(_) => return Ended { code: None, reason: String::new(), messages },
+            }
+        }
+    }
+
+    /// Sends a close frame with this code; the code that comes back.
+    pub(crate) fn close(&mut self, code: u16) -> Option<u16> {
+        let write = self.socket.write_frame(Frame::close(code, b""));
+        limited(&self.runtime, "room for a close", write).unwrap();
+        self.ended().code
+    }
+}

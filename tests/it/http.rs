@@ -1,0 +1,290 @@
+//! The HTTP API: publishing, looking, scraping, and who may not.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Gateway, sum, wait_for};
+use crate::raw::{Answer, http};
+
+const PUBLISH: &str = "/api/v1/publish";
+
+fn ndjson(gateway: &Gateway, body: &[u8]) -> Answer {
+    http(gateway.addr, "POST", PUBLISH, &[("Content-Type", "application/x-ndjson")], body)
+}
+
+#[test]
+fn a_published_event_reaches_subscribers_without_an_author() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    let subscribed = client.subscribe("room:1");
+    let answer =
+        gateway.post(PUBLISH, r#"{"channel":"room:1","key":"k","data":{"n":9007199254740993}}"#);
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    let published = answer.json();
+    assert_eq!(published["channel"], "room:1");
+    assert_eq!(published["epoch"], subscribed["epoch"]);
+    assert_eq!(published["offset"], 1);
+    let text = client.next_text();
+    assert!(text.ends_with(r#","data":{"n":9007199254740993}}"#), "{text}");
+    let event: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&event["type"], &event["key"]), (&json!("event"), &json!("k")));
+    assert!(event.get("from").is_none(), "{event}");
+}
+
+#[test]
+fn a_bad_publish_is_refused_with_a_code() {
+    let gateway = Gateway::start();
+    for body in [
+        "",
+        "x",
+        "[]",
+        "{}",
+        r#"{"channel":"room:1"}"#,
+        r#"{"data":1}"#,
+        r#"{"channel":"a b","data":1}"#,
+        r#"{"channel":5,"data":1}"#,
+        r#"{"channel":"room:1","data":1,"key":2}"#,
+        r#"{"channel":"room:1","data":1} x"#,
+    ] {
+        assert_eq!(gateway.post(PUBLISH, body).error(400), "bad_request", "{body}");
+    }
+    assert_eq!(gateway.get("/nowhere").status, 404);
+    assert_eq!(gateway.get("/api/v1/nowhere").status, 404);
+    assert_eq!(gateway.get(PUBLISH).status, 405);
+    assert_eq!(gateway.get("/healthz").status, 200, "nothing else changed");
+}
+
+#[test]
+fn a_bad_line_rejects_itself_alone() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let lines = [
+        r#"{"channel":"room:1","data":1}"#,
+        "not json",
+        "",
+        r#"{"channel":"room:1","data":2}"#,
+        r#"{"channel":"a b","data":3}"#,
+        "{\"channel\":\"room:1\",\"data\":4}\r",
+    ];
+    let answer = ndjson(&gateway, lines.join("\n").as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    let answer = answer.json();
+    assert_eq!(answer["accepted"], 3, "{answer}");
+    let rejected = answer["rejected"].as_array().unwrap();
+    let places: Vec<_> = rejected.iter().map(|one| one["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 5], "lines count from 1, empty ones too: {answer}");
+    for one in rejected {
+        assert_eq!(one["code"], "bad_request");
+        assert!(!one["message"].as_str().unwrap().is_empty());
+    }
+    for data in [1, 2, 4] {
+        assert_eq!(client.expect("event")["data"], data);
+    }
+    client.expect_nothing();
+    let bytes = ndjson(&gateway, b"{\"channel\":\"room:1\",\"data\":\"\xff\"}\n");
+    assert_eq!(bytes.json()["rejected"][0]["line"], 1);
+}
+
+#[test]
+fn a_raw_body_is_one_event() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1/x");
+    let path = "/api/v1/channels/room%3A1%2Fx/events";
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let types = [("Content-Type", "application/octet-stream")];
+    let answer = http(gateway.addr, "PUT", &format!("{path}?key=a%20b"), &types, &all_bytes);
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    assert_eq!(answer.json()["offset"], 1);
+    let event = client.expect("event");
+    assert!(event.get("data").is_none(), "{event}");
+    assert_eq!(event["key"], "a b");
+    let text = event["data_b64"].as_str().unwrap();
+    let engine = base64::engine::general_purpose::STANDARD;
+    assert_eq!(base64::Engine::decode(&engine, text).unwrap(), all_bytes);
+
+    let types = [("Content-Type", "application/json")];
+    let answer = http(gateway.addr, "PUT", path, &types, br#"{"v":1}"#);
+    assert_eq!(answer.json()["offset"], 2);
+    assert_eq!(client.expect("event")["data"], json!({"v": 1}));
+    assert_eq!(http(gateway.addr, "PUT", path, &types, b"{").error(400), "bad_request");
+    let bad = http(gateway.addr, "PUT", "/api/v1/channels/a%20b/events", &types, b"1");
+    assert_eq!(bad.error(400), "bad_request");
+    client.expect_nothing();
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let gateway = Gateway::configured("[http]\nbody_bytes = 4096\n");
+    let big = format!(r#"{{"channel":"room:1","data":"{}"}}"#, "x".repeat(8000));
+    assert_eq!(gateway.post(PUBLISH, &big).error(413), "too_large");
+    assert_eq!(ndjson(&gateway, big.as_bytes()).error(413), "too_large");
+    let path = "/api/v1/channels/room:1/events";
+    assert_eq!(http(gateway.addr, "PUT", path, &[], big.as_bytes()).error(413), "too_large");
+    // Chunks have no length in the header; they count as they come.
+    let mut raw = crate::raw::Raw::open(gateway.addr);
+    let head = "POST /api/v1/publish HTTP/1.1\r\nConnection: close\r\nContent-Type: \
+                application/json\r\nTransfer-Encoding: chunked\r\n";
+    raw.send(format!("{head}Host: {}\r\n\r\n", gateway.addr).as_bytes());
+    raw.send(format!("{:x}\r\n{big}\r\n0\r\n\r\n", big.len()).as_bytes());
+    assert_eq!(Answer::read(&raw.rest()).status, 413);
+}
+
+#[test]
+fn live_channels_are_listed_in_order_and_pages() {
+    let gateway = Gateway::start();
+    let mut one = Client::connect(&gateway);
+    let mut two = Client::connect(&gateway);
+    for channel in ["room:1", "room:2", "room:3", "telemetry:a"] {
+        one.subscribe(channel);
+    }
+    two.subscribe("room:2");
+    one.send(&json!({"type": "publish", "channel": "room:2", "data": 1}));
+    one.expect("event");
+    let list = gateway.get("/api/v1/channels?prefix=room:").json();
+    let row = |channel, subscribers, offset| json!({"channel": channel, "subscribers": subscribers, "offset": offset});
+    assert_eq!(
+        list["channels"],
+        json!([row("room:1", 1, 0), row("room:2", 2, 1), row("room:3", 1, 0)])
+    );
+    let page = gateway.get("/api/v1/channels?limit=2").json();
+    assert_eq!(page["channels"].as_array().unwrap().len(), 2);
+    assert!(!page["next"].is_null(), "there is more: {page}");
+    drop(two);
+    wait_for("the subscriber to leave", || {
+        let list = gateway.get("/api/v1/channels?prefix=room:2").json();
+        (list["channels"][0]["subscribers"] == 1).then_some(())
+    });
+}
+
+#[test]
+fn health_readiness_stats_and_the_page_answer() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    assert_eq!(gateway.get("/healthz").status, 200);
+    assert_eq!(gateway.get("/readyz").status, 200);
+    let stats = gateway.get("/api/v1/stats");
+    assert_eq!(stats.status, 200);
+    assert!(stats.json().is_object(), "{}", stats.text());
+    let page = gateway.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-type").unwrap().starts_with("text/html"));
+    assert!(page.text().to_lowercase().contains("<!doctype html>"));
+    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+        let head = http(gateway.addr, "HEAD", path, &[], b"");
+        assert!(matches!(head.status, 200 | 405), "{path}: {}", head.head);
+        assert!(head.body.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn a_scrape_parses_and_its_counters_move() {
+    let gateway = Gateway::start();
+    let before = gateway.get("/metrics");
+    assert!(before.header("content-type").unwrap().contains("text"), "{}", before.head);
+    let before = before.text();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    for _ in 0..10 {
+        client.send(&json!({"type": "publish", "channel": "room:1", "data": 1}));
+        client.expect("event");
+    }
+    client.send_text("nonsense");
+    client.expect("error");
+    gateway.post(PUBLISH, r#"{"channel":"room:1","data":1}"#);
+    client.expect("event");
+    let after = gateway.get("/metrics").text();
+    let moved = |prefix: &str| (sum(&after, prefix) - sum(&before, prefix)).round();
+    for (prefix, by) in [
+        ("weir_connections_opened_total", 1.0),
+        ("weir_events_published_total", 11.0),
+        ("weir_events_delivered_total", 11.0),
+        ("weir_errors_total{code=\"bad_request\"", 1.0),
+        ("weir_publish_to_write_seconds_count", 11.0),
+        ("weir_commands_total{type=\"publish\"", 10.0),
+        ("weir_commands_total{type=\"subscribe\"", 1.0),
+    ] {
+        assert!((moved(prefix) - by).abs() < 0.5, "{prefix} moved by {}, not {by}", moved(prefix));
+    }
+    assert!(moved("weir_bytes_sent_total") > 500.0);
+    assert!(moved("weir_bytes_received_total") > 500.0);
+    assert!((sum(&after, "weir_subscriptions") - 1.0).abs() < 0.5);
+    for line in after.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("weir_"), "{line}");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        assert!(!line.contains("room:1"), "no user input in a label: {line}");
+    }
+    let id = client.id.clone();
+    assert!(!after.contains(&id));
+    drop(client);
+    wait_for("the client's end to be counted", || {
+        let scrape = gateway.get("/metrics").text();
+        let left = sum(&scrape, "weir_connections{") + sum(&scrape, "weir_connections ");
+        (left < 0.5 && sum(&scrape, "weir_subscriptions") < 0.5).then_some(())
+    });
+}
+
+/// A page in a local browser, or everybody behind a local proxy, is not "loopback".
+#[test]
+fn strangers_behind_a_browser_or_proxy_are_refused() {
+    let gateway = Gateway::start();
+    let body = br#"{"channel":"room:1","data":1}"#;
+    let port = gateway.addr.port();
+    let foreign = [
+        [("Origin", "https://evil.example".to_owned())],
+        [("Origin", "null".to_owned())],
+        [("Host", "evil.example".to_owned())],
+        [("Host", format!("evil.example:{port}"))],
+        [("Host", format!("127.0.0.1.evil.example:{port}"))],
+        [("X-Forwarded-For", "203.0.113.9".to_owned())],
+        [("Forwarded", "for=203.0.113.9".to_owned())],
+        [("X-Real-IP", "203.0.113.9".to_owned())],
+    ];
+    for [(name, value)] in foreign {
+        let headers = [("Content-Type", "application/json"), (name, value.as_str())];
+        let answer = http(gateway.addr, "POST", PUBLISH, &headers, body);
+        assert_eq!(answer.error(403), "forbidden", "{name}: {value}");
+    }
+    for (name, value) in [
+        ("Host", format!("localhost:{port}")),
+        ("Host", format!("[::1]:{port}")),
+        ("Origin", format!("http://{}", gateway.addr)),
+    ] {
+        let headers = [("Content-Type", "application/json"), (name, value.as_str())];
+        let answer = http(gateway.addr, "POST", PUBLISH, &headers, body);
+        assert_eq!(answer.status, 200, "{name}: {value}: {}", answer.head);
+    }
+}
+
+#[test]
+fn an_operator_can_end_a_connection() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    let body = json!({"client": client.id}).to_string();
+    let answer = gateway.post("/api/v1/disconnect", &body);
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    assert_eq!(answer.json()["disconnected"], 1);
+    let ended = client.ended();
+    assert_eq!((ended.code, ended.reason.as_str()), (Some(4503), "disconnected_by_server"));
+    assert_eq!(ended.messages.last().unwrap()["reconnect"], false);
+    assert_eq!(gateway.post("/api/v1/disconnect", &body).json()["disconnected"], 0);
+}
+
+#[test]
+fn a_get_with_two_lengths_is_not_smuggled() {
+    let gateway = Gateway::start();
+    for headers in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 4\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+    ] {
+        let mut raw = crate::raw::Raw::open(gateway.addr);
+        let start = "POST /api/v1/publish HTTP/1.1\r\nContent-Type: application/json\r\n";
+        let head = format!("{start}Host: {}\r\n{headers}\r\n", gateway.addr);
+        raw.send(head.as_bytes());
+        raw.send(b"0\r\n\r\n");
+        assert_eq!(raw.answer().status, 400, "{headers}");
+    }
+}

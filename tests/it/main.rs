@@ -1,0 +1,12 @@
+//! Black-box tests: the real program, somebody else's client, one file for each behaviour.
+
+mod basics;
+mod cli;
+mod handshake;
+mod harness;
+mod http;
+mod lifecycle;
+mod outside;
+mod protocol;
+mod raw;
+mod slow;

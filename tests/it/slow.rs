@@ -1,0 +1,194 @@
+//! Slow consumers: what they lose is told exactly, and only they lose.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Gateway, wait_for};
+
+const ROUNDS: u64 = 100;
+const BATCH: u64 = 40;
+const EVENTS: u64 = ROUNDS * BATCH;
+
+/// Publishes [`EVENTS`] events of 1 KiB on `channel`, each batch read by `healthy` before the next
+/// is sent, so that only a client that does not read can fall behind.
+fn flood(publisher: &mut Client, healthy: &mut Client, channel: &str) {
+    let pad = "x".repeat(1024);
+    for round in 0..ROUNDS {
+        let line = |n| {
+            let data = json!({"n": round * BATCH + n, "pad": pad});
+            json!({"type": "publish", "channel": channel, "data": data}).to_string()
+        };
+        let lines: Vec<_> = (1..=BATCH).map(line).collect();
+        publisher.send_text(&lines.join("\n"));
+        for n in 1..=BATCH {
+            let event = healthy.expect("event");
+            assert_eq!(event["offset"], round * BATCH + n, "a healthy client loses nothing");
+            assert_eq!(event["data"]["n"], event["offset"]);
+        }
+    }
+}
+
+/// What a reader was told of a channel.
+#[derive(Default)]
+struct Account {
+    told: BTreeSet<u64>,
+    lost: u64,
+    last: u64,
+}
+
+impl Account {
+    fn take(&mut self, message: &Value) {
+        if message["type"] == "lagged" {
+            let (from, to) = (message["from"].as_u64().unwrap(), message["to"].as_u64().unwrap());
+            assert!(from <= to, "{message}");
+            assert_eq!(message["dropped"], to - from + 1, "{message}");
+            assert!(message["age_ms"].is_u64(), "{message}");
+            for offset in from..=to {
+                assert!(self.told.insert(offset), "offset {offset} told twice: {message}");
+            }
+            self.lost += to - from + 1;
+        } else {
+            assert_eq!(message["type"], "event", "{message}");
+            let offset = message["offset"].as_u64().unwrap();
+            assert!(offset > self.last, "{offset} after {}", self.last);
+            self.last = offset;
+            assert!(self.told.insert(offset), "offset {offset} told twice");
+        }
+    }
+}
+
+#[test]
+fn a_stalled_subscriber_is_told_of_every_offset_exactly_once() {
+    let gateway = Gateway::start();
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    stalled.subscribe("room:1");
+    let rss = gateway.rss();
+    flood(&mut publisher, &mut healthy, "room:1");
+    let grown = gateway.rss().saturating_sub(rss);
+    assert!(grown < 8 << 20, "the queue is bounded, and the process grew by {grown}");
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"drop_oldest\"") > 0.0);
+
+    let mut account = Account::default();
+    while account.told.len() < usize::try_from(EVENTS).unwrap() {
+        account.take(&stalled.next());
+    }
+    assert_eq!(account.told, (1..=EVENTS).collect(), "no offset that was never given");
+    assert!(account.lost > 0, "it was slow");
+    assert_eq!(account.last, EVENTS, "the oldest go, the newest comes");
+
+    // It reads again, so it is as healthy as the others.
+    publisher.publish("room:1", &json!("after"));
+    assert_eq!(stalled.expect("event")["data"], "after");
+    assert_eq!(healthy.expect("event")["data"], "after");
+    stalled.expect_nothing();
+}
+
+#[test]
+fn a_stalled_subscriber_of_many_channels_accounts_for_each() {
+    let gateway = Gateway::start();
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = [Client::connect(&gateway), Client::connect(&gateway)];
+    let mut stalled = Client::connect_narrow(&gateway);
+    for (reader, channel) in healthy.iter_mut().zip(["room:1", "room:2"]) {
+        reader.subscribe(channel);
+        stalled.subscribe(channel);
+    }
+    for (reader, channel) in healthy.iter_mut().zip(["room:1", "room:2"]) {
+        flood(&mut publisher, reader, channel);
+    }
+    let mut accounts = [Account::default(), Account::default()];
+    while accounts.iter().map(|account| account.told.len() as u64).sum::<u64>() < 2 * EVENTS {
+        let message = stalled.next();
+        accounts[usize::from(message["channel"] == "room:2")].take(&message);
+    }
+    for account in accounts {
+        assert_eq!(account.told, (1..=EVENTS).collect());
+    }
+    stalled.expect_nothing();
+}
+
+#[test]
+fn answers_to_a_slow_client_are_never_dropped() {
+    let gateway = Gateway::start();
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    stalled.subscribe("room:1");
+    flood(&mut publisher, &mut healthy, "room:1");
+    for id in 1..=100 {
+        stalled.send(&json!({"type": "ping", "id": id}));
+    }
+    let mut account = Account::default();
+    let mut answered = 0;
+    while answered < 100 || account.told.len() < usize::try_from(EVENTS).unwrap() {
+        let message = stalled.next();
+        if message["type"] == "pong" {
+            answered += 1;
+            assert_eq!(message["id"], answered);
+        } else {
+            account.take(&message);
+        }
+    }
+}
+
+#[test]
+fn the_disconnect_policy_closes_with_4000() {
+    let gateway = Gateway::configured("[[namespace]]\nname = \"strict\"\nslow = \"disconnect\"\n");
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("strict:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    stalled.subscribe("strict:1");
+    flood(&mut publisher, &mut healthy, "strict:1");
+    let ended = stalled.ended();
+    assert!(matches!(ended.code, None | Some(4000)), "{:?} {}", ended.code, ended.reason);
+    let events = ended.messages.iter().filter(|message| message["type"] == "event");
+    for (event, offset) in events.zip(1_u64..) {
+        assert_eq!(event["offset"], offset, "no hole before the end");
+    }
+    assert!(ended.messages.iter().all(|message| message["type"] != "lagged"));
+    if ended.code.is_some() {
+        assert_eq!(ended.reason, "slow_consumer");
+    }
+    wait_for("the close to be counted as 4000", || {
+        let closed = gateway.metric("weir_connections_closed_total{code=\"4000\"");
+        (closed > 0.5).then_some(())
+    });
+    healthy.expect_nothing();
+}
+
+#[test]
+fn a_subscription_may_choose_another_policy() {
+    let gateway = Gateway::start();
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    let command = json!({"type": "subscribe", "channel": "room:1", "slow": "disconnect"});
+    assert_eq!(stalled.ask(command)["type"], "subscribed");
+    flood(&mut publisher, &mut healthy, "room:1");
+    let ended = stalled.ended();
+    assert!(matches!(ended.code, None | Some(4000)), "{:?}", ended.code);
+}
+
+#[test]
+fn a_queue_that_stays_full_ends_the_connection() {
+    let gateway = Gateway::configured("[limits]\nslow_disconnect = \"500ms\"\n");
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    stalled.subscribe("room:1");
+    flood(&mut publisher, &mut healthy, "room:1");
+    wait_for("the close to be counted as 4000", || {
+        let closed = gateway.metric("weir_connections_closed_total{code=\"4000\"");
+        (closed > 0.5).then_some(())
+    });
+    assert!(matches!(stalled.ended().code, None | Some(4000)));
+    healthy.expect_nothing();
+}
