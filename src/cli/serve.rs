@@ -2,6 +2,7 @@
 
 use crate::cli::args::Serve;
 use crate::cli::failure::Failure;
+use crate::cli::output::Output;
 use crate::cli::{demo, files, logging, run};
 use crate::config::Config;
 use crate::server::Gateway;
@@ -29,6 +30,7 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
              more shards have more, or raise it with ulimit -n or LimitNOFILE"
         );
     }
+    announce(address);
     tracing::info!("listening on ws://{address}/ws and http://{address}/");
     tracing::info!("shards: {shards}, store: memory, auth: off, connections: {connections}");
     if !address.ip().is_loopback() {
@@ -40,6 +42,15 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     gateway.run_until(stop.wait()).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says on standard output where the gateway is, for scripts that gave it port 0.
+fn announce(address: std::net::SocketAddr) {
+    let mut output = Output::new();
+    let line = format!("listening on http://{address}\n");
+    if output.write(&line).and_then(|()| output.flush()).is_err() {
+        tracing::debug!("nobody reads standard output");
+    }
 }
 
 /// SIGTERM and SIGINT.
