@@ -21,6 +21,9 @@ use crate::proto::ws::message::{Decoder, Message};
 /// Reads of one connection in one turn, so that a flooding client does not hold the others up.
 const READS_A_TURN: usize = 4;
 
+/// Bytes that a client may go on sending after our close; more is answered by a reset.
+const IGNORED_MAX: usize = 256 * 1024;
+
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
 struct Connection {
     local: Local,
@@ -32,6 +35,8 @@ struct Connection {
     crowded: Option<ShardId>,
     /// Our half of the stream is shut.
     shut: bool,
+    /// Bytes thrown away behind our close.
+    ignored: usize,
 }
 
 /// What becomes of a connection after some of its bytes.
@@ -54,6 +59,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         held: early,
         crowded: None,
         shut: false,
+        ignored: 0,
     };
     let reason = std::future::poll_fn(|cx| {
         // A panic in one connection ends that connection alone.
@@ -241,6 +247,9 @@ impl Connection {
                 return Poll::Ready(ending.reason);
             }
         }
+        if self.ignored > IGNORED_MAX {
+            return Poll::Ready(ending.reason);
+        }
         // What still comes is read and thrown away, so that the close is not turned into a reset.
         for _ in 0..READS_A_TURN {
             match socket.stream.poll_read_ready(cx) {
@@ -253,7 +262,7 @@ impl Connection {
             shard.scratch.set(scratch);
             match read {
                 Ok(0) => return Poll::Ready(ending.reason),
-                Ok(_) => {}
+                Ok(read) => self.ignored += read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(ending.reason),
             }
