@@ -33,6 +33,17 @@ pub(crate) enum Fault {
     WrongAccept,
 }
 
+impl Fault {
+    /// What the payload of a close frame says.
+    pub(crate) fn closed(payload: &[u8]) -> Self {
+        let (code, reason) = match payload.split_first_chunk::<2>() {
+            Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
+            None => (None, payload),
+        };
+        Self::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
+    }
+}
+
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         let kind = error.kind();

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crate::clock::{self, SECOND};
+use crate::engine::books::Books;
 use crate::engine::shared::{Phase, Shared, Total, Wanted};
-use crate::engine::worker::{Books, Worker};
+use crate::engine::worker::Worker;
 use crate::fault::{Fault, Invalid, RunError};
 use crate::latency::Latency;
 use crate::verdict::Verdict;
@@ -30,6 +31,8 @@ pub(crate) struct Result {
     pub(crate) ready: Latency,
     pub(crate) latency: Latency,
     pub(crate) refused: u64,
+    /// What went wrong first.
+    pub(crate) fault: Option<Fault>,
 }
 
 impl Crew {
@@ -97,6 +100,7 @@ impl Crew {
             ready: Latency::new(),
             latency: Latency::new(),
             refused: 0,
+            fault: self.fault(),
             books,
         };
         for book in &result.books {

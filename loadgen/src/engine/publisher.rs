@@ -268,7 +268,7 @@ impl Publisher {
                 frame::Opcode::Ping => {
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
-                frame::Opcode::Close => return Err(Fault::Ended),
+                frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
                 frame::Opcode::Text => answer(frame.payload, &mut self.done),
                 frame::Opcode::Binary | frame::Opcode::Pong => {}
             }

@@ -10,6 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use crate::clock::{self, SECOND, timespec};
+use crate::engine::books::{Books, number};
 use crate::engine::ledger::{Arrival, Ledger, Meaning};
 use crate::engine::shared::{Phase, Shared, Tally, Wanted};
 use crate::engine::socket;
@@ -71,38 +72,6 @@ pub(crate) struct Worker {
     reads: u64,
     bytes: u64,
     pub(crate) books: Books,
-}
-
-/// What a thread brings home.
-#[derive(Debug)]
-pub(crate) struct Books {
-    pub(crate) ledger: Ledger,
-    pub(crate) handshakes: Latency,
-    pub(crate) ready: Latency,
-    /// Commands that were answered with errors.
-    pub(crate) refused: u64,
-    /// When the last connection became ready.
-    pub(crate) last_ready: u64,
-    id: u32,
-    threads: u32,
-}
-
-impl Books {
-    /// How many connections became ready.
-    pub(crate) fn ready_count(&self) -> u64 {
-        self.ready.count()
-    }
-
-    /// The channels ended at `heads`: what is missing is booked as violations.
-    pub(crate) fn finish(&mut self, heads: &[u64]) {
-        let (id, threads) = (self.id, self.threads);
-        self.ledger.finish(heads, |at| number(at, id, threads));
-    }
-}
-
-/// Connections are dealt to the threads one by one.
-fn number(at: usize, id: u32, threads: u32) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX).saturating_mul(threads).saturating_add(id)
 }
 
 impl Worker {
@@ -309,7 +278,7 @@ impl Worker {
             match frame.opcode {
                 frame::Opcode::Text => self.text(frame.payload, from)?,
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
-                frame::Opcode::Close => return Err(closed(frame.payload)),
+                frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
                 frame::Opcode::Binary | frame::Opcode::Pong => {}
             }
         }
@@ -418,13 +387,4 @@ impl Worker {
 
 fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// What a close frame says.
-fn closed(payload: &[u8]) -> Fault {
-    let (code, reason) = match payload.split_first_chunk::<2>() {
-        Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
-        None => (None, payload),
-    };
-    Fault::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
 }

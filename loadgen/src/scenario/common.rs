@@ -134,7 +134,10 @@ impl Connecting {
             verdict: None,
         };
         if done.refused > 0 {
-            report.invalidate(Some(Invalid::Refused { errors: done.refused, why: None }));
+            report.invalidate(Some(Invalid::Refused {
+                errors: done.refused,
+                why: done.fault.clone(),
+            }));
         }
         report
     }
