@@ -108,12 +108,11 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
         let channel = channels.entry(name.clone()).or_default();
         if text.starts_with(r#"{"type":"subscribe""#) {
             channel.subscribers.push(id);
-            let answer = match sin {
-                Sin::Refuse => r#"{"type":"error","id":1,"message":"not today"}"#.to_owned(),
-                _ => format!(
-                    r#"{{"type":"subscribed","id":1,"channel":"{name}","offset":{}}}"#,
-                    channel.offset
-                ),
+            let answer = if sin == Sin::Refuse {
+                r#"{"type":"error","id":1,"message":"not today"}"#.to_owned()
+            } else {
+                let offset = channel.offset;
+                format!(r#"{{"type":"subscribed","id":1,"channel":"{name}","offset":{offset}}}"#)
             };
             send(&mut streams, id, &answer);
         } else {
