@@ -189,7 +189,13 @@ impl Outbox {
     }
 
     /// Looks at the item `at` on the way to make room in the channel `alias`.
-    fn visit(&mut self, at: usize, alias: Alias, gap: Option<usize>, over: (usize, usize)) -> Visit {
+    fn visit(
+        &mut self,
+        at: usize,
+        alias: Alias,
+        gap: Option<usize>,
+        over: (usize, usize),
+    ) -> Visit {
         let begun = at == 0 && self.cut > 0;
         match self.data.get(at) {
             Some(Item::Gap(here)) if here.alias == alias => {

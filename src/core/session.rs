@@ -56,11 +56,8 @@ impl Session {
 
     /// When [`Session::tick`] is next due.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
-        let wait = if self.pinged {
-            heartbeat.interval + heartbeat.timeout
-        } else {
-            heartbeat.interval
-        };
+        let wait =
+            if self.pinged { heartbeat.interval + heartbeat.timeout } else { heartbeat.interval };
         self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
     }
 

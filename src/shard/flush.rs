@@ -145,4 +145,3 @@ impl Writer for OutOfTurn<'_> {
         }
     }
 }
-

@@ -136,9 +136,8 @@ impl Shard {
 
     fn cut_slow(&self, now_ms: u64) {
         let limit = self.node.options().slow_disconnect;
-        let patience = limit.map_or(u64::MAX, |limit| {
-            u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
-        });
+        let patience =
+            limit.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         // Even without a limit: queues that have drained are forgotten here.
         let before_ms = now_ms.checked_sub(patience);
         let over = self.hub.borrow_mut().still_full(before_ms);

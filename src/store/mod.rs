@@ -149,7 +149,9 @@ pub(crate) fn conformance(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
     };
     let inbox = Arc::new(Inbox::default());
     let store = make(Arc::<Inbox>::clone(&inbox));
-    let put = |channel: &'static str, ms| store.publish(event(channel), now(ms)).expect("the store is there");
+    let put = |channel: &'static str, ms| {
+        store.publish(event(channel), now(ms)).expect("the store is there")
+    };
 
     let first = put("a", 1);
     assert_eq!(first.position.offset, 1, "offsets start at 1");

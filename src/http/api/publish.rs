@@ -9,11 +9,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::body;
-use crate::proto::dialect::json::value;
 use crate::core::metrics::Counter;
 use crate::http::answer::{Refusal, Response, json};
 use crate::http::connection::Peer;
 use crate::http::query;
+use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
 use crate::proto::name::{self, KEY_BYTES_MAX};
 use crate::proto::position::Position;
