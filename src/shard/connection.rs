@@ -71,7 +71,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
 }
 
 impl Connection {
-    fn panicked(&mut self) -> Poll<CloseReason> {
+    fn panicked(&self) -> Poll<CloseReason> {
         let shard = &self.local.0;
         shard.metrics.add(Counter::Panics, 1);
         shard.begin_close(self.id, CloseReason::Internal);
@@ -210,10 +210,17 @@ impl Connection {
         let asker = Asker { id: self.id, author: &author, now };
         let max = shard.node.options().message_bytes;
         let mut rest = bytes;
+        let mut finished = false;
         loop {
             let next = match self.decoder.next(&mut rest, max) {
-                Ok(Some(message)) => asker.take(&self.local, message),
-                Ok(None) => return None,
+                Ok(Some(message)) => {
+                    finished = true;
+                    asker.take(&self.local, message)
+                }
+                Ok(None) => {
+                    self.note_unfinished(finished, now.node_ns / 1_000_000);
+                    return None;
+                }
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
             match next {
@@ -229,6 +236,19 @@ impl Connection {
                     return None;
                 }
             }
+        }
+    }
+
+    /// Remembers since when a message is unfinished, and looks again when it has had its time.
+    fn note_unfinished(&self, finished: bool, now_ms: u64) {
+        let shard = &self.local.0;
+        let idle = self.decoder.is_idle();
+        let begun = shard.hub.borrow_mut().seat(self.id).and_then(|seat| {
+            let wake_at = seat.session.unfinished(!idle, finished, now_ms)?;
+            Some((wake_at, seat.author.client))
+        });
+        if let Some((wake_at, client)) = begun {
+            shard.beat(self.id, client, wake_at);
         }
     }
 

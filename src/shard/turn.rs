@@ -117,8 +117,9 @@ impl Shard {
                 if let Some(id) = open {
                     self.begin_close(id, CloseReason::Disconnected);
                 }
-                // Whoever asked may have gone.
-                drop(answer.send(open.is_some()));
+                if answer.send(open.is_some()).is_err() {
+                    tracing::debug!("whoever asked for a disconnect has gone");
+                }
             }
             Order::Drain => self.start_drain(),
             Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
