@@ -30,6 +30,7 @@ impl Shard {
         }
         let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
         socket.ending.set(Some(Ending { reason, deadline_ms }));
+        self.metrics.closed(reason);
         self.leave_channels(id);
         let mut last = Vec::new();
         if reason.announced() {
@@ -82,9 +83,11 @@ impl Shard {
         self.leave_channels(id);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
-        if socket.is_some() {
+        if let Some(socket) = socket {
             self.node.connected(false);
-            self.metrics.closed(reason);
+            if socket.ending.get().is_none() {
+                self.metrics.closed(reason);
+            }
         }
         let draining = self.drain.borrow().is_some();
         if draining && self.hub.borrow().connections() == 0 {
