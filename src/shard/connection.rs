@@ -24,6 +24,9 @@ const READS_A_TURN: usize = 4;
 /// Bytes that a client may go on sending after our close; more is answered by a reset.
 const IGNORED_MAX: usize = 256 * 1024;
 
+/// Unread answers at which a client is not read any more, where `queue_bytes` is not less.
+const UNREAD_MAX: usize = 64 * 1024;
+
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
 struct Connection {
     local: Local,
@@ -169,9 +172,7 @@ impl Connection {
 
     /// Whether its unread answers exceed the bound: then it is not read.
     fn unread(&self) -> bool {
-        let shard = &self.local.0;
-        let max = shard.node.options().outbox.bytes;
-        shard.hub.borrow_mut().seat(self.id).is_some_and(|seat| seat.outbox.control_bytes() > max)
+        unread(&self.local, self.id)
     }
 
     fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<Option<CloseReason>> {
@@ -292,6 +293,13 @@ impl Connection {
     }
 }
 
+/// Whether a client leaves more of its answers unread than it may.
+fn unread(local: &Local, id: SeatId) -> bool {
+    let shard = &local.0;
+    let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
+    shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
+}
+
 /// The reason under which a connection is counted whose socket failed.
 fn over(socket: &Socket, otherwise: CloseReason) -> CloseReason {
     socket.ending.get().map_or(otherwise, |ending| ending.reason)
@@ -366,14 +374,7 @@ impl Asker<'_> {
 
     /// Stops reading a client that does not read its answers.
     fn unless_unread(&self, local: &Local) -> Next {
-        let shard = &local.0;
-        let max = shard.node.options().outbox.bytes;
-        let over = shard
-            .hub
-            .borrow_mut()
-            .seat(self.id)
-            .is_some_and(|seat| seat.outbox.control_bytes() > max);
-        if over { Next::Unread } else { Next::Read }
+        if unread(local, self.id) { Next::Unread } else { Next::Read }
     }
 
     /// Tells an error, and counts those that a working client does not make.

@@ -2,21 +2,14 @@
 
 #[cfg(test)]
 mod conformance;
+mod deliver;
 mod entry;
 pub mod memory;
 
-use std::sync::Arc;
-
+pub use deliver::Deliver;
 pub use entry::{ChannelInfo, Joined, NewEvent, Now, Published, Unavailable};
 
-use crate::proto::event::Event;
 use crate::proto::name::ShardId;
-
-/// Takes events on their way to a shard.
-pub trait Deliver: Send + Sync {
-    /// Puts `event` into the mailbox of `shard`. `true` when that mailbox is beyond its bound.
-    fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool;
-}
 
 /// Gives a channel its sequence.
 ///
