@@ -1,2 +1,45 @@
-//! Load generator.
-fn main() {}
+//! `weir-loadgen`: finds out what a WebSocket event gateway does on this machine, and says so only
+//! when the figures can be trusted.
+//!
+//! Exit codes: 0 the figures hold; 1 `--verify` found violations; 2 the run is invalid; 3 the
+//! server cannot be measured; 4 the machine's limits do not allow it; 5 the report cannot be
+//! written; 64 the command line makes no sense.
+#![deny(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
+mod blaster;
+mod cli;
+mod clock;
+mod engine;
+mod fault;
+mod latency;
+mod machine;
+mod plan;
+mod process;
+mod report;
+mod scenario;
+mod target;
+mod verdict;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 64 } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match cli.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("weir-loadgen: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

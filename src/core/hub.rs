@@ -301,7 +301,12 @@ impl Hub {
         let mut target = Target { seat, member, full: &mut self.full, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
-                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, writer, now_ms, outcome);
+                target.put(
+                    Slice { run: Rc::clone(run), from, to: *hidden },
+                    writer,
+                    now_ms,
+                    outcome,
+                );
                 from = hidden + 1;
             }
         }
@@ -348,7 +353,10 @@ impl Hub {
             if half {
                 seat.full_since_ms = None;
             }
-            if seat.full_since_ms.is_some_and(|since| before_ms.is_some_and(|before| since <= before)) {
+            if seat
+                .full_since_ms
+                .is_some_and(|since| before_ms.is_some_and(|before| since <= before))
+            {
                 over.push(*id as usize);
             }
             seat.full_since_ms.is_some()

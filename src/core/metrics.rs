@@ -119,10 +119,7 @@ impl Live {
     }
 
     fn copy(&self) -> Histogram {
-        Histogram {
-            buckets: std::array::from_fn(|i| self.buckets[i].get()),
-            sum: self.sum.get(),
-        }
+        Histogram { buckets: std::array::from_fn(|i| self.buckets[i].get()), sum: self.sum.get() }
     }
 }
 

@@ -189,7 +189,13 @@ impl Outbox {
     }
 
     /// Looks at the item `at` on the way to make room in the channel `alias`.
-    fn visit(&mut self, at: usize, alias: Alias, gap: Option<usize>, over: (usize, usize)) -> Visit {
+    fn visit(
+        &mut self,
+        at: usize,
+        alias: Alias,
+        gap: Option<usize>,
+        over: (usize, usize),
+    ) -> Visit {
         let begun = at == 0 && self.cut > 0;
         match self.data.get(at) {
             Some(Item::Gap(here)) if here.alias == alias => {
@@ -350,13 +356,13 @@ impl Outbox {
     }
 
     /// Encodes the notices that the next write will reach. `unix_ms` gives their age.
-    fn write_notices(&mut self, unix_ms: u64) {
+    fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
         for item in self.data.iter_mut().take(SLICES_MAX) {
             if let Item::Gap(gap) = item
                 && gap.frame.is_empty()
             {
                 let mut text = Vec::with_capacity(160);
-                let age_ms = unix_ms.saturating_sub(gap.ts_ms);
+                let age_ms = unix_ms().saturating_sub(gap.ts_ms);
                 let channel = gap.channel.as_str();
                 json::encode_push(&Push::Lagged { channel, hole: gap.hole, age_ms }, &mut text);
                 frame::push_text(&text, &mut gap.frame);
@@ -364,8 +370,24 @@ impl Outbox {
         }
     }
 
+    /// All that waits, where that is one slice that no byte was written of: the usual case.
+    pub fn sole(&self) -> Option<&[u8]> {
+        match self.data.front() {
+            Some(Item::Slice(slice))
+                if self.data.len() == 1 && self.control.is_empty() && self.cut == 0 =>
+            {
+                Some(slice.run.slice(slice.from, slice.to))
+            }
+            Some(_) | None => None,
+        }
+    }
+
     /// The bytes to write next, in order, as at most [`SLICES_MAX`] slices. Returns how many.
-    pub fn gather<'a>(&'a mut self, unix_ms: u64, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+    pub fn gather<'a>(
+        &'a mut self,
+        unix_ms: impl Fn() -> u64,
+        slices: &mut [IoSlice<'a>; SLICES_MAX],
+    ) -> usize {
         self.write_notices(unix_ms);
         let mut count = 0;
         let mut add = |bytes: &'a [u8]| {

@@ -101,7 +101,9 @@ impl Run {
     /// Where frame `index` begins.
     pub fn start(&self, index: u32) -> usize {
         match index.checked_sub(1) {
-            Some(before) => self.ends.get(before as usize).map_or(self.bytes.len(), |e| *e as usize),
+            Some(before) => {
+                self.ends.get(before as usize).map_or(self.bytes.len(), |e| *e as usize)
+            }
             None => 0,
         }
     }
@@ -156,7 +158,11 @@ impl Press {
         let mut run = self.take(event);
         if let Some(fresh) = Rc::get_mut(&mut run) {
             fresh.made_ms = now_ms;
-            fresh.push(event, RunLimit { bytes: usize::MAX, frames: usize::MAX }, &mut self.scratch);
+            fresh.push(
+                event,
+                RunLimit { bytes: usize::MAX, frames: usize::MAX },
+                &mut self.scratch,
+            );
         }
         run
     }

@@ -13,6 +13,9 @@ const STRIKES_MAX: u16 = 100;
 /// The minute in which they are counted, in milliseconds.
 const STRIKES_WINDOW_MS: u64 = 60_000;
 
+/// How long a client may take to finish a message it has begun, in milliseconds.
+const MESSAGE_MS: u64 = 30_000;
+
 /// When a silent client is pinged, and when it is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -38,6 +41,8 @@ pub enum Beat {
 pub struct Session {
     heard_ms: u64,
     strikes_since_ms: u64,
+    /// Since when a message is unfinished; 0 is never.
+    unfinished_ms: u64,
     strikes: u16,
     pinged: bool,
 }
@@ -45,7 +50,13 @@ pub struct Session {
 impl Session {
     /// A client that was heard of at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
-        Self { heard_ms: now_ms, strikes_since_ms: now_ms, strikes: 0, pinged: false }
+        Self {
+            heard_ms: now_ms,
+            strikes_since_ms: now_ms,
+            unfinished_ms: 0,
+            strikes: 0,
+            pinged: false,
+        }
     }
 
     /// Bytes came from the client.
@@ -56,16 +67,16 @@ impl Session {
 
     /// When [`Session::tick`] is next due.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
-        let wait = if self.pinged {
-            heartbeat.interval + heartbeat.timeout
-        } else {
-            heartbeat.interval
-        };
+        let wait =
+            if self.pinged { heartbeat.interval + heartbeat.timeout } else { heartbeat.interval };
         self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
     }
 
     /// Time has passed.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
+        if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
+            return Beat::Close(CloseReason::MessageTimeout);
+        }
         if now_ms < self.wake_at(heartbeat) {
             return Beat::Wait;
         }
@@ -74,6 +85,20 @@ impl Session {
         }
         self.pinged = true;
         Beat::Ping
+    }
+
+    /// The client's bytes ended inside a message (`inside`), after others that were whole
+    /// (`finished`). Returns when to tick for it, when that message has just begun.
+    pub fn unfinished(&mut self, inside: bool, finished: bool, now_ms: u64) -> Option<u64> {
+        if !inside {
+            self.unfinished_ms = 0;
+            return None;
+        }
+        let begins = finished || self.unfinished_ms == 0;
+        if begins {
+            self.unfinished_ms = now_ms.max(1);
+        }
+        begins.then_some(now_ms.max(1) + MESSAGE_MS)
     }
 
     /// The client sent something undecodable or senseless. Says when it was once too often.
@@ -141,6 +166,22 @@ mod tests {
         session.heard(30_000);
         assert_eq!(session.wake_at(HEARTBEAT), 55_000);
         assert_eq!(session.tick(HEARTBEAT, 36_000), Beat::Wait);
+    }
+
+    #[test]
+    fn a_message_has_thirty_seconds() {
+        let mut session = Session::new(0);
+        assert_eq!(session.unfinished(true, false, 5), Some(30_005));
+        assert_eq!(session.unfinished(true, false, 20_000), None, "the same message");
+        session.heard(30_000);
+        assert_eq!(session.tick(HEARTBEAT, 30_004), Beat::Wait);
+        let over = Beat::Close(CloseReason::MessageTimeout);
+        assert_eq!(session.tick(HEARTBEAT, 30_005), over);
+        assert_eq!(session.unfinished(true, true, 30_006), Some(60_006), "another message");
+        assert_eq!(session.tick(HEARTBEAT, 30_007), Beat::Wait);
+        assert_eq!(session.unfinished(false, true, 30_008), None);
+        session.heard(70_000);
+        assert_eq!(session.tick(HEARTBEAT, 70_001), Beat::Wait);
     }
 
     #[test]

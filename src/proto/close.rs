@@ -11,6 +11,8 @@ pub enum CloseReason {
     Disconnected,
     /// A panic in this connection's code.
     Internal,
+    /// A message was not finished within 30 seconds.
+    MessageTimeout,
     /// The client closed with a close frame.
     PeerClosed,
     /// No pong within the ping time-out.
@@ -29,9 +31,9 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
-    pub const CODES: [&'static str; 12] = [
+    pub const CODES: [&'static str; 13] = [
         "4503", "1011", "1000", "4002", "1002", "1003", "1007", "1009", "4001", "4000", "1006",
-        "4504",
+        "4504", "1008",
     ];
 
     /// The place of this reason's code in [`Self::CODES`], for counters.
@@ -51,6 +53,7 @@ impl CloseReason {
             Self::SlowConsumer => 9,
             Self::Socket => 10,
             Self::TooManyErrors => 11,
+            Self::MessageTimeout => 12,
         }
     }
 
@@ -59,6 +62,7 @@ impl CloseReason {
         match self {
             Self::Disconnected => Some(4503),
             Self::Internal => Some(1011),
+            Self::MessageTimeout => Some(1008),
             Self::PeerClosed => Some(1000),
             Self::PingTimeout => Some(4002),
             Self::Protocol(error) => Some(error.close_code()),
@@ -74,6 +78,7 @@ impl CloseReason {
         match self {
             Self::Disconnected => "disconnected_by_server",
             Self::Internal => "internal error",
+            Self::MessageTimeout => "a message must be finished within 30 s",
             Self::PeerClosed => "",
             Self::PingTimeout => "ping_timeout",
             Self::Protocol(error) => error.text(),
@@ -96,6 +101,7 @@ impl CloseReason {
         match self {
             Self::Disconnected
             | Self::Internal
+            | Self::MessageTimeout
             | Self::PingTimeout
             | Self::Shutdown
             | Self::SlowConsumer

@@ -141,9 +141,8 @@ impl Shard {
         let join = (policy, position.offset);
         self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
         // Nothing is kept of a channel's past: whoever missed nothing has recovered.
-        let recovered = subscribe
-            .since
-            .map(|(epoch, offset)| position.missed_since(epoch, offset) == Some(0));
+        let recovered =
+            subscribe.since.map(|(epoch, offset)| position.missed_since(epoch, offset) == Some(0));
         let alias = alias.0;
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
@@ -176,7 +175,8 @@ impl Shard {
         channel: &str,
     ) -> Result<crate::core::policy::PolicyRule, CommandError> {
         self.node.options().policies.of(channel).ok_or_else(|| {
-            let message = "the channel's namespace is not configured, and only configured ones exist";
+            let message =
+                "the channel's namespace is not configured, and only configured ones exist";
             CommandError::new(id, ErrorCode::UnknownChannel, message)
         })
     }

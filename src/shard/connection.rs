@@ -21,6 +21,9 @@ use crate::proto::ws::message::{Decoder, Message};
 /// Reads of one connection in one turn, so that a flooding client does not hold the others up.
 const READS_A_TURN: usize = 4;
 
+/// Bytes that a client may go on sending after our close; more is answered by a reset.
+const IGNORED_MAX: usize = 256 * 1024;
+
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
 struct Connection {
     local: Local,
@@ -32,6 +35,8 @@ struct Connection {
     crowded: Option<ShardId>,
     /// Our half of the stream is shut.
     shut: bool,
+    /// Bytes thrown away behind our close.
+    ignored: usize,
 }
 
 /// What becomes of a connection after some of its bytes.
@@ -54,6 +59,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         held: early,
         crowded: None,
         shut: false,
+        ignored: 0,
     };
     let reason = std::future::poll_fn(|cx| {
         // A panic in one connection ends that connection alone.
@@ -65,7 +71,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
 }
 
 impl Connection {
-    fn panicked(&mut self) -> Poll<CloseReason> {
+    fn panicked(&self) -> Poll<CloseReason> {
         let shard = &self.local.0;
         shard.metrics.add(Counter::Panics, 1);
         shard.begin_close(self.id, CloseReason::Internal);
@@ -204,10 +210,17 @@ impl Connection {
         let asker = Asker { id: self.id, author: &author, now };
         let max = shard.node.options().message_bytes;
         let mut rest = bytes;
+        let mut finished = false;
         loop {
             let next = match self.decoder.next(&mut rest, max) {
-                Ok(Some(message)) => asker.take(&self.local, message),
-                Ok(None) => return None,
+                Ok(Some(message)) => {
+                    finished = true;
+                    asker.take(&self.local, message)
+                }
+                Ok(None) => {
+                    self.note_unfinished(finished, now.node_ns / 1_000_000);
+                    return None;
+                }
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
             match next {
@@ -226,6 +239,19 @@ impl Connection {
         }
     }
 
+    /// Remembers since when a message is unfinished, and looks again when it has had its time.
+    fn note_unfinished(&self, finished: bool, now_ms: u64) {
+        let shard = &self.local.0;
+        let idle = self.decoder.is_idle();
+        let begun = shard.hub.borrow_mut().seat(self.id).and_then(|seat| {
+            let wake_at = seat.session.unfinished(!idle, finished, now_ms)?;
+            Some((wake_at, seat.author.client))
+        });
+        if let Some((wake_at, client)) = begun {
+            shard.beat(self.id, client, wake_at);
+        }
+    }
+
     /// Waits for the peer's own end, or for the deadline.
     fn poll_ending(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let Some(ending) = socket.ending.get() else { return Poll::Pending };
@@ -241,6 +267,9 @@ impl Connection {
                 return Poll::Ready(ending.reason);
             }
         }
+        if self.ignored > IGNORED_MAX {
+            return Poll::Ready(ending.reason);
+        }
         // What still comes is read and thrown away, so that the close is not turned into a reset.
         for _ in 0..READS_A_TURN {
             match socket.stream.poll_read_ready(cx) {
@@ -253,7 +282,7 @@ impl Connection {
             shard.scratch.set(scratch);
             match read {
                 Ok(0) => return Poll::Ready(ending.reason),
-                Ok(_) => {}
+                Ok(read) => self.ignored += read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(ending.reason),
             }

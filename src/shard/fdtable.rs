@@ -16,7 +16,8 @@ pub fn raise_limit() -> u64 {
     let hard = limit.maximum.unwrap_or(u64::MAX);
     if limit.current != limit.maximum {
         // Refused only where the kernel's own ceiling is lower; then the old limit stands.
-        if setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) }).is_err() {
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) }).is_err()
+        {
             return limit.current.unwrap_or(u64::MAX);
         }
     }

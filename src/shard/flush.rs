@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::Interest;
 
 use super::local::{Shard, Socket};
@@ -41,53 +43,67 @@ pub(super) enum Flushed {
 impl Shard {
     /// Writes what waits for a connection, until the kernel takes no more.
     pub(super) fn flush(&self, id: SeatId) -> Flushed {
+        self.flush_at(id, self.node.clock().node_ns())
+    }
+
+    /// As [`Shard::flush`], at a time that the caller has read.
+    pub(super) fn flush_at(&self, id: SeatId, node_ns: u64) -> Flushed {
         let sockets = self.sockets.borrow();
         let Some(socket) = sockets.get(id).and_then(Option::as_ref) else { return Flushed::All };
         let mut hub = self.hub.borrow_mut();
         let Some(seat) = hub.seat(id) else { return Flushed::All };
-        self.flush_seat(socket, seat)
+        self.flush_seat(socket, seat, node_ns)
     }
 
-    fn flush_seat(&self, socket: &Socket, seat: &mut Seat) -> Flushed {
+    fn flush_seat(&self, socket: &Socket, seat: &mut Seat, node_ns: u64) -> Flushed {
         if seat.blocked {
             return Flushed::Blocked;
         }
-        let now = self.node.clock().now();
-        let mut count = Count { metrics: &self.metrics, node_ns: now.node_ns };
+        let mut count = Count { metrics: &self.metrics, node_ns };
         while !seat.outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let used = seat.outbox.gather(now.unix_ms, &mut slices);
-            let slices = slices.get(..used).unwrap_or_default();
-            let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-            self.metrics.add(Counter::FlushSyscalls, 1);
-            let written = match slices {
-                [one] => socket.stream.try_write(one),
-                many => socket.stream.try_write_vectored(many),
+            let (wanted, sent) = match seat.outbox.sole() {
+                Some(bytes) => (bytes.len(), send(socket, bytes)),
+                None => self.send_many(socket, seat),
             };
-            match written {
+            self.metrics.add(Counter::FlushSyscalls, 1);
+            match sent {
                 Ok(0) if wanted > 0 => return Flushed::Broken,
                 Ok(written) => {
                     self.metrics.add(Counter::BytesSent, written as u64);
                     seat.outbox.advance(written, &mut count);
                     if written < wanted {
                         // The kernel has said so: no need to ask it again.
-                        forget_writable(socket);
                         return blocked(socket, seat);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return blocked(socket, seat);
-                }
+                Err(Errno::AGAIN) => return blocked(socket, seat),
+                Err(Errno::INTR) => {}
                 Err(_) => return Flushed::Broken,
             }
         }
         Flushed::All
     }
+
+    fn send_many(&self, socket: &Socket, seat: &mut Seat) -> (usize, Result<usize, Errno>) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let used = seat.outbox.gather(|| self.node.unix_ms(), &mut slices);
+        let slices = slices.get(..used).unwrap_or_default();
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        let mut nothing = SendAncillaryBuffer::default();
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        (wanted, sendmsg(&socket.stream, slices, &mut nothing, flags))
+    }
+}
+
+/// Sends without asking the runtime whether the socket is writable: the kernel knows.
+fn send(socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+    rustix::net::send(&socket.stream, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
 /// Leaves the rest to the connection's own task, which waits for room.
 fn blocked(socket: &Socket, seat: &mut Seat) -> Flushed {
     seat.blocked = true;
+    forget_writable(socket);
     wake(socket);
     Flushed::Blocked
 }
@@ -119,8 +135,9 @@ pub(super) struct OutOfTurn<'a>(pub(super) &'a Shard);
 impl Writer for OutOfTurn<'_> {
     fn write(&mut self, id: SeatId, seat: &mut Seat) {
         let sockets = self.0.sockets.borrow();
+        let node_ns = self.0.node.clock().node_ns();
         if let Some(socket) = sockets.get(id).and_then(Option::as_ref)
-            && self.0.flush_seat(socket, seat) == Flushed::Broken
+            && self.0.flush_seat(socket, seat, node_ns) == Flushed::Broken
         {
             // Its task finds the same error and ends the connection.
             seat.blocked = true;
@@ -128,4 +145,3 @@ impl Writer for OutOfTurn<'_> {
         }
     }
 }
-

@@ -30,6 +30,7 @@ impl Shard {
         }
         let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
         socket.ending.set(Some(Ending { reason, deadline_ms }));
+        self.metrics.closed(reason);
         self.leave_channels(id);
         let mut last = Vec::new();
         if reason.announced() {
@@ -82,9 +83,11 @@ impl Shard {
         self.leave_channels(id);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
-        if socket.is_some() {
+        if let Some(socket) = socket {
             self.node.connected(false);
-            self.metrics.closed(reason);
+            if socket.ending.get().is_none() {
+                self.metrics.closed(reason);
+            }
         }
         let draining = self.drain.borrow().is_some();
         if draining && self.hub.borrow().connections() == 0 {
@@ -136,9 +139,8 @@ impl Shard {
 
     fn cut_slow(&self, now_ms: u64) {
         let limit = self.node.options().slow_disconnect;
-        let patience = limit.map_or(u64::MAX, |limit| {
-            u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
-        });
+        let patience =
+            limit.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         // Even without a limit: queues that have drained are forgotten here.
         let before_ms = now_ms.checked_sub(patience);
         let over = self.hub.borrow_mut().still_full(before_ms);

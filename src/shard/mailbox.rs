@@ -102,7 +102,7 @@ impl Mailbox {
     }
 
     /// Ready when the mailbox is at half or less, after it had been crowded.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.inner.lock();
         if inner.at_half() {
             return Poll::Ready(());

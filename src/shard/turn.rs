@@ -16,6 +16,9 @@ use crate::proto::event::Event;
 /// Connections written before reads, accepts and timers have their chance.
 const WRITES_A_TURN: usize = 256;
 
+/// Writes that share one look at the clock.
+const WRITES_A_CLOCK: usize = 16;
+
 /// Runs the shard: its turns and its timer. Ends with the thread.
 pub(super) async fn run(local: Local) {
     local.spawn(life::time(local.clone()));
@@ -84,9 +87,13 @@ impl Shard {
         let clock = self.node.clock();
         let mut left = self.hub.borrow().dirty();
         while left > 0 {
-            for _ in 0..left.min(WRITES_A_TURN) {
+            let mut node_ns = started_ns;
+            for nth in 0..left.min(WRITES_A_TURN) {
                 let Some(id) = self.hub.borrow_mut().next_dirty() else { break };
-                if self.flush(id) == Flushed::Broken
+                if nth % WRITES_A_CLOCK == 0 {
+                    node_ns = clock.node_ns();
+                }
+                if self.flush_at(id, node_ns) == Flushed::Broken
                     && let Some(socket) = self.socket(id)
                 {
                     // Its task finds the same error and ends the connection.
@@ -104,11 +111,15 @@ impl Shard {
         match order {
             Order::Disconnect(client, answer) => {
                 let id = self.hub.borrow().seat_of(client);
-                if let Some(id) = id {
+                let open = id.filter(|id| {
+                    self.socket(*id).is_some_and(|socket| socket.ending.get().is_none())
+                });
+                if let Some(id) = open {
                     self.begin_close(id, CloseReason::Disconnected);
                 }
-                // Whoever asked may have gone.
-                drop(answer.send(id.is_some()));
+                if answer.send(open.is_some()).is_err() {
+                    tracing::debug!("whoever asked for a disconnect has gone");
+                }
             }
             Order::Drain => self.start_drain(),
             Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),

@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        crate::store::conformance(|deliver| Box::new(Memory::new(deliver)));
+        crate::store::conformance::check(|deliver| Box::new(Memory::new(deliver)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::raw::Raw;
 
 #[test]
 fn a_client_is_welcomed_with_what_it_must_know() {
-    let gateway = Gateway::configured("[limits]\nmessage_bytes = 4096\n[http]\nping = \"7s\"\n");
+    let gateway = Gateway::configured("[limits]\nmessage_bytes = 4096\n[http]\nping = \"17s\"\n");
     let mut raw = Raw::open(gateway.addr);
     raw.send(crate::raw::handshake_request(gateway.addr, &[]).as_bytes());
     raw.head();
@@ -19,7 +19,7 @@ fn a_client_is_welcomed_with_what_it_must_know() {
     assert_eq!(welcome["user"], Value::Null);
     assert!(welcome["node"].is_string(), "{welcome}");
     assert_eq!(welcome["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(welcome["ping_ms"], 7000);
+    assert_eq!(welcome["ping_ms"], 17000);
     assert_eq!(welcome["max_message"], 4096);
 }
 

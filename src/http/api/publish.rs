@@ -9,10 +9,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::body;
-use crate::proto::dialect::json::value;
+use crate::core::metrics::Counter;
 use crate::http::answer::{Refusal, Response, json};
 use crate::http::connection::Peer;
 use crate::http::query;
+use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
 use crate::proto::name::{self, KEY_BYTES_MAX};
 use crate::proto::position::Position;
@@ -77,6 +78,7 @@ pub(crate) async fn raw(
 async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
     let channel = new.channel.clone().into_owned();
     let Position { epoch, offset } = peer.doors.shard.node().publish(new).await?;
+    peer.doors.shard.metrics().add(Counter::EventsPublishedHttp, 1);
     let place = json!({"channel": channel, "epoch": epoch.as_str(), "offset": offset});
     Ok(json(StatusCode::OK, &place))
 }
@@ -106,7 +108,10 @@ async fn lines(peer: &Peer, text: &[u8]) -> Response {
             }),
         };
         match done {
-            Ok(_) => accepted += 1,
+            Ok(_) => {
+                peer.doors.shard.metrics().add(Counter::EventsPublishedHttp, 1);
+                accepted += 1;
+            }
             Err(refusal) if rejected.len() < REJECTED_MAX => {
                 let Refusal { code, message, .. } = refusal;
                 rejected.push(Rejected { line: index + 1, code, message });

@@ -297,7 +297,7 @@ proptest! {
             }
         }
         let text: String = letters.into_iter().collect();
-        let ours = super::super::scan::is_json(text.as_bytes());
+        let ours = crate::proto::dialect::json::scan::is_json(text.as_bytes());
         prop_assert_eq!(ours, is_json(&text, 64), "{}", text);
     }
 
@@ -308,6 +308,6 @@ proptest! {
         text.extend_from_slice(&bytes);
         let error = Parser::new().parse(&text).err();
         prop_assert!(error.is_none_or(|error| error.code == ErrorCode::BadRequest));
-        super::super::split::messages(&text).for_each(drop);
+        crate::proto::dialect::json::split::messages(&text).for_each(drop);
     }
 }

@@ -1,0 +1,283 @@
+//! The command line.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::blaster::Blast;
+use crate::clock;
+use crate::engine::publisher::Feed;
+use crate::fault::RunError;
+use crate::report::Report;
+use crate::scenario::common::{Connecting, Subscribing};
+use crate::scenario::connect::{self, Holding};
+use crate::scenario::fanout::{self, Times};
+use crate::scenario::self_test;
+use crate::target::Target;
+
+const EXAMPLES: &str = "Examples:
+  weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
+  weir-loadgen idle -c 100000 --server-pid $(pidof weir) --hold 10 ws://127.0.0.1:8080/ws
+  weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
+  weir-loadgen self-test
+
+Exit codes: 0 the figures hold, 1 --verify found violations, 2 the run is invalid (the reason is
+printed), 3 the server cannot be measured, 4 the machine's limits do not allow it, 5 the report
+cannot be written, 64 usage. Only 127.0.0.0/8 and [::1] are loaded.";
+
+/// Finds out what a WebSocket event gateway does on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "weir-loadgen", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+    /// Also write the report to this file, as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<String>,
+    /// Show no progress.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Handshakes a second, and how long each takes.
+    Connect {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Memory and CPU of connections that are only held.
+    Idle {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Seconds before memory is looked at.
+        #[arg(long, default_value = "2", value_parser = seconds, value_name = "S")]
+        settle: Duration,
+        /// Seconds during which CPU is counted.
+        #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
+        hold: Duration,
+        /// Subscribe each connection to one of this many channels; 0 subscribes to none.
+        #[arg(long, default_value_t = 0, value_name = "C")]
+        channels: u32,
+    },
+    /// One publisher, many subscribers: throughput, latency, and whether all arrives.
+    Fanout {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        fanout: FanoutArgs,
+    },
+    /// What this generator itself can receive, from a blaster it brings along.
+    #[command(name = "self-test")]
+    SelfTest {
+        /// Connections.
+        #[arg(long, short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        connections: u32,
+        /// Receiver threads.
+        #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+        threads: u32,
+        /// Bytes of each event's data.
+        #[arg(long, default_value_t = 32)]
+        size: usize,
+        /// Frames per write of the blaster.
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+        batch: u64,
+        /// Seconds that are measured.
+        #[arg(long, default_value = "3", value_parser = seconds, value_name = "S")]
+        duration: Duration,
+        /// Read every event and hold it against the promise.
+        #[arg(long)]
+        verify: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Where the server is: ws://127.0.0.1:PORT/PATH.
+    url: Target,
+    /// Connections.
+    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: u32,
+    /// Receiver threads; by default as many as the descriptor limit needs.
+    #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: Option<u32>,
+    /// Source addresses, from 127.0.0.2 on; by default one per 14,000 connections, 0 for none.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=200))]
+    sources: Option<u8>,
+    /// Connections a second; 0 as fast as --inflight allows.
+    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
+    connect_rate: f64,
+    /// Handshakes under way at once, per thread.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    inflight: u32,
+    /// The longest a connection may take until it is ready.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
+    timeout: Duration,
+    /// The server's process, to report its memory and CPU.
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct FanoutArgs {
+    /// Channels.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    channels: u32,
+    /// Channels that each connection subscribes to.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    per_connection: u32,
+    /// Events a second over all channels; 0 as fast as subscribers take them.
+    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
+    rate: f64,
+    /// With --rate 0: how many events may be ahead of the mean subscriber.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    window: u64,
+    /// Bytes of each event's data.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    size: u32,
+    /// Seconds that are not recorded.
+    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
+    warmup: Duration,
+    /// Seconds that are measured.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
+    duration: Duration,
+    /// The most that what is under way may take at the end.
+    #[arg(long, default_value = "20", value_parser = seconds, value_name = "S")]
+    drain: Duration,
+    /// Hold every event against the promise: in order, exactly once, or told lost.
+    #[arg(long)]
+    verify: bool,
+    /// Without --verify: look at the due time of each nth event.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
+    sample: u64,
+    /// The namespace of the channels; a run's number and the channel's follow.
+    #[arg(long, default_value = "load", value_parser = namespace)]
+    namespace: String,
+    /// The largest p99 of the generator's own lateness, in milliseconds.
+    #[arg(long, default_value_t = 10, value_name = "MS")]
+    late_max: u64,
+}
+
+impl Cli {
+    /// Runs the scenario, prints and writes its report, and says the exit code.
+    pub(crate) fn run(self) -> Result<u8, RunError> {
+        let report = self.scenario.run(!self.quiet)?;
+        let mut out = std::io::stdout().lock();
+        // A closed pipe must not change the exit code.
+        drop(write!(out, "{report}").and_then(|()| out.flush()));
+        if let Some(path) = &self.json {
+            report.write(path)?;
+        }
+        Ok(report.exit_code())
+    }
+}
+
+impl Scenario {
+    fn run(self, progress: bool) -> Result<Report, RunError> {
+        match self {
+            Self::Connect { server } => {
+                connect::run(&server.connecting(progress), subscribing(0, 0), None)
+            }
+            Self::Idle { server, settle, hold, channels } => {
+                let holding = Holding { settle, hold };
+                let subscribing = subscribing(channels, u32::from(channels > 0));
+                connect::run(&server.connecting(progress), subscribing, Some(holding))
+            }
+            Self::Fanout { server, fanout } => fanout.run(&server.connecting(progress)),
+            Self::SelfTest { connections, threads, size, batch, duration, verify } => {
+                let mut subscribing = subscribing(1, 1);
+                subscribing.verify = verify;
+                subscribing.sample = if verify { 1 } else { 16 };
+                let channel = format!("{}0", subscribing.prefix);
+                let blast = Blast { channel, payload_bytes: size, batch };
+                let connecting = Connecting {
+                    target: Target::local(([127, 0, 0, 1], 0).into()),
+                    connections,
+                    threads: Some(threads),
+                    sources: None,
+                    rate: 0.0,
+                    inflight: 256,
+                    timeout: Duration::from_secs(10),
+                    server_pid: None,
+                    progress,
+                };
+                let times = (Duration::from_millis(500), duration);
+                self_test::run(connecting, subscribing, blast, times)
+            }
+        }
+    }
+}
+
+impl ServerArgs {
+    fn connecting(self, progress: bool) -> Connecting {
+        Connecting {
+            target: self.url,
+            connections: self.connections,
+            threads: self.threads,
+            sources: self.sources,
+            rate: self.connect_rate,
+            inflight: self.inflight,
+            timeout: self.timeout,
+            server_pid: self.server_pid,
+            progress,
+        }
+    }
+}
+
+impl FanoutArgs {
+    fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        if self.per_connection > self.channels {
+            return Err(RunError::Usage(format!(
+                "--per-connection {} needs at least as many --channels",
+                self.per_connection
+            )));
+        }
+        let mut subscribing = subscribing(self.channels, self.per_connection);
+        subscribing.prefix = format!("{}:{}", self.namespace, subscribing.prefix);
+        subscribing.verify = self.verify;
+        subscribing.sample = if self.verify { 1 } else { self.sample };
+        let feed = Feed { rate: self.rate, window: self.window, payload_bytes: self.size as usize };
+        let times = Times {
+            warmup: self.warmup,
+            duration: self.duration,
+            drain: self.drain,
+            late_max: Duration::from_millis(self.late_max),
+        };
+        fanout::run(connecting, subscribing, feed, times)
+    }
+}
+
+/// Channels whose names no earlier run has used.
+fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
+    Subscribing {
+        channels: channels.max(1),
+        per_connection,
+        prefix: format!("r{:x}.", clock::now()),
+        verify: false,
+        sample: 16,
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = positive(text)?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && (0.0..=1e9).contains(&number) => Ok(number),
+        Ok(_) | Err(_) => Err("must be a number from 0 to 1,000,000,000".into()),
+    }
+}
+
+/// A channel's name is restricted, so its front is.
+fn namespace(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 64 of A-Z a-z 0-9 _ . -".into())
+    }
+}

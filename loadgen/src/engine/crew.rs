@@ -1,0 +1,163 @@
+//! The receiver threads of a run: started, waited for, stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use crate::clock::{self, SECOND};
+use crate::engine::books::Books;
+use crate::engine::shared::{Phase, Shared, Total, Wanted};
+use crate::engine::worker::Worker;
+use crate::fault::{Fault, Invalid, RunError};
+use crate::latency::Latency;
+use crate::verdict::Verdict;
+
+/// Running threads. Dropping them stops them.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Option<Books>>>,
+    started: u64,
+}
+
+/// What all threads brought home.
+#[derive(Debug)]
+pub(crate) struct Result {
+    pub(crate) books: Vec<Books>,
+    /// From the first connect to the last that became ready.
+    pub(crate) opening_ns: u64,
+    pub(crate) handshakes: Latency,
+    pub(crate) ready: Latency,
+    pub(crate) latency: Latency,
+    pub(crate) refused: u64,
+    /// What went wrong first.
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Crew {
+    /// Starts the threads; they open connections at once.
+    pub(crate) fn start(wanted: Wanted) -> std::result::Result<Self, RunError> {
+        let shared = Arc::new(Shared::new(wanted.threads));
+        let wanted = Arc::new(wanted);
+        let mut crew = Self { wanted, shared, threads: Vec::new(), started: clock::now() };
+        for id in 0..crew.wanted.threads {
+            let (wanted, shared) = (Arc::clone(&crew.wanted), Arc::clone(&crew.shared));
+            let thread = std::thread::Builder::new()
+                .name(format!("receiver-{id}"))
+                .stack_size(256 << 10)
+                .spawn(move || receive(id, wanted, shared))
+                .map_err(|error| RunError::Machine(format!("cannot start a thread: {error}")))?;
+            crew.threads.push(thread);
+        }
+        Ok(crew)
+    }
+
+    /// Waits until every connection is ready or has failed; bounded by each one's own limit.
+    pub(crate) fn opened(&self, progress: impl Fn(Total)) -> Total {
+        let wanted = u64::from(self.wanted.connections);
+        let mut shown = clock::now();
+        loop {
+            let total = self.shared.total();
+            if total.ready + total.failed >= wanted || self.is_over() {
+                return total;
+            }
+            if clock::now() - shown > SECOND {
+                shown = clock::now();
+                progress(total);
+            }
+            clock::sleep(SECOND / 2_000);
+        }
+    }
+
+    /// Whether a thread has ended before it was told to.
+    fn is_over(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Why the connections do not allow a result; `None` when all stand.
+    pub(crate) fn broken(&self) -> Option<Invalid> {
+        let total = self.shared.total();
+        let missing = u64::from(self.wanted.connections).saturating_sub(total.ready);
+        let lost = missing + total.lost;
+        (lost > 0).then(|| Invalid::ConnectionsLost { lost, why: self.fault() })
+    }
+
+    /// What went wrong first.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.shared.fault.get().cloned()
+    }
+
+    /// Ends the threads and takes their books.
+    pub(crate) fn stop(mut self) -> Result {
+        self.shared.enter(Phase::Stop);
+        let threads = std::mem::take(&mut self.threads);
+        let books: Vec<Books> =
+            threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
+        let mut result = Result {
+            opening_ns: 0,
+            handshakes: Latency::new(),
+            ready: Latency::new(),
+            latency: Latency::new(),
+            refused: 0,
+            fault: self.fault(),
+            books,
+        };
+        for book in &result.books {
+            result.opening_ns = result.opening_ns.max(book.last_ready.saturating_sub(self.started));
+            result.handshakes.merge(&book.handshakes);
+            result.ready.merge(&book.ready);
+            result.latency.merge(&book.ledger.latency);
+            result.refused += book.refused;
+        }
+        result
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.shared.enter(Phase::Stop);
+    }
+}
+
+impl Result {
+    /// Where each channel stood when it was subscribed to.
+    pub(crate) fn bases(&self, channels: u32) -> Vec<u64> {
+        let mut bases = vec![None; channels as usize];
+        for book in &self.books {
+            for (base, seen) in bases.iter_mut().zip(&book.ledger.bases) {
+                *base = match (*base, *seen) {
+                    (Some(known), Some(seen)) => Some(u64::min(known, seen)),
+                    (known, seen) => known.or(seen),
+                };
+            }
+        }
+        bases.into_iter().map(|base| base.unwrap_or(0)).collect()
+    }
+
+    /// Takes the verdict; with `heads`, also on what is missing up to the heads of the channels.
+    pub(crate) fn verdict(&mut self, heads: Option<&[u64]>) -> Verdict {
+        let mut verdict = Verdict::default();
+        for book in &mut self.books {
+            if let Some(heads) = heads {
+                book.finish(heads);
+            }
+            verdict.merge(std::mem::take(&mut book.ledger.verdict));
+        }
+        verdict
+    }
+}
+
+fn receive(id: u32, wanted: Arc<Wanted>, shared: Arc<Shared>) -> Option<Books> {
+    // A finer timer: waits are as long as they were asked for. Without it they are a little longer.
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).ok();
+    let mine = wanted.connections.div_ceil(wanted.threads);
+    match Worker::new(id, wanted, Arc::clone(&shared)) {
+        Ok(worker) => Some(worker.run()),
+        Err(fault) => {
+            shared.blame(fault);
+            shared.tallies[id as usize].failed.store(u64::from(mine), Ordering::Relaxed);
+            None
+        }
+    }
+}

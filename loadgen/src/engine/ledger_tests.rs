@@ -1,0 +1,92 @@
+//! What a thread's books say about texts that a server may send.
+
+use super::*;
+use crate::verdict::Kind;
+
+fn ledger(verify: bool) -> Ledger {
+    let wanted = Wanted {
+        target: "ws://127.0.0.1:1/ws?batch=1".parse().expect("valid"),
+        connections: 2,
+        threads: 1,
+        private_tables: false,
+        sources: 0,
+        connect_rate: 0.0,
+        inflight: 1,
+        timeout_ns: 1,
+        channels: 3,
+        subscriptions: 2,
+        prefix: "load:".into(),
+        verify,
+        sample: 1,
+    };
+    Ledger::new(Arc::new(wanted), 2)
+}
+
+fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
+    let from =
+        Arrival { at: connection as usize, connection, now: 5_000_000, phase: Phase::Measure };
+    let mut meanings = Vec::new();
+    ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
+    meanings
+}
+
+fn event(channel: u32, offset: u64) -> String {
+    format!(r#"{{"type":"event","channel":"load:{channel}","offset":{offset},"data":{{"ts":9}}}}"#)
+}
+
+fn subscribe(ledger: &mut Ledger, connection: u32, channel: u32) -> Vec<Meaning> {
+    let text = format!(r#"{{"type":"subscribed","id":1,"channel":"load:{channel}","offset":10}}"#);
+    say(ledger, connection, &text)
+}
+
+#[test]
+fn lines_of_a_batch_are_messages_and_count() {
+    let mut ledger = ledger(true);
+    assert_eq!(subscribe(&mut ledger, 0, 0), [Meaning::Subscribed]);
+    let batch = format!("{}\n\n{}\n{}", event(0, 11), event(0, 12), event(0, 13));
+    assert_eq!(say(&mut ledger, 0, &batch).len(), 3);
+    assert_eq!((ledger.delivered, ledger.verdict.violations), (3, 0));
+    assert_eq!(ledger.bases, [Some(10), None, None]);
+    assert!(ledger.latency.summary().is_some_and(|summary| summary.samples == 3));
+}
+
+#[test]
+fn each_connection_and_channel_has_its_own_order() {
+    let mut ledger = ledger(true);
+    for (connection, channel) in [(0, 0), (0, 1), (1, 1), (1, 2)] {
+        assert_eq!(subscribe(&mut ledger, connection, channel), [Meaning::Subscribed]);
+        say(&mut ledger, connection, &event(channel, 11));
+    }
+    assert_eq!(ledger.verdict.violations, 0);
+    say(&mut ledger, 1, &event(2, 13));
+    let lagged = r#"{"type":"lagged","channel":"load:1","dropped":2,"from":12,"to":13}"#;
+    say(&mut ledger, 1, lagged);
+    assert_eq!(ledger.told, 2);
+    ledger.finish(&[11, 13, 13], |at| u32::try_from(at).expect("small"));
+    let found: Vec<_> = ledger
+        .verdict
+        .listed
+        .iter()
+        .map(|broken| (broken.connection, broken.channel, broken.kind, broken.from, broken.to))
+        .collect();
+    assert_eq!(found, [(1, 2, Kind::Skipped, 12, 12), (0, 1, Kind::Skipped, 12, 13)]);
+}
+
+#[test]
+fn a_channel_that_was_not_asked_for_is_a_violation() {
+    let mut ledger = ledger(true);
+    for name in [2, 7] {
+        say(&mut ledger, 0, &event(name, 1));
+    }
+    say(&mut ledger, 0, r#"{"type":"event","channel":"other:1","offset":1,"data":1}"#);
+    assert_eq!(ledger.verdict.violations, 3);
+}
+
+#[test]
+fn refusals_and_nonsense_are_faults() {
+    let mut ledger = ledger(false);
+    let refused = r#"{"type":"error","id":1,"code":"forbidden","message":"no"}"#;
+    assert_eq!(say(&mut ledger, 0, refused), [Meaning::Wrong(Fault::Denied("error: no".into()))]);
+    assert_eq!(say(&mut ledger, 0, "boo"), [Meaning::Wrong(Fault::NotJson("boo".into()))]);
+    assert_eq!(say(&mut ledger, 0, r#"{"type":"welcome"}"#), [Meaning::Counted]);
+}

@@ -1,0 +1,10 @@
+//! The client engine: threads that hold many connections each, with one epoll, one read buffer and
+//! one descriptor table per thread, and less than 1 KiB per connection.
+
+pub(crate) mod books;
+pub(crate) mod crew;
+pub(crate) mod ledger;
+pub(crate) mod publisher;
+pub(crate) mod shared;
+pub(crate) mod socket;
+pub(crate) mod worker;

@@ -1,0 +1,292 @@
+//! The publisher: one thread with one connection, which sends events by plan (open loop) or as
+//! fast as subscribers take them (a window over the mean of what was delivered).
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::{self, SECOND};
+use crate::engine::shared::{Phase, Shared, Wanted};
+use crate::fault::Fault;
+use crate::latency::Latency;
+use crate::plan::Plan;
+use crate::wire::frame;
+use crate::wire::marks::Push;
+
+/// Bytes that may wait for the server; beyond it the server holds the publisher back.
+const OUT_BYTES_MAX: usize = 1 << 20;
+/// Events made between two looks at the clock.
+const BATCH: u64 = 64;
+
+/// What is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Feed {
+    /// Events a second over all channels; 0 as fast as the window allows.
+    pub(crate) rate: f64,
+    /// With rate 0: events that may be ahead of the mean subscriber.
+    pub(crate) window: u64,
+    /// Size of `data` in bytes.
+    pub(crate) payload_bytes: usize,
+}
+
+/// What a publisher brings home.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// Events per channel.
+    pub(crate) sent: Vec<u64>,
+    /// How late the generator itself was, while it was measured.
+    pub(crate) lateness: Latency,
+    /// Answers with an error, and the first of them.
+    pub(crate) errors: u64,
+    pub(crate) first_error: String,
+    /// Times that the server did not take what was due.
+    pub(crate) held_back: u64,
+    /// Times that a window was given up because nothing came for a second.
+    pub(crate) stalls: u64,
+    pub(crate) cpu_ns: u64,
+    pub(crate) fault: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    wanted: Arc<Wanted>,
+    shared: Arc<Shared>,
+    feed: Feed,
+    stream: TcpStream,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    /// How much of `out` has been sent.
+    gone: usize,
+    text: Vec<u8>,
+    fill: Vec<u8>,
+    total: u64,
+    window: Window,
+    done: Published,
+}
+
+/// Where a window stands. Invariant: `forgiven` never exceeds what was sent.
+#[derive(Debug, Default)]
+struct Window {
+    forgiven: u64,
+    taken: u64,
+    moved_at: u64,
+}
+
+/// Connects and starts the thread; it begins with [`Phase::Warm`].
+pub(crate) fn start(
+    wanted: Arc<Wanted>,
+    shared: Arc<Shared>,
+    feed: Feed,
+) -> Result<JoinHandle<Published>, Fault> {
+    let limit = Duration::from_nanos(wanted.timeout_ns);
+    let (stream, input) = wanted.target.dial(limit)?;
+    stream.set_nonblocking(true)?;
+    let done = Published {
+        sent: vec![0; wanted.channels as usize],
+        lateness: Latency::new(),
+        errors: 0,
+        first_error: String::new(),
+        held_back: 0,
+        stalls: 0,
+        cpu_ns: 0,
+        fault: None,
+    };
+    let publisher = Publisher {
+        fill: vec![b'x'; feed.payload_bytes],
+        out: Vec::with_capacity(OUT_BYTES_MAX),
+        gone: 0,
+        text: Vec::new(),
+        total: 0,
+        window: Window::default(),
+        wanted,
+        shared,
+        feed,
+        stream,
+        input,
+        done,
+    };
+    Ok(std::thread::Builder::new().name("publisher".into()).spawn(move || publisher.run())?)
+}
+
+impl Publisher {
+    fn run(mut self) -> Published {
+        rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).ok();
+        if let Err(fault) = self.publish() {
+            self.done.fault = Some(fault);
+        }
+        self.done.cpu_ns = clock::thread_cpu();
+        self.done
+    }
+
+    fn publish(&mut self) -> Result<(), Fault> {
+        while self.shared.phase() == Phase::Open {
+            self.listen()?;
+            clock::sleep(SECOND / 1_000);
+        }
+        let plan = (self.feed.rate > 0.0).then(|| Plan::new(clock::now(), self.feed.rate));
+        self.window.moved_at = clock::now();
+        loop {
+            let phase = self.shared.phase();
+            if phase >= Phase::Drain {
+                break;
+            }
+            let made = self.make(plan, phase);
+            let blocked = !self.flush()?;
+            self.listen()?;
+            if made == 0 || blocked {
+                clock::sleep(self.pause(plan));
+            }
+        }
+        let limit = clock::now() + 2 * SECOND;
+        while !self.flush()? && clock::now() < limit {
+            clock::sleep(SECOND / 5_000);
+        }
+        while self.shared.phase() != Phase::Stop {
+            self.listen()?;
+            clock::sleep(SECOND / 200);
+        }
+        Ok(())
+    }
+
+    /// Until the next event is due, at most 1 ms.
+    fn pause(&self, plan: Option<Plan>) -> u64 {
+        let now = clock::now();
+        let left = plan.map_or(SECOND / 10_000, |plan| plan.due(self.total).saturating_sub(now));
+        left.clamp(SECOND / 50_000, SECOND / 1_000)
+    }
+
+    /// Makes the events that are due and allowed, and says how many.
+    fn make(&mut self, plan: Option<Plan>, phase: Phase) -> u64 {
+        let now = clock::now();
+        let due = match plan {
+            Some(plan) => plan.due_by(now).saturating_sub(self.total),
+            None => self.room(now),
+        };
+        let batch = due.min(BATCH);
+        // What the server held back is its own lateness, not ours.
+        let clear = phase == Phase::Measure && self.out.len() == self.gone;
+        for made in 0..batch {
+            if self.out.len() - self.gone > OUT_BYTES_MAX {
+                self.done.held_back += 1;
+                self.shared.published.store(self.total, Ordering::Relaxed);
+                return made;
+            }
+            let at = plan.map_or(now, |plan| plan.due(self.total));
+            if clear {
+                self.done.lateness.record(now.saturating_sub(at));
+            }
+            self.event(at);
+        }
+        self.shared.published.store(self.total, Ordering::Relaxed);
+        batch
+    }
+
+    /// How many events the window allows.
+    fn room(&mut self, now: u64) -> u64 {
+        let total = self.shared.total();
+        let taken = total.delivered + total.told;
+        if taken != self.window.taken {
+            self.window.taken = taken;
+            self.window.moved_at = now;
+        }
+        let channels = u128::from(self.wanted.channels);
+        let mean = u128::from(taken) * channels / u128::from(self.wanted.seats().max(1));
+        let mean = u64::try_from(mean).unwrap_or(u64::MAX) + self.window.forgiven;
+        let ahead = self.total.saturating_sub(mean);
+        if ahead >= self.feed.window && now.saturating_sub(self.window.moved_at) > SECOND {
+            self.window.forgiven += ahead;
+            self.window.moved_at = now;
+            self.done.stalls += 1;
+            return self.feed.window;
+        }
+        self.feed.window.saturating_sub(ahead)
+    }
+
+    /// Appends one event that is due at `at`.
+    fn event(&mut self, at: u64) {
+        let channels = u64::from(self.wanted.channels);
+        let channel = self.total % channels;
+        let mut digits = itoa::Buffer::new();
+        self.text.clear();
+        self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
+        self.text.extend_from_slice(self.wanted.prefix.as_bytes());
+        self.text.extend_from_slice(digits.format(channel).as_bytes());
+        self.text.extend_from_slice(br#"","data":"#);
+        let start = self.text.len();
+        self.text.extend_from_slice(br#"{"ts":"#);
+        self.text.extend_from_slice(digits.format(at).as_bytes());
+        self.text.extend_from_slice(br#","fill":""#);
+        let room = self.feed.payload_bytes.saturating_sub(self.text.len() - start + 2);
+        self.text.extend_from_slice(&self.fill[..room]);
+        self.text.extend_from_slice(br#""}}"#);
+        frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
+        if let Some(sent) = usize::try_from(channel).ok().and_then(|at| self.done.sent.get_mut(at))
+        {
+            *sent += 1;
+        }
+        self.total += 1;
+    }
+
+    /// Writes what the server takes; true when nothing is left.
+    fn flush(&mut self) -> Result<bool, Fault> {
+        while self.gone < self.out.len() {
+            match self.stream.write(&self.out[self.gone..]) {
+                Ok(0) => return Err(Fault::Ended),
+                Ok(sent) => self.gone += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.gone > OUT_BYTES_MAX / 2 {
+                        self.out.drain(..self.gone);
+                        self.gone = 0;
+                    }
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.clear();
+        self.gone = 0;
+        Ok(true)
+    }
+
+    /// Reads answers: errors are counted, pings answered.
+    fn listen(&mut self) -> Result<(), Fault> {
+        let mut chunk = [0; 4096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => return Err(Fault::Ended),
+            Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let mut used = 0;
+        while let Some((frame, len)) = frame::next(&self.input[used..]).map_err(Fault::BadFrame)? {
+            used += len;
+            match frame.opcode {
+                frame::Opcode::Ping => {
+                    frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
+                }
+                frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
+                frame::Opcode::Text => answer(frame.payload, &mut self.done),
+                frame::Opcode::Binary | frame::Opcode::Pong => {}
+            }
+        }
+        self.input.drain(..used);
+        Ok(())
+    }
+}
+
+fn answer(text: &[u8], done: &mut Published) {
+    for line in text.split(|byte| *byte == b'\n') {
+        if let Ok(push) = serde_json::from_slice::<Push<'_>>(line)
+            && push.kind == "error"
+        {
+            done.errors += 1;
+            if done.first_error.is_empty() {
+                done.first_error = push.message.unwrap_or_default().into_owned();
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What threads tell each other while a run goes on: the phase, and one line of counters each.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::fault::Fault;
+use crate::target::Target;
+
+/// What a run wants from its receivers.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) target: Target,
+    pub(crate) connections: u32,
+    pub(crate) threads: u32,
+    pub(crate) private_tables: bool,
+    pub(crate) sources: u8,
+    /// Connections a second over all threads; 0 as fast as `inflight` allows.
+    pub(crate) connect_rate: f64,
+    /// Handshakes under way at once, per thread.
+    pub(crate) inflight: u32,
+    /// The longest a connection may take until it is ready.
+    pub(crate) timeout_ns: u64,
+    /// How many channels exist.
+    pub(crate) channels: u32,
+    /// How many of them each connection subscribes to; 0 none.
+    pub(crate) subscriptions: u32,
+    /// What a channel's name begins with; its number follows.
+    pub(crate) prefix: String,
+    /// Whether every event is read and held against the promise.
+    pub(crate) verify: bool,
+    /// Without `verify`, the due time of each nth event is read.
+    pub(crate) sample: u64,
+}
+
+impl Wanted {
+    /// Subscriptions over all connections.
+    pub(crate) fn seats(&self) -> u64 {
+        u64::from(self.connections) * u64::from(self.subscriptions)
+    }
+
+    /// The channel of a connection's nth subscription.
+    pub(crate) fn channel(&self, connection: u32, slot: u32) -> u32 {
+        (connection % self.channels + slot) % self.channels
+    }
+
+    /// Which subscription of the connection a channel is; `None` when it has not asked for it.
+    pub(crate) fn slot(&self, connection: u32, channel: u32) -> Option<u32> {
+        if channel >= self.channels {
+            return None;
+        }
+        let slot = (channel + self.channels - connection % self.channels) % self.channels;
+        (slot < self.subscriptions).then_some(slot)
+    }
+}
+
+/// The parts of a run, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Connections open and subscribe.
+    Open,
+    /// Events flow, nothing is recorded.
+    Warm,
+    /// Latency is recorded.
+    Measure,
+    /// The publisher has stopped; what is under way arrives.
+    Drain,
+    /// Threads end.
+    Stop,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [Self::Open, Self::Warm, Self::Measure, Self::Drain, Self::Stop];
+}
+
+/// One thread's counters, on cache lines of their own. Written by that thread alone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    pub(crate) ready: AtomicU64,
+    /// Did not become ready.
+    pub(crate) failed: AtomicU64,
+    /// Were ready and are gone.
+    pub(crate) lost: AtomicU64,
+    /// Events received.
+    pub(crate) delivered: AtomicU64,
+    /// Events told by `lagged`.
+    pub(crate) told: AtomicU64,
+    /// Bytes read from sockets.
+    pub(crate) bytes: AtomicU64,
+    /// System calls that read something.
+    pub(crate) reads: AtomicU64,
+    pub(crate) cpu_ns: AtomicU64,
+}
+
+/// A sum over all threads at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Total {
+    pub(crate) ready: u64,
+    pub(crate) failed: u64,
+    pub(crate) lost: u64,
+    pub(crate) delivered: u64,
+    pub(crate) told: u64,
+    pub(crate) bytes: u64,
+    pub(crate) reads: u64,
+    pub(crate) cpu_ns: u64,
+}
+
+/// Everything that threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    phase: AtomicU8,
+    /// One per receiver thread.
+    pub(crate) tallies: Vec<Tally>,
+    /// Events that the publisher has handed over.
+    pub(crate) published: AtomicU64,
+    /// What went wrong first.
+    pub(crate) fault: OnceLock<Fault>,
+}
+
+impl Shared {
+    pub(crate) fn new(threads: u32) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Open as u8),
+            tallies: (0..threads).map(|_| Tally::default()).collect(),
+            published: AtomicU64::new(0),
+            fault: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        let phase = usize::from(self.phase.load(Ordering::Acquire));
+        Phase::ALL.get(phase).copied().unwrap_or(Phase::Stop)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Keeps the first fault; later ones are only counted by their tallies.
+    pub(crate) fn blame(&self, fault: Fault) {
+        drop(self.fault.set(fault));
+    }
+
+    pub(crate) fn total(&self) -> Total {
+        let mut total = Total::default();
+        for tally in &self.tallies {
+            total.ready += tally.ready.load(Ordering::Relaxed);
+            total.failed += tally.failed.load(Ordering::Relaxed);
+            total.lost += tally.lost.load(Ordering::Relaxed);
+            total.delivered += tally.delivered.load(Ordering::Relaxed);
+            total.told += tally.told.load(Ordering::Relaxed);
+            total.bytes += tally.bytes.load(Ordering::Relaxed);
+            total.reads += tally.reads.load(Ordering::Relaxed);
+            total.cpu_ns += tally.cpu_ns.load(Ordering::Relaxed);
+        }
+        total
+    }
+}

@@ -1,0 +1,179 @@
+//! What goes wrong, in sentences, and the exit code of each.
+
+use std::fmt;
+use std::io;
+
+use crate::latency::ms;
+use crate::wire::frame::FrameError;
+
+/// What a server did to one connection that it should not have done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It broke the framing.
+    BadFrame(FrameError),
+    /// It sent a close frame.
+    Closed { code: Option<u16>, reason: String },
+    /// It answered a command with an error, or ended a subscription.
+    Denied(String),
+    /// It ended the connection without a close frame.
+    Ended,
+    /// The socket failed.
+    Io(io::ErrorKind, String),
+    /// It sent text that is not JSON with a `type`.
+    NotJson(String),
+    /// It answered something that is not HTTP.
+    NotHttp,
+    /// It answered the upgrade with another status than 101.
+    Refused(String),
+    /// It did not answer in time.
+    Silent { seconds: u64 },
+    /// It did not take a few hundred bytes on a fresh connection.
+    Stuck,
+    /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
+    WrongAccept,
+}
+
+impl Fault {
+    /// What the payload of a close frame says.
+    pub(crate) fn closed(payload: &[u8]) -> Self {
+        let (code, reason) = match payload.split_first_chunk::<2>() {
+            Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
+            None => (None, payload),
+        };
+        Self::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        let kind = error.kind();
+        if matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return Self::Silent { seconds: 0 };
+        }
+        Self::Io(kind, error.to_string())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadFrame(error) => write!(f, "the server breaks RFC 6455: {error}"),
+            Self::Closed { code: Some(code), reason } => {
+                write!(f, "the server closed the connection with code {code} ({reason})")
+            }
+            Self::Closed { code: None, .. } => {
+                f.write_str("the server closed the connection without a code")
+            }
+            Self::Denied(message) => write!(f, "the server refused a command: {message}"),
+            Self::Ended => f.write_str("the server ended the connection without a close frame"),
+            Self::Io(io::ErrorKind::ConnectionRefused, _) => {
+                f.write_str("nothing listens there (connection refused)")
+            }
+            Self::Io(io::ErrorKind::ConnectionReset, _) => {
+                f.write_str("the server reset the connection")
+            }
+            Self::Io(_, error) => write!(f, "the connection failed: {error}"),
+            Self::NotJson(text) => {
+                write!(f, "the server sent text that is no Weir message: {text}")
+            }
+            Self::NotHttp => f.write_str("what answers there is no HTTP server"),
+            Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
+            Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
+            Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
+            Self::Stuck => f.write_str("the server does not read from a fresh connection"),
+            Self::WrongAccept => {
+                f.write_str("the server's Sec-WebSocket-Accept does not fit the key")
+            }
+        }
+    }
+}
+
+/// Why there is no result at all.
+#[derive(Debug)]
+pub(crate) enum RunError {
+    /// The machine's limits do not allow the run; the text says what to do.
+    Machine(String),
+    /// The report could not be written.
+    Report { path: String, error: io::Error },
+    /// The server cannot be measured.
+    Server { url: String, fault: Fault },
+    /// The command line asks for something that makes no sense.
+    Usage(String),
+}
+
+impl RunError {
+    /// The exit code; 1 and 2 belong to runs that took place.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Server { .. } => 3,
+            Self::Machine(_) => 4,
+            Self::Report { .. } => 5,
+            Self::Usage(_) => 64,
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(text) | Self::Usage(text) => f.write_str(text),
+            Self::Report { path, error } => write!(f, "cannot write the report to {path}: {error}"),
+            Self::Server { url, fault } => write!(f, "{url}: {fault}"),
+        }
+    }
+}
+
+/// Reasons to throw a run away. A number without these checks is not a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Invalid {
+    /// Connections did not open or did not stay.
+    ConnectionsLost { lost: u64, why: Option<Fault> },
+    /// The generator sent events later than they were due, by its own fault.
+    GeneratorLate { p99_ns: u64, max_ns: u64 },
+    /// Receiver threads had no CPU left in an open-loop run.
+    GeneratorSaturated { percent: u64 },
+    /// What arrived or was told is not what was published.
+    Missing { deliveries: u64 },
+    /// Nothing was received while it was measured.
+    Nothing,
+    /// The server refused publishes.
+    PublishRefused { errors: u64, first: String },
+    /// The publisher lost its connection.
+    PublisherLost(Fault),
+    /// Commands were answered with errors.
+    Refused { errors: u64, why: Option<Fault> },
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectionsLost { lost, why: Some(why) } => {
+                write!(f, "{lost} connections were lost; the first: {why}")
+            }
+            Self::ConnectionsLost { lost, why: None } => write!(f, "{lost} connections were lost"),
+            Self::GeneratorLate { p99_ns, max_ns } => write!(
+                f,
+                "the generator was late: p99 {} ms, at most {} ms are allowed",
+                ms(*p99_ns),
+                ms(*max_ns)
+            ),
+            Self::GeneratorSaturated { percent } => {
+                write!(f, "the receiver threads used {percent} % of their CPU; use more --threads")
+            }
+            Self::Missing { deliveries } => {
+                write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
+            }
+            Self::Nothing => f.write_str("nothing was received while it was measured"),
+            Self::PublishRefused { errors, first } => {
+                write!(f, "{errors} publishes were refused; the first: {first}")
+            }
+            Self::PublisherLost(fault) => write!(f, "the publisher lost its connection: {fault}"),
+            Self::Refused { errors, why: Some(why) } => {
+                write!(f, "{errors} commands of subscribers failed; the first: {why}")
+            }
+            Self::Refused { errors, why: None } => {
+                write!(f, "{errors} commands of subscribers failed")
+            }
+        }
+    }
+}

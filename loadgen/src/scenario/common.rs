@@ -1,0 +1,179 @@
+//! What every scenario does: meet the server, open the connections, watch the server's process.
+
+use std::time::Duration;
+
+use crate::clock::{self, SECOND};
+use crate::engine::crew::{Crew, Result as CrewResult};
+use crate::engine::shared::{Total, Wanted};
+use crate::fault::{Fault, Invalid, RunError};
+use crate::machine;
+use crate::process::{self, Sample};
+use crate::report::{Client, Connect, Report, Server};
+use crate::target::Target;
+
+/// How to connect, as the command line says.
+#[derive(Debug, Clone)]
+pub(crate) struct Connecting {
+    pub(crate) target: Target,
+    pub(crate) connections: u32,
+    pub(crate) threads: Option<u32>,
+    pub(crate) sources: Option<u8>,
+    pub(crate) rate: f64,
+    pub(crate) inflight: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) server_pid: Option<u32>,
+    /// Whether progress is shown while connections open.
+    pub(crate) progress: bool,
+}
+
+/// Which channels the connections subscribe to, and how closely they look.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscribing {
+    pub(crate) channels: u32,
+    pub(crate) per_connection: u32,
+    pub(crate) prefix: String,
+    pub(crate) verify: bool,
+    pub(crate) sample: u64,
+}
+
+/// Everything that is sampled at the edges of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) at: u64,
+    pub(crate) total: Total,
+    pub(crate) server: Option<Sample>,
+}
+
+impl Connecting {
+    /// Checks the machine and meets the server, then opens all connections.
+    pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
+        let layout = machine::layout(self.connections, self.threads, self.sources)?;
+        if let Some(pid) = self.server_pid
+            && process::sample(pid).is_none()
+        {
+            return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
+        }
+        self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
+        let crew = Crew::start(Wanted {
+            target: self.target.clone(),
+            connections: self.connections,
+            threads: layout.threads,
+            private_tables: layout.private_tables,
+            sources: layout.sources,
+            connect_rate: self.rate,
+            inflight: self.inflight,
+            timeout_ns: u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX),
+            channels: subscribing.channels,
+            subscriptions: subscribing.per_connection,
+            prefix: subscribing.prefix,
+            verify: subscribing.verify,
+            sample: subscribing.sample,
+        })?;
+        let opened = crew.opened(|total| {
+            if self.progress {
+                let Total { ready, failed, .. } = total;
+                eprintln!("opening: {ready} of {} ready, {failed} failed", self.connections);
+            }
+        });
+        match crew.fault() {
+            Some(fault) if opened.ready == 0 => Err(self.server_error(fault)),
+            Some(_) | None => Ok(crew),
+        }
+    }
+
+    pub(crate) fn server_error(&self, fault: Fault) -> RunError {
+        RunError::Server { url: self.target.url(), fault }
+    }
+
+    /// Where things stand.
+    pub(crate) fn moment(&self, crew: &Crew) -> Moment {
+        Moment {
+            at: clock::now(),
+            total: crew.shared.total(),
+            server: self.server_pid.and_then(process::sample),
+        }
+    }
+
+    /// The server's process between two moments; `before` is its state before any connection.
+    pub(crate) fn server(&self, before: Option<Sample>, span: (Moment, Moment)) -> Option<Server> {
+        let (from, to) = span;
+        let (first, last) = (from.server?, to.server?);
+        let delivered = to.total.delivered - from.total.delivered;
+        let used = last.cpu_ns.saturating_sub(first.cpu_ns);
+        Some(Server {
+            pid: self.server_pid?,
+            rss_bytes_before: before?.rss_bytes,
+            rss_bytes: last.rss_bytes,
+            cores: ratio(used, to.at - from.at),
+            cpu_seconds_per_million: per_million(used, delivered),
+        })
+    }
+
+    /// A report with what all scenarios tell.
+    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
+        let ready = done.books.iter().map(|book| book.ready_count()).sum();
+        let mut report = Report {
+            schema: "weir-loadgen/1",
+            scenario,
+            url: self.target.url(),
+            connections: self.connections,
+            threads,
+            invalid: Vec::new(),
+            notes: Vec::new(),
+            connect: Connect {
+                ready,
+                seconds: ratio(done.opening_ns, SECOND),
+                per_second: ratio(ready * SECOND, done.opening_ns),
+                handshake: done.handshakes.summary(),
+                until_ready: done.ready.summary(),
+            },
+            idle: None,
+            fanout: None,
+            server: None,
+            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
+            verdict: None,
+        };
+        if done.refused > 0 {
+            report.invalidate(Some(Invalid::Refused {
+                errors: done.refused,
+                why: done.fault.clone(),
+            }));
+        }
+        report
+    }
+}
+
+/// The receivers between two moments.
+pub(crate) fn client(rss_bytes: u64, span: (Moment, Moment)) -> Client {
+    let (from, to) = span;
+    let used = to.total.cpu_ns.saturating_sub(from.total.cpu_ns);
+    let delivered = to.total.delivered - from.total.delivered;
+    Client {
+        rss_bytes,
+        receiver_cores: ratio(used, to.at - from.at),
+        cpu_seconds_per_million: per_million(used, delivered),
+        ceiling_per_core: (delivered > 0).then(|| ratio(delivered.saturating_mul(SECOND), used)),
+    }
+}
+
+/// One number over another; 0 over nothing.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn per_million(nanos: u64, deliveries: u64) -> Option<f64> {
+    (deliveries > 0).then(|| ratio(nanos, deliveries) / 1_000.0)
+}
+
+/// Sleeps a duration in steps; false when connections were lost meanwhile.
+pub(crate) fn hold(crew: &Crew, time: Duration) -> bool {
+    let end = clock::now() + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
+    while clock::now() < end {
+        if crew.broken().is_some() {
+            return false;
+        }
+        clock::sleep((end - clock::now().min(end)).min(SECOND / 20));
+    }
+    crew.broken().is_none()
+}

@@ -1,0 +1,195 @@
+//! `fanout`: one publisher, many subscribers; throughput, latency from when each event was due, and
+//! whether everything came or was told.
+
+use std::time::Duration;
+
+use crate::clock::{self, SECOND};
+use crate::engine::crew::{Crew, Result as CrewResult};
+use crate::engine::publisher::{self, Feed, Published};
+use crate::engine::shared::{Phase, Total};
+use crate::fault::{Invalid, RunError};
+use crate::process;
+use crate::report::{Fanout, Report};
+use crate::scenario::common::{Connecting, Moment, Subscribing, client, hold, ratio};
+
+/// What is left must go on arriving; after this long without anything the run is over.
+const DRAIN_QUIET: u64 = 2 * SECOND;
+
+/// The times of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) warmup: Duration,
+    pub(crate) duration: Duration,
+    /// The most that what is under way may take at the end.
+    pub(crate) drain: Duration,
+    /// The largest p99 of the generator's own lateness.
+    pub(crate) late_max: Duration,
+}
+
+/// Publishes and receives.
+pub(crate) fn run(
+    connecting: &Connecting,
+    subscribing: Subscribing,
+    feed: Feed,
+    times: Times,
+) -> Result<Report, RunError> {
+    let server_before = connecting.server_pid.and_then(process::sample);
+    let verify = subscribing.verify;
+    let crew = connecting.open(subscribing)?;
+    let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
+    let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
+        .map_err(|fault| connecting.server_error(fault))?;
+    let mut span = (connecting.moment(&crew), connecting.moment(&crew));
+    let mut published = (0, 0);
+    if crew.broken().is_none() {
+        crew.shared.enter(Phase::Warm);
+        hold(&crew, times.warmup);
+        crew.shared.enter(Phase::Measure);
+        span.0 = connecting.moment(&crew);
+        published.0 = sent(&crew);
+        hold(&crew, times.duration);
+        span.1 = connecting.moment(&crew);
+        published.1 = sent(&crew);
+        crew.shared.enter(Phase::Drain);
+        drain(&crew, times.drain);
+    }
+    let own = process::own();
+    let total = shared.total();
+    let broken = crew.broken();
+    let mut done = crew.stop();
+    let feeder = publisher.join().map_err(|_| {
+        RunError::Machine("the publisher thread panicked; please report it".to_owned())
+    })?;
+    let mut report = connecting.report("fanout", wanted.threads, &done);
+    report.invalidate(broken);
+    report.server = connecting.server(server_before, span);
+    report.client = client(own.rss_bytes, span);
+    let heads = heads(&done, &feeder);
+    let expected = expected(&wanted, &feeder);
+    report.fanout = Some(figures(span, published, &feeder, &done, (total, expected)));
+    if let Some(fanout) = &mut report.fanout {
+        fanout.channels = wanted.channels;
+    }
+    guard(&mut report, &feeder, feed, times.late_max);
+    if verify {
+        report.verdict = Some(done.verdict(Some(&heads)));
+    }
+    Ok(report)
+}
+
+fn sent(crew: &Crew) -> u64 {
+    crew.shared.published.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Waits until all is there, nothing more comes, or the time is up.
+fn drain(crew: &Crew, limit: Duration) {
+    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let (mut seen, mut moved_at) = (0, clock::now());
+    // Whole rounds over the channels: an upper bound that is exact when they divide.
+    let seats = crew.wanted.seats();
+    loop {
+        clock::sleep(SECOND / 100);
+        let Total { delivered, told, .. } = crew.shared.total();
+        let (now, got) = (clock::now(), delivered + told);
+        if got != seen {
+            (seen, moved_at) = (got, now);
+        }
+        let due = u128::from(sent(crew)) * u128::from(seats) / u128::from(crew.wanted.channels);
+        let is_all = u128::from(got) >= due && now - moved_at > SECOND / 5;
+        if is_all || now - moved_at > DRAIN_QUIET || now > end || crew.broken().is_some() {
+            return;
+        }
+    }
+}
+
+/// Where each channel must stand at the end.
+fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
+    let bases = done.bases(u32::try_from(feeder.sent.len()).unwrap_or(u32::MAX));
+    bases.iter().zip(&feeder.sent).map(|(base, sent)| base + sent).collect()
+}
+
+/// Deliveries that the whole run owes.
+fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
+    let mut expected = 0;
+    for connection in 0..wanted.connections {
+        for slot in 0..wanted.subscriptions {
+            let channel = wanted.channel(connection, slot) as usize;
+            expected += feeder.sent.get(channel).copied().unwrap_or(0);
+        }
+    }
+    expected
+}
+
+fn figures(
+    span: (Moment, Moment),
+    published: (u64, u64),
+    feeder: &Published,
+    done: &CrewResult,
+    whole: (Total, u64),
+) -> Fanout {
+    let (from, to) = span;
+    let nanos = to.at - from.at;
+    let per_second = |count: u64| ratio(count.saturating_mul(SECOND), nanos);
+    let delivered = to.total.delivered - from.total.delivered;
+    let (total, expected_total) = whole;
+    Fanout {
+        seconds: ratio(nanos, SECOND),
+        channels: 0,
+        published: published.1 - published.0,
+        published_per_second: per_second(published.1 - published.0),
+        delivered,
+        delivered_per_second: per_second(delivered),
+        events_per_read: ratio(delivered, to.total.reads - from.total.reads),
+        megabytes_per_second: per_second(to.total.bytes - from.total.bytes) / 1e6,
+        expected_total,
+        delivered_total: total.delivered,
+        told_total: total.told,
+        latency: done.latency.summary(),
+        lateness: feeder.lateness.summary(),
+        held_back: feeder.held_back,
+        stalls: feeder.stalls,
+    }
+}
+
+/// Finds the reasons to throw the run away.
+fn guard(report: &mut Report, feeder: &Published, feed: Feed, late_max: Duration) {
+    let mut reasons = Vec::new();
+    if let Some(fault) = &feeder.fault {
+        reasons.push(Invalid::PublisherLost(fault.clone()));
+    }
+    if feeder.errors > 0 {
+        let first = feeder.first_error.clone();
+        reasons.push(Invalid::PublishRefused { errors: feeder.errors, first });
+    }
+    let max_ns = u64::try_from(late_max.as_nanos()).unwrap_or(u64::MAX);
+    let p99_ns = feeder.lateness.at(0.99);
+    if feed.rate > 0.0 && p99_ns > max_ns {
+        reasons.push(Invalid::GeneratorLate { p99_ns, max_ns });
+    }
+    if let Some(fanout) = &report.fanout {
+        let got = fanout.delivered_total + fanout.told_total;
+        if got != fanout.expected_total {
+            let deliveries = fanout.expected_total.abs_diff(got);
+            reasons.push(Invalid::Missing { deliveries });
+        }
+        if fanout.delivered == 0 {
+            reasons.push(Invalid::Nothing);
+        }
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of threads"
+    )]
+    let percent = (report.client.receiver_cores * 100.0 / f64::from(report.threads)) as u64;
+    if percent >= 95 && feed.rate > 0.0 {
+        reasons.push(Invalid::GeneratorSaturated { percent });
+    } else if percent >= 95 {
+        report.notes.push(format!(
+            "receiver threads used {percent} % of their CPU: this may be the generator's ceiling"
+        ));
+    }
+    for reason in reasons {
+        report.invalidate(Some(reason));
+    }
+}

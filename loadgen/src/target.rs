@@ -1,0 +1,154 @@
+//! The server that is measured: a `ws://` address on this machine, and the first connection to it,
+//! which finds out in a sentence whether it can be measured at all.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::fault::Fault;
+use crate::wire::handshake;
+
+/// Where to connect to. Invariant: the address is loopback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// As written, for the `Host` header.
+    host: String,
+    path: String,
+}
+
+impl Target {
+    /// A target on this machine, for servers that were started here.
+    pub(crate) fn local(address: SocketAddr) -> Self {
+        Self { address, host: address.to_string(), path: "/ws".into() }
+    }
+
+    /// The address as a person writes it.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}{}", self.host, self.path)
+    }
+
+    /// The bytes that ask for the upgrade.
+    pub(crate) fn request(&self) -> Vec<u8> {
+        handshake::request(&self.host, &self.path)
+    }
+
+    /// Whether the server may put several messages into one frame (`?batch=1`).
+    pub(crate) fn is_batched(&self) -> bool {
+        self.path.split(['?', '&']).skip(1).any(|pair| pair == "batch=1")
+    }
+
+    /// Opens one WebSocket, waiting at most `limit` for each step; bytes behind the handshake are
+    /// returned with it.
+    pub(crate) fn dial(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
+        self.open(limit).map_err(|fault| {
+            let silent = matches!(fault, Fault::Silent { .. });
+            if silent { Fault::Silent { seconds: limit.as_secs() } } else { fault }
+        })
+    }
+
+    fn open(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
+        let mut stream = TcpStream::connect_timeout(&self.address, limit)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        stream.write_all(&self.request())?;
+        let mut head = Vec::new();
+        let mut chunk = [0; 2048];
+        loop {
+            let read = stream.read(&mut chunk)?;
+            if read == 0 {
+                return Err(Fault::Ended);
+            }
+            head.extend_from_slice(&chunk[..read]);
+            if let Some(len) = handshake::answer(&head)? {
+                return Ok((stream, head.split_off(len)));
+            }
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        let rest = url.strip_prefix("ws://").ok_or("must start with ws://")?;
+        let (host, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, "/ws"),
+        };
+        if path.bytes().any(|byte| byte <= b' ' || byte >= 0x7F) {
+            return Err("the path holds characters that no URL may hold".into());
+        }
+        let numeric = match host.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => host.to_owned(),
+        };
+        let address: SocketAddr =
+            numeric.parse().map_err(|_| "must be ws://IP:PORT/PATH, as ws://127.0.0.1:8080/ws")?;
+        if !address.ip().is_loopback() {
+            return Err("only 127.0.0.0/8 and [::1] may be loaded".into());
+        }
+        Ok(Self { address, host: host.to_owned(), path: path.to_owned() })
+    }
+}
+
+/// The address that connection `index` comes from: ports are counted per pair of addresses.
+pub(crate) fn source(target: &Target, sources: u8, index: u32) -> Option<Ipv4Addr> {
+    match target.address.ip() {
+        IpAddr::V4(_) if sources > 0 => {
+            let last = 2 + index % u32::from(sources);
+            Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 0)) + last))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loaded() {
+        for url in [
+            "ws://127.0.0.1:80/ws",
+            "ws://127.9.9.9:80",
+            "ws://[::1]:80/",
+            "ws://localhost:1/a?b=1",
+        ] {
+            assert!(url.parse::<Target>().is_ok(), "{url}");
+        }
+        for url in [
+            "ws://10.0.0.1:80/",
+            "ws://0.0.0.0:80/",
+            "ws://example.com:80/",
+            "http://127.0.0.1:80/",
+            "ws://127.0.0.1/",
+            "ws://[::2]:80/",
+            "ws://127.0.0.1:80/a b",
+            "",
+            "ws://127.0.0.1:99999/",
+        ] {
+            assert!(url.parse::<Target>().is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_address_keeps_path_and_batching() {
+        let target: Target = "ws://localhost:9/ws?x=1&batch=1".parse().expect("valid");
+        assert_eq!(target.url(), "ws://localhost:9/ws?x=1&batch=1");
+        assert!(target.is_batched());
+        let plain: Target = "ws://localhost:9".parse().expect("valid");
+        assert_eq!(plain.url(), "ws://localhost:9/ws");
+        assert!(!plain.is_batched());
+    }
+
+    #[test]
+    fn source_addresses_begin_at_two_and_wrap() {
+        let target: Target = "ws://127.0.0.1:9".parse().expect("valid");
+        let last = |index| source(&target, 3, index).map(|ip| ip.octets()[3]);
+        assert_eq!([0, 1, 2, 3].map(last), [Some(2), Some(3), Some(4), Some(2)]);
+        assert_eq!(source(&target, 0, 5), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! Promise 2 of the protocol, checked: per connection and channel every offset arrives in order
+//! exactly once, or is told by `lagged`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// At most this many violations are listed per thread; all are counted.
+const LISTED_MAX: usize = 100;
+
+/// One subscription of one connection.
+///
+/// Invariant: every offset below `next` has arrived, was told, or was listed as a violation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seat {
+    /// The offset that comes next; 0 until subscribed.
+    next: u64,
+}
+
+/// How a promise was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// It came, or was told lost, although it had come or been told before.
+    Again,
+    /// It came before `subscribed`, or on a channel that was not asked for.
+    NotSubscribed,
+    /// A later offset came first, or none at all.
+    Skipped,
+    /// A snapshot shows what is still to come.
+    SnapshotAhead,
+    /// It came although nobody published it.
+    Unpublished,
+}
+
+/// One broken promise: the offsets `from` to `to` of one channel on one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Violation {
+    pub(crate) connection: u32,
+    pub(crate) channel: u32,
+    pub(crate) kind: Kind,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connection, channel, kind, from, to } = self;
+        let how = match kind {
+            Kind::Again => "came or were told twice",
+            Kind::NotSubscribed => "came without a subscription",
+            Kind::Skipped => "neither came nor were told",
+            Kind::SnapshotAhead => "were shown before their time",
+            Kind::Unpublished => "were never published",
+        };
+        write!(f, "connection {connection}, channel {channel}: offsets {from} to {to} {how}")
+    }
+}
+
+/// A broken promise before it is known whose: kind, first and last offset.
+pub(crate) type Broken = (Kind, u64, u64);
+
+impl Seat {
+    /// The server says from where on it delivers.
+    pub(crate) fn subscribed(&mut self, offset: u64) {
+        self.next = offset.saturating_add(1);
+    }
+
+    /// A live event came.
+    pub(crate) fn event(&mut self, offset: u64) -> Option<Broken> {
+        if offset == self.next && offset != 0 {
+            self.next = offset.saturating_add(1);
+            return None;
+        }
+        self.advance(offset, offset)
+    }
+
+    /// A latest value was shown again; it must be older than what comes next.
+    pub(crate) fn snapshot(&self, offset: u64) -> Option<Broken> {
+        match self.next {
+            0 => Some((Kind::NotSubscribed, offset, offset)),
+            next if offset >= next => Some((Kind::SnapshotAhead, offset, offset)),
+            _ => None,
+        }
+    }
+
+    /// The server says that `from` to `to` will not come.
+    pub(crate) fn lagged(&mut self, from: u64, to: u64) -> Option<Broken> {
+        self.advance(from, to.max(from))
+    }
+
+    /// The last offset of the channel is `head`: what is still missing?
+    pub(crate) fn finish(&self, head: u64) -> Option<Broken> {
+        match self.next {
+            0 => None,
+            next if next <= head => Some((Kind::Skipped, next, head)),
+            next if next > head + 1 => Some((Kind::Unpublished, head + 1, next - 1)),
+            _ => None,
+        }
+    }
+
+    fn advance(&mut self, from: u64, to: u64) -> Option<Broken> {
+        let next = self.next;
+        if next == 0 {
+            return Some((Kind::NotSubscribed, from, to));
+        }
+        self.next = next.max(to.saturating_add(1));
+        if from > next {
+            Some((Kind::Skipped, next, from - 1))
+        } else if from < next {
+            Some((Kind::Again, from, to.min(next - 1)))
+        } else {
+            None
+        }
+    }
+}
+
+/// The broken promises of one thread, or of all of them.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Verdict {
+    /// How many promises were broken.
+    pub(crate) violations: u64,
+    /// How many offsets neither came nor were told.
+    pub(crate) offsets_missing: u64,
+    /// The first of them.
+    pub(crate) listed: Vec<Violation>,
+}
+
+impl Verdict {
+    /// Counts a violation, and lists it while there is room.
+    pub(crate) fn add(&mut self, connection: u32, channel: u32, broken: Broken) {
+        let (kind, from, to) = broken;
+        self.violations += 1;
+        if kind == Kind::Skipped {
+            self.offsets_missing += to - from + 1;
+        }
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push(Violation { connection, channel, kind, from, to });
+        }
+    }
+
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.violations += other.violations;
+        self.offsets_missing += other.offsets_missing;
+        let room = LISTED_MAX.saturating_sub(self.listed.len());
+        self.listed.extend(other.listed.into_iter().take(room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat_at(offset: u64) -> Seat {
+        let mut seat = Seat::default();
+        seat.subscribed(offset);
+        seat
+    }
+
+    #[test]
+    fn in_order_exactly_once_is_no_violation() {
+        let mut seat = seat_at(57);
+        assert_eq!([58, 59, 60].map(|offset| seat.event(offset)), [None; 3]);
+        assert_eq!(seat.finish(60), None);
+    }
+
+    #[test]
+    fn what_is_told_is_no_violation() {
+        let mut seat = seat_at(0);
+        assert_eq!(seat.event(1), None);
+        assert_eq!(seat.lagged(2, 5), None);
+        assert_eq!(seat.snapshot(4), None, "the latest value of what was lost");
+        assert_eq!(seat.event(6), None);
+        assert_eq!(seat.lagged(7, 9), None);
+        assert_eq!(seat.finish(9), None);
+    }
+
+    #[test]
+    fn every_way_to_break_the_promise_is_named() {
+        let mut seat = seat_at(0);
+        assert_eq!(seat.event(3), Some((Kind::Skipped, 1, 2)), "a hole");
+        assert_eq!(seat.event(3), Some((Kind::Again, 3, 3)), "twice");
+        assert_eq!(seat.event(2), Some((Kind::Again, 2, 2)), "out of order");
+        assert_eq!(seat.lagged(3, 5), Some((Kind::Again, 3, 3)), "told although it came");
+        assert_eq!(seat.event(6), None, "the told ones are not missed again");
+        assert_eq!(seat.lagged(9, 9), Some((Kind::Skipped, 7, 8)), "told too little");
+        assert_eq!(seat.snapshot(10), Some((Kind::SnapshotAhead, 10, 10)));
+        assert_eq!(seat.finish(12), Some((Kind::Skipped, 10, 12)), "the end is missing");
+        assert_eq!(seat.finish(7), Some((Kind::Unpublished, 8, 9)));
+        let mut early = Seat::default();
+        assert_eq!(early.event(1), Some((Kind::NotSubscribed, 1, 1)));
+        assert_eq!(early.event(0), Some((Kind::NotSubscribed, 0, 0)));
+    }
+
+    #[test]
+    fn all_are_counted_and_the_first_are_listed() {
+        let mut verdict = Verdict::default();
+        for connection in 0..250 {
+            verdict.add(connection, 0, (Kind::Skipped, 1, 2));
+        }
+        let mut all = Verdict::default();
+        all.merge(verdict.clone());
+        all.merge(verdict);
+        assert_eq!((all.violations, all.offsets_missing, all.listed.len()), (500, 1000, 100));
+    }
+}

@@ -1,0 +1,219 @@
+//! RFC 6455 frames from the client's side: reads unmasked server frames, writes masked ones.
+//! Fragmented messages are refused: no server that is measured sends them.
+
+use std::fmt;
+
+/// The largest payload that is read.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opcode {
+    Text,
+    Binary,
+    Close,
+    Ping,
+    Pong,
+}
+
+impl Opcode {
+    fn from_bits(bits: u8) -> Result<Self, FrameError> {
+        match bits {
+            0x0 => Err(FrameError::Fragmented),
+            0x1 => Ok(Self::Text),
+            0x2 => Ok(Self::Binary),
+            0x8 => Ok(Self::Close),
+            0x9 => Ok(Self::Ping),
+            0xA => Ok(Self::Pong),
+            _ => Err(FrameError::UnknownOpcode),
+        }
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+            Self::Close => 0x8,
+            Self::Ping => 0x9,
+            Self::Pong => 0xA,
+        }
+    }
+
+    fn is_control(self) -> bool {
+        self.bits() & 0x8 != 0
+    }
+}
+
+/// How a server broke the framing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameError {
+    BadControlFrame,
+    Fragmented,
+    LongLength,
+    Masked,
+    ReservedBits,
+    TooBig,
+    UnknownOpcode,
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadControlFrame => "a control frame is fragmented or longer than 125 bytes",
+            Self::Fragmented => "a message is fragmented, which this program does not read",
+            Self::LongLength => "a length takes more bytes than it needs",
+            Self::Masked => "a server frame is masked",
+            Self::ReservedBits => "reserved bits are set and no extension was agreed",
+            Self::TooBig => "a frame is larger than 16 MiB",
+            Self::UnknownOpcode => "the opcode is unknown",
+        })
+    }
+}
+
+/// One whole frame at the front of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Frame<'a> {
+    pub(crate) opcode: Opcode,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Reads the frame at the front of `input`, and how many bytes it takes.
+///
+/// `Ok(None)` means "call again with more bytes". Nothing is consumed.
+pub(crate) fn next(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
+    let [first, second, rest @ ..] = input else { return Ok(None) };
+    if first & 0x70 != 0 {
+        return Err(FrameError::ReservedBits);
+    }
+    let opcode = Opcode::from_bits(first & 0x0F)?;
+    if second & 0x80 != 0 {
+        return Err(FrameError::Masked);
+    }
+    let (len, len_size, len_min) = match second & 0x7F {
+        126 => match rest.first_chunk() {
+            Some(bytes) => (u64::from(u16::from_be_bytes(*bytes)), 2, 126),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk() {
+            Some(bytes) => (u64::from_be_bytes(*bytes), 8, 1 << 16),
+            None => return Ok(None),
+        },
+        short => (u64::from(short), 0, 0),
+    };
+    if len < len_min {
+        return Err(FrameError::LongLength);
+    }
+    let whole = first & 0x80 != 0;
+    if opcode.is_control() && (!whole || len > 125) {
+        return Err(FrameError::BadControlFrame);
+    }
+    if !whole {
+        return Err(FrameError::Fragmented);
+    }
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if len > PAYLOAD_BYTES_MAX {
+        return Err(FrameError::TooBig);
+    }
+    let Some(payload) = rest.get(len_size..len_size + len) else { return Ok(None) };
+    Ok(Some((Frame { opcode, payload }, 2 + len_size + len)))
+}
+
+/// A fixed mask: RFC 6455 wants it unpredictable to guard proxies, of which loopback has none.
+const MASK: [u8; 4] = [0x5A, 0x13, 0xC7, 0x2E];
+
+/// Appends a masked frame around `payload`.
+pub(crate) fn push_client(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    push_header(opcode, payload.len(), 0x80, out);
+    out.extend_from_slice(&MASK);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    let mut chunks = out[start..].chunks_exact_mut(4);
+    for chunk in &mut chunks {
+        for (byte, mask) in chunk.iter_mut().zip(MASK) {
+            *byte ^= mask;
+        }
+    }
+    for (byte, mask) in chunks.into_remainder().iter_mut().zip(MASK) {
+        *byte ^= mask;
+    }
+}
+
+/// Appends an unmasked frame, as a server sends it.
+pub(crate) fn push_server(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    push_header(opcode, payload.len(), 0, out);
+    out.extend_from_slice(payload);
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each length is checked by its match arm")]
+fn push_header(opcode: Opcode, len: usize, mask_bit: u8, out: &mut Vec<u8>) {
+    out.push(0x80 | opcode.bits());
+    match len {
+        0..126 => out.push(mask_bit | len as u8),
+        126..65_536 => {
+            out.push(mask_bit | 126);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(mask_bit | 127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_only_when_its_last_byte_is_there() {
+        for len in [0, 1, 125, 126, 127, 65_535, 65_536, 70_000] {
+            let payload: Vec<u8> = (0..len).map(|n: u32| n.to_le_bytes()[0]).collect();
+            let mut bytes = Vec::new();
+            push_server(Opcode::Text, &payload, &mut bytes);
+            for cut in 0..bytes.len() {
+                assert_eq!(next(&bytes[..cut]), Ok(None), "{len} bytes cut at {cut}");
+            }
+            let whole = bytes.len();
+            bytes.extend_from_slice(b"\x81");
+            let frame = Frame { opcode: Opcode::Text, payload: &payload };
+            assert_eq!(next(&bytes), Ok(Some((frame, whole))), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_framing_is_named() {
+        let cases: [(&[u8], FrameError); 9] = [
+            (b"\xC1\x00", FrameError::ReservedBits),
+            (b"\x81\x80", FrameError::Masked),
+            (b"\x80\x00", FrameError::Fragmented),
+            (b"\x01\x00", FrameError::Fragmented),
+            (b"\x83\x00", FrameError::UnknownOpcode),
+            (b"\x81\x7E\x00\x7D", FrameError::LongLength),
+            (b"\x09\x00", FrameError::BadControlFrame),
+            (b"\x89\x7E\x00\x7E", FrameError::BadControlFrame),
+            (b"\x82\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", FrameError::TooBig),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(next(bytes), Err(error), "{bytes:02x?}");
+        }
+        assert_eq!(next(b"HTTP/1.1 200 OK"), Err(FrameError::ReservedBits), "not a frame at all");
+    }
+
+    #[test]
+    fn a_client_frame_is_masked_and_comes_back() {
+        for len in [0_usize, 3, 4, 5, 125, 126, 65_536] {
+            let payload = vec![b'x'; len];
+            let mut bytes = Vec::new();
+            push_client(Opcode::Text, &payload, &mut bytes);
+            assert_eq!(bytes[1] & 0x80, 0x80, "the mask bit");
+            let body = bytes.len() - len;
+            assert_eq!(bytes[body - 4..body], MASK);
+            let back: Vec<u8> = bytes[body..]
+                .iter()
+                .zip(MASK.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask)
+                .collect();
+            assert_eq!(back, payload);
+        }
+    }
+}

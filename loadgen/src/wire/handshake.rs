@@ -1,0 +1,76 @@
+//! The opening handshake from the client's side.
+
+use crate::fault::Fault;
+
+/// The example of RFC 6455, section 1.3: one key for all, so that no hash is computed here.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// An answer's head that is longer is refused.
+pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// The request for an upgrade.
+pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// How many bytes of `input` the server's consent takes.
+///
+/// `Ok(None)` means "call again with more bytes".
+pub(crate) fn answer(input: &[u8]) -> Result<Option<usize>, Fault> {
+    let start = b"HTTP/1.1 ";
+    let seen = input.len().min(start.len());
+    if input[..seen] != start[..seen] {
+        return Err(Fault::NotHttp);
+    }
+    let Some(end) = memchr::memmem::find(input, b"\r\n\r\n") else {
+        return if input.len() > HEAD_BYTES_MAX { Err(Fault::NotHttp) } else { Ok(None) };
+    };
+    let head = &input[..end];
+    if !head.starts_with(b"HTTP/1.1 101") {
+        return Err(Fault::Refused(first_line(head)));
+    }
+    if memchr::memmem::find(head, ACCEPT).is_none() {
+        return Err(Fault::WrongAccept);
+    }
+    Ok(Some(end + 4))
+}
+
+/// The status line without its version, readable whatever it holds.
+fn first_line(head: &[u8]) -> String {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
+    let line = line.strip_prefix(b"HTTP/1.1 ").unwrap_or(line);
+    String::from_utf8_lossy(&line[..line.len().min(100)]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+    #[test]
+    fn consent_is_read_however_it_is_cut() {
+        for cut in 0..GOOD.len() {
+            assert_eq!(answer(&GOOD.as_bytes()[..cut]), Ok(None), "cut at {cut}");
+        }
+        let with_frame = format!("{GOOD}\u{1}");
+        assert_eq!(answer(with_frame.as_bytes()), Ok(Some(GOOD.len())));
+    }
+
+    #[test]
+    fn every_other_answer_is_a_fault() {
+        let refused = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
+        assert_eq!(answer(refused), Err(Fault::Refused("503 Service Unavailable".into())));
+        assert_eq!(answer(b"SSH-2.0-OpenSSH"), Err(Fault::NotHttp));
+        let wrong = GOOD.replace("s3p", "xxx");
+        assert_eq!(answer(wrong.as_bytes()), Err(Fault::WrongAccept));
+        let endless = [b"HTTP/1.1 101 ".as_slice(), &[b'a'; HEAD_BYTES_MAX]].concat();
+        assert_eq!(answer(&endless), Err(Fault::NotHttp));
+    }
+}

@@ -1,0 +1,139 @@
+//! Finds what the generator needs in a server's text without parsing it: Weir writes `type` first
+//! and `data` last, so an event's channel, offset and due time stand at known marks.
+
+use std::borrow::Cow;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+
+const EVENT: &[u8] = b"{\"type\":\"event\",\"channel\":\"";
+const OFFSET: &[u8] = b"\",\"offset\":";
+const DATA: &[u8] = b",\"data\":";
+const DUE: &[u8] = b"\"ts\":";
+const SNAPSHOT: &[u8] = b"\"snapshot\":true";
+
+/// How far into `data` the due time is looked for.
+const DUE_WITHIN: usize = 256;
+
+/// An event's frame, as far as it was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Event<'a> {
+    pub(crate) channel: &'a [u8],
+    pub(crate) offset: u64,
+    /// What stands behind the offset.
+    rest: &'a [u8],
+}
+
+/// Everything that is no event, read as JSON.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Push<'a> {
+    #[serde(rename = "type", borrow)]
+    pub(crate) kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) channel: Option<Cow<'a, str>>,
+    pub(crate) offset: Option<u64>,
+    pub(crate) from: Option<serde_json::Value>,
+    pub(crate) to: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) message: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) reason: Option<Cow<'a, str>>,
+}
+
+/// The searchers, built once per thread.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    data: Finder<'static>,
+    due: Finder<'static>,
+    snapshot: Finder<'static>,
+}
+
+impl Marks {
+    pub(crate) fn new() -> Self {
+        Self { data: Finder::new(DATA), due: Finder::new(DUE), snapshot: Finder::new(SNAPSHOT) }
+    }
+
+    /// When the event was due, as its publisher wrote into `data`.
+    pub(crate) fn due(&self, event: &Event<'_>) -> Option<u64> {
+        let data = &event.rest[self.data.find(event.rest)? + DATA.len()..];
+        let data = &data[..data.len().min(DUE_WITHIN)];
+        let digits = &data[self.due.find(data)? + DUE.len()..];
+        number(digits).map(|(due, _)| due)
+    }
+
+    /// Whether the event is a latest value shown again, not a live event.
+    pub(crate) fn is_snapshot(&self, event: &Event<'_>) -> bool {
+        let head = self.data.find(event.rest).map_or(event.rest, |end| &event.rest[..end]);
+        self.snapshot.find(head).is_some()
+    }
+}
+
+/// The event in `text`; `None` when it is something else.
+pub(crate) fn event(text: &[u8]) -> Option<Event<'_>> {
+    let text = text.strip_prefix(EVENT)?;
+    let end = memchr::memchr(b'"', text)?;
+    let (channel, rest) = text.split_at(end);
+    let (offset, rest) = number(rest.strip_prefix(OFFSET)?)?;
+    Some(Event { channel, offset, rest })
+}
+
+/// The decimal number at the front, and what follows it.
+pub(crate) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0_u64;
+    let mut read = 0;
+    while let Some(digit) = text.get(read).filter(|byte| byte.is_ascii_digit()) {
+        value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        read += 1;
+    }
+    (read > 0).then(|| (value, &text[read..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = br#"{"type":"event","channel":"load:7","offset":58,"ts":1732153200123,"data":{"ts":42,"fill":"x"}}"#;
+
+    #[test]
+    fn an_event_is_found_by_its_marks() {
+        let marks = Marks::new();
+        let event = event(TEXT).expect("an event");
+        assert_eq!((event.channel, event.offset), (b"load:7".as_slice(), 58));
+        assert_eq!(marks.due(&event), Some(42), "the publisher's mark, not the server's");
+        assert!(!marks.is_snapshot(&event));
+    }
+
+    #[test]
+    fn a_snapshot_is_told_by_the_envelope_and_not_by_the_payload() {
+        let marks = Marks::new();
+        let shown = br#"{"type":"event","channel":"a","offset":1,"snapshot":true,"data":1}"#;
+        assert!(marks.is_snapshot(&event(shown).expect("an event")));
+        let lie = br#"{"type":"event","channel":"a","offset":1,"data":{"snapshot":true}}"#;
+        assert!(!marks.is_snapshot(&event(lie).expect("an event")));
+    }
+
+    #[test]
+    fn cut_or_strange_text_is_no_event_and_no_panic() {
+        let marks = Marks::new();
+        for cut in 0..TEXT.len() {
+            if let Some(event) = event(&TEXT[..cut]) {
+                let _ = (marks.due(&event), marks.is_snapshot(&event));
+            }
+        }
+        for text in
+            ["", "{}", r#"{"type":"event","channel":"a","offset":x}"#, r#"{"type":"welcome"}"#]
+        {
+            assert_eq!(event(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(number(b"99999999999999999999"), None, "too large for an offset");
+    }
+
+    #[test]
+    fn a_lagged_push_is_read_as_json() {
+        let text =
+            br#"{"type":"lagged","channel":"a","dropped":12,"from":101,"to":112,"age_ms":840}"#;
+        let push: Push<'_> = serde_json::from_slice(text).expect("JSON");
+        assert_eq!((push.kind.as_ref(), push.to), ("lagged", Some(112)));
+        assert_eq!(push.from.and_then(|from| from.as_u64()), Some(101));
+    }
+}

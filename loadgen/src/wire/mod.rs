@@ -1,0 +1,6 @@
+//! Bytes: frames as a client reads and writes them, the opening handshake, and the marks in a
+//! frame's text.
+
+pub(crate) mod frame;
+pub(crate) mod handshake;
+pub(crate) mod marks;

@@ -1,0 +1,87 @@
+//! Servers that are not there, refuse, answer garbage, fall silent or close: each is a sentence
+//! and an exit code.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::relay::CONSENT;
+use crate::run;
+
+/// A server that reads a request, writes `answer` and then waits or closes.
+fn server(answer: Vec<u8>, stays: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
+            let mut request = [0; 2048];
+            drop(stream.read(&mut request));
+            stream.write_all(&answer).ok();
+            if stays {
+                kept.push(stream);
+            }
+        }
+    });
+    url
+}
+
+#[test]
+fn a_server_that_cannot_be_measured_is_named() {
+    let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
+    let cases: [(Vec<u8>, bool, i32, &str); 8] = [
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true, 3, "with 503 Service"),
+        (b"SSH-2.0-x\r\n".to_vec(), true, 3, "no HTTP server"),
+        (b"".to_vec(), true, 3, "did not answer within 1 s"),
+        (b"".to_vec(), false, 3, "without a close frame"),
+        (consent_then(b"\xFF\xFF\xFF"), true, 3, "breaks RFC 6455: reserved bits"),
+        (consent_then(b"\x88\x06\x0F\xA1down"), true, 3, "code 4001 (down)"),
+        (CONSENT.to_vec(), true, 3, "did not answer within 1 s"),
+        (consent_then(b"\x81\x02{}"), true, 3, "no Weir message: {}"),
+    ];
+    for (answer, stays, code, sentence) in cases {
+        let shown = String::from_utf8_lossy(&answer).into_owned();
+        let url = server(answer, stays);
+        let ran = run(&["fanout", "--timeout", "1", "-c", "3", &url]);
+        assert!(ran.text.contains(sentence), "{shown:?}: {}", ran.text);
+        assert_eq!(ran.code, code, "{shown:?}: {}", ran.text);
+    }
+}
+
+#[test]
+fn nobody_there_is_a_sentence() {
+    let ran = run(&["connect", "ws://127.0.0.1:1/ws"]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.text.contains("nothing listens there"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_that_closes_in_the_middle_makes_the_run_invalid() {
+    let url = server([CONSENT, b"\x88\x00"].concat(), true);
+    let ran = run(&["idle", "--timeout", "1", "--hold", "1", "-c", "3", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("3 connections were lost"), "{}", ran.text);
+}
+
+#[test]
+fn only_this_machine_and_only_sense() {
+    for arguments in [
+        ["connect", "ws://10.0.0.1:80/ws", "-q"].as_slice(),
+        &["fanout", "--per-connection", "2", "ws://127.0.0.1:1/"],
+        &["connect", "--server-pid", "4000000000", "ws://127.0.0.1:1/"],
+        &["connect", "-c", "0", "ws://127.0.0.1:1/"],
+        &["nonsense"],
+    ] {
+        assert_eq!(run(arguments).code, 64, "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_self_test_holds_its_own_promise() {
+    let ran = run(&["self-test", "--verify", "--duration", "0.3"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+}

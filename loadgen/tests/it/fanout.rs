@@ -1,0 +1,102 @@
+//! What `fanout --verify` says about a server that keeps the promise, and about each way to break
+//! it.
+
+use crate::relay::{self, Sin};
+use crate::{Ran, run};
+
+const SHORT: [&str; 12] = [
+    "--connections",
+    "6",
+    "--channels",
+    "2",
+    "--per-connection",
+    "2",
+    "--warmup",
+    "0.2",
+    "--duration",
+    "0.5",
+    "--drain",
+    "3",
+];
+
+fn fanout(sin: Sin, extra: &[&str]) -> Ran {
+    let url = relay::start(sin);
+    run(&[&["fanout"], SHORT.as_slice(), extra, &[url.as_str()]].concat())
+}
+
+#[test]
+fn a_server_that_keeps_the_promise_passes() {
+    for extra in [["--rate", "200"], ["--window", "16"]] {
+        let ran =
+            fanout(Sin::None, &[extra.as_slice(), &["--verify", "--late-max", "100"]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+        assert!(ran.text.contains("latency"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn what_is_told_lost_is_no_violation() {
+    let ran = fanout(Sin::Lag, &["--rate", "200", "--verify", "--late-max", "100"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("2 told lost"), "{}", ran.text);
+}
+
+#[test]
+fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
+    for (sin, how) in
+        [(Sin::Drop, "neither came nor were told"), (Sin::Repeat, "came or were told twice")]
+    {
+        let ran = fanout(sin, &["--rate", "200", "--verify"]);
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains("2 violations"), "one per channel: {}", ran.text);
+        assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
+    }
+}
+
+#[test]
+fn without_verify_deliveries_must_still_add_up() {
+    let ran = fanout(Sin::Drop, &["--rate", "200"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("INVALID: deliveries do not add up: 2 neither"), "{}", ran.text);
+}
+
+#[test]
+fn a_lost_connection_makes_the_run_invalid() {
+    let ran = fanout(Sin::Cut, &["--rate", "200"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(
+        ran.text.contains("connections were lost; the first: the server ended"),
+        "{}",
+        ran.text
+    );
+}
+
+#[test]
+fn text_that_is_no_message_makes_the_run_invalid() {
+    let ran = fanout(Sin::Garbage, &["--rate", "200"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("no Weir message: no JSON"), "{}", ran.text);
+}
+
+#[test]
+fn a_refused_subscribe_is_a_sentence() {
+    let ran = fanout(Sin::Refuse, &["--rate", "200"]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("not today"), "{}", ran.text);
+}
+
+#[test]
+fn the_json_report_holds_the_figures() {
+    let path = std::env::temp_dir().join(format!("weir-loadgen-{}.json", std::process::id()));
+    let file = path.to_str().expect("UTF-8");
+    let ran = fanout(Sin::None, &["--rate", "200", "--late-max", "100", "--json", file]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    let text = std::fs::read_to_string(&path).expect("the report");
+    std::fs::remove_file(&path).expect("it can go");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(report["schema"], "weir-loadgen/1");
+    let fanout = &report["fanout"];
+    assert_eq!(fanout["expected_total"], fanout["delivered_total"]);
+    assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 1_000.0), "{text}");
+}

@@ -1,0 +1,170 @@
+//! A small gateway for tests: relays publishes to subscribers, and breaks one promise if asked to.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+pub(crate) const CONSENT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// What the relay does wrong, always to the first subscriber of a channel and at offset 5.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Sin {
+    None,
+    /// Ends the connection.
+    Cut,
+    /// Does not send it and does not say so.
+    Drop,
+    /// Sends text that is not JSON.
+    Garbage,
+    /// Does not send it and says so.
+    Lag,
+    /// Answers subscribes with an error.
+    Refuse,
+    /// Sends it twice.
+    Repeat,
+}
+
+enum Said {
+    Joined(usize, TcpStream),
+    Text(usize, String),
+}
+
+#[derive(Default)]
+struct Channel {
+    offset: u64,
+    subscribers: Vec<usize>,
+}
+
+/// Starts a relay and says its URL.
+pub(crate) fn start(sin: Sin) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    let (said, heard) = sync_channel(1024);
+    std::thread::spawn(move || hub(&heard, sin));
+    std::thread::spawn(move || {
+        for (id, stream) in listener.incoming().enumerate() {
+            let (stream, said) = (stream.expect("a connection"), said.clone());
+            std::thread::spawn(move || listen(id, stream, &said));
+        }
+    });
+    url
+}
+
+/// Reads one client until it leaves.
+fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    stream.set_nodelay(true).ok()?;
+    stream.write_all(CONSENT).ok()?;
+    said.send(Said::Joined(id, stream.try_clone().ok()?)).ok()?;
+    loop {
+        let text = read_client(&mut stream)?;
+        said.send(Said::Text(id, text)).ok()?;
+    }
+}
+
+/// One masked text frame.
+fn read_client(stream: &mut TcpStream) -> Option<String> {
+    let mut start = [0; 2];
+    stream.read_exact(&mut start).ok()?;
+    assert!(start[1] & 0x80 != 0, "clients mask");
+    let mut long = [0; 2];
+    let len = match start[1] & 0x7F {
+        126 => {
+            stream.read_exact(&mut long).ok()?;
+            usize::from(u16::from_be_bytes(long))
+        }
+        127 => panic!("too long for these tests"),
+        short => usize::from(short),
+    };
+    let mut body = vec![0; 4 + len];
+    stream.read_exact(&mut body).ok()?;
+    let (mask, payload) = body.split_at(4);
+    let text = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    String::from_utf8(text).ok()
+}
+
+/// Owns all channels; ends with its last client.
+fn hub(heard: &Receiver<Said>, sin: Sin) {
+    let mut channels: HashMap<String, Channel> = HashMap::new();
+    let mut streams: HashMap<usize, TcpStream> = HashMap::new();
+    while let Ok(said) = heard.recv() {
+        let (id, text) = match said {
+            Said::Joined(id, stream) => {
+                streams.insert(id, stream);
+                (id, None)
+            }
+            Said::Text(id, text) => (id, Some(text)),
+        };
+        let Some(text) = text else { continue };
+        let name = text.split(r#""channel":""#).nth(1).and_then(|rest| rest.split('"').next());
+        let name = name.expect("a channel").to_owned();
+        let channel = channels.entry(name.clone()).or_default();
+        if text.starts_with(r#"{"type":"subscribe""#) {
+            channel.subscribers.push(id);
+            let answer = if sin == Sin::Refuse {
+                r#"{"type":"error","id":1,"message":"not today"}"#.to_owned()
+            } else {
+                let offset = channel.offset;
+                format!(r#"{{"type":"subscribed","id":1,"channel":"{name}","offset":{offset}}}"#)
+            };
+            send(&mut streams, id, &answer);
+        } else {
+            publish(channel, &name, &text, (&mut streams, sin));
+        }
+    }
+}
+
+fn publish(
+    channel: &mut Channel,
+    name: &str,
+    text: &str,
+    (streams, sin): (&mut HashMap<usize, TcpStream>, Sin),
+) {
+    channel.offset += 1;
+    let offset = channel.offset;
+    let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix('}').expect("an end");
+    let event =
+        format!(r#"{{"type":"event","channel":"{name}","offset":{offset},"ts":17,"data":{data}}}"#);
+    for (at, id) in channel.subscribers.iter().enumerate() {
+        match sin {
+            _ if at > 0 || offset != 5 => send(streams, *id, &event),
+            Sin::None | Sin::Refuse => send(streams, *id, &event),
+            Sin::Cut => drop(streams.remove(id).map(|s| s.shutdown(std::net::Shutdown::Both))),
+            Sin::Drop => {}
+            Sin::Garbage => send(streams, *id, "no JSON"),
+            Sin::Lag => {
+                let lagged = format!(
+                    r#"{{"type":"lagged","channel":"{name}","dropped":1,"from":5,"to":5}}"#
+                );
+                send(streams, *id, &lagged);
+            }
+            Sin::Repeat => {
+                send(streams, *id, &event);
+                send(streams, *id, &event);
+            }
+        }
+    }
+}
+
+/// One unmasked text frame; a client that has left is not told.
+fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
+    let len = u16::try_from(text.len()).expect("short");
+    let mut frame = vec![0x81];
+    if len < 126 {
+        frame.push(len.to_le_bytes()[0]);
+    } else {
+        frame.push(126);
+        frame.extend_from_slice(&len.to_be_bytes());
+    }
+    frame.extend_from_slice(text.as_bytes());
+    if let Some(stream) = streams.get_mut(&id) {
+        stream.write_all(&frame).ok();
+    }
+}
