@@ -13,7 +13,15 @@ const cards = new Map();
 const removed = new Set();
 const total = { events: 0, missed: 0, rate: 0 };
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
+
+/** A number in some six characters: 25.28G, 840, 0.78. */
+function short(value) {
+  const size = Math.abs(value);
+  if (!(size >= 1e4 && size < 1e21)) return number.format(value);
+  const step = Math.floor(Math.log10(size) / 3);
+  return number.format(value / 1000 ** step) + PREFIXES[step];
+}
 
 const weir = connect(undefined, {
   state(state, { code, reason, waitMs }) {
@@ -110,7 +118,7 @@ class Card {
     const rate = (this.events - this.before) / seconds;
     this.before = this.events;
     if (this.events) {
-      this.info.textContent = `${compact.format(rate)}/s \u00b7 ${number.format(this.events)}`;
+      this.info.textContent = `${short(rate)}/s \u00b7 ${number.format(this.events)}`;
     }
     return rate;
   }
@@ -120,6 +128,7 @@ class Row {
   constructor(label) {
     this.root = element("div", "row");
     this.root.append(element("span", "", label));
+    this.percent = /percent$/.test(label);
     this.points = [];
     this.dirty = false;
     this.numeric = null;
@@ -139,18 +148,23 @@ class Row {
     this.numeric = numeric;
     while (this.root.childNodes.length > 1) this.root.lastChild.remove();
     if (numeric) {
-      const bar = element("div", "bar");
-      this.fill = element("i");
-      bar.append(this.fill);
+      // Only what says that it is a percentage has a whole to be shown as a part of.
+      this.fill = this.percent ? element("i") : null;
+      if (this.fill) {
+        const bar = element("div", "bar");
+        bar.append(this.fill);
+        this.root.append(bar);
+      }
       const space = "http://www.w3.org/2000/svg";
       const svg = document.createElementNS(space, "svg");
       svg.setAttribute("viewBox", `0 0 ${POINTS - 1} 20`);
       svg.setAttribute("preserveAspectRatio", "none");
       svg.setAttribute("aria-hidden", "true");
+      if (!this.fill) svg.setAttribute("class", "wide");
       this.spark = document.createElementNS(space, "polyline");
       svg.append(this.spark);
       this.shown = element("span", "value");
-      this.root.append(bar, svg, this.shown);
+      this.root.append(svg, this.shown);
     } else {
       this.shown = element("span", "text");
       this.root.append(this.shown);
@@ -167,13 +181,13 @@ class Row {
       this.shown.textContent = (text ?? "").slice(0, 400);
       return;
     }
-    this.shown.textContent = Math.abs(value) >= 1e5 ? compact.format(value) : number.format(value);
+    this.shown.textContent = short(value);
     const low = Math.min(0, ...this.points);
     const high = Math.max(...this.points, low + 1e-9);
     const part = (point) => (point - low) / (high - low);
-    // What stays between 0 and 100 is most likely a percentage.
-    const whole = low === 0 && high <= 100 && high > 1 ? value / 100 : part(value);
-    this.fill.style.transform = `scaleX(${whole})`;
+    if (this.fill) {
+      this.fill.style.transform = `scaleX(${Math.min(Math.max(value / 100, 0), 1)})`;
+    }
     const first = POINTS - this.points.length;
     this.spark.setAttribute("points", this.points
       .map((point, at) => `${first + at},${(19 - 18 * part(point)).toFixed(1)}`).join(" "));
@@ -224,7 +238,7 @@ setInterval(() => {
   drawnAt = now;
   total.rate = 0;
   for (const card of cards.values()) total.rate += card.draw(seconds);
-  $("rate").textContent = compact.format(total.rate);
+  $("rate").textContent = short(total.rate);
   $("count").textContent = number.format(total.events);
   $("missed").textContent = number.format(total.missed);
 }, 1000);

@@ -65,7 +65,7 @@ export class Weir {
 
   /**
    * Receives a channel. `handlers`: `event`, `lagged`, `subscribed`, `error`. Options of the
-   * protocol, such as `{ slow: "latest" }`, go into `options`.
+   * protocol, such as `{ slow: "disconnect" }`, go into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const entry = { handlers, options, since: null };
