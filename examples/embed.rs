@@ -2,6 +2,8 @@
 //!
 //! Run it with `cargo run --example embed`, and watch with `weir sub clock:ticks`.
 
+#![expect(clippy::print_stdout, reason = "a program speaks to its user")]
+
 use std::error::Error;
 use std::time::Duration;
 
