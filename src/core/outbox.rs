@@ -201,7 +201,8 @@ impl Outbox {
             Some(Item::Gap(here)) if here.alias == alias => {
                 let hole = here.hole;
                 match gap {
-                    Some(first) if !begun => {
+                    // Not the one that the slice before it has just left here.
+                    Some(first) if first < at => {
                         if let Some(Item::Gap(first)) = self.data.get_mut(first) {
                             first.hole.to = hole.to;
                             first.hole.dropped += hole.dropped;
@@ -528,3 +529,6 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

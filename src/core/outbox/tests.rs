@@ -1,0 +1,277 @@
+//! Tests of the outbox: what a reader makes of the bytes, whatever was queued and however little
+//! the kernel takes at a time.
+
+mod random;
+
+use std::sync::{Arc, OnceLock};
+
+use super::*;
+use crate::core::run::{Press, RunLimit};
+use crate::proto::event::{Event, Payload};
+use crate::proto::name::ClientId;
+use crate::proto::ws::frame::Opcode;
+
+const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
+
+/// An event of the channel `c<alias>` whose data are `size` digits.
+pub(in crate::core) fn event(alias: u32, offset: u64, size: usize) -> Arc<Event> {
+    hidden_event(alias, offset, size, None)
+}
+
+/// As [`event`], and one client does not want to see it.
+pub(in crate::core) fn hidden_event(
+    alias: u32,
+    offset: u64,
+    size: usize,
+    hidden_from: Option<ClientId>,
+) -> Arc<Event> {
+    Arc::new(Event {
+        channel: channel(alias),
+        alias: Alias(alias),
+        offset,
+        ts_ms: 1_000,
+        taken_ns: 0,
+        key: None,
+        from: None,
+        hidden_from,
+        payload: Payload::Json(vec![b'7'; size.max(1)].into_boxed_slice()),
+        json_frame: OnceLock::new(),
+    })
+}
+
+/// The name that goes with an alias.
+pub(in crate::core) fn channel(alias: u32) -> ChannelName {
+    format!("c{alias}").parse().unwrap()
+}
+
+/// The runs in a data lane, in order.
+pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
+    let slices = outbox.data.iter().filter_map(|item| match item {
+        Item::Slice(slice) => Some(Rc::clone(&slice.run)),
+        Item::Gap(_) | Item::Last(_) => None,
+    });
+    slices.collect()
+}
+
+fn slice(alias: u32, offsets: std::ops::Range<u64>, size: usize) -> Slice {
+    let mut press = Press::default();
+    let mut run = press.begin(&event(alias, offsets.start, size), 0);
+    for offset in offsets.start + 1..offsets.end {
+        assert!(press.append(&mut run, &event(alias, offset, size), ANY));
+    }
+    let to = run.len();
+    Slice { run, from: 0, to }
+}
+
+/// One frame as a client reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::core) enum Got {
+    /// A ping, with the number in its payload.
+    Control(u64),
+    /// An event of that channel with that offset.
+    Event(u32, u64),
+    /// The range `from..=to` of that channel, and how many of it were dropped.
+    Lagged(u32, u64, u64, u64),
+    /// A close frame.
+    Last,
+}
+
+/// Puts a byte stream together into frames.
+#[derive(Default)]
+pub(in crate::core) struct Reader {
+    bytes: Vec<u8>,
+}
+
+impl Reader {
+    /// The frames that `bytes` complete. Panics on anything that is no whole frame of ours.
+    pub(in crate::core) fn feed(&mut self, bytes: &[u8]) -> Vec<Got> {
+        self.bytes.extend_from_slice(bytes);
+        let mut got = Vec::new();
+        while let Some((header, size)) = frame::parse_server(&self.bytes, 1 << 20).unwrap() {
+            let end = size + header.payload_len;
+            let Some(payload) = self.bytes.get(size..end) else { break };
+            assert!(header.fin);
+            got.push(Self::read(header.opcode, payload));
+            self.bytes.drain(..end);
+        }
+        got
+    }
+
+    fn read(opcode: Opcode, payload: &[u8]) -> Got {
+        match opcode {
+            Opcode::Ping => Got::Control(std::str::from_utf8(payload).unwrap().parse().unwrap()),
+            Opcode::Close => Got::Last,
+            Opcode::Text => {
+                let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
+                let number = |name: &str| value[name].as_u64().unwrap();
+                let alias = value["channel"].as_str().unwrap()[1..].parse().unwrap();
+                match value["type"].as_str() {
+                    Some("event") => Got::Event(alias, number("offset")),
+                    Some("lagged") => {
+                        Got::Lagged(alias, number("from"), number("to"), number("dropped"))
+                    }
+                    other => panic!("nobody sends {other:?}"),
+                }
+            }
+            Opcode::Binary | Opcode::Continuation | Opcode::Pong => {
+                panic!("nobody sends {opcode:?}")
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sink(u64);
+
+impl Delivered for Sink {
+    fn delivered(&mut self, _: &Run, frames: u32) {
+        self.0 += u64::from(frames);
+    }
+}
+
+/// Hands at most `room` bytes to the kernel, which is `wire`.
+fn write(outbox: &mut Outbox, room: usize, sink: &mut impl Delivered) -> Vec<u8> {
+    let sole = outbox.sole().map(<[u8]>::to_vec);
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let used = outbox.gather(|| 2_000, &mut slices);
+    let mut wire: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+    assert!(sole.is_none_or(|sole| sole == wire), "what waits alone is what is gathered");
+    wire.truncate(room);
+    outbox.advance(wire.len(), sink);
+    wire
+}
+
+/// Everything that waits, as a client reads it.
+pub(in crate::core) fn drain(outbox: &mut Outbox) -> Vec<Got> {
+    let (mut reader, mut got) = (Reader::default(), Vec::new());
+    while !outbox.is_empty() {
+        got.extend(reader.feed(&write(outbox, usize::MAX, &mut Sink::default())));
+    }
+    assert_eq!(reader.bytes, b"", "half a frame");
+    got
+}
+
+const ROOMY: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 1_000 };
+
+#[test]
+fn a_full_lane_refuses_and_stays_as_it_was() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 3, ..ROOMY };
+    assert_eq!(outbox.push(slice(1, 1..3, 9), limit), Ok(()));
+    let before = (outbox.data_bytes(), outbox.data_events());
+    assert_eq!(outbox.push(slice(1, 3..5, 9), limit), Err(Full));
+    assert_eq!((outbox.data_bytes(), outbox.data_events()), before);
+    let bytes = OutboxLimit { bytes: before.0 + 1, ..ROOMY };
+    assert_eq!(outbox.push(slice(1, 3..4, 9), bytes), Err(Full));
+    assert_eq!(drain(&mut outbox), [Got::Event(1, 1), Got::Event(1, 2)]);
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn the_oldest_of_the_same_channel_go_and_others_stay() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 6, ..ROOMY };
+    outbox.push(slice(1, 1..4, 9), limit).unwrap();
+    outbox.push(slice(2, 1..3, 9), limit).unwrap();
+    assert_eq!(outbox.push_dropping_oldest(slice(1, 4..7, 9), limit), 2);
+    assert_eq!(outbox.data_events(), 6);
+    let expected = [
+        Got::Lagged(1, 1, 2, 2),
+        Got::Event(1, 3),
+        Got::Event(2, 1),
+        Got::Event(2, 2),
+        Got::Event(1, 4),
+        Got::Event(1, 5),
+        Got::Event(1, 6),
+    ];
+    assert_eq!(drain(&mut outbox), expected);
+}
+
+#[test]
+fn several_whole_runs_go_as_one_range() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 4, ..ROOMY };
+    for offset in 1..5 {
+        outbox.push(slice(1, offset..offset + 1, 9), limit).unwrap();
+    }
+    assert_eq!(outbox.push_dropping_oldest(slice(1, 5..8, 9), limit), 3);
+    let kept = (4..8).map(|offset| Got::Event(1, offset));
+    let expected: Vec<Got> = std::iter::once(Got::Lagged(1, 1, 3, 3)).chain(kept).collect();
+    assert_eq!(drain(&mut outbox), expected);
+}
+
+#[test]
+fn with_nothing_of_its_own_queued_the_new_event_is_the_lagged_one() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 2, ..ROOMY };
+    outbox.push(slice(2, 1..3, 9), limit).unwrap();
+    for offset in 1..5 {
+        assert_eq!(outbox.push_dropping_oldest(slice(1, offset..offset + 1, 9), limit), 1);
+    }
+    let expected = [Got::Event(2, 1), Got::Event(2, 2), Got::Lagged(1, 1, 4, 4)];
+    assert_eq!(drain(&mut outbox), expected);
+    let small = OutboxLimit { bytes: 100, ..ROOMY };
+    assert_eq!(outbox.push_dropping_oldest(slice(1, 5..6, 500), small), 1, "larger than the queue");
+    assert_eq!(drain(&mut outbox), [Got::Lagged(1, 5, 5, 1)]);
+}
+
+#[test]
+fn a_frame_on_its_way_is_finished_whatever_happens() {
+    let cases: [(&str, fn(&mut Outbox), &[Got]); 4] = [
+        (
+            "drop",
+            |outbox| {
+                let limit = OutboxLimit { events: 2, ..ROOMY };
+                assert_eq!(outbox.push_dropping_oldest(slice(1, 4..5, 9), limit), 2);
+            },
+            &[Got::Event(1, 1), Got::Lagged(1, 2, 3, 2), Got::Event(1, 4)],
+        ),
+        ("purge", |outbox| outbox.purge(Alias(1)), &[Got::Event(1, 1)]),
+        ("clear", |outbox| assert_eq!(outbox.clear_data(), 2), &[Got::Event(1, 1)]),
+        (
+            "control",
+            |outbox| frame::control(Opcode::Ping, b"7", outbox.control()),
+            &[Got::Event(1, 1), Got::Control(7), Got::Event(1, 2), Got::Event(1, 3)],
+        ),
+    ];
+    for (name, act, expected) in cases {
+        let mut outbox = Outbox::default();
+        outbox.push(slice(1, 1..4, 9), ROOMY).unwrap();
+        let (mut reader, mut sink) = (Reader::default(), Sink::default());
+        assert_eq!(reader.feed(&write(&mut outbox, 5, &mut sink)), []);
+        act(&mut outbox);
+        let mut got = Vec::new();
+        while !outbox.is_empty() {
+            got.extend(reader.feed(&write(&mut outbox, 1, &mut sink)));
+        }
+        assert_eq!(got, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_notice_that_is_half_written_does_not_grow() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 1, ..ROOMY };
+    outbox.push(slice(1, 1..2, 9), limit).unwrap();
+    outbox.push_dropping_oldest(slice(1, 2..3, 9), limit);
+    let (mut reader, mut sink) = (Reader::default(), Sink::default());
+    assert_eq!(reader.feed(&write(&mut outbox, 3, &mut sink)), []);
+    outbox.push_dropping_oldest(slice(1, 3..4, 9), limit);
+    let mut got = Vec::new();
+    while !outbox.is_empty() {
+        got.extend(reader.feed(&write(&mut outbox, 4, &mut sink)));
+    }
+    assert_eq!(got, [Got::Lagged(1, 1, 1, 1), Got::Lagged(1, 2, 2, 1), Got::Event(1, 3)]);
+    assert_eq!(sink.0, 1);
+}
+
+#[test]
+fn the_last_bytes_go_out_behind_all_that_was_queued() {
+    let mut outbox = Outbox::default();
+    outbox.push(slice(1, 1..2, 9), ROOMY).unwrap();
+    let mut close = Vec::new();
+    frame::close(4001, "shutdown", &mut close);
+    outbox.push_last(close.into_boxed_slice());
+    frame::control(Opcode::Ping, b"1", outbox.control());
+    assert_eq!(drain(&mut outbox), [Got::Control(1), Got::Event(1, 1), Got::Last]);
+}

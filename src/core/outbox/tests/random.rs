@@ -1,0 +1,173 @@
+//! Random pushes, writes and purges: a reader gets every event, or is told of it, and in order.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Channels of the random tests.
+const CHANNELS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Clear,
+    Control,
+    Purge(usize),
+    Push { channel: usize, frames: u64, size: usize },
+    Write(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        1 => Just(Op::Clear),
+        3 => Just(Op::Control),
+        2 => (0..CHANNELS).prop_map(Op::Purge),
+        20 => (0..CHANNELS, 1_u64..7, 1_usize..220)
+            .prop_map(|(channel, frames, size)| Op::Push { channel, frames, size }),
+        4 => Just(Op::Write(1)),
+        8 => (1_usize..600).prop_map(Op::Write),
+        2 => Just(Op::Write(usize::MAX)),
+    ]
+}
+
+/// What is due on one channel.
+#[derive(Debug, Clone, Default)]
+struct Due {
+    /// The offsets up to here were delivered or told as lost.
+    told: u64,
+    /// The last offset queued.
+    queued: u64,
+    /// Up to there the queue was purged, each time: one more frame of that may come.
+    purged: Vec<u64>,
+}
+
+impl Due {
+    fn told(&mut self, from: u64, to: u64) {
+        assert!(from <= to && to <= self.queued, "{from}..={to} of {self:?}");
+        // It follows what was told, or what a purge took.
+        assert!(from == self.told + 1 || self.purged.contains(&(from - 1)), "{from} of {self:?}");
+        self.told = self.purged.last().map_or(to, |purged| to.max(*purged));
+        self.purged.clear();
+    }
+}
+
+/// The outbox under test, its reader, and what the reader has a right to.
+#[derive(Default)]
+struct Model {
+    outbox: Outbox,
+    reader: Reader,
+    due: [Due; CHANNELS],
+    controls: VecDeque<u64>,
+    control_next: u64,
+    /// One data frame was on its way when the oldest waiting control frame was queued.
+    passing: bool,
+    /// Events: handed to the kernel as counted, read, said to be dropped, told as dropped.
+    sink: Sink,
+    read: u64,
+    dropped: u64,
+    lagged: u64,
+    purges: u64,
+}
+
+impl Model {
+    fn write(&mut self, room: usize) {
+        let wire = write(&mut self.outbox, room, &mut self.sink);
+        for got in self.reader.feed(&wire) {
+            if let Got::Control(number) = got {
+                assert_eq!(Some(number), self.controls.pop_front(), "every control frame in order");
+                self.passing = false;
+                continue;
+            }
+            let first = std::mem::take(&mut self.passing);
+            assert!(self.controls.is_empty() || first, "control frames go ahead");
+            match got {
+                Got::Event(channel, offset) => {
+                    self.read += 1;
+                    self.due[channel as usize].told(offset, offset);
+                }
+                Got::Lagged(channel, from, to, dropped) => {
+                    assert_eq!(dropped, to - from + 1, "nothing was hidden");
+                    self.lagged += dropped;
+                    self.due[channel as usize].told(from, to);
+                }
+                Got::Control(_) | Got::Last => panic!("not queued"),
+            }
+        }
+    }
+
+    fn apply(&mut self, op: &Op, limit: OutboxLimit) {
+        match *op {
+            Op::Clear => {
+                self.outbox.clear_data();
+                (0..CHANNELS).for_each(|channel| self.forget(channel));
+            }
+            Op::Control => {
+                if self.controls.is_empty() {
+                    self.passing = !self.reader.bytes.is_empty();
+                }
+                let text = self.control_next.to_string();
+                frame::control(Opcode::Ping, text.as_bytes(), self.outbox.control());
+                self.controls.push_back(self.control_next);
+                self.control_next += 1;
+            }
+            Op::Purge(channel) => {
+                self.outbox.purge(Alias(u32::try_from(channel).unwrap()));
+                self.forget(channel);
+            }
+            Op::Push { channel, frames, size } => {
+                let due = &mut self.due[channel];
+                let offsets = due.queued + 1..due.queued + 1 + frames;
+                due.queued += frames;
+                let slice = slice(u32::try_from(channel).unwrap(), offsets, size);
+                if self.outbox.push(slice.clone(), limit).is_err() {
+                    self.dropped += self.outbox.push_dropping_oldest(slice, limit);
+                }
+            }
+            Op::Write(room) => self.write(room),
+        }
+        assert!(self.outbox.data_bytes() <= limit.bytes, "bytes");
+        assert!(self.outbox.data_events() <= limit.events, "events");
+    }
+
+    fn forget(&mut self, channel: usize) {
+        self.purges += 1;
+        let queued = self.due[channel].queued;
+        self.due[channel].purged.push(queued);
+    }
+
+    fn finish(mut self, room: usize) {
+        while !self.outbox.is_empty() {
+            self.write(room);
+        }
+        assert_eq!(self.reader.bytes, b"", "the last frame is whole");
+        assert_eq!(self.controls, [0_u64; 0], "no control frame is lost");
+        for due in self.due {
+            assert_eq!(
+                due.purged.last().copied().unwrap_or(due.told),
+                due.queued,
+                "all is accounted for"
+            );
+        }
+        assert_eq!(self.sink.0, self.read, "the counters are right");
+        assert!(self.lagged <= self.dropped && (self.purges > 0 || self.lagged == self.dropped));
+        assert_eq!((self.outbox.data_bytes(), self.outbox.data_events()), (0, 0));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    #[test]
+    fn every_event_is_delivered_or_told_as_lost(
+        ops in prop::collection::vec(op(), 1..80),
+        bytes in 150_usize..3_000,
+        events in 1_usize..16,
+        room in prop_oneof![Just(1_usize), 1_usize..500],
+    ) {
+        let mut model = Model::default();
+        for op in &ops {
+            model.apply(op, OutboxLimit { bytes, events });
+        }
+        model.finish(room);
+    }
+}
