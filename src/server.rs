@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
@@ -209,7 +208,9 @@ impl Handle {
             from: None,
             hidden_from: None,
         };
-        self.node.publish(event).await
+        let position = self.node.publish(event).await?;
+        self.node.count_embedded();
+        Ok(position)
     }
 
     /// Closes a client's connection with 4503. Returns whether there was one.
@@ -239,8 +240,6 @@ impl Plan {
         ready: &std::sync::mpsc::Sender<io::Result<()>>,
         done: oneshot::Sender<()>,
     ) {
-        let grace = Duration::from_secs(6);
-        let drain = self.node.options().drain;
         let shard = async {
             let listener = match self.listen() {
                 Ok(listener) => listener,
@@ -250,10 +249,10 @@ impl Plan {
             let turns = local.clone();
             local.spawn(async move { turns.run().await });
             drop(ready.send(Ok(())));
-            crate::http::serve(listener, local, Rc::new(self.http)).await;
+            crate::http::serve(listener, local.clone(), Rc::new(self.http)).await;
+            local.end();
         };
         LocalSet::new().block_on(runtime, shard);
-        tracing::debug!(?drain, ?grace, "a shard has ended");
         if done.send(()).is_err() {
             tracing::debug!("nobody waits for the end of this shard");
         }

@@ -254,7 +254,7 @@ impl Hub {
 
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
     /// then come again.
-    pub fn load(&mut self, event: &Arc<Event>, now_ms: u64) -> bool {
+    pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
         let Some(topic) = self.topics.get_mut(&event.alias) else { return true };
         // Half the queue, so that no batch alone can overflow a queue that was empty.
         let frames = (self.limit.events / 2).max(1);
@@ -262,7 +262,7 @@ impl Hub {
         match &mut topic.open {
             Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
             None => {
-                topic.open = Some(self.press.begin(event, now_ms));
+                topic.open = Some(self.press.begin(event, now_ns));
                 self.touched.push(event.alias);
                 true
             }

@@ -33,6 +33,7 @@ counters! {
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
     DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
+    EventsPublishedEmbed => ("events_published", Some(("door", "embed")), "Events taken, by the door they came through."),
     EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
     FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),

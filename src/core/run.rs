@@ -41,7 +41,7 @@ pub struct Run {
     /// When the first event was taken, node clock.
     taken_ns: u64,
     /// When the run was laid out, node clock.
-    made_ms: u64,
+    made_ns: u64,
     /// When the first event was taken, Unix time.
     ts_ms: u64,
 }
@@ -88,9 +88,9 @@ impl Run {
         self.taken_ns
     }
 
-    /// When the run was made, in milliseconds of the node's clock.
-    pub fn made_ms(&self) -> u64 {
-        self.made_ms
+    /// When the run was made, in nanoseconds of the node's clock.
+    pub fn made_ns(&self) -> u64 {
+        self.made_ns
     }
 
     /// When the first event was taken, in Unix milliseconds.
@@ -154,10 +154,10 @@ pub struct Press {
 
 impl Press {
     /// Begins a run with `event`.
-    pub fn begin(&mut self, event: &Arc<Event>, now_ms: u64) -> Rc<Run> {
+    pub fn begin(&mut self, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
         let mut run = self.take(event);
         if let Some(fresh) = Rc::get_mut(&mut run) {
-            fresh.made_ms = now_ms;
+            fresh.made_ns = now_ns;
             fresh.push(
                 event,
                 RunLimit { bytes: usize::MAX, frames: usize::MAX },
@@ -208,7 +208,7 @@ impl Press {
             ends: Vec::new(),
             hidden: Vec::new(),
             taken_ns: event.taken_ns,
-            made_ms: 0,
+            made_ns: 0,
             ts_ms: event.ts_ms,
         })
     }

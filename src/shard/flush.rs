@@ -22,7 +22,7 @@ impl Delivered for Count<'_> {
     fn delivered(&mut self, run: &Run, frames: u32) {
         let frames = u64::from(frames);
         let waited_us = self.node_ns.saturating_sub(run.taken_ns()) / 1_000;
-        let queued_us = (self.node_ns / 1_000).saturating_sub(run.made_ms() * 1_000);
+        let queued_us = self.node_ns.saturating_sub(run.made_ns()) / 1_000;
         self.metrics.add(Counter::EventsDelivered, frames);
         self.metrics.time(Timing::PublishToWrite, waited_us, frames);
         self.metrics.time(Timing::QueueAge, queued_us, frames);

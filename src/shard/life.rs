@@ -89,10 +89,6 @@ impl Shard {
                 self.metrics.closed(reason);
             }
         }
-        let draining = self.drain.borrow().is_some();
-        if draining && self.hub.borrow().connections() == 0 {
-            self.empty.notify_one();
-        }
     }
 
     /// What a scrape reads beside the counters.
@@ -163,6 +159,9 @@ impl Shard {
         for id in due {
             self.begin_close(id, CloseReason::Shutdown);
         }
+        if self.node.connections() == 0 {
+            self.empty.notify_one();
+        }
     }
 
     /// Begins the drain.
@@ -171,9 +170,6 @@ impl Shard {
         let total = ids.len();
         let now_ms = self.node.clock().node_ms();
         *self.drain.borrow_mut() = Some((ids, now_ms, total));
-        if total == 0 {
-            self.empty.notify_one();
-        }
     }
 }
 

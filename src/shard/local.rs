@@ -137,9 +137,20 @@ impl Local {
         shard.node.connected(true);
         shard.metrics.add(Counter::ConnectionsOpened, 1);
         self.spawn(connection::run(self.clone(), id, early.to_vec()));
+        if shard.node.draining() {
+            // Its handshake was answered just before the drain began.
+            shard.begin_close(id, CloseReason::Shutdown);
+        }
     }
 
-    /// Resolves when a drain has closed the last connection of this shard.
+    /// Ends the shard: its mailbox takes nothing any more.
+    pub fn end(&self) {
+        if let Some(mailbox) = self.0.mailbox() {
+            mailbox.close();
+        }
+    }
+
+    /// Resolves when a drain has closed the last connection of the node: until then HTTP goes on.
     pub async fn drained(&self) {
         self.0.empty.notified().await;
     }

@@ -36,6 +36,8 @@ struct Inner {
     orders: Vec<Order>,
     /// Events that the shard has taken and not yet fanned out.
     in_hand: usize,
+    /// The shard has ended: nothing is taken any more.
+    closed: bool,
     waiting: Vec<Waker>,
 }
 
@@ -59,6 +61,9 @@ pub(super) struct Mailbox {
 impl Mailbox {
     fn push(&self, event: Arc<Event>) -> bool {
         let mut inner = self.inner.lock();
+        if inner.closed {
+            return false;
+        }
         inner.bytes += event.payload.len();
         inner.mail.push(event);
         let first = inner.mail.len() == 1;
@@ -71,8 +76,21 @@ impl Mailbox {
     }
 
     pub(super) fn order(&self, order: Order) {
-        self.inner.lock().orders.push(order);
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            // Whoever waits for an answer sees the order dropped.
+            return;
+        }
+        inner.orders.push(order);
+        drop(inner);
         self.bell.notify_one();
+    }
+
+    /// Takes nothing any more, and lets go of everybody who waits.
+    pub(super) fn close(&self) {
+        let ended = Inner { closed: true, ..Inner::default() };
+        let last = std::mem::replace(&mut *self.inner.lock(), ended);
+        last.waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Waits for mail or orders; may come back without any.

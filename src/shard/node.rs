@@ -1,14 +1,14 @@
 //! What all shards of a node share, and what may be asked of it from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::mailbox::{Mailboxes, Order};
-use crate::core::metrics::Snapshot;
+use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
@@ -82,6 +82,7 @@ pub struct Node {
     clock: Clock,
     draining: AtomicBool,
     connections: AtomicUsize,
+    embedded: AtomicU64,
 }
 
 impl Node {
@@ -94,6 +95,7 @@ impl Node {
             clock: Clock::start(),
             draining: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            embedded: AtomicU64::new(0),
         }
     }
 
@@ -136,6 +138,11 @@ impl Node {
         self.connections.load(Ordering::Relaxed) >= self.options.connections_max
     }
 
+    /// Connections on all shards.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     pub(super) fn connected(&self, more: bool) {
         if more {
             self.connections.fetch_add(1, Ordering::Relaxed);
@@ -163,9 +170,19 @@ impl Node {
         Ok(self.store.publish(event, self.clock.now())?.position)
     }
 
-    /// The counters of every shard, in their order.
+    /// Counts an event that the embedding program published.
+    pub fn count_embedded(&self) {
+        self.embedded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counters of every shard, in their order; what has no shard is counted with the first.
     pub async fn stats(&self) -> Vec<Snapshot> {
-        self.ask(Order::Stats).await
+        let mut all = self.ask(Order::Stats).await;
+        if let Some(first) = all.first_mut() {
+            first.counters[Counter::EventsPublishedEmbed as usize] +=
+                self.embedded.load(Ordering::Relaxed);
+        }
+        all
     }
 
     /// Closes a client's connection. Returns how many there were: 0 or 1.

@@ -56,18 +56,18 @@ impl Local {
 impl Shard {
     /// Fans out as much of `in_hand` as one run a channel holds.
     fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) {
-        let now_ms = self.node.clock().node_ms();
+        let now_ns = self.node.clock().node_ns();
         let before = in_hand.len();
         let mut outcome = Outcome::default();
         {
             let mut hub = self.hub.borrow_mut();
             while let Some(event) = in_hand.front() {
-                if !hub.load(event, now_ms) {
+                if !hub.load(event, now_ns) {
                     break;
                 }
                 in_hand.pop_front();
             }
-            hub.fan_out(&mut OutOfTurn(self), now_ms, &mut outcome);
+            hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);
         }
         self.metrics.batch((before - in_hand.len()) as u64);
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {

@@ -5,6 +5,10 @@ mod random;
 
 use std::sync::{Arc, OnceLock};
 
+use std::rc::Rc;
+
+use crate::proto::name::ChannelName;
+
 use super::*;
 use crate::core::run::{Press, RunLimit};
 use crate::proto::event::{Event, Payload};

@@ -1,0 +1,70 @@
+//! What stands in a data lane.
+
+use std::rc::Rc;
+
+use crate::core::run::Run;
+use crate::proto::name::{Alias, ChannelName};
+use crate::proto::push::Hole;
+
+/// Frames `from..to` of a run.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    /// Whose frames.
+    pub run: Rc<Run>,
+    /// The first.
+    pub from: u32,
+    /// The first that is not meant.
+    pub to: u32,
+}
+
+impl Slice {
+    pub(super) fn bytes(&self) -> usize {
+        self.run.size(self.from, self.to)
+    }
+
+    pub(super) fn events(&self) -> usize {
+        self.to.saturating_sub(self.from) as usize
+    }
+}
+
+/// Dropped events of one channel, at their place in the lane.
+#[derive(Debug)]
+pub(super) struct Gap {
+    pub(super) channel: ChannelName,
+    pub(super) alias: Alias,
+    pub(super) hole: Hole,
+    /// When the oldest dropped event was taken, Unix time.
+    pub(super) ts_ms: u64,
+    /// The `lagged` frame, once it is about to be written; cleared when the hole grows.
+    pub(super) frame: Vec<u8>,
+}
+
+/// One thing in the lane.
+#[derive(Debug)]
+pub(super) enum Item {
+    Gap(Box<Gap>),
+    /// Bytes that go out after everything queued before them, such as a close frame.
+    Last(Box<[u8]>),
+    Slice(Slice),
+}
+
+impl Item {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Gap(gap) => &gap.frame,
+            Self::Last(bytes) => bytes,
+            Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
+        }
+    }
+
+    /// The first frame, and what follows it.
+    pub(super) fn split(&self) -> (&[u8], &[u8]) {
+        match self {
+            Self::Gap(_) | Self::Last(_) => (self.as_bytes(), &[]),
+            Self::Slice(slice) => {
+                let second = slice.from + 1;
+                (slice.run.slice(slice.from, second), slice.run.slice(second, slice.to))
+            }
+        }
+    }
+}
