@@ -13,7 +13,7 @@ use crate::proto::ws::frame::Opcode;
 
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
-/// An event of the channel `c<alias>` whose data are `size` digits.
+/// An event of the channel `c<alias>` whose data are a text of `size` digits.
 pub(in crate::core) fn event(alias: u32, offset: u64, size: usize) -> Arc<Event> {
     hidden_event(alias, offset, size, None)
 }
@@ -34,7 +34,7 @@ pub(in crate::core) fn hidden_event(
         key: None,
         from: None,
         hidden_from,
-        payload: Payload::Json(vec![b'7'; size.max(1)].into_boxed_slice()),
+        payload: Payload::Json(format!("\"{}\"", "7".repeat(size)).into_bytes().into()),
         json_frame: OnceLock::new(),
     })
 }
