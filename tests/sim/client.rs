@@ -94,7 +94,9 @@ impl Client {
             match header.opcode {
                 Opcode::Text => self.text(&serde_json::from_slice(&frame[size..]).unwrap(), logs),
                 Opcode::Close => self.closed = true,
-                other => panic!("nobody sends {other:?}"),
+                Opcode::Binary | Opcode::Continuation | Opcode::Ping | Opcode::Pong => {
+                    panic!("nobody sends {:?}", header.opcode)
+                }
             }
         }
     }
@@ -167,7 +169,7 @@ impl Client {
     }
 
     /// All that was written has been read: is all accounted for?
-    pub(crate) fn finish(&mut self, logs: &Logs) {
+    pub(crate) fn finish(&self, logs: &Logs) {
         assert!(self.bytes.is_empty(), "half a frame");
         if self.closed {
             return;

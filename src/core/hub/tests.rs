@@ -168,7 +168,9 @@ fn a_hole_in_the_sequence_begins_another_run() {
 fn all_members_share_one_run_and_it_comes_back() {
     let mut hub = Hub::new(LIMIT);
     let ids = [1, 2, 3].map(|client| seat(&mut hub, client));
-    ids.map(|id| join(&mut hub, id, 1, Policy::DropOldest));
+    for id in ids {
+        join(&mut hub, id, 1, Policy::DropOldest);
+    }
     publish(&mut hub, &events(1, 1..4), &mut Kernel::default());
     let queued = ids.map(|id| runs(&hub.seat(id).unwrap().outbox));
     for other in &queued[1..] {
@@ -177,7 +179,9 @@ fn all_members_share_one_run_and_it_comes_back() {
     }
     let address = Rc::as_ptr(&queued[0][0]);
     drop(queued);
-    ids.map(|id| received(&mut hub, id));
+    for id in ids {
+        assert_eq!(received(&mut hub, id).len(), 3);
+    }
     publish(&mut hub, &events(1, 4..5), &mut Kernel::default());
     let again = runs(&hub.seat(ids[0]).unwrap().outbox);
     assert_eq!(Rc::as_ptr(&again[0]), address, "the run is used again");
@@ -283,7 +287,7 @@ fn a_seat_is_written_once_and_its_successor_not_for_it() {
     let mut hub = Hub::new(LIMIT);
     let first = seat(&mut hub, 1);
     let second = seat(&mut hub, 2);
-    [first, second, first].map(|id| hub.mark_dirty(id));
+    [first, second, first].into_iter().for_each(|id| hub.mark_dirty(id));
     assert_eq!(hub.dirty(), 2);
     hub.close(first, |_, _| {});
     let successor = seat(&mut hub, 3);

@@ -215,9 +215,12 @@ fn with_nothing_of_its_own_queued_the_new_event_is_the_lagged_one() {
     assert_eq!(drain(&mut outbox), [Got::Lagged(1, 5, 5, 1)]);
 }
 
+/// Something done to an outbox with half a frame written.
+type Act = fn(&mut Outbox);
+
 #[test]
 fn a_frame_on_its_way_is_finished_whatever_happens() {
-    let cases: [(&str, fn(&mut Outbox), &[Got]); 4] = [
+    let cases: [(&str, Act, &[Got]); 4] = [
         (
             "drop",
             |outbox| {
