@@ -60,7 +60,23 @@ pub struct Seat {
     dirty: bool,
     /// Since when its data lane is full (node milliseconds); `None` below half.
     full_since_ms: Option<u64>,
+    /// It is in the list of those whose fullness is looked at.
+    listed: bool,
+    /// It is to be closed as a slow consumer: no event may follow those it has missed.
+    over: bool,
     subs: Vec<Sub>,
+}
+
+impl Seat {
+    /// Forgets the fullness of a queue that is at half or less.
+    fn look(&mut self, limit: OutboxLimit) {
+        if self.full_since_ms.is_some()
+            && self.outbox.data_bytes() <= limit.bytes / 2
+            && self.outbox.data_events() <= limit.events / 2
+        {
+            self.full_since_ms = None;
+        }
+    }
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -119,6 +135,8 @@ impl Hub {
             blocked: false,
             dirty: false,
             full_since_ms: None,
+            listed: false,
+            over: false,
             subs: Vec::new(),
         });
         self.clients.insert(client, narrow(id));
@@ -348,18 +366,15 @@ impl Hub {
         let (seats, limit) = (&mut self.seats, self.limit);
         self.full.retain(|id| {
             let Some(seat) = seats.get_mut(*id as usize) else { return false };
-            let half = seat.outbox.data_bytes() <= limit.bytes / 2
-                && seat.outbox.data_events() <= limit.events / 2;
-            if half {
-                seat.full_since_ms = None;
-            }
+            seat.look(limit);
             if seat
                 .full_since_ms
                 .is_some_and(|since| before_ms.is_some_and(|before| since <= before))
             {
                 over.push(*id as usize);
             }
-            seat.full_since_ms.is_some()
+            seat.listed = seat.full_since_ms.is_some();
+            seat.listed
         });
         over
     }
@@ -378,6 +393,13 @@ impl Target<'_> {
         if slice.from >= slice.to {
             return;
         }
+        let lost = u64::from(slice.to - slice.from);
+        if self.seat.over {
+            outcome.dropped[Policy::Disconnect as usize] += lost;
+            return;
+        }
+        // It may have been written since the last look, and be full again at the next.
+        self.seat.look(self.limit);
         let Err(super::outbox::Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
             return;
         };
@@ -387,14 +409,18 @@ impl Target<'_> {
                 return;
             }
         }
+        self.seat.look(self.limit);
         if self.seat.full_since_ms.is_none() {
             self.seat.full_since_ms = Some(now_ms);
+        }
+        if !std::mem::replace(&mut self.seat.listed, true) {
             self.full.push(self.member.seat);
         }
         let dropped = match self.member.policy {
             Policy::Disconnect => {
+                self.seat.over = true;
                 outcome.overflowed.push(self.member.seat as usize);
-                u64::from(slice.to - slice.from)
+                lost
             }
             Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
         };
@@ -406,3 +432,6 @@ impl Target<'_> {
 fn narrow(id: usize) -> u32 {
     u32::try_from(id).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,9 @@ const SPARE_BYTES_MAX: usize = 256 * 1024;
 /// Where a run ends and the next begins.
 #[derive(Debug, Clone, Copy)]
 pub struct RunLimit {
-    /// A run of that many bytes takes no more.
+    /// A run has at most that many bytes, unless it is one frame.
     pub bytes: usize,
-    /// Nor does one of that many frames.
+    /// And at most that many frames.
     pub frames: usize,
 }
 
@@ -136,7 +136,13 @@ impl Run {
             self.taken_ns = event.taken_ns;
             self.ts_ms = event.ts_ms;
         }
+        let before = self.bytes.len();
         event.append_json_frame(&mut self.bytes, scratch);
+        if before > 0 && self.bytes.len() > max.bytes {
+            // The next run begins with it.
+            self.bytes.truncate(before);
+            return false;
+        }
         if let Some(client) = event.hidden_from {
             self.hidden.push((self.len(), client));
         }
@@ -213,3 +219,6 @@ impl Press {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

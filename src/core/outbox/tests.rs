@@ -17,7 +17,7 @@ use crate::proto::ws::frame::Opcode;
 
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
-/// An event of the channel `c<alias>` whose data are `size` digits.
+/// An event of the channel `c<alias>` whose data are a text of `size` digits.
 pub(in crate::core) fn event(alias: u32, offset: u64, size: usize) -> Arc<Event> {
     hidden_event(alias, offset, size, None)
 }
@@ -38,7 +38,7 @@ pub(in crate::core) fn hidden_event(
         key: None,
         from: None,
         hidden_from,
-        payload: Payload::Json(vec![b'7'; size.max(1)].into_boxed_slice()),
+        payload: Payload::Json(format!("\"{}\"", "7".repeat(size)).into_bytes().into()),
         json_frame: OnceLock::new(),
     })
 }
@@ -219,9 +219,12 @@ fn with_nothing_of_its_own_queued_the_new_event_is_the_lagged_one() {
     assert_eq!(drain(&mut outbox), [Got::Lagged(1, 5, 5, 1)]);
 }
 
+/// Something done to an outbox with half a frame written.
+type Act = fn(&mut Outbox);
+
 #[test]
 fn a_frame_on_its_way_is_finished_whatever_happens() {
-    let cases: [(&str, fn(&mut Outbox), &[Got]); 4] = [
+    let cases: [(&str, Act, &[Got]); 4] = [
         (
             "drop",
             |outbox| {

@@ -1,0 +1,74 @@
+//! Tests of runs: where one ends, what its parts are, and when it is used again.
+
+use super::*;
+use crate::core::outbox::tests::{event, hidden_event};
+
+const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
+
+#[test]
+fn its_parts_are_its_frames() {
+    let mut press = Press::default();
+    let events: Vec<Arc<Event>> =
+        [9, 300, 1].into_iter().zip(5..).map(|(size, offset)| event(1, offset, size)).collect();
+    let mut run = press.begin(&events[0], 7);
+    assert!(events[1..].iter().all(|event| press.append(&mut run, event, ANY)));
+    assert_eq!((run.len(), run.offset(0), run.offset(2), run.made_ms()), (3, 5, 7, 7));
+    for (index, event) in (0..).zip(&events) {
+        assert_eq!(run.slice(index, index + 1), event.json_frame());
+        assert_eq!(run.size(index, index + 1), event.json_frame().len());
+        for at in run.start(index)..run.start(index + 1) {
+            assert_eq!(run.frame_at(at), index);
+        }
+    }
+    assert_eq!(run.frame_at(run.start(3)), 3, "the end of all");
+    assert_eq!(
+        run.slice(0, 3),
+        events.iter().flat_map(|e| e.json_frame().to_vec()).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn what_is_after_a_position() {
+    let mut press = Press::default();
+    let mut run = press.begin(&event(1, 5, 9), 0);
+    assert!(press.append(&mut run, &event(1, 6, 9), ANY));
+    for (position, index) in [(0, 0), (4, 0), (5, 1), (6, 2), (7, 2), (u64::from(u32::MAX) * 2, 2)]
+    {
+        assert_eq!(run.after(position), index, "{position}");
+    }
+}
+
+#[test]
+fn a_run_ends_before_its_limits_and_at_a_hole() {
+    let mut press = Press::default();
+    let one = event(1, 1, 100).json_frame().len();
+    let cases = [
+        ("follows", 2, 100, ANY, true),
+        ("hole", 3, 100, ANY, false),
+        ("frames", 2, 100, RunLimit { frames: 1, ..ANY }, false),
+        ("just fits", 2, 100, RunLimit { bytes: 2 * one, ..ANY }, true),
+        ("a byte too many", 2, 101, RunLimit { bytes: 2 * one, ..ANY }, false),
+    ];
+    for (name, offset, size, limit, fits) in cases {
+        let mut run = press.begin(&event(1, 1, 100), 0);
+        assert_eq!(press.append(&mut run, &event(1, offset, size), limit), fits, "{name}");
+        assert_eq!(run.len(), 1 + u32::from(fits), "{name}");
+        assert_eq!(run.slice(0, 9).len(), run.start(run.len()), "{name}");
+    }
+}
+
+#[test]
+fn a_run_is_used_again_once_nobody_holds_it() {
+    let mut press = Press::default();
+    let held = press.begin(&hidden_event(1, 1, 99, Some(ClientId(1))), 0);
+    press.issue(Rc::clone(&held));
+    let other = press.begin(&event(2, 1, 9), 0);
+    assert!(!Rc::ptr_eq(&held, &other), "a subscriber has it");
+    let address = Rc::as_ptr(&held);
+    drop(held);
+    let again = press.begin(&event(2, 8, 9), 3);
+    assert_eq!((Rc::as_ptr(&again), press.issued()), (address, 0));
+    assert_eq!((again.alias(), again.offset(0), again.len()), (Alias(2), 8, 1));
+    assert_eq!((again.hidden(), again.made_ms()), (&[][..], 3), "nothing is left of the first");
+    assert_eq!(again.slice(0, 1), event(2, 8, 9).json_frame());
+}

@@ -1,0 +1,89 @@
+//! Sockets that are vectors of bytes, and mailboxes that are vectors of events.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use weir::core::hub::{Seat, SeatId, Writer};
+use weir::core::outbox::{Delivered, SLICES_MAX};
+use weir::core::run::Run;
+use weir::proto::event::Event;
+use weir::proto::name::ShardId;
+use weir::store::Deliver;
+
+/// A mailbox is crowded beyond this many events.
+pub(crate) const CROWDED: usize = 40;
+
+/// The mailboxes of all shards.
+#[derive(Default)]
+pub(crate) struct Mailboxes(Mutex<HashMap<ShardId, Vec<Arc<Event>>>>);
+
+impl Mailboxes {
+    /// Everything in the mailbox of a shard.
+    pub(crate) fn take(&self, shard: ShardId) -> Vec<Arc<Event>> {
+        self.0.lock().remove(&shard).unwrap_or_default()
+    }
+
+    /// Whether no mailbox is crowded.
+    pub(crate) fn calm(&self) -> bool {
+        self.0.lock().values().all(|mail| mail.len() <= CROWDED)
+    }
+}
+
+impl Deliver for Mailboxes {
+    fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool {
+        let mut all = self.0.lock();
+        let mail = all.entry(shard).or_default();
+        mail.push(event);
+        mail.len() > CROWDED
+    }
+}
+
+/// The kernel's side of a connection: what was written and not yet read.
+#[derive(Debug, Default)]
+pub(crate) struct Socket {
+    /// The bytes in between.
+    pub(crate) bytes: Vec<u8>,
+    /// How many there may be.
+    pub(crate) capacity: usize,
+}
+
+/// The sockets of one shard.
+#[derive(Default)]
+pub(crate) struct Net {
+    /// By the seat they belong to.
+    pub(crate) sockets: HashMap<SeatId, Socket>,
+    /// Events handed to sockets, as the outboxes count them.
+    pub(crate) delivered: u64,
+}
+
+struct Count<'a>(&'a mut u64);
+
+impl Delivered for Count<'_> {
+    fn delivered(&mut self, _: &Run, frames: u32) {
+        *self.0 += u64::from(frames);
+    }
+}
+
+impl Writer for Net {
+    fn write(&mut self, id: SeatId, seat: &mut Seat) {
+        let socket = self.sockets.get_mut(&id).expect("every seat has a socket");
+        while !seat.blocked && !seat.outbox.is_empty() {
+            let room = socket.capacity - socket.bytes.len();
+            let wire: Vec<u8> = match seat.outbox.sole() {
+                Some(bytes) => bytes.to_vec(),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let used = seat.outbox.gather(|| 0, &mut slices);
+                    slices[..used].iter().flat_map(|slice| slice.to_vec()).collect()
+                }
+            };
+            assert!(!wire.is_empty(), "an outbox that is not empty has bytes");
+            let written = wire.len().min(room);
+            socket.bytes.extend_from_slice(&wire[..written]);
+            seat.outbox.advance(written, &mut Count(&mut self.delivered));
+            seat.blocked = written < wire.len();
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The shards, their connections and what happens to them, one operation at a time.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use weir::core::hub::{Hub, Outcome, SeatId, Writer};
+use weir::core::outbox::OutboxLimit;
+use weir::core::policy::Policy;
+use weir::proto::close::CloseReason;
+use weir::proto::dialect::json;
+use weir::proto::event::{Author, Event, Payload};
+use weir::proto::name::{ClientId, ShardId};
+use weir::proto::push::Push;
+use weir::proto::ws::frame;
+use weir::store::memory::{IDLE_MS, Memory};
+use weir::store::{NewEvent, Now, Store};
+
+use crate::client::{Client, Entry, Logs, Tally};
+use crate::net::{Mailboxes, Net, Socket};
+
+const CHANNELS: [&str; 4] = ["a", "b", "room:1", "room:2"];
+
+/// A queue that stays full for this long ends its connection, in milliseconds.
+const SLOW_MS: u64 = 20_000;
+
+/// Sweeps after which the store has looked at every channel.
+const SWEEPS: usize = 256;
+
+/// One shard: what its thread owns.
+struct Shard {
+    id: ShardId,
+    hub: Hub,
+    net: Net,
+    in_hand: VecDeque<Arc<Event>>,
+}
+
+/// A connection, seen from both ends.
+struct Connection {
+    shard: usize,
+    seat: SeatId,
+    author: Arc<Author>,
+    client: Client,
+    /// The client reads nothing for now.
+    stalled: bool,
+    /// The server has begun to close it.
+    ending: bool,
+}
+
+/// Everything, at one moment.
+pub(crate) struct World {
+    rng: Rng,
+    now_ms: u64,
+    limit: OutboxLimit,
+    mailboxes: Arc<Mailboxes>,
+    store: Memory,
+    shards: Vec<Shard>,
+    connections: Vec<Connection>,
+    clients: u64,
+    logs: Logs,
+    /// The living alias of each channel.
+    lives: HashMap<&'static str, u64>,
+    published: u64,
+    tally: Tally,
+}
+
+impl World {
+    /// The beginning of the world that `seed` stands for.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let limit = OutboxLimit { bytes: rng.usize(200..4_000), events: rng.usize(1..40) };
+        let mailboxes = Arc::new(Mailboxes::default());
+        let shards = (0..rng.u16(1..5)).map(|index| {
+            let (hub, net, in_hand) = (Hub::new(limit), Net::default(), VecDeque::new());
+            Shard { id: ShardId(index), hub, net, in_hand }
+        });
+        Self {
+            shards: shards.collect(),
+            store: Memory::new(Arc::<Mailboxes>::clone(&mailboxes)),
+            rng,
+            now_ms: 1_000,
+            limit,
+            mailboxes,
+            connections: Vec::new(),
+            clients: 0,
+            logs: Logs::new(),
+            lives: HashMap::new(),
+            published: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    /// One thing happens.
+    pub(crate) fn step(&mut self) {
+        let connection = self.rng.usize(0..self.connections.len().max(1));
+        let shard = self.rng.usize(0..self.shards.len());
+        let channel = CHANNELS[self.rng.usize(0..CHANNELS.len())];
+        match (self.rng.u8(0..100), self.connections.is_empty()) {
+            (0..6, _) | (_, true) => self.connect(shard),
+            (6..20, _) => self.subscribe(connection, channel),
+            (20..26, _) => self.unsubscribe(connection, channel),
+            (26..54, _) => self.publish(connection, channel),
+            (54..70, _) => self.turn(shard),
+            (70..90, _) => self.read(connection),
+            (90..93, _) => self.connections[connection].stalled ^= true,
+            (93..95, _) => self.disconnect(connection),
+            (95..98, _) => self.look(shard),
+            _ => self.time(),
+        }
+        self.check();
+    }
+
+    fn now(&self) -> Now {
+        Now { unix_ms: self.now_ms, node_ns: self.now_ms * 1_000_000 }
+    }
+
+    fn connect(&mut self, shard: usize) {
+        self.clients += 1;
+        let author = Arc::new(Author { client: ClientId(self.clients), user: None });
+        let there = &mut self.shards[shard];
+        let seat = there.hub.open(Arc::clone(&author), self.now_ms);
+        let capacity = self.rng.usize(1..2_000);
+        there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
+        let client = Client::new(author.client);
+        let (stalled, ending) = (false, false);
+        self.connections.push(Connection { shard, seat, author, client, stalled, ending });
+    }
+
+    /// Puts an answer on the control lane, and writes it, or leaves it to a later turn.
+    fn answer(&mut self, connection: usize, push: &Push<'_>, kind: &str) {
+        let connection = &mut self.connections[connection];
+        let shard = &mut self.shards[connection.shard];
+        let seat = shard.hub.seat(connection.seat).unwrap();
+        let mut text = Vec::new();
+        json::encode_push(push, &mut text);
+        frame::push_text(&text, seat.outbox.control());
+        connection.client.answers.push_back(kind.to_owned());
+        if self.rng.bool() {
+            shard.net.write(connection.seat, seat);
+        } else {
+            shard.hub.mark_dirty(connection.seat);
+        }
+    }
+
+    fn subscribe(&mut self, index: usize, channel: &'static str) {
+        let now = self.now();
+        let policy = Policy::ALL[usize::from(self.rng.u8(0..4) > 0)];
+        let connection = &self.connections[index];
+        if connection.ending {
+            return;
+        }
+        let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
+        let have =
+            self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
+        let (updated, joined) = match have {
+            Some(have) => {
+                shard.hub.update(seat, have.alias, policy);
+                (true, have)
+            }
+            None => {
+                let joined = self.store.subscribe(channel, shard.id, now).unwrap();
+                let join = (policy, joined.head.offset);
+                shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
+                (false, joined)
+            }
+        };
+        self.live(channel);
+        let (position, alias, recovered) = (joined.head, joined.alias.0, None);
+        let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
+        self.answer(index, &push, "subscribed");
+    }
+
+    fn unsubscribe(&mut self, index: usize, channel: &'static str) {
+        let now = self.now();
+        let connection = &self.connections[index];
+        let shard = &mut self.shards[connection.shard];
+        let Some(have) = self.store.find(channel) else { return };
+        let Some(last) = shard.hub.unsubscribe(connection.seat, have.alias) else { return };
+        self.store.unsubscribe(channel, shard.id, last, now);
+        self.answer(index, &Push::Unsubscribed { id: None, channel }, "unsubscribed");
+    }
+
+    /// A burst of events from one connection, as its client would send them without waiting.
+    fn publish(&mut self, index: usize, channel: &'static str) {
+        let author = Arc::clone(&self.connections[index].author);
+        for _ in 0..self.rng.usize(1..12) {
+            self.published += 1;
+            let number = self.published;
+            let hidden_from = self.rng.bool().then_some(author.client);
+            let text = format!("{number}{}", " ".repeat(self.rng.usize(0..3)));
+            let event = NewEvent {
+                channel: Cow::Borrowed(channel),
+                key: self.rng.bool().then(|| "k".repeat(self.rng.usize(0..200)).into()),
+                payload: Payload::Json(text.into_bytes().into()),
+                from: Some(Arc::clone(&author)),
+                hidden_from,
+            };
+            let published = self.store.publish(event, self.now()).unwrap();
+            assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");
+            let alias = self.live(channel);
+            let log = self.logs.entry(alias).or_default();
+            log.push(Entry { number, hidden_from });
+            assert_eq!(published.position.offset, log.len() as u64, "offsets have no gaps");
+        }
+    }
+
+    /// The alias of a channel that was just used.
+    fn live(&mut self, channel: &'static str) -> u64 {
+        let alias = u64::from(self.store.find(channel).unwrap().alias.0);
+        self.logs.entry(alias).or_default();
+        let before = self.lives.insert(channel, alias);
+        self.tally.reborn += u64::from(before.is_some_and(|before| before != alias));
+        alias
+    }
+
+    /// One turn of a shard: its mailbox if it has nothing in hand, one fan-out, some writes.
+    fn turn(&mut self, index: usize) {
+        let shard = &mut self.shards[index];
+        if shard.in_hand.is_empty() {
+            shard.in_hand.extend(self.mailboxes.take(shard.id));
+        }
+        let mut outcome = Outcome::default();
+        while let Some(event) = shard.in_hand.front() {
+            if !shard.hub.load(event, self.now_ms) {
+                break;
+            }
+            shard.in_hand.pop_front();
+        }
+        shard.hub.fan_out(&mut shard.net, self.now_ms, &mut outcome);
+        for seat in outcome.overflowed {
+            self.close_slow(index, seat);
+        }
+        let shard = &mut self.shards[index];
+        for _ in 0..self.rng.usize(0..20) {
+            let Some(id) = shard.hub.next_dirty() else { break };
+            shard.net.write(id, shard.hub.seat(id).unwrap());
+        }
+    }
+
+    /// Begins to close a connection, as the driver of a socket does.
+    fn close_slow(&mut self, shard: usize, seat: SeatId) {
+        let mut all = self.connections.iter_mut();
+        let found = all.find(|connection| (connection.shard, connection.seat) == (shard, seat));
+        let connection = found.expect("only seats that are there are named");
+        if std::mem::replace(&mut connection.ending, true) {
+            return;
+        }
+        let (now, store) = (self.now(), &self.store);
+        let Shard { id, hub, net, .. } = &mut self.shards[shard];
+        hub.leave_all(seat, |channel, last| store.unsubscribe(channel.as_str(), *id, last, now));
+        let reason = CloseReason::SlowConsumer;
+        let there = hub.seat(seat).unwrap();
+        there.outbox.clear_data();
+        let mut text = Vec::new();
+        json::encode_push(&Push::Disconnect { reason, retry_after_ms: None }, &mut text);
+        frame::push_text(&text, there.outbox.control());
+        frame::close(reason.code().unwrap(), reason.text(), there.outbox.control());
+        net.write(seat, there);
+    }
+
+    /// The client reads some of what is there, and the server writes into the room.
+    fn read(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let net = &mut self.shards[connection.shard].net;
+        let socket = net.sockets.get_mut(&connection.seat).unwrap();
+        if connection.stalled || socket.bytes.is_empty() {
+            return;
+        }
+        let most = socket.bytes.len();
+        let some = if self.rng.bool() { most } else { self.rng.usize(1..=most) };
+        let bytes: Vec<u8> = socket.bytes.drain(..some).collect();
+        connection.client.read(&bytes, &self.logs);
+        self.writable(index);
+    }
+
+    fn writable(&mut self, index: usize) {
+        let connection = &self.connections[index];
+        let Shard { hub, net, .. } = &mut self.shards[connection.shard];
+        let seat = hub.seat(connection.seat).unwrap();
+        seat.blocked = false;
+        net.write(connection.seat, seat);
+    }
+
+    /// The client is gone, with whatever it had not read.
+    fn disconnect(&mut self, index: usize) {
+        let connection = self.connections.swap_remove(index);
+        let (now, store) = (self.now(), &self.store);
+        let Shard { id, hub, net, .. } = &mut self.shards[connection.shard];
+        hub.close(connection.seat, |channel, last| {
+            store.unsubscribe(channel.as_str(), *id, last, now);
+        });
+        net.sockets.remove(&connection.seat);
+        self.tally.add(connection.client.tally);
+    }
+
+    /// A shard looks for queues that have been full for too long.
+    fn look(&mut self, shard: usize) {
+        let before = self.now_ms.checked_sub(SLOW_MS);
+        for seat in self.shards[shard].hub.still_full(before) {
+            self.close_slow(shard, seat);
+        }
+    }
+
+    fn time(&mut self) {
+        self.now_ms += if self.rng.bool() { self.rng.u64(0..5_000) } else { IDLE_MS / 2 };
+        for _ in 0..SWEEPS {
+            self.store.sweep(self.now());
+        }
+    }
+
+    fn check(&mut self) {
+        for connection in &self.connections {
+            let hub = &mut self.shards[connection.shard].hub;
+            let outbox = &hub.seat(connection.seat).unwrap().outbox;
+            assert!(outbox.data_bytes() <= self.limit.bytes, "bytes of {:?}", connection.author);
+            assert!(outbox.data_events() <= self.limit.events, "events of {:?}", connection.author);
+        }
+        let subscribers: u64 = self.shards.iter().map(|shard| shard.hub.subscriptions()).sum();
+        let channels = self.store.channels("", None, usize::MAX);
+        let counted: u64 = channels.iter().map(|channel| u64::from(channel.subscribers)).sum();
+        assert_eq!(counted, subscribers, "the store and the hubs count the same");
+    }
+
+    /// Everything drains, everybody reads, and all is accounted for. Returns what happened.
+    pub(crate) fn finish(mut self) -> Tally {
+        for index in 0..self.shards.len() {
+            while !self.shards[index].in_hand.is_empty() || self.shards[index].hub.dirty() > 0 {
+                self.turn(index);
+            }
+            self.turn(index);
+            while !self.shards[index].in_hand.is_empty() || self.shards[index].hub.dirty() > 0 {
+                self.turn(index);
+            }
+        }
+        for index in 0..self.connections.len() {
+            self.connections[index].stalled = false;
+            loop {
+                let connection = &self.connections[index];
+                let shard = &mut self.shards[connection.shard];
+                let idle = shard.hub.seat(connection.seat).unwrap().outbox.is_empty();
+                if idle && shard.net.sockets[&connection.seat].bytes.is_empty() {
+                    break;
+                }
+                self.read(index);
+            }
+            self.connections[index].client.finish(&self.logs);
+        }
+        while !self.connections.is_empty() {
+            self.disconnect(0);
+        }
+        self.check();
+        let delivered: u64 = self.shards.iter().map(|shard| shard.net.delivered).sum();
+        assert!(self.tally.events <= delivered, "nothing is read that was not written");
+        for shard in &self.shards {
+            assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));
+            assert_eq!(shard.hub.queues(), (0, 0));
+        }
+        self.tally
+    }
+}
