@@ -1,0 +1,331 @@
+//! What one shard asks of the allocator: allocations per delivered event in steady state, and
+//! bytes of heap per idle seat. Counts, not times: the same on every machine. Exits with 1 when a
+//! figure is beyond its bound.
+//!
+//! The path measured is the store, a mailbox, the hub, and a kernel that takes everything. It
+//! leaves out what a connection costs outside the hub: its task, its socket and its buffers.
+#![expect(clippy::print_stdout, reason = "a report is printed")]
+
+mod counting {
+    //! The allocator of the `weir` program, counted.
+    #![expect(unsafe_code, reason = "only an allocator sees every allocation")]
+
+    use std::alloc::{GlobalAlloc, Layout};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mimalloc::MiMalloc;
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+    struct Counting;
+
+    // SAFETY: every call is handed to mimalloc as it came, and its answer back as it came.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+            // SAFETY: the caller keeps the contract of this same method.
+            unsafe { MiMalloc.alloc(layout) }
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+            // SAFETY: the caller keeps the contract of this same method.
+            unsafe { MiMalloc.alloc_zeroed(layout) }
+        }
+
+        unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+            LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+            // SAFETY: the caller keeps the contract of this same method.
+            unsafe { MiMalloc.dealloc(ptr, layout) }
+        }
+
+        unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            LIVE.fetch_add(size, Ordering::Relaxed);
+            LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+            // SAFETY: the caller keeps the contract of this same method.
+            unsafe { MiMalloc.realloc(ptr, layout, size) }
+        }
+    }
+
+    /// Allocations and reallocations since the start.
+    pub(crate) fn calls() -> usize {
+        CALLS.load(Ordering::Relaxed)
+    }
+
+    /// Bytes asked for and not given back.
+    pub(crate) fn live() -> usize {
+        LIVE.load(Ordering::Relaxed)
+    }
+}
+
+use std::borrow::Cow;
+use std::hint::black_box;
+use std::io::IoSlice;
+use std::mem::size_of;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use weir::core::hub::{Hub, Outcome, Seat, SeatId, Writer};
+use weir::core::outbox::{Delivered, Outbox, OutboxLimit, SLICES_MAX, Slice};
+use weir::core::policy::Policy;
+use weir::core::run::Run;
+use weir::core::session::Session;
+use weir::proto::event::{Author, Event, Payload};
+use weir::proto::name::{Alias, ChannelName, ClientId, ShardId};
+use weir::store::memory::Memory;
+use weir::store::{Deliver, NewEvent, Now, Store};
+
+/// The most allocations for one delivered event of a channel with 1,000 subscribers.
+const ALLOCATIONS_MAX: f64 = 0.01;
+
+/// Idle seats measured at once. Not a power of two: tables are as full as they are on average.
+const SEATS: u32 = 100_000;
+
+/// Bytes of heap for an idle seat with one subscription: all on one channel, and each on its own.
+const SEAT_BYTES: [u32; 2] = [322, 440];
+
+/// How far [`SEAT_BYTES`] may be off, in percent.
+const TOLERANCE: u32 = 5;
+
+const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 4_096 };
+const SHARD: ShardId = ShardId(0);
+const NOW: Now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
+const NOW_MS: u64 = 1_000;
+
+/// About 128 bytes, as telemetry has it.
+const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
+
+/// A mailbox as the shards have it.
+#[derive(Default)]
+struct Mail(Mutex<Vec<Arc<Event>>>);
+
+impl Deliver for Mail {
+    fn deliver(&self, _: ShardId, event: Arc<Event>) -> bool {
+        self.0.lock().push(event);
+        false
+    }
+}
+
+/// A kernel that takes everything, and counts it.
+#[derive(Default)]
+struct Kernel {
+    events: u64,
+}
+
+impl Kernel {
+    /// What the shard's flush does, but for the system call.
+    fn flush(&mut self, seat: &mut Seat) {
+        while !seat.outbox.is_empty() {
+            let wanted = match seat.outbox.sole() {
+                Some(bytes) => black_box(bytes).len(),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let used = seat.outbox.gather(|| NOW.unix_ms, &mut slices);
+                    slices.iter().take(used).map(|slice| black_box(slice).len()).sum()
+                }
+            };
+            seat.outbox.advance(wanted, self);
+        }
+    }
+}
+
+impl Delivered for Kernel {
+    fn delivered(&mut self, _: &Run, frames: u32) {
+        self.events += u64::from(frames);
+    }
+}
+
+impl Writer for Kernel {
+    fn write(&mut self, _: SeatId, seat: &mut Seat) {
+        self.flush(seat);
+    }
+}
+
+/// A store and one shard, without sockets.
+struct Node {
+    store: Memory,
+    mail: Arc<Mail>,
+    /// The mailbox's other half.
+    taken: Vec<Arc<Event>>,
+    hub: Hub,
+    kernel: Kernel,
+    seats: u64,
+}
+
+impl Node {
+    fn new() -> Self {
+        let mail = Arc::new(Mail::default());
+        let deliver: Arc<dyn Deliver> = Arc::<Mail>::clone(&mail);
+        let store = Memory::new(deliver);
+        let (hub, kernel) = (Hub::new(LIMIT), Kernel::default());
+        Self { store, mail, taken: Vec::new(), hub, kernel, seats: 0 }
+    }
+
+    fn open(&mut self) -> SeatId {
+        self.seats += 1;
+        self.hub.open(Arc::new(Author { client: ClientId(self.seats), user: None }), NOW_MS)
+    }
+
+    fn subscribe(&mut self, id: SeatId, channel: &str) {
+        let joined = self.store.subscribe(channel, SHARD, NOW).expect("memory is always there");
+        let to = (&joined.channel, joined.alias);
+        self.hub.subscribe(id, to, (Policy::DropOldest, joined.head.offset));
+    }
+
+    /// Publishes `batch` events on each channel and delivers them: one turn of a shard.
+    fn turn(&mut self, channels: &[String], batch: usize) {
+        for _ in 0..batch {
+            for channel in channels {
+                let event = NewEvent {
+                    channel: Cow::Borrowed(channel),
+                    key: None,
+                    payload: Payload::Json(PAYLOAD.into()),
+                    from: None,
+                    hidden_from: None,
+                };
+                self.store.publish(event, NOW).expect("memory is always there");
+            }
+        }
+        std::mem::swap(&mut *self.mail.0.lock(), &mut self.taken);
+        let mut outcome = Outcome::default();
+        for event in self.taken.drain(..) {
+            assert!(self.hub.load(&event, NOW.node_ns), "a batch fits into one run");
+        }
+        self.hub.fan_out(&mut self.kernel, NOW_MS, &mut outcome);
+        assert_eq!(outcome.dropped.iter().sum::<u64>(), 0, "nobody is slow");
+        while let Some(id) = self.hub.next_dirty() {
+            let seat = self.hub.seat(id).expect("a dirty seat is there");
+            self.kernel.flush(seat);
+        }
+    }
+
+    /// Allocations per delivered event, once everything has the size that it needs.
+    fn allocations(&mut self, channels: &[String], batch: usize) -> f64 {
+        const TURNS: u32 = 100;
+        for _ in 0..TURNS {
+            self.turn(channels, batch);
+        }
+        let (calls, events) = (counting::calls(), self.kernel.events);
+        for _ in 0..TURNS {
+            self.turn(channels, batch);
+        }
+        let (calls, events) = (counting::calls() - calls, self.kernel.events - events);
+        let expected = self.hub.subscriptions() * batch as u64 * u64::from(TURNS);
+        assert_eq!(events, expected, "every subscriber has every event");
+        calls as f64 / events as f64
+    }
+}
+
+fn names(count: u32) -> Vec<String> {
+    (0..count).map(|n| format!("telemetry:host-{n}")).collect()
+}
+
+/// Prints allocations per delivered event; says what is beyond the bound.
+fn allocations(faults: &mut Vec<String>) {
+    let one = names(1);
+    let mut node = Node::new();
+    for _ in 0..1_000 {
+        let id = node.open();
+        node.subscribe(id, &one[0]);
+    }
+    for batch in [1, 64] {
+        let found = node.allocations(&one, batch);
+        println!("allocations/event, 1,000 seats on 1 channel, batch {batch}: {found:.6}");
+        if found > ALLOCATIONS_MAX {
+            faults.push(format!(
+                "{found:.6} allocations per delivered event in batches of {batch}: \
+                 at most {ALLOCATIONS_MAX}"
+            ));
+        }
+    }
+
+    let hundred = names(100);
+    let mut apart = Node::new();
+    for channel in &hundred {
+        for _ in 0..10 {
+            let id = apart.open();
+            apart.subscribe(id, channel);
+        }
+    }
+    let mut together = Node::new();
+    for _ in 0..10 {
+        let id = together.open();
+        for channel in &hundred {
+            together.subscribe(id, channel);
+        }
+    }
+    for batch in [1, 64] {
+        let found = apart.allocations(&hundred, batch);
+        println!("allocations/event, 100 channels with 10 seats each, batch {batch}: {found:.6}");
+        let found = together.allocations(&hundred, batch);
+        println!("allocations/event, 10 seats each on 100 channels, batch {batch}: {found:.6}");
+    }
+}
+
+/// Bytes of heap of the hub for one seat, when seat `n` is on channel `n % channels`. After
+/// `events` events on each channel.
+fn seat_bytes(channels: &[String], events: usize) -> u32 {
+    let mut node = Node::new();
+    let joined: Vec<(ChannelName, Alias, u64)> = channels
+        .iter()
+        .map(|channel| {
+            let joined = node.store.subscribe(channel, SHARD, NOW).expect("memory is always there");
+            (joined.channel, joined.alias, joined.head.offset)
+        })
+        .collect();
+    let before = counting::live();
+    for (_, (channel, alias, head)) in (0..SEATS).zip(joined.iter().cycle()) {
+        let id = node.open();
+        node.hub.subscribe(id, (channel, *alias), (Policy::DropOldest, *head));
+    }
+    for _ in 0..events {
+        node.turn(channels, 1);
+    }
+    let bytes = counting::live() - before;
+    u32::try_from(bytes).expect("less than 4 GiB").div_ceil(SEATS)
+}
+
+/// Prints the sizes of seats and their parts; says what is beyond the bound.
+fn sizes(faults: &mut Vec<String>) {
+    println!("size_of Seat: {}", size_of::<Seat>());
+    println!("size_of   Outbox: {}", size_of::<Outbox>());
+    println!("size_of   Session: {}", size_of::<Session>());
+    println!("size_of Author: {}", size_of::<Author>());
+    println!("size_of Slice: {}", size_of::<Slice>());
+    println!("size_of Run: {}", size_of::<Run>());
+    println!("size_of Event: {}", size_of::<Event>());
+    println!("size_of Hub: {}", size_of::<Hub>());
+
+    let (one, own) = (names(1), names(SEATS));
+    let shapes = [("on 1 channel", &one), ("each on its own", &own)];
+    for ((shape, channels), bound) in shapes.into_iter().zip(SEAT_BYTES) {
+        let found = seat_bytes(channels, 0);
+        println!("heap bytes/idle seat, {SEATS} {shape}: {found}");
+        if found.abs_diff(bound) * 100 > bound * TOLERANCE {
+            faults.push(format!(
+                "{found} bytes for an idle seat ({shape}): meant to be {bound}, give or take \
+                 {TOLERANCE} %; where that is meant, change SEAT_BYTES"
+            ));
+        }
+    }
+    println!("heap bytes/seat that has had events, {SEATS} on 1 channel: {}", seat_bytes(&one, 9));
+}
+
+/// Takes no notice of its arguments: cargo and criterion's users give `--bench` and `--test`.
+fn main() -> ExitCode {
+    let mut faults = Vec::new();
+    allocations(&mut faults);
+    sizes(&mut faults);
+    for fault in &faults {
+        eprintln!("footprint: {fault}");
+    }
+    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
