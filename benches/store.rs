@@ -1,0 +1,157 @@
+//! The memory store's publish: an offset, and the event into the mailboxes of 0, 1 or 2 shards.
+//! Beside it, the plain thing: one lock around one `HashMap`.
+//!
+//! One thread: what the store's many locks are for, threads that do not meet, is not measured.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::{Arc, OnceLock};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use parking_lot::Mutex;
+use weir::proto::event::{Event, Payload};
+use weir::proto::name::{Alias, ChannelName, ShardId};
+use weir::store::memory::Memory;
+use weir::store::{Deliver, NewEvent, Now, Store};
+
+/// As the `weir` program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CHANNELS: usize = 1_000;
+const SHARDS: [u16; 3] = [0, 1, 2];
+
+/// Events between two visits of a shard to its mailbox.
+const BATCH: usize = 64;
+
+const NOW: Now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
+const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
+
+/// Mailboxes as the shards have them.
+#[derive(Default)]
+struct Mail([Mutex<Vec<Arc<Event>>>; 2]);
+
+impl Mail {
+    /// Takes everything, as the shards do. Returns how much it was.
+    fn take(&self, taken: &mut Vec<Arc<Event>>) -> usize {
+        let mut events = 0;
+        for mailbox in &self.0 {
+            std::mem::swap(&mut *mailbox.lock(), taken);
+            events += black_box(taken.as_slice()).len();
+            taken.clear();
+        }
+        events
+    }
+}
+
+impl Deliver for Mail {
+    fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool {
+        let mut mailbox = self.0[usize::from(shard.0)].lock();
+        mailbox.push(event);
+        mailbox.len() > 8_192
+    }
+}
+
+/// A channel of the rival.
+struct Plain {
+    name: ChannelName,
+    alias: Alias,
+    offset: u64,
+    shards: Vec<ShardId>,
+}
+
+/// The rival: one lock, the standard hash.
+struct Naive {
+    channels: Mutex<HashMap<String, Plain>>,
+    deliver: Arc<dyn Deliver>,
+}
+
+impl Naive {
+    fn new(names: &[String], shards: u16, deliver: Arc<dyn Deliver>) -> Self {
+        let channel = |(name, alias): (&String, u32)| {
+            let shards = (0..shards).map(ShardId).collect();
+            let parsed = name.parse().expect("a good name");
+            (name.clone(), Plain { name: parsed, alias: Alias(alias), offset: 0, shards })
+        };
+        Self { channels: Mutex::new(names.iter().zip(1..).map(channel).collect()), deliver }
+    }
+
+    fn publish(&self, event: NewEvent<'_>) -> Option<u64> {
+        let mut channels = self.channels.lock();
+        let channel = channels.get_mut(&*event.channel)?;
+        channel.offset += 1;
+        if !channel.shards.is_empty() {
+            let event = Arc::new(Event {
+                channel: channel.name.clone(),
+                alias: channel.alias,
+                offset: channel.offset,
+                ts_ms: NOW.unix_ms,
+                taken_ns: NOW.node_ns,
+                key: event.key,
+                from: event.from,
+                hidden_from: event.hidden_from,
+                payload: event.payload,
+                json_frame: OnceLock::new(),
+            });
+            for shard in &channel.shards {
+                self.deliver.deliver(*shard, Arc::clone(&event));
+            }
+        }
+        Some(channel.offset)
+    }
+}
+
+fn event(channel: &str) -> NewEvent<'_> {
+    NewEvent {
+        channel: Cow::Borrowed(channel),
+        key: None,
+        payload: Payload::Json(PAYLOAD.into()),
+        from: None,
+        hidden_from: None,
+    }
+}
+
+fn publish(c: &mut Criterion) {
+    let names: Vec<String> = (0..CHANNELS).map(|n| format!("telemetry:host-{n}")).collect();
+    let mut group = c.benchmark_group("publish");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for shards in SHARDS {
+        let mail = Arc::new(Mail::default());
+        let deliver: Arc<dyn Deliver> = Arc::<Mail>::clone(&mail);
+        let memory = Memory::new(Arc::clone(&deliver));
+        let naive = Naive::new(&names, shards, deliver);
+        for name in &names {
+            for shard in 0..shards {
+                memory.subscribe(name, ShardId(shard), NOW).expect("memory is always there");
+            }
+        }
+        let mut taken = Vec::new();
+        let expected = BATCH * usize::from(shards);
+        let mut next = names.iter().cycle();
+        group.bench_function(BenchmarkId::new("weir", format!("{shards} shards")), |b| {
+            b.iter(|| {
+                for channel in next.by_ref().take(BATCH) {
+                    black_box(memory.publish(event(channel), NOW)).expect("it is there");
+                }
+                assert_eq!(mail.take(&mut taken), expected);
+            });
+        });
+        let mut next = names.iter().cycle();
+        group.bench_function(BenchmarkId::new("one lock", format!("{shards} shards")), |b| {
+            b.iter(|| {
+                for channel in next.by_ref().take(BATCH) {
+                    black_box(naive.publish(event(channel))).expect("it is there");
+                }
+                assert_eq!(mail.take(&mut taken), expected);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    publish(&mut criterion);
+    criterion.final_summary();
+}
