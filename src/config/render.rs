@@ -143,6 +143,7 @@ mod tests {
             assert!(docs.contains(&wanted), "docs/operation.md lacks: {wanted}");
         }
         let (_, settings) = docs.split_once("## Settings").unwrap();
+        let settings = settings.split("\n## ").next().unwrap();
         for row in settings.lines().filter(|line| line.starts_with("| `")) {
             let name = row.split('`').nth(1).unwrap();
             assert!(Key::find(name).is_some(), "docs/operation.md invents {name}");

@@ -12,7 +12,7 @@ fn its_parts_are_its_frames() {
         [9, 300, 1].into_iter().zip(5..).map(|(size, offset)| event(1, offset, size)).collect();
     let mut run = press.begin(&events[0], 7);
     assert!(events[1..].iter().all(|event| press.append(&mut run, event, ANY)));
-    assert_eq!((run.len(), run.offset(0), run.offset(2), run.made_ms()), (3, 5, 7, 7));
+    assert_eq!((run.len(), run.offset(0), run.offset(2), run.made_ns()), (3, 5, 7, 7));
     for (index, event) in (0..).zip(&events) {
         assert_eq!(run.slice(index, index + 1), event.json_frame());
         assert_eq!(run.size(index, index + 1), event.json_frame().len());
@@ -69,6 +69,6 @@ fn a_run_is_used_again_once_nobody_holds_it() {
     let again = press.begin(&event(2, 8, 9), 3);
     assert_eq!((Rc::as_ptr(&again), press.issued()), (address, 0));
     assert_eq!((again.alias(), again.offset(0), again.len()), (Alias(2), 8, 1));
-    assert_eq!((again.hidden(), again.made_ms()), (&[][..], 3), "nothing is left of the first");
+    assert_eq!((again.hidden(), again.made_ns()), (&[][..], 3), "nothing is left of the first");
     assert_eq!(again.slice(0, 1), event(2, 8, 9).json_frame());
 }
