@@ -66,19 +66,31 @@ pub struct Seat {
     full_since_ms: Option<u64>,
     /// It is in the list of those whose fullness is looked at.
     listed: bool,
+    /// It is in the list of those whose next batch may be too much.
+    near: bool,
+    /// It was waited for, in vain: not again before it has come down to half.
+    excused: bool,
     /// It is to be closed as a slow consumer: no event may follow those it has missed.
     over: bool,
     subs: Vec<Sub>,
 }
 
 impl Seat {
-    /// Forgets the fullness of a queue that is at half or less.
+    /// Whether it waits for its socket with more than half of its queue in use, has lost nothing
+    /// since it was last below, and has not been waited for.
+    fn is_near(&self, limit: OutboxLimit) -> bool {
+        self.blocked && self.full_since_ms.is_none() && !self.excused && !self.at_half(limit)
+    }
+
+    fn at_half(&self, limit: OutboxLimit) -> bool {
+        self.outbox.data_bytes() <= limit.bytes / 2 && self.outbox.data_events() <= limit.events / 2
+    }
+
+    /// Forgets what was of a queue that is at half or less.
     fn look(&mut self, limit: OutboxLimit) {
-        if self.full_since_ms.is_some()
-            && self.outbox.data_bytes() <= limit.bytes / 2
-            && self.outbox.data_events() <= limit.events / 2
-        {
+        if (self.full_since_ms.is_some() || self.excused) && self.at_half(limit) {
             self.full_since_ms = None;
+            self.excused = false;
         }
     }
 }
@@ -108,6 +120,8 @@ pub struct Hub {
     touched: Vec<Alias>,
     dirty: VecDeque<u32>,
     full: Vec<u32>,
+    /// Seats that have taken every event so far, and may not take the next batch.
+    near: Vec<u32>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -123,6 +137,7 @@ impl Hub {
             touched: Vec::new(),
             dirty: VecDeque::new(),
             full: Vec::new(),
+            near: Vec::new(),
             press: Press::default(),
             limit,
             subscriptions: 0,
@@ -140,6 +155,8 @@ impl Hub {
             dirty: false,
             full_since_ms: None,
             listed: false,
+            near: false,
+            excused: false,
             over: false,
             subs: Vec::new(),
         });
@@ -320,7 +337,8 @@ impl Hub {
             self.dirty.push_back(member.seat);
         }
         let mut from = run.after(member.position);
-        let mut target = Target { seat, member, full: &mut self.full, limit: self.limit };
+        let (full, near) = (&mut self.full, &mut self.near);
+        let mut target = Target { seat, member, full, near, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
                 target.put(
@@ -363,6 +381,27 @@ impl Hub {
         self.dirty.len()
     }
 
+    /// Whether a connection that has taken every event so far might not take the next batch, and
+    /// a moment for its socket would help. With `excuse`, those that are so now are not counted
+    /// again before they have come down to half.
+    pub fn is_near(&mut self, excuse: bool) -> bool {
+        let (seats, limit) = (&mut self.seats, self.limit);
+        self.near.retain(|id| {
+            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+            seat.near = seat.is_near(limit);
+            seat.near
+        });
+        if excuse {
+            for id in self.near.drain(..) {
+                if let Some(seat) = seats.get_mut(id as usize) {
+                    seat.near = false;
+                    seat.excused = true;
+                }
+            }
+        }
+        !self.near.is_empty()
+    }
+
     /// Forgets the fullness of queues that are at half or less, and names those that have been
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
@@ -389,6 +428,7 @@ struct Target<'a> {
     seat: &'a mut Seat,
     member: Member,
     full: &'a mut Vec<u32>,
+    near: &'a mut Vec<u32>,
     limit: OutboxLimit,
 }
 
@@ -405,6 +445,9 @@ impl Target<'_> {
         // It may have been written since the last look, and be full again at the next.
         self.seat.look(self.limit);
         let Err(super::outbox::Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
+            if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
+                self.near.push(self.member.seat);
+            }
             return;
         };
         if !self.seat.blocked {

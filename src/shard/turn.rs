@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::flush::{Flushed, OutOfTurn, wake};
 use super::life;
@@ -19,6 +20,22 @@ const WRITES_A_TURN: usize = 256;
 /// Writes that share one look at the clock.
 const WRITES_A_CLOCK: usize = 16;
 
+/// Rounds without a pause after which a shard counts as saturated.
+const SATURATED: u32 = 8;
+
+/// The longest that a saturated shard waits for readers that may be late, in milliseconds.
+const HOLD_MS: u32 = 20;
+
+/// How many times as long as it waited it then does not: readers who stall and recover on purpose
+/// cost the others an eighth of the time at most.
+const HOLD_REST: u64 = 7;
+
+/// When a saturated shard may wait for its readers again.
+#[derive(Debug, Default)]
+struct Hold {
+    not_before_ns: u64,
+}
+
 /// Runs the shard: its turns and its timer. Ends with the thread.
 pub(super) async fn run(local: Local) {
     local.spawn(life::time(local.clone()));
@@ -27,6 +44,9 @@ pub(super) async fn run(local: Local) {
     let clock = shard.node.clock();
     let (mut mail, mut orders) = (Vec::new(), Vec::new());
     let mut in_hand: VecDeque<Arc<Event>> = VecDeque::new();
+    // Rounds since the shard last had nothing to do.
+    let mut streak = 0_u32;
+    let mut hold = Hold::default();
     loop {
         if in_hand.is_empty() {
             mailbox.take(&mut mail, &mut orders);
@@ -36,8 +56,13 @@ pub(super) async fn run(local: Local) {
             }
         }
         if in_hand.is_empty() {
+            streak = 0;
             mailbox.ring().await;
             continue;
+        }
+        streak = streak.saturating_add(1);
+        if streak > SATURATED {
+            shard.wait_for_readers(&mut hold).await;
         }
         let started_ns = clock.node_ns();
         shard.fan_out(&mut in_hand);
@@ -105,6 +130,23 @@ impl Shard {
             tokio::task::yield_now().await;
             started_ns = clock.node_ns();
         }
+    }
+
+    /// Gives the sockets a moment when a connection that kept up so far is about to lose events:
+    /// the mailbox fills meanwhile, and publishers who send as fast as is taken feel it.
+    async fn wait_for_readers(&self, hold: &mut Hold) {
+        let begun_ns = self.node.clock().node_ns();
+        if begun_ns < hold.not_before_ns {
+            return;
+        }
+        for nth in 0..=HOLD_MS {
+            if !self.hub.borrow_mut().is_near(nth == HOLD_MS) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let now_ns = self.node.clock().node_ns();
+        hold.not_before_ns = now_ns + (now_ns - begun_ns) * HOLD_REST;
     }
 
     fn obey(&self, order: Order) {

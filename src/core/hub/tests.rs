@@ -283,6 +283,41 @@ fn a_queue_is_full_until_it_is_at_half() {
 }
 
 #[test]
+fn a_reader_that_may_lose_is_waited_for_once() {
+    let mut hub = Hub::new(LIMIT);
+    let id = seat(&mut hub, 1);
+    join(&mut hub, id, 1, Policy::DropOldest);
+    let mut offset = 0;
+    let mut add = |hub: &mut Hub, count: u64| {
+        for event in &events(1, offset + 1..offset + 1 + count) {
+            assert!(hub.load(event, 1));
+            hub.fan_out(&mut Kernel::default(), 1, &mut Outcome::default());
+        }
+        offset += count;
+    };
+    add(&mut hub, 6);
+    assert!(!hub.is_near(false), "its turn to be written has not come");
+    hub.seat(id).unwrap().blocked = true;
+    add(&mut hub, 1);
+    assert!(hub.is_near(false) && hub.is_near(false));
+    received(&mut hub, id);
+    assert!(!hub.is_near(false), "the moment was enough");
+    hub.seat(id).unwrap().blocked = true;
+    add(&mut hub, 6);
+    assert!(hub.is_near(false));
+    assert!(!hub.is_near(true), "waited for in vain");
+    add(&mut hub, 1);
+    assert!(!hub.is_near(false), "and not again");
+    received(&mut hub, id);
+    add(&mut hub, 1);
+    hub.seat(id).unwrap().blocked = true;
+    add(&mut hub, 6);
+    assert!(hub.is_near(false), "until it has been below half");
+    add(&mut hub, 10);
+    assert!(!hub.is_near(false), "what has lost is a slow consumer");
+}
+
+#[test]
 fn a_seat_is_written_once_and_its_successor_not_for_it() {
     let mut hub = Hub::new(LIMIT);
     let first = seat(&mut hub, 1);
