@@ -20,6 +20,10 @@ use crate::proto::ws::frame;
 /// Slices handed to one write at most.
 pub const SLICES_MAX: usize = 32;
 
+/// Written bytes that the control lane may keep in front of those that wait. Where more wait, it
+/// may keep as many as wait: cutting them off then moves no more bytes than were written.
+const CONTROL_WRITTEN_BYTES: usize = 4_096;
+
 /// The bounds of a data lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxLimit {
@@ -37,7 +41,8 @@ pub struct Full;
 ///
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
-/// that frame is finished before anything else.
+/// that frame is finished before anything else; the control lane holds fewer written bytes than
+/// [`CONTROL_WRITTEN_BYTES`] or than wait behind them.
 #[derive(Debug, Default)]
 pub struct Outbox {
     control: Vec<u8>,
@@ -233,11 +238,7 @@ impl Outbox {
         if self.cut == 0 || self.data.is_empty() {
             let step = written.min(self.control_bytes());
             written -= step;
-            self.control_from += step;
-            if self.control_from == self.control.len() {
-                self.control = Vec::new();
-                self.control_from = 0;
-            }
+            self.advance_control(step);
         }
         while written > 0 && !self.data.is_empty() {
             let left = self.data.front().map_or(0, |front| front.as_bytes().len()) - self.cut;
@@ -249,6 +250,17 @@ impl Outbox {
             self.data = VecDeque::new();
         }
         self.check();
+    }
+
+    fn advance_control(&mut self, step: usize) {
+        self.control_from += step;
+        if self.control_bytes() == 0 {
+            self.control = Vec::new();
+            self.control_from = 0;
+        } else if self.control_from >= CONTROL_WRITTEN_BYTES.max(self.control_bytes()) {
+            self.control.drain(..self.control_from);
+            self.control_from = 0;
+        }
     }
 
     /// Takes `step` bytes, at most what is left of it, off the front item.
@@ -282,6 +294,10 @@ impl Outbox {
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
         debug_assert!(self.control_from <= self.control.len(), "control cursor");
+        debug_assert!(
+            self.control_from < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
+            "written control bytes are cut off"
+        );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");
     }
 }
