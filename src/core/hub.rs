@@ -312,7 +312,8 @@ impl Hub {
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         for alias in std::mem::take(&mut self.touched) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
-            let Some(run) = topic.open.take() else { continue };
+            let Some(mut run) = topic.open.take() else { continue };
+            self.press.seal(&mut run);
             let members = std::mem::take(&mut topic.members);
             for member in &members {
                 self.offer(*member, &run, writer, (now_ms, outcome));

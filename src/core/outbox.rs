@@ -42,7 +42,9 @@ pub struct Full;
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
 /// that frame is finished before anything else; the control lane holds fewer written bytes than
-/// [`CONTROL_WRITTEN_BYTES`] or than wait behind them.
+/// [`CONTROL_WRITTEN_BYTES`] or than wait behind them; every slice but the front [fits] its run.
+///
+/// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
 pub struct Outbox {
     control: Vec<u8>,
@@ -106,7 +108,7 @@ impl Outbox {
         }
         self.bytes += bytes;
         self.events += events;
-        self.data.push_back(Item::Slice(slice));
+        self.data.push_back(Item::Slice(slice.fit()));
         self.check();
     }
 
@@ -297,6 +299,13 @@ impl Outbox {
         debug_assert!(
             self.control_from < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
             "written control bytes are cut off"
+        );
+        debug_assert!(
+            self.data.iter().skip(1).all(|item| match item {
+                Item::Slice(slice) => slice.fits(),
+                Item::Gap(_) | Item::Last(_) => true,
+            }),
+            "a queue pins little more than it counts"
         );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");
     }

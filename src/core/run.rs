@@ -1,20 +1,33 @@
 //! A run: the frames of one channel's events of one batch, laid end to end once for a shard and
 //! shared by all subscribers.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
-/// A run closes at this many bytes, so that a slow reader cannot pin much more than it counts.
+/// A run closes at this many bytes.
+///
+/// A queue keeps the whole run of each of its slices in memory. What that comes to for a queue
+/// with `bytes` in `events`: at most [`PINNED_TIMES`] times `bytes`, or [`PINNED_BYTES_MIN`] for
+/// each event where that is more; and one run of this size, twice over for the room that it grew
+/// by, for the slice in front, which is being written. Slices of which that would not be true,
+/// because most of their run is hidden, dropped or before their position, get a run of their own.
 pub const RUN_BYTES_MAX: usize = 128 * 1024;
 
-/// Runs kept for reuse beyond those in queues.
+/// A slice shares a run that takes at most that many times its own bytes.
+pub const PINNED_TIMES: usize = 4;
+
+/// And one that takes no more than this, whatever the slice has.
+pub const PINNED_BYTES_MIN: usize = 1_024;
+
+/// Runs kept for reuse at most.
 const SPARE_MAX: usize = 4_096;
 
-/// A spare run whose buffer grew beyond this is freed instead of kept.
-const SPARE_BYTES_MAX: usize = 256 * 1024;
+/// Memory of the runs kept for reuse at most.
+const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Where a run ends and the next begins.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +137,35 @@ impl Run {
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
+    /// Memory that it takes.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>()
+            + self.bytes.capacity()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.hidden.capacity() * size_of::<(u32, ClientId)>()
+    }
+
+    /// A run with nothing but the frames `from..to`; what was hidden of them is not marked.
+    pub(super) fn part(&self, from: u32, to: u32) -> Self {
+        let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
+        let ends = self.ends.get(from as usize..to as usize).unwrap_or_default();
+        Self {
+            channel: self.channel.clone(),
+            first_offset: self.offset(from),
+            bytes: self.slice(from, to).to_vec(),
+            ends: ends.iter().map(|end| end - start).collect(),
+            hidden: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// Gives back room that was grown for another run's frames.
+    fn seal(&mut self) {
+        fit(&mut self.bytes, 512);
+        fit(&mut self.ends, 32);
+        fit(&mut self.hidden, 8);
+    }
+
     /// Appends an event, unless the run is full or the event does not follow the last one.
     fn push(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
         let follows = self.first_offset + self.ends.len() as u64 == event.offset;
@@ -151,10 +193,20 @@ impl Run {
     }
 }
 
+/// Gives back room beyond what growing by doubling leaves, and beyond `least`.
+fn fit<T>(vec: &mut Vec<T>, least: usize) {
+    if vec.capacity() > least.max(2 * vec.len()) {
+        vec.shrink_to(least);
+    }
+}
+
 /// Makes runs and takes them back when the last subscriber has let go.
+///
+/// Invariant: `bytes` is the sum of the footprints of `issued`.
 #[derive(Debug, Default)]
 pub struct Press {
-    issued: std::collections::VecDeque<Rc<Run>>,
+    issued: VecDeque<Rc<Run>>,
+    bytes: usize,
     scratch: Vec<u8>,
 }
 
@@ -178,22 +230,38 @@ impl Press {
         Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.scratch))
     }
 
-    /// Remembers a run for reuse once its subscribers are done with it.
+    /// Ends a run: it takes little more memory than its frames need.
+    pub fn seal(&mut self, run: &mut Rc<Run>) {
+        if let Some(run) = Rc::get_mut(run) {
+            run.seal();
+        }
+    }
+
+    /// Remembers a sealed run for reuse once its subscribers are done with it.
     pub fn issue(&mut self, run: Rc<Run>) {
-        if run.bytes.capacity() <= SPARE_BYTES_MAX && self.issued.len() < SPARE_MAX {
+        let bytes = run.footprint();
+        let full =
+            |press: &Self| press.issued.len() == SPARE_MAX || press.bytes + bytes > SPARE_BYTES_MAX;
+        // One that a slow reader pins is of no use here.
+        if full(self) && self.issued.front().is_some_and(|first| Rc::strong_count(first) > 1) {
+            self.next();
+        }
+        if !full(self) {
+            self.bytes += bytes;
             self.issued.push_back(run);
         }
     }
 
-    /// Runs remembered.
-    pub fn issued(&self) -> usize {
-        self.issued.len()
+    fn next(&mut self) -> Option<Rc<Run>> {
+        let run = self.issued.pop_front()?;
+        self.bytes -= run.footprint();
+        Some(run)
     }
 
     fn take(&mut self, event: &Arc<Event>) -> Rc<Run> {
         // Old runs come back first; one that a slow reader pins goes to the end of the line.
         for _ in 0..self.issued.len().min(4) {
-            let Some(mut run) = self.issued.pop_front() else { break };
+            let Some(mut run) = self.next() else { break };
             match Rc::get_mut(&mut run) {
                 Some(free) => {
                     free.channel.clone_from(&event.channel);
@@ -203,7 +271,10 @@ impl Press {
                     free.hidden.clear();
                     return run;
                 }
-                None => self.issued.push_back(run),
+                None => {
+                    self.bytes += run.footprint();
+                    self.issued.push_back(run);
+                }
             }
         }
         Rc::new(Run {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::core::run::Run;
+use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
 use crate::proto::name::{Alias, ChannelName};
 use crate::proto::push::Hole;
 
@@ -20,6 +20,21 @@ pub struct Slice {
 impl Slice {
     pub(super) fn bytes(&self) -> usize {
         self.run.size(self.from, self.to)
+    }
+
+    /// Whether its run takes no more memory than a queue may pin for it.
+    pub(super) fn fits(&self) -> bool {
+        self.from == 0 && self.to == self.run.len()
+            || self.run.footprint() <= PINNED_BYTES_MIN.max(PINNED_TIMES * self.bytes())
+    }
+
+    /// The same frames, in a run of their own where this one takes too much memory for them.
+    pub(super) fn fit(self) -> Self {
+        if self.fits() {
+            return self;
+        }
+        let run = Rc::new(self.run.part(self.from, self.to));
+        Self { from: 0, to: run.len(), run }
     }
 
     pub(super) fn events(&self) -> usize {

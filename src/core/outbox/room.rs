@@ -111,7 +111,7 @@ impl Outbox {
                     let rest = Slice { run: Rc::clone(&here.run), from: lost.to, to: here.to };
                     here.to = lost.from;
                     if !whole {
-                        self.data.insert(at + 1, Item::Slice(rest));
+                        self.data.insert(at + 1, Item::Slice(rest.fit()));
                     }
                     let gap = self.widen(None, at + 1, lost);
                     return if whole {
@@ -121,6 +121,9 @@ impl Outbox {
                     };
                 }
                 here.from = lost.to;
+                if !whole {
+                    *here = here.clone().fit();
+                }
                 whole
             }
             _ => false,

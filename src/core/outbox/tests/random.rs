@@ -24,7 +24,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1_usize..3).prop_map(Op::Control),
         1 => (40_usize..60).prop_map(Op::Control),
         2 => (0..CHANNELS).prop_map(Op::Purge),
-        20 => (0..CHANNELS, 1_u64..7, 1_usize..220)
+        20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000])
             .prop_map(|(channel, frames, size)| Op::Push { channel, frames, size }),
         4 => Just(Op::Write(1)),
         8 => (1_usize..600).prop_map(Op::Write),
