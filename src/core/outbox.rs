@@ -12,10 +12,7 @@ pub use item::Slice;
 use item::Item;
 
 use super::run::Run;
-use crate::proto::dialect::json;
 use crate::proto::name::Alias;
-use crate::proto::push::Push;
-use crate::proto::ws::frame;
 
 /// Slices handed to one write at most.
 pub const SLICES_MAX: usize = 32;
@@ -165,17 +162,14 @@ impl Outbox {
         sums
     }
 
-    /// Encodes the notices that the next write will reach. `unix_ms` gives their age.
+    /// Encodes the notices that the next write reaches as they are true at `unix_ms`, but one that
+    /// is half written.
     fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
-        for item in self.data.iter_mut().take(SLICES_MAX) {
-            if let Item::Gap(gap) = item
-                && gap.frame.is_empty()
-            {
-                let mut text = Vec::with_capacity(160);
-                let age_ms = unix_ms().saturating_sub(gap.ts_ms);
-                let channel = gap.channel.as_str();
-                json::encode_push(&Push::Lagged { channel, hole: gap.hole, age_ms }, &mut text);
-                frame::push_text(&text, &mut gap.frame);
+        let begun = usize::from(self.cut > 0);
+        let mut now = None;
+        for item in self.data.iter_mut().take(SLICES_MAX).skip(begun) {
+            if let Item::Gap(gap) = item {
+                gap.tell(*now.get_or_insert_with(&unix_ms));
             }
         }
     }

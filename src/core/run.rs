@@ -38,17 +38,24 @@ pub struct RunLimit {
     pub frames: usize,
 }
 
+/// Where a frame ends, and how much later than the first its event was taken.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    end: u32,
+    later_ms: u32,
+}
+
 /// Frames of consecutive events of one channel.
 ///
-/// Invariants: `ends` is increasing and its last element is `bytes.len()`; frame `i` is the
-/// event with offset `first_offset + i`.
+/// Invariants: the ends of `frames` are increasing and the last of them is `bytes.len()`; frame
+/// `i` is the event with offset `first_offset + i`.
 #[derive(Debug)]
 pub struct Run {
     channel: ChannelName,
     alias: Alias,
     first_offset: u64,
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    frames: Vec<Frame>,
     /// Frames that one client asked not to see, by index.
     hidden: Vec<(u32, ClientId)>,
     /// When the first event was taken, node clock.
@@ -72,12 +79,12 @@ impl Run {
 
     /// How many frames.
     pub fn len(&self) -> u32 {
-        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.frames.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.frames.is_empty()
     }
 
     /// The offset of frame `index`.
@@ -106,16 +113,17 @@ impl Run {
         self.made_ns
     }
 
-    /// When the first event was taken, in Unix milliseconds.
-    pub fn ts_ms(&self) -> u64 {
-        self.ts_ms
+    /// When the event of frame `index` was taken, in Unix milliseconds.
+    pub fn ts_ms(&self, index: u32) -> u64 {
+        let later_ms = self.frames.get(index as usize).map_or(0, |frame| frame.later_ms);
+        self.ts_ms + u64::from(later_ms)
     }
 
     /// Where frame `index` begins.
     pub fn start(&self, index: u32) -> usize {
         match index.checked_sub(1) {
             Some(before) => {
-                self.ends.get(before as usize).map_or(self.bytes.len(), |e| *e as usize)
+                self.frames.get(before as usize).map_or(self.bytes.len(), |f| f.end as usize)
             }
             None => 0,
         }
@@ -133,7 +141,7 @@ impl Run {
 
     /// The index of the frame that holds byte `at` (its end when `at` is the end of all).
     pub fn frame_at(&self, at: usize) -> u32 {
-        let index = self.ends.partition_point(|end| *end as usize <= at);
+        let index = self.frames.partition_point(|frame| frame.end as usize <= at);
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
@@ -141,19 +149,19 @@ impl Run {
     pub fn footprint(&self) -> usize {
         size_of::<Self>()
             + self.bytes.capacity()
-            + self.ends.capacity() * size_of::<u32>()
+            + self.frames.capacity() * size_of::<Frame>()
             + self.hidden.capacity() * size_of::<(u32, ClientId)>()
     }
 
     /// A run with nothing but the frames `from..to`; what was hidden of them is not marked.
     pub(super) fn part(&self, from: u32, to: u32) -> Self {
         let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
-        let ends = self.ends.get(from as usize..to as usize).unwrap_or_default();
+        let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
         Self {
             channel: self.channel.clone(),
             first_offset: self.offset(from),
             bytes: self.slice(from, to).to_vec(),
-            ends: ends.iter().map(|end| end - start).collect(),
+            frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
             hidden: Vec::new(),
             ..*self
         }
@@ -162,18 +170,18 @@ impl Run {
     /// Gives back room that was grown for another run's frames.
     fn seal(&mut self) {
         fit(&mut self.bytes, 512);
-        fit(&mut self.ends, 32);
+        fit(&mut self.frames, 16);
         fit(&mut self.hidden, 8);
     }
 
     /// Appends an event, unless the run is full or the event does not follow the last one.
     fn push(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
-        let follows = self.first_offset + self.ends.len() as u64 == event.offset;
-        let full = self.bytes.len() >= max.bytes || self.ends.len() >= max.frames;
-        if !self.ends.is_empty() && (full || !follows) {
+        let follows = self.first_offset + self.frames.len() as u64 == event.offset;
+        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
+        if !self.frames.is_empty() && (full || !follows) {
             return false;
         }
-        if self.ends.is_empty() {
+        if self.frames.is_empty() {
             self.first_offset = event.offset;
             self.taken_ns = event.taken_ns;
             self.ts_ms = event.ts_ms;
@@ -188,7 +196,11 @@ impl Run {
         if let Some(client) = event.hidden_from {
             self.hidden.push((self.len(), client));
         }
-        self.ends.push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+        let later_ms = event.ts_ms.saturating_sub(self.ts_ms);
+        self.frames.push(Frame {
+            end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            later_ms: u32::try_from(later_ms).unwrap_or(u32::MAX),
+        });
         true
     }
 }
@@ -267,7 +279,7 @@ impl Press {
                     free.channel.clone_from(&event.channel);
                     free.alias = event.alias;
                     free.bytes.clear();
-                    free.ends.clear();
+                    free.frames.clear();
                     free.hidden.clear();
                     return run;
                 }
@@ -282,7 +294,7 @@ impl Press {
             alias: event.alias,
             first_offset: event.offset,
             bytes: Vec::new(),
-            ends: Vec::new(),
+            frames: Vec::new(),
             hidden: Vec::new(),
             taken_ns: event.taken_ns,
             made_ns: 0,

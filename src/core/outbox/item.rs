@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
+use crate::proto::dialect::json;
 use crate::proto::name::{Alias, ChannelName};
-use crate::proto::push::Hole;
+use crate::proto::push::{Hole, Push};
+use crate::proto::ws::frame;
 
 /// Frames `from..to` of a run.
 #[derive(Debug, Clone)]
@@ -50,8 +52,26 @@ pub(super) struct Gap {
     pub(super) hole: Hole,
     /// When the oldest dropped event was taken, Unix time.
     pub(super) ts_ms: u64,
-    /// The `lagged` frame, once it is about to be written; cleared when the hole grows.
+    /// What `frame` tells: the hole, and its age in milliseconds.
+    pub(super) told: Option<(Hole, u64)>,
+    /// The `lagged` frame, as it was last about to be written.
     pub(super) frame: Vec<u8>,
+}
+
+impl Gap {
+    /// Encodes the notice as it is true at `unix_ms`.
+    pub(super) fn tell(&mut self, unix_ms: u64) {
+        let (hole, age_ms) = (self.hole, unix_ms.saturating_sub(self.ts_ms));
+        if self.told == Some((hole, age_ms)) {
+            return;
+        }
+        self.told = Some((hole, age_ms));
+        let mut text = Vec::with_capacity(160);
+        let channel = self.channel.as_str();
+        json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
+        self.frame.clear();
+        frame::push_text(&text, &mut self.frame);
+    }
 }
 
 /// One thing in the lane.

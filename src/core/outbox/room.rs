@@ -75,7 +75,6 @@ impl Outbox {
                         if let Some(Item::Gap(first)) = self.data.get_mut(first) {
                             first.hole.to = hole.to;
                             first.hole.dropped += hole.dropped;
-                            first.frame.clear();
                         }
                         self.data.remove(at);
                         Visit::Removed { events: 0, gap }
@@ -147,14 +146,14 @@ impl Outbox {
         {
             gap.hole.to = to;
             gap.hole.dropped += dropped;
-            gap.frame.clear();
             return index;
         }
         let gap = Gap {
             channel: lost.run.channel().clone(),
             alias: lost.run.alias(),
             hole: Hole { from, to, dropped },
-            ts_ms: lost.run.ts_ms(),
+            ts_ms: lost.run.ts_ms(lost.from),
+            told: None,
             frame: Vec::new(),
         };
         self.data.insert(at, Item::Gap(Box::new(gap)));
