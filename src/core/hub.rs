@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -62,8 +63,8 @@ pub struct Seat {
     pub blocked: bool,
     /// It is in the queue of those to be written.
     dirty: bool,
-    /// Since when its data lane is full (node milliseconds); `None` below half.
-    full_since_ms: Option<u64>,
+    /// Since when its data lane is full (node milliseconds, from 1); `None` below half.
+    full_since_ms: Option<NonZeroU64>,
     /// It is in the list of those whose fullness is looked at.
     listed: bool,
     /// It is in the list of those whose next batch may be too much.
@@ -413,7 +414,7 @@ impl Hub {
             seat.look(limit);
             if seat
                 .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since <= before))
+                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
             {
                 over.push(*id as usize);
             }
@@ -459,7 +460,7 @@ impl Target<'_> {
         }
         self.seat.look(self.limit);
         if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = Some(now_ms);
+            self.seat.full_since_ms = NonZeroU64::new(now_ms.max(1));
         }
         if !std::mem::replace(&mut self.seat.listed, true) {
             self.full.push(self.member.seat);

@@ -6,10 +6,12 @@ use std::io::IoSlice;
 
 mod item;
 mod room;
+mod tally;
 
 pub use item::Slice;
 
 use item::Item;
+use tally::Tally;
 
 use super::run::Run;
 use crate::proto::name::Alias;
@@ -51,6 +53,8 @@ pub struct Outbox {
     cut: usize,
     bytes: usize,
     events: usize,
+    /// Made where the lane overflows, gone when it is empty.
+    tally: Option<Box<Tally>>,
 }
 
 /// What a write achieved, for the counters.
@@ -105,6 +109,9 @@ impl Outbox {
         }
         self.bytes += bytes;
         self.events += events;
+        if let Some(tally) = &mut self.tally {
+            tally.ends_with(&slice);
+        }
         self.data.push_back(Item::Slice(slice.fit()));
         self.check();
     }
@@ -145,6 +152,7 @@ impl Outbox {
     }
 
     fn recount(&mut self) {
+        self.tally = None;
         (self.bytes, self.events) = self.sums();
     }
 
@@ -242,8 +250,11 @@ impl Outbox {
             written -= step;
             self.advance_front(step, sink);
         }
-        if self.data.is_empty() && self.data.capacity() > 16 {
-            self.data = VecDeque::new();
+        if self.data.is_empty() {
+            self.tally = None;
+            if self.data.capacity() > 16 {
+                self.data = VecDeque::new();
+            }
         }
         self.check();
     }
@@ -283,7 +294,10 @@ impl Outbox {
         };
         if done {
             self.cut = 0;
-            self.data.pop_front();
+            let gone = self.data.pop_front();
+            if let (Some(tally), Some(gone)) = (&mut self.tally, gone) {
+                tally.left(&gone);
+            }
         }
     }
 

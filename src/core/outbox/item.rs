@@ -1,5 +1,6 @@
 //! What stands in a data lane.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
@@ -49,7 +50,8 @@ impl Slice {
 pub(super) struct Gap {
     pub(super) channel: ChannelName,
     pub(super) alias: Alias,
-    pub(super) hole: Hole,
+    /// Shared with the tally, which finds it where the lane is long.
+    pub(super) hole: Rc<Cell<Hole>>,
     /// When the oldest dropped event was taken, Unix time.
     pub(super) ts_ms: u64,
     /// What `frame` tells: the hole, and its age in milliseconds.
@@ -61,7 +63,7 @@ pub(super) struct Gap {
 impl Gap {
     /// Encodes the notice as it is true at `unix_ms`.
     pub(super) fn tell(&mut self, unix_ms: u64) {
-        let (hole, age_ms) = (self.hole, unix_ms.saturating_sub(self.ts_ms));
+        let (hole, age_ms) = (self.hole.get(), unix_ms.saturating_sub(self.ts_ms));
         if self.told == Some((hole, age_ms)) {
             return;
         }
