@@ -19,7 +19,7 @@ mod seat;
 
 pub use seat::Seat;
 
-use seat::{Member, Sub, Target};
+use seat::{Listed, Member, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -61,9 +61,9 @@ pub struct Hub {
     topics: HashMap<Alias, Topic, RandomState>,
     touched: Vec<Alias>,
     dirty: VecDeque<u32>,
-    full: Vec<u32>,
+    full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
-    near: Vec<u32>,
+    near: Vec<Listed>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -317,14 +317,14 @@ impl Hub {
     /// again before they have come down to half.
     pub fn is_near(&mut self, excuse: bool) -> bool {
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.near.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.near = seat.is_near(limit);
             seat.near
         });
         if excuse {
-            for id in self.near.drain(..) {
-                if let Some(seat) = seats.get_mut(id as usize) {
+            for listed in self.near.drain(..) {
+                if let Some(seat) = listed.find(seats) {
                     seat.near = false;
                     seat.excused = true;
                 }
@@ -338,14 +338,15 @@ impl Hub {
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.full.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| listed.find(seats).is_some());
+        self.full.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
             if seat
                 .full_since_ms
                 .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
             {
-                over.push(*id as usize);
+                over.push(listed.seat as usize);
             }
             seat.listed = seat.full_since_ms.is_some();
             seat.listed

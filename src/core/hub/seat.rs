@@ -3,12 +3,14 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::{Outcome, Writer};
 use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
 use crate::core::policy::Policy;
 use crate::core::session::Session;
 use crate::proto::event::Author;
-use crate::proto::name::Alias;
+use crate::proto::name::{Alias, ClientId};
 
 /// A subscription as its seat knows it.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,19 @@ pub(super) struct Member {
     pub(super) policy: Policy,
     /// Events up to this offset are not for this member.
     pub(super) position: u64,
+}
+
+/// An entry in a list of seats. It is of no account once another client has the place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) seat: u32,
+    pub(super) client: ClientId,
+}
+
+impl Listed {
+    pub(super) fn find(self, seats: &mut Slab<Seat>) -> Option<&mut Seat> {
+        seats.get_mut(self.seat as usize).filter(|seat| seat.author.client == self.client)
+    }
 }
 
 /// One connection.
@@ -94,12 +109,16 @@ impl Seat {
 pub(super) struct Target<'a> {
     pub(super) seat: &'a mut Seat,
     pub(super) member: Member,
-    pub(super) full: &'a mut Vec<u32>,
-    pub(super) near: &'a mut Vec<u32>,
+    pub(super) full: &'a mut Vec<Listed>,
+    pub(super) near: &'a mut Vec<Listed>,
     pub(super) limit: OutboxLimit,
 }
 
 impl Target<'_> {
+    fn listed(&self) -> Listed {
+        Listed { seat: self.member.seat, client: self.seat.author.client }
+    }
+
     pub(super) fn put(
         &mut self,
         slice: Slice,
@@ -119,7 +138,8 @@ impl Target<'_> {
         self.seat.look(self.limit);
         let Err(Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
             if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
-                self.near.push(self.member.seat);
+                let listed = self.listed();
+                self.near.push(listed);
             }
             return;
         };
@@ -134,7 +154,8 @@ impl Target<'_> {
             self.seat.full_since_ms = NonZeroU64::new(now_ms.max(1));
         }
         if !std::mem::replace(&mut self.seat.listed, true) {
-            self.full.push(self.member.seat);
+            let listed = self.listed();
+            self.full.push(listed);
         }
         let dropped = match self.member.policy {
             Policy::Disconnect => {

@@ -364,3 +364,36 @@ fn a_seat_is_written_once_and_its_successor_not_for_it() {
     assert_eq!(successor, first, "the place is used again");
     assert_eq!([hub.next_dirty(), hub.next_dirty()], [Some(second), None]);
 }
+
+#[test]
+fn the_lists_of_late_seats_name_each_once_whoever_had_its_place_before() {
+    let mut hub = Hub::new(LIMIT);
+    let mut offset = 0;
+    let mut fill = |hub: &mut Hub, client, count| {
+        let id = seat(hub, client);
+        join(hub, id, 1, Policy::DropOldest);
+        hub.seat(id).unwrap().blocked = true;
+        for event in &events(1, offset + 1..offset + 1 + count) {
+            assert!(hub.load(event, 1));
+            hub.fan_out(&mut Kernel::default(), 1, &mut Outcome::default());
+        }
+        offset += count;
+        id
+    };
+    for client in 0..10 {
+        // Late, but nothing lost; then full.
+        let near = fill(&mut hub, 2 * client, 6);
+        hub.close(near, |_, _| {});
+        let full = fill(&mut hub, 2 * client + 1, 12);
+        assert_eq!(full, near, "the place is used again");
+        hub.close(full, |_, _| {});
+    }
+    let id = fill(&mut hub, 30, 6);
+    assert_eq!(hub.still_full(Some(u64::MAX)), [0; 0], "this one has lost nothing");
+    assert!(hub.is_near(false));
+    assert_eq!((hub.near.len(), hub.full.len()), (1, 0));
+    hub.close(id, |_, _| {});
+    let id = fill(&mut hub, 31, 12);
+    assert_eq!(hub.still_full(Some(u64::MAX)), [id], "named once");
+    assert!(!hub.is_near(false));
+}
