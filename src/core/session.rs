@@ -43,9 +43,14 @@ pub struct Session {
     strikes_since_ms: u64,
     /// Since when a message is unfinished; 0 is never.
     unfinished_ms: u64,
+    /// When the shard's timer looks at it; `u64::MAX` is never.
+    armed_ms: u64,
     strikes: u16,
     pinged: bool,
 }
+
+/// There are a hundred thousand of them.
+const _: () = assert!(size_of::<Session>() <= 40);
 
 impl Session {
     /// A client that was heard of at `now_ms`.
@@ -54,6 +59,7 @@ impl Session {
             heard_ms: now_ms,
             strikes_since_ms: now_ms,
             unfinished_ms: 0,
+            armed_ms: u64::MAX,
             strikes: 0,
             pinged: false,
         }
@@ -67,9 +73,37 @@ impl Session {
 
     /// When [`Session::tick`] is next due.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
+        let beat_ms = self.beat_at(heartbeat);
+        match self.unfinished_ms {
+            0 => beat_ms,
+            begun_ms => beat_ms.min(begun_ms + MESSAGE_MS),
+        }
+    }
+
+    fn beat_at(&self, heartbeat: Heartbeat) -> u64 {
         let wait =
             if self.pinged { heartbeat.interval + heartbeat.timeout } else { heartbeat.interval };
         self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
+    }
+
+    /// Wants to be looked at by `at_ms`. Whether a timer is to be set for it: not when one is set
+    /// that comes no later, which then sets the next.
+    pub fn arm(&mut self, at_ms: u64) -> bool {
+        let earlier = at_ms < self.armed_ms;
+        if earlier {
+            self.armed_ms = at_ms;
+        }
+        earlier
+    }
+
+    /// The timer set for `at_ms` has fired. Whether it still counts: an earlier one may have been
+    /// set since.
+    pub fn fired(&mut self, at_ms: u64) -> bool {
+        let counts = at_ms == self.armed_ms;
+        if counts {
+            self.armed_ms = u64::MAX;
+        }
+        counts
     }
 
     /// Time has passed.
@@ -77,7 +111,7 @@ impl Session {
         if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
             return Beat::Close(CloseReason::MessageTimeout);
         }
-        if now_ms < self.wake_at(heartbeat) {
+        if now_ms < self.beat_at(heartbeat) {
             return Beat::Wait;
         }
         if self.pinged {
@@ -88,17 +122,13 @@ impl Session {
     }
 
     /// The client's bytes ended inside a message (`inside`), after others that were whole
-    /// (`finished`). Returns when to tick for it, when that message has just begun.
-    pub fn unfinished(&mut self, inside: bool, finished: bool, now_ms: u64) -> Option<u64> {
+    /// (`finished`).
+    pub fn unfinished(&mut self, inside: bool, finished: bool, now_ms: u64) {
         if !inside {
             self.unfinished_ms = 0;
-            return None;
-        }
-        let begins = finished || self.unfinished_ms == 0;
-        if begins {
+        } else if finished || self.unfinished_ms == 0 {
             self.unfinished_ms = now_ms.max(1);
         }
-        begins.then_some(now_ms.max(1) + MESSAGE_MS)
     }
 
     /// The client sent something undecodable or senseless. Says when it was once too often.
@@ -171,17 +201,33 @@ mod tests {
     #[test]
     fn a_message_has_thirty_seconds() {
         let mut session = Session::new(0);
-        assert_eq!(session.unfinished(true, false, 5), Some(30_005));
-        assert_eq!(session.unfinished(true, false, 20_000), None, "the same message");
+        session.unfinished(true, false, 5);
+        // The same message.
+        session.unfinished(true, false, 20_000);
         session.heard(30_000);
+        assert_eq!(session.wake_at(HEARTBEAT), 30_005);
         assert_eq!(session.tick(HEARTBEAT, 30_004), Beat::Wait);
         let over = Beat::Close(CloseReason::MessageTimeout);
         assert_eq!(session.tick(HEARTBEAT, 30_005), over);
-        assert_eq!(session.unfinished(true, true, 30_006), Some(60_006), "another message");
+        // Another message.
+        session.unfinished(true, true, 30_006);
         assert_eq!(session.tick(HEARTBEAT, 30_007), Beat::Wait);
-        assert_eq!(session.unfinished(false, true, 30_008), None);
+        session.unfinished(false, true, 30_008);
         session.heard(70_000);
         assert_eq!(session.tick(HEARTBEAT, 70_001), Beat::Wait);
+    }
+
+    #[test]
+    fn one_timer_is_set_and_only_an_earlier_one_replaces_it() {
+        let mut session = Session::new(0);
+        assert!(session.arm(25_000));
+        assert!(!session.arm(25_000), "it is set");
+        assert!(!session.arm(60_000), "the one that is set comes first");
+        assert!(session.arm(5_000));
+        assert!(session.fired(5_000));
+        assert!(session.arm(26_000));
+        assert!(!session.fired(25_000), "left over");
+        assert!(session.fired(26_000));
     }
 
     #[test]

@@ -243,13 +243,13 @@ impl Connection {
     /// Remembers since when a message is unfinished, and looks again when it has had its time.
     fn note_unfinished(&self, finished: bool, now_ms: u64) {
         let shard = &self.local.0;
-        let idle = self.decoder.is_idle();
-        let begun = shard.hub.borrow_mut().seat(self.id).and_then(|seat| {
-            let wake_at = seat.session.unfinished(!idle, finished, now_ms)?;
-            Some((wake_at, seat.author.client))
-        });
-        if let Some((wake_at, client)) = begun {
-            shard.beat(self.id, client, wake_at);
+        let inside = !self.decoder.is_idle();
+        if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+            seat.session.unfinished(inside, finished, now_ms);
+            if inside {
+                let wake_at = seat.session.wake_at(shard.node.options().heartbeat());
+                shard.arm((self.id, seat.author.client), &mut seat.session, wake_at);
+            }
         }
     }
 

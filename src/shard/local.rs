@@ -15,6 +15,7 @@ use super::mailbox::Mailbox;
 use super::node::Node;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
+use crate::core::session::Session;
 use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
@@ -120,7 +121,8 @@ impl Local {
                 };
                 json::encode_push(&welcome, &mut text);
                 frame::push_text(&text, seat.outbox.control());
-                shard.beat(id, client, seat.session.wake_at(options.heartbeat()));
+                let wake_at = seat.session.wake_at(options.heartbeat());
+                shard.arm((id, client), &mut seat.session, wake_at);
             }
             id
         };
@@ -165,9 +167,12 @@ impl Shard {
         self.sockets.borrow().get(id)?.clone()
     }
 
-    /// Looks at the connection again at `at_ms`.
-    pub(super) fn beat(&self, id: SeatId, client: ClientId, at_ms: u64) {
-        let seat = u32::try_from(id).unwrap_or(u32::MAX);
-        self.wheel.borrow_mut().insert(at_ms, (seat, client));
+    /// Looks at the connection again by `at_ms`. There is one entry in the wheel for each
+    /// connection, but for one that an earlier one has made void and that is yet to fire.
+    pub(super) fn arm(&self, (id, client): (SeatId, ClientId), session: &mut Session, at_ms: u64) {
+        if session.arm(at_ms) {
+            let seat = u32::try_from(id).unwrap_or(u32::MAX);
+            self.wheel.borrow_mut().insert(at_ms, (seat, client));
+        }
     }
 }

@@ -1,0 +1,132 @@
+//! A shard on the test's own thread, with real sockets and without HTTP.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+
+use super::local::Local;
+use super::mailbox::Mailboxes;
+use super::node::{Node, NodeOptions};
+use crate::core::outbox::OutboxLimit;
+use crate::core::policy::{Policies, Policy, PolicyRule};
+use crate::proto::name::ShardId;
+use crate::proto::ws::frame::{Opcode, client_frame};
+use crate::store::memory::Memory;
+
+/// How long anything that must happen may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options() -> NodeOptions {
+    let rule = PolicyRule { policy: Policy::DropOldest, choice: true };
+    NodeOptions {
+        node_name: "test".to_owned(),
+        connections_max: 100,
+        message_bytes: 65_536,
+        subscriptions_max: 16,
+        outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
+        ping_interval: Duration::from_secs(25),
+        ping_timeout: Duration::from_secs(10),
+        drain: Duration::from_secs(10),
+        publish_timeout: Duration::from_millis(300),
+        slow_disconnect: None,
+        policies: Policies::new(rule, []),
+    }
+}
+
+fn node(shards: usize, options: NodeOptions) -> Arc<Node> {
+    let mailboxes = Arc::new(Mailboxes::new(shards));
+    let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
+    Arc::new(Node::new(options, store, mailboxes))
+}
+
+/// Runs a test on a thread with a shard's runtime.
+fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Local) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limited = async {
+        let local = Local::new(ShardId(0), node(1, options()));
+        tokio::time::timeout(PATIENCE, test(local)).await.expect("it takes too long");
+    };
+    LocalSet::new().block_on(&runtime, limited);
+}
+
+/// A client whose handshake is done, and whose welcome is read.
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(local: &Local) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (served, _) = listener.accept().await.unwrap();
+        local.adopt(served, &Bytes::new());
+        let mut client = Self(stream);
+        let (first, welcome) = client.frame().await.unwrap();
+        assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));
+        client
+    }
+
+    async fn send(&mut self, opcode: Opcode, payload: &[u8]) {
+        self.0.write_all(&bytes_of(opcode, payload)).await.unwrap();
+    }
+
+    /// Sends a ping and reads its pong: what was sent before has been taken in.
+    async fn settle(&mut self) {
+        self.send(Opcode::Ping, b"settle").await;
+        assert_eq!(self.frame().await.unwrap(), (0x8A, b"settle".to_vec()));
+    }
+
+    /// The next short frame of the server: its first byte and its payload.
+    async fn frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head).await?;
+        let len = match head[1] {
+            126 => usize::from(self.0.read_u16().await?),
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; len];
+        self.0.read_exact(&mut payload).await?;
+        Ok((head[0], payload))
+    }
+}
+
+fn bytes_of(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client_frame(opcode, payload, [1, 2, 3, 4], &mut bytes);
+    bytes
+}
+
+/// Reads that end inside a message do not leave anything in the wheel.
+#[test]
+fn a_connection_has_one_entry_in_the_wheel_however_its_messages_are_cut() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let mut client = Client::connect(&local).await;
+        assert_eq!(shard.wheel.borrow().len(), 1);
+        let ping = bytes_of(Opcode::Ping, b"cut");
+        // Each write ends inside a frame, and begins with the end of the one before.
+        let mut cut = [&ping[3..], &ping[..3]].concat();
+        client.0.write_all(&ping[..3]).await.unwrap();
+        for _ in 0..200 {
+            client.0.write_all(&cut).await.unwrap();
+            assert_eq!(client.frame().await.unwrap(), (0x8A, b"cut".to_vec()));
+        }
+        assert_eq!(shard.wheel.borrow().len(), 1);
+        // Nor does what fires: an hour of heartbeats.
+        cut.truncate(ping.len() - 3);
+        client.0.write_all(&cut).await.unwrap();
+        client.frame().await.unwrap();
+        let mut due = Vec::new();
+        for beat in 1..=144 {
+            let now_ms = beat * 25_000;
+            let id = shard.hub.borrow().seat_ids()[0];
+            shard.hub.borrow_mut().seat(id).unwrap().session.heard(now_ms - 1_000);
+            shard.expire(now_ms, &mut due);
+            assert_eq!(shard.wheel.borrow().len(), 1, "after {beat}");
+        }
+        client.settle().await;
+    });
+}
