@@ -65,20 +65,30 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         ignored: 0,
     };
     let reason = std::future::poll_fn(|cx| {
-        // A panic in one connection ends that connection alone.
+        // A panic in one connection ends that connection alone; a panic over that, at once.
         catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
-            .unwrap_or_else(|_| connection.panicked())
+            .or_else(|_| catch_unwind(AssertUnwindSafe(|| connection.panicked(cx))))
+            .unwrap_or(Poll::Ready(CloseReason::Internal))
     })
     .await;
     shard.remove(id, reason);
 }
 
 impl Connection {
-    fn panicked(&self) -> Poll<CloseReason> {
-        let shard = &self.local.0;
+    /// Gives up what the panic may have left half done, and closes with 1011.
+    fn panicked(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let shard = Rc::clone(&self.local.0);
         shard.metrics.add(Counter::Panics, 1);
+        self.decoder = Decoder::new();
+        self.held = Vec::new();
+        self.crowded = None;
+        let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
-        Poll::Ready(CloseReason::Internal)
+        remember_waker(&socket, cx);
+        if self.poll_write(&socket, cx).is_err() {
+            return Poll::Ready(CloseReason::Internal);
+        }
+        self.poll_ending(&socket, cx)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
@@ -182,7 +192,7 @@ impl Connection {
             Poll::Ready(Ok(())) => {}
         }
         let shard = Rc::clone(&self.local.0);
-        let mut scratch = shard.scratch.take();
+        let mut scratch = shard.scratch();
         let reason = match socket.stream.try_read(&mut scratch) {
             Ok(0) => Some(CloseReason::Socket),
             Ok(read) => {
@@ -199,7 +209,6 @@ impl Connection {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(CloseReason::Socket),
         };
-        shard.scratch.set(scratch);
         Poll::Ready(reason)
     }
 
@@ -278,10 +287,7 @@ impl Connection {
                 Poll::Ready(Err(_)) => return Poll::Ready(ending.reason),
                 Poll::Ready(Ok(())) => {}
             }
-            let mut scratch = shard.scratch.take();
-            let read = socket.stream.try_read(&mut scratch);
-            shard.scratch.set(scratch);
-            match read {
+            match socket.stream.try_read(&mut shard.scratch()) {
                 Ok(0) => return Poll::Ready(ending.reason),
                 Ok(read) => self.ignored += read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -49,13 +49,40 @@ pub(super) struct Shard {
     pub(super) node: Arc<Node>,
     pub(super) hub: RefCell<Hub>,
     pub(super) sockets: RefCell<Vec<Option<Rc<Socket>>>>,
-    pub(super) scratch: Cell<Vec<u8>>,
+    scratch: Cell<Vec<u8>>,
     pub(super) parser: RefCell<Parser>,
     pub(super) metrics: Metrics,
     pub(super) wheel: RefCell<Wheel<(u32, ClientId)>>,
     /// The seats still to be closed by a drain, and when it began.
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
+}
+
+/// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
+/// without it every connection of the shard would read nothing, and take that for the end.
+pub(super) struct Scratch<'a> {
+    home: &'a Cell<Vec<u8>>,
+    bytes: Vec<u8>,
+}
+
+impl std::ops::Deref for Scratch<'_> {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl std::ops::DerefMut for Scratch<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.home.set(std::mem::take(&mut self.bytes));
+    }
 }
 
 /// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
@@ -161,6 +188,11 @@ impl Local {
 impl Shard {
     pub(super) fn mailbox(&self) -> Option<&Mailbox> {
         self.node.mailboxes().of(self.id)
+    }
+
+    /// The buffer to read into, one reader at a time.
+    pub(super) fn scratch(&self) -> Scratch<'_> {
+        Scratch { home: &self.scratch, bytes: self.scratch.take() }
     }
 
     pub(super) fn socket(&self, id: SeatId) -> Option<Rc<Socket>> {

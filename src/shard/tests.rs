@@ -12,6 +12,7 @@ use tokio::task::LocalSet;
 use super::local::Local;
 use super::mailbox::Mailboxes;
 use super::node::{Node, NodeOptions};
+use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::proto::name::ShardId;
@@ -128,5 +129,33 @@ fn a_connection_has_one_entry_in_the_wheel_however_its_messages_are_cut() {
             assert_eq!(shard.wheel.borrow().len(), 1, "after {beat}");
         }
         client.settle().await;
+    });
+}
+
+/// The parser is lent out, so that the next one who needs it panics.
+#[test]
+fn a_panic_ends_its_connection_with_1011_and_no_other() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let mut bystander = Client::connect(&local).await;
+        let mut unlucky = Client::connect(&local).await;
+        let parser = shard.parser.borrow_mut();
+        let give_back = move || drop(parser);
+        unlucky.send(Opcode::Text, br#"{"type":"ping"}"#).await;
+        let (first, push) = unlucky.frame().await.unwrap();
+        assert!(first == 0x81 && push.starts_with(br#"{"type":"disconnect","code":1011"#));
+        let (first, close) = unlucky.frame().await.unwrap();
+        assert_eq!((first, &close[..2]), (0x88, &1011_u16.to_be_bytes()[..]));
+        give_back();
+        bystander.send(Opcode::Text, br#"{"type":"ping"}"#).await;
+        assert_eq!(bystander.frame().await.unwrap(), (0x81, br#"{"type":"pong"}"#.to_vec()));
+        // What it still sends is read and thrown away.
+        unlucky.send(Opcode::Text, br#"{"type":"ping"}"#).await;
+        unlucky.0.shutdown().await.unwrap();
+        assert!(unlucky.frame().await.is_err(), "nothing follows a close");
+        while shard.hub.borrow().connections() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shard.metrics.snapshot(shard.gauges()).counter(Counter::Panics), 1);
     });
 }
