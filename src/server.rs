@@ -246,11 +246,9 @@ impl Plan {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let local = Local::new(self.id, self.node);
-            let turns = local.clone();
-            local.spawn(async move { turns.run().await });
             drop(ready.send(Ok(())));
-            crate::http::serve(listener, local.clone(), Rc::new(self.http)).await;
-            local.end();
+            let doors = crate::http::serve(listener, local.clone(), Rc::new(self.http));
+            local.run(doors).await;
         };
         LocalSet::new().block_on(runtime, shard);
         if done.send(()).is_err() {

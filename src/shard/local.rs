@@ -172,13 +172,6 @@ impl Local {
         }
     }
 
-    /// Ends the shard: its mailbox takes nothing any more.
-    pub fn end(&self) {
-        if let Some(mailbox) = self.0.mailbox() {
-            mailbox.close();
-        }
-    }
-
     /// Resolves when a drain has closed the last connection of the node: until then HTTP goes on.
     pub async fn drained(&self) {
         self.0.empty.notified().await;

@@ -16,6 +16,9 @@ use crate::proto::name::ClientId;
 use crate::proto::position::Position;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
 
+/// How long whoever asks the shards waits for their answers.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// How a node treats its connections.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -175,7 +178,13 @@ impl Node {
         self.embedded.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.all().len()
+    }
+
     /// The counters of every shard, in their order; what has no shard is counted with the first.
+    /// A shard that has ended, or does not answer in five seconds, is missing.
     pub async fn stats(&self) -> Vec<Snapshot> {
         let mut all = self.ask(Order::Stats).await;
         if let Some(first) = all.first_mut() {
@@ -199,9 +208,14 @@ impl Node {
             answers.push(answer);
         }
         let mut all = Vec::new();
-        for answer in answers {
-            // A shard that has ended has nothing to say.
-            all.extend(answer.await);
+        let collect = async {
+            for answer in answers {
+                // A shard that has ended has nothing to say.
+                all.extend(answer.await);
+            }
+        };
+        if tokio::time::timeout(ANSWER, collect).await.is_err() {
+            tracing::warn!("a shard has not answered within {ANSWER:?}");
         }
         all
     }

@@ -159,3 +159,25 @@ fn a_panic_ends_its_connection_with_1011_and_no_other() {
         assert_eq!(shard.metrics.snapshot(shard.gauges()).counter(Counter::Panics), 1);
     });
 }
+
+/// The hub is lent out, so that whoever needs it panics: here the timer or a turn.
+#[test]
+fn a_panic_in_a_turn_ends_the_shard_and_keeps_nobody_waiting() {
+    let node = node(1, options());
+    let shared = Arc::clone(&node);
+    let shard = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let shard = async {
+            let local = Local::new(ShardId(0), shared);
+            let hub = local.0.hub.borrow_mut();
+            let give_back = move || drop(hub);
+            local.run(std::future::pending()).await;
+            give_back();
+        };
+        LocalSet::new().block_on(&runtime, shard);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stats = async { tokio::time::timeout(PATIENCE, node.stats()).await };
+    assert_eq!(runtime.block_on(stats).expect("nobody waits for a shard that has gone").len(), 0);
+    assert!(shard.join().is_err(), "the thread ends with the panic");
+}

@@ -36,9 +36,8 @@ struct Hold {
     not_before_ns: u64,
 }
 
-/// Runs the shard: its turns and its timer. Ends with the thread.
-pub(super) async fn run(local: Local) {
-    local.spawn(life::time(local.clone()));
+/// Runs the shard's turns, for as long as the shard lives.
+async fn turns(local: Local) {
     let shard = &local.0;
     let Some(mailbox) = shard.mailbox() else { return };
     let clock = shard.node.clock();
@@ -72,9 +71,38 @@ pub(super) async fn run(local: Local) {
 }
 
 impl Local {
-    /// Runs the shard on this thread, for ever: its turns, its timer, its drain.
-    pub async fn run(&self) {
-        run(self.clone()).await;
+    /// Runs the shard on this thread until `doors` end: its turns, its timer, its drain.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them does: a shard that has lost its turns or its timer must not live on.
+    pub async fn run(&self, doors: impl Future<Output = ()>) {
+        // Also when one of them panics: who waits for this shard waits for nothing.
+        let _ended = Ended(self);
+        // Tasks, so that they take turns with those of the connections, and no more often.
+        let turns = tokio::task::spawn_local(turns(self.clone()));
+        let time = tokio::task::spawn_local(life::time(self.clone()));
+        let over = tokio::select! {
+            over = turns => over,
+            over = time => over,
+            () = doors => Ok(()),
+        };
+        if let Err(error) = over
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Ends the shard with its scope: its mailbox takes nothing any more.
+struct Ended<'a>(&'a Local);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(mailbox) = self.0.0.mailbox() {
+            mailbox.close();
+        }
     }
 }
 
