@@ -10,8 +10,12 @@ use crate::proto::name;
 /// Bad messages a minute that are answered; one more closes with 4504.
 const STRIKES_MAX: u16 = 100;
 
-/// The minute in which they are counted, in milliseconds.
-const STRIKES_WINDOW_MS: u64 = 60_000;
+/// The minute in which they are counted, in seconds.
+const STRIKES_WINDOW_S: u32 = 60;
+
+/// A tick that comes this much too late, in milliseconds, finds a node that stood still: what its
+/// clients sent meanwhile is yet to be read.
+const LATE_MS: u64 = 1_000;
 
 /// How long a client may take to finish a message it has begun, in milliseconds.
 const MESSAGE_MS: u64 = 30_000;
@@ -40,13 +44,15 @@ pub enum Beat {
 #[derive(Debug)]
 pub struct Session {
     heard_ms: u64,
-    strikes_since_ms: u64,
     /// Since when a message is unfinished; 0 is never.
     unfinished_ms: u64,
     /// When the shard's timer looks at it; `u64::MAX` is never.
     armed_ms: u64,
+    /// When a ping went out that nothing has followed; 0 is not at all.
+    pinged_ms: u64,
+    /// When the present minute of strikes began, in seconds.
+    strikes_since_s: u32,
     strikes: u16,
-    pinged: bool,
 }
 
 /// There are a hundred thousand of them.
@@ -57,18 +63,18 @@ impl Session {
     pub fn new(now_ms: u64) -> Self {
         Self {
             heard_ms: now_ms,
-            strikes_since_ms: now_ms,
             unfinished_ms: 0,
             armed_ms: u64::MAX,
+            pinged_ms: 0,
+            strikes_since_s: seconds(now_ms),
             strikes: 0,
-            pinged: false,
         }
     }
 
     /// Bytes came from the client.
     pub fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
-        self.pinged = false;
+        self.pinged_ms = 0;
     }
 
     /// When [`Session::tick`] is next due.
@@ -81,9 +87,10 @@ impl Session {
     }
 
     fn beat_at(&self, heartbeat: Heartbeat) -> u64 {
-        let wait =
-            if self.pinged { heartbeat.interval + heartbeat.timeout } else { heartbeat.interval };
-        self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
+        match self.pinged_ms {
+            0 => self.heard_ms + millis(heartbeat.interval),
+            pinged_ms => pinged_ms + millis(heartbeat.timeout),
+        }
     }
 
     /// Wants to be looked at by `at_ms`. Whether a timer is to be set for it: not when one is set
@@ -107,17 +114,28 @@ impl Session {
     }
 
     /// Time has passed.
+    ///
+    /// A client is given up when it had the time it has, and not when the node had it: after a
+    /// pause of the whole node everybody is asked again.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
+        let due_ms = self.wake_at(heartbeat);
+        if now_ms < due_ms {
+            return Beat::Wait;
+        }
+        let late = now_ms - due_ms >= LATE_MS;
         if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
-            return Beat::Close(CloseReason::MessageTimeout);
+            if !late {
+                return Beat::Close(CloseReason::MessageTimeout);
+            }
+            self.unfinished_ms = now_ms;
         }
         if now_ms < self.beat_at(heartbeat) {
             return Beat::Wait;
         }
-        if self.pinged {
+        if self.pinged_ms > 0 && !late {
             return Beat::Close(CloseReason::PingTimeout);
         }
-        self.pinged = true;
+        self.pinged_ms = now_ms.max(1);
         Beat::Ping
     }
 
@@ -133,13 +151,23 @@ impl Session {
 
     /// The client sent something undecodable or senseless. Says when it was once too often.
     pub fn strike(&mut self, now_ms: u64) -> Option<CloseReason> {
-        if now_ms.saturating_sub(self.strikes_since_ms) >= STRIKES_WINDOW_MS {
-            self.strikes_since_ms = now_ms;
+        let now_s = seconds(now_ms);
+        if now_s.saturating_sub(self.strikes_since_s) >= STRIKES_WINDOW_S {
+            self.strikes_since_s = now_s;
             self.strikes = 0;
         }
         self.strikes = self.strikes.saturating_add(1);
         (self.strikes > STRIKES_MAX).then_some(CloseReason::TooManyErrors)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    // Half of all, so that a time can be added.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX / 2)
+}
+
+fn seconds(millis: u64) -> u32 {
+    u32::try_from(millis / 1_000).unwrap_or(u32::MAX)
 }
 
 /// Checks what does not depend on the node's state: names, and what this node does not offer.
@@ -196,6 +224,32 @@ mod tests {
         session.heard(30_000);
         assert_eq!(session.wake_at(HEARTBEAT), 55_000);
         assert_eq!(session.tick(HEARTBEAT, 36_000), Beat::Wait);
+    }
+
+    /// The node stood still for 40 s (SIGSTOP, a laptop's lid).
+    #[test]
+    fn nobody_is_given_up_before_a_ping_had_its_time() {
+        let mut idle = Session::new(0);
+        assert_eq!(idle.tick(HEARTBEAT, 41_000), Beat::Ping);
+        assert_eq!(idle.wake_at(HEARTBEAT), 51_000);
+        assert_eq!(idle.tick(HEARTBEAT, 50_999), Beat::Wait);
+        let over = Beat::Close(CloseReason::PingTimeout);
+        assert_eq!(idle.tick(HEARTBEAT, 51_100), over);
+
+        // Its pong may be here, unread.
+        let mut pinged = Session::new(0);
+        assert_eq!(pinged.tick(HEARTBEAT, 25_000), Beat::Ping);
+        assert_eq!(pinged.tick(HEARTBEAT, 66_000), Beat::Ping);
+        assert_eq!(pinged.tick(HEARTBEAT, 76_000), over);
+
+        // And so may the rest of its message.
+        let mut writing = Session::new(0);
+        writing.unfinished(true, false, 1_000);
+        assert_eq!(writing.tick(HEARTBEAT, 41_000), Beat::Ping);
+        writing.heard(41_001);
+        assert_eq!(writing.tick(HEARTBEAT, 70_999), Beat::Ping);
+        writing.heard(71_000);
+        assert_eq!(writing.tick(HEARTBEAT, 71_001), Beat::Close(CloseReason::MessageTimeout));
     }
 
     #[test]
