@@ -53,6 +53,8 @@ pub struct Session {
     /// When the present minute of strikes began, in seconds.
     strikes_since_s: u32,
     strikes: u16,
+    /// It is not read, for a reason that is not its own: time does not pass for it.
+    held: bool,
 }
 
 /// There are a hundred thousand of them.
@@ -68,6 +70,7 @@ impl Session {
             pinged_ms: 0,
             strikes_since_s: seconds(now_ms),
             strikes: 0,
+            held: false,
         }
     }
 
@@ -75,6 +78,20 @@ impl Session {
     pub fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
         self.pinged_ms = 0;
+    }
+
+    /// The client is not read from here on, so that no message of its can be late. Where that is
+    /// for its own unread answers (not `held`), it has the time of a ping to take some of them.
+    pub fn hold(&mut self, held: bool, now_ms: u64) {
+        self.unfinished_ms = 0;
+        self.held = held;
+        self.heard(now_ms);
+    }
+
+    /// The client is read again.
+    pub fn release(&mut self, now_ms: u64) {
+        self.held = false;
+        self.heard(now_ms);
     }
 
     /// When [`Session::tick`] is next due.
@@ -118,6 +135,9 @@ impl Session {
     /// A client is given up when it had the time it has, and not when the node had it: after a
     /// pause of the whole node everybody is asked again.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
+        if self.held {
+            self.heard(now_ms);
+        }
         let due_ms = self.wake_at(heartbeat);
         if now_ms < due_ms {
             return Beat::Wait;
@@ -269,6 +289,30 @@ mod tests {
         session.unfinished(false, true, 30_008);
         session.heard(70_000);
         assert_eq!(session.tick(HEARTBEAT, 70_001), Beat::Wait);
+    }
+
+    /// A publisher that waits for room in a mailbox, for minutes.
+    #[test]
+    fn a_client_that_is_not_read_is_not_judged() {
+        let mut session = Session::new(0);
+        session.unfinished(true, false, 1_000);
+        session.hold(true, 2_000);
+        for minute in 1..5 {
+            assert_eq!(session.tick(HEARTBEAT, minute * 60_000), Beat::Wait);
+            assert_eq!(session.wake_at(HEARTBEAT), minute * 60_000 + 25_000);
+        }
+        session.release(260_000);
+        session.unfinished(true, false, 260_000);
+        assert_eq!(session.tick(HEARTBEAT, 285_000), Beat::Ping);
+        session.heard(289_000);
+        assert_eq!(session.tick(HEARTBEAT, 290_000), Beat::Close(CloseReason::MessageTimeout));
+
+        // Whoever leaves its answers unread has no more time than any silent client.
+        let mut deaf = Session::new(0);
+        deaf.unfinished(true, false, 1_000);
+        deaf.hold(false, 20_000);
+        assert_eq!(deaf.tick(HEARTBEAT, 45_000), Beat::Ping);
+        assert_eq!(deaf.tick(HEARTBEAT, 55_000), Beat::Close(CloseReason::PingTimeout));
     }
 
     #[test]

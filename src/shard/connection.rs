@@ -36,6 +36,8 @@ struct Connection {
     held: Vec<u8>,
     /// The shard whose mailbox this client has filled.
     crowded: Option<ShardId>,
+    /// It is not read for now, and its session knows.
+    waiting: bool,
     /// Our half of the stream is shut.
     shut: bool,
     /// Bytes thrown away behind our close.
@@ -61,6 +63,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         decoder: Decoder::new(),
         held: early,
         crowded: None,
+        waiting: false,
         shut: false,
         ignored: 0,
     };
@@ -130,6 +133,10 @@ impl Connection {
                 }
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.blocked = false;
+                    if self.waiting {
+                        // It takes its answers, so it lives, though none of its bytes are read.
+                        seat.session.heard(shard.node.clock().node_ms());
+                    }
                 }
             }
             match shard.flush(self.id) {
@@ -146,14 +153,18 @@ impl Connection {
             if let Some(crowded) = self.crowded {
                 let mailbox = self.local.0.node.mailboxes().of(crowded)?;
                 if mailbox.poll_room(cx).is_pending() {
+                    self.wait(true);
                     return None;
                 }
                 self.crowded = None;
+                self.go_on();
             }
             if self.unread() {
                 // Answers wait for the socket, which wakes this task when it takes them.
+                self.wait(false);
                 return None;
             }
+            self.go_on();
             if self.held.is_empty() {
                 match self.poll_read(socket, cx) {
                     Poll::Pending => return None,
@@ -178,6 +189,29 @@ impl Connection {
         // Others first.
         cx.waker().wake_by_ref();
         None
+    }
+
+    /// Tells the session that it is not read: for no fault of its own (`held`), or for answers that
+    /// it does not take.
+    fn wait(&mut self, held: bool) {
+        if !std::mem::replace(&mut self.waiting, true) {
+            let shard = &self.local.0;
+            let now_ms = shard.node.clock().node_ms();
+            if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                seat.session.hold(held, now_ms);
+            }
+        }
+    }
+
+    /// Tells the session that it is read again.
+    fn go_on(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            let shard = &self.local.0;
+            let now_ms = shard.node.clock().node_ms();
+            if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                seat.session.release(now_ms);
+            }
+        }
     }
 
     /// Whether its unread answers exceed the bound: then it is not read.
