@@ -258,8 +258,10 @@ impl Connection {
         loop {
             let next = match self.decoder.next(&mut rest, max) {
                 Ok(Some(message)) => {
-                    finished = true;
-                    asker.take(&self.local, message)
+                    let next = asker.take(&self.local, message);
+                    // Not by a ping between the fragments of a message that goes on behind it.
+                    finished |= self.decoder.is_idle();
+                    next
                 }
                 Ok(None) => {
                     self.note_unfinished(finished, now.node_ns / 1_000_000);

@@ -132,6 +132,41 @@ fn a_connection_has_one_entry_in_the_wheel_however_its_messages_are_cut() {
     });
 }
 
+/// A ping between fragments begins no other message.
+#[test]
+fn pings_do_not_buy_a_message_more_time() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let mut client = Client::connect(&local).await;
+        let id = shard.hub.borrow().seat_ids()[0];
+        let heartbeat = shard.node.options().heartbeat();
+        let due = || {
+            let mut hub = shard.hub.borrow_mut();
+            let session = &mut hub.seat(id).unwrap().session;
+            // Far away, so that a message under way is what is due.
+            session.heard(10_000_000);
+            session.wake_at(heartbeat)
+        };
+        let idle = due();
+        let mut fragment = bytes_of(Opcode::Text, br#"{"type":"#);
+        fragment[0] &= 0x7F;
+        client.0.write_all(&fragment).await.unwrap();
+        client.settle().await;
+        let first = due();
+        assert!(first < idle, "a message is under way");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.settle().await;
+        assert_eq!(due(), first, "the same message is under way");
+        client.send(Opcode::Continuation, br#""ping"}"#).await;
+        assert_eq!(client.frame().await.unwrap(), (0x81, br#"{"type":"pong"}"#.to_vec()));
+        assert_eq!(due(), idle);
+        // Another one, behind a whole one in the same bytes.
+        client.0.write_all(&fragment).await.unwrap();
+        client.settle().await;
+        assert!(due() > first, "it has its own time");
+    });
+}
+
 /// The parser is lent out, so that the next one who needs it panics.
 #[test]
 fn a_panic_ends_its_connection_with_1011_and_no_other() {
