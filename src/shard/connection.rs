@@ -2,6 +2,7 @@
 //! the close through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 use super::command::Asker;
 use super::flush::{Flushed, forget_readable};
 use super::local::{Local, Socket};
+use super::mailbox::Room;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
@@ -34,8 +36,8 @@ struct Connection {
     decoder: Decoder,
     /// Bytes read and not yet decoded, while the client is held back.
     held: Vec<u8>,
-    /// The shard whose mailbox this client has filled.
-    crowded: Option<ShardId>,
+    /// Room in the mailbox that this client has filled.
+    crowded: Option<Box<Room>>,
     /// It is not read for now, and its session knows.
     waiting: bool,
     /// Our half of the stream is shut.
@@ -150,9 +152,8 @@ impl Connection {
     /// Reads and carries out requests. A reason ends the connection.
     fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
         for _ in 0..READS_A_TURN {
-            if let Some(crowded) = self.crowded {
-                let mailbox = self.local.0.node.mailboxes().of(crowded)?;
-                if mailbox.poll_room(cx).is_pending() {
+            if let Some(room) = &mut self.crowded {
+                if Pin::new(room).poll(cx).is_pending() {
                     self.wait(true);
                     return None;
                 }
@@ -271,8 +272,8 @@ impl Connection {
             };
             match next {
                 Next::Close(reason) => return Some(reason),
-                Next::Hold(shard) => {
-                    self.crowded = Some(shard);
+                Next::Hold(crowded) => {
+                    self.crowded = Some(Box::new(shard.node.mailboxes().room(crowded)));
                     self.held = rest.to_vec();
                     return None;
                 }

@@ -12,7 +12,7 @@ use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
-use crate::proto::name::ClientId;
+use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
 
@@ -117,7 +117,7 @@ impl Node {
         &*self.store
     }
 
-    pub(super) fn mailboxes(&self) -> &Mailboxes {
+    pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {
         &self.mailboxes
     }
 
@@ -163,12 +163,13 @@ impl Node {
         if self.options.policies.of(&event.channel).is_none() {
             return Err(PublishError::UnknownChannel);
         }
-        let crowded = self.mailboxes.all().iter().filter(|mailbox| mailbox.is_crowded());
-        for mailbox in crowded {
-            let room = std::future::poll_fn(|cx| mailbox.poll_room(cx));
-            tokio::time::timeout(self.options.publish_timeout, room)
-                .await
-                .map_err(|_| PublishError::Overloaded)?;
+        for (shard, mailbox) in (0..).map(ShardId).zip(self.mailboxes.all()) {
+            if mailbox.is_crowded() {
+                let room = self.mailboxes.room(shard);
+                tokio::time::timeout(self.options.publish_timeout, room)
+                    .await
+                    .map_err(|_| PublishError::Overloaded)?;
+            }
         }
         Ok(self.store.publish(event, self.clock.now())?.position)
     }

@@ -47,12 +47,14 @@ async fn turns(local: Local) {
     let mut streak = 0_u32;
     let mut hold = Hold::default();
     loop {
+        // Orders do not wait for the end of a stream of events.
+        mailbox.take_orders(&mut orders);
+        for order in orders.drain(..) {
+            shard.obey(order);
+        }
         if in_hand.is_empty() {
-            mailbox.take(&mut mail, &mut orders);
+            mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
-            for order in orders.drain(..) {
-                shard.obey(order);
-            }
         }
         if in_hand.is_empty() {
             streak = 0;
@@ -64,8 +66,8 @@ async fn turns(local: Local) {
             shard.wait_for_readers(&mut hold).await;
         }
         let started_ns = clock.node_ns();
-        shard.fan_out(&mut in_hand);
-        mailbox.settle(in_hand.len());
+        let (events, bytes) = shard.fan_out(&mut in_hand);
+        mailbox.settle(events, bytes);
         shard.write_round(started_ns).await;
     }
 }
@@ -107,10 +109,11 @@ impl Drop for Ended<'_> {
 }
 
 impl Shard {
-    /// Fans out as much of `in_hand` as one run a channel holds.
-    fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) {
+    /// Fans out as much of `in_hand` as one run a channel holds: how many events, and their
+    /// payload.
+    fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) -> (usize, usize) {
         let now_ns = self.node.clock().node_ns();
-        let before = in_hand.len();
+        let (mut events, mut bytes) = (0, 0);
         let mut outcome = Outcome::default();
         {
             let mut hub = self.hub.borrow_mut();
@@ -118,11 +121,13 @@ impl Shard {
                 if !hub.load(event, now_ns) {
                     break;
                 }
+                events += 1;
+                bytes += event.payload.len();
                 in_hand.pop_front();
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);
         }
-        self.metrics.batch((before - in_hand.len()) as u64);
+        self.metrics.batch(events as u64);
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,
@@ -133,6 +138,7 @@ impl Shard {
         for id in outcome.overflowed {
             self.begin_close(id, CloseReason::SlowConsumer);
         }
+        (events, bytes)
     }
 
     /// Writes every dirty connection once, and lets others in between.
