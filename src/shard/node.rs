@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
-use super::mailbox::{Mailboxes, Order};
+use super::mailbox::{Mailbox, Mailboxes, Order};
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
@@ -163,15 +163,21 @@ impl Node {
         if self.options.policies.of(&event.channel).is_none() {
             return Err(PublishError::UnknownChannel);
         }
-        for (shard, mailbox) in (0..).map(ShardId).zip(self.mailboxes.all()) {
-            if mailbox.is_crowded() {
-                let room = self.mailboxes.room(shard);
-                tokio::time::timeout(self.options.publish_timeout, room)
-                    .await
-                    .map_err(|_| PublishError::Overloaded)?;
-            }
+        if self.mailboxes.all().iter().any(Mailbox::is_crowded) {
+            tokio::time::timeout(self.options.publish_timeout, self.room())
+                .await
+                .map_err(|_| PublishError::Overloaded)?;
         }
         Ok(self.store.publish(event, self.clock.now())?.position)
+    }
+
+    /// Waits for room in every mailbox that has none, one after the other.
+    async fn room(&self) {
+        for (shard, mailbox) in (0..).map(ShardId).zip(self.mailboxes.all()) {
+            if mailbox.is_crowded() {
+                self.mailboxes.room(shard).await;
+            }
+        }
     }
 
     /// Counts an event that the embedding program published.

@@ -10,13 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use super::local::Local;
-use super::mailbox::Mailboxes;
-use super::node::{Node, NodeOptions};
+use super::mailbox::{Mailbox, Mailboxes};
+use super::node::{Node, NodeOptions, PublishError};
 use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
+use crate::proto::event::Payload;
 use crate::proto::name::ShardId;
 use crate::proto::ws::frame::{Opcode, client_frame};
+use crate::store::NewEvent;
 use crate::store::memory::Memory;
 
 /// How long anything that must happen may take.
@@ -215,4 +217,45 @@ fn a_panic_in_a_turn_ends_the_shard_and_keeps_nobody_waiting() {
     let stats = async { tokio::time::timeout(PATIENCE, node.stats()).await };
     assert_eq!(runtime.block_on(stats).expect("nobody waits for a shard that has gone").len(), 0);
     assert!(shard.join().is_err(), "the thread ends with the panic");
+}
+
+/// Three mailboxes that are emptied one after the other, each within the time of one.
+#[test]
+fn a_publish_waits_once_for_all_mailboxes() {
+    let node = node(3, options());
+    let now = node.clock().now();
+    for shard in 0..3 {
+        node.store().subscribe("room:1", ShardId(shard), now).unwrap();
+    }
+    let event = || NewEvent {
+        channel: "room:1".into(),
+        key: None,
+        payload: Payload::Opaque(Box::from(&b"x"[..])),
+        from: None,
+        hidden_from: None,
+    };
+    while !node.mailboxes().all().iter().all(Mailbox::is_crowded) {
+        node.store().publish(event(), now).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (waited, refused) = runtime.block_on(async {
+        let empty = async {
+            for mailbox in node.mailboxes().all() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let mut mail = Vec::new();
+                mailbox.take(&mut mail);
+                mailbox.settle(mail.len(), mail.len());
+            }
+            node.clock().uptime()
+        };
+        let publish = async {
+            let refused = node.publish(event()).await;
+            (node.clock().uptime(), refused)
+        };
+        let (emptied, (refused_at, refused)) = tokio::join!(empty, publish);
+        (refused_at < emptied, refused)
+    });
+    assert_eq!(refused, Err(PublishError::Overloaded));
+    assert!(waited, "refused after one `publish_timeout`, before there was room everywhere");
+    assert!(runtime.block_on(node.publish(event())).is_ok(), "there is room again");
 }
