@@ -1,6 +1,7 @@
 //! The default store: everything in this process, gone at its end.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
+use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -236,22 +237,29 @@ impl Store for Memory {
     }
 
     fn channels(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<ChannelInfo> {
-        let mut found = Vec::new();
+        // The first names so far, the last of them on top: only what enters is cloned, and what a
+        // caller costs is bounded by what it asked for.
+        let mut found = BinaryHeap::new();
         for segment in &self.segments {
-            let segment = segment.lock();
-            let wanted = segment.channels.iter().filter(|channel| {
+            for channel in &segment.lock().channels {
                 let name = channel.name.as_str();
-                name.starts_with(prefix) && after.is_none_or(|after| name > after)
-            });
-            found.extend(wanted.map(|channel| ChannelInfo {
-                channel: channel.name.clone(),
-                subscribers: channel.subscribers,
-                offset: channel.head.offset,
-            }));
+                if !name.starts_with(prefix) || after.is_some_and(|after| name <= after) {
+                    continue;
+                }
+                if found.len() >= limit {
+                    let last = found.peek();
+                    if last.is_none_or(|(last, ..): &(ChannelName, _, _)| last.as_str() <= name) {
+                        continue;
+                    }
+                    found.pop();
+                }
+                found.push((channel.name.clone(), channel.subscribers, channel.head.offset));
+            }
         }
-        found.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
-        found.truncate(limit);
-        found
+        let sorted = found.into_sorted_vec().into_iter();
+        sorted
+            .map(|(channel, subscribers, offset)| ChannelInfo { channel, subscribers, offset })
+            .collect()
     }
 
     fn channel_count(&self) -> u64 {
