@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -114,7 +114,7 @@ pub struct Memory {
     segments: Box<[Mutex<Segment>]>,
     hasher: RandomState,
     deliver: Arc<dyn Deliver>,
-    aliases: AtomicU32,
+    aliases: AtomicU64,
     /// The segment that the next sweep looks at.
     swept: AtomicUsize,
 }
@@ -126,7 +126,7 @@ impl Memory {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             deliver,
-            aliases: AtomicU32::new(1),
+            aliases: AtomicU64::new(1),
             swept: AtomicUsize::new(0),
         }
     }
