@@ -42,7 +42,7 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
     hub.open(Arc::new(Author { client: ClientId(client), user: None }), 0)
 }
 
-fn join(hub: &mut Hub, id: SeatId, alias: u32, policy: Policy) {
+fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
     hub.subscribe(id, (&channel(alias), Alias(alias)), (policy, 0));
 }
 
@@ -59,7 +59,7 @@ fn publish(hub: &mut Hub, events: &[Arc<Event>], kernel: &mut Kernel) -> Outcome
     outcome
 }
 
-fn events(alias: u32, offsets: std::ops::Range<u64>) -> Vec<Arc<Event>> {
+fn events(alias: u64, offsets: std::ops::Range<u64>) -> Vec<Arc<Event>> {
     offsets.map(|offset| event(alias, offset, 9)).collect()
 }
 
@@ -68,7 +68,7 @@ fn received(hub: &mut Hub, id: SeatId) -> Vec<Got> {
 }
 
 /// Every seat and topic names the other, and the count is right.
-fn check(hub: &Hub, model: &BTreeSet<(SeatId, u32)>) {
+fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
         for sub in &seat.subs {
@@ -94,7 +94,7 @@ fn the_books_are_right_whoever_comes_and_goes() {
         let mut model = BTreeSet::new();
         let mut seats = Vec::new();
         for client in 0..300 {
-            let alias = rng.u32(0..6);
+            let alias = rng.u64(0..6);
             let at = rng.usize(0..seats.len().max(1));
             match (rng.u8(0..10), seats.get(at).copied()) {
                 (0 | 1, _) | (_, None) => seats.push(seat(&mut hub, client)),
@@ -102,7 +102,7 @@ fn the_books_are_right_whoever_comes_and_goes() {
                     seats.swap_remove(at);
                     let mut left = Vec::new();
                     hub.close(id, |name, last| left.push((name.to_string(), last)));
-                    let had: Vec<u32> =
+                    let had: Vec<u64> =
                         model.iter().filter(|(seat, _)| *seat == id).map(|(_, a)| *a).collect();
                     model.retain(|(seat, _)| *seat != id);
                     let last = |alias| model.iter().all(|(_, other)| *other != alias);

@@ -18,13 +18,13 @@ use crate::proto::ws::frame::{self, Opcode};
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
 /// An event of the channel `c<alias>` whose data are a text of `size` digits.
-pub(in crate::core) fn event(alias: u32, offset: u64, size: usize) -> Arc<Event> {
+pub(in crate::core) fn event(alias: u64, offset: u64, size: usize) -> Arc<Event> {
     hidden_event(alias, offset, size, None)
 }
 
 /// As [`event`], and one client does not want to see it.
 pub(in crate::core) fn hidden_event(
-    alias: u32,
+    alias: u64,
     offset: u64,
     size: usize,
     hidden_from: Option<ClientId>,
@@ -44,7 +44,7 @@ pub(in crate::core) fn hidden_event(
 }
 
 /// The name that goes with an alias.
-pub(in crate::core) fn channel(alias: u32) -> ChannelName {
+pub(in crate::core) fn channel(alias: u64) -> ChannelName {
     format!("c{alias}").parse().unwrap()
 }
 
@@ -57,7 +57,7 @@ pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     slices.collect()
 }
 
-fn slice(alias: u32, offsets: std::ops::Range<u64>, size: usize) -> Slice {
+fn slice(alias: u64, offsets: std::ops::Range<u64>, size: usize) -> Slice {
     let mut press = Press::default();
     let mut run = press.begin(&event(alias, offsets.start, size), 0);
     for offset in offsets.start + 1..offsets.end {
@@ -73,9 +73,9 @@ pub(in crate::core) enum Got {
     /// A ping, with the number in its payload.
     Control(u64),
     /// An event of that channel with that offset.
-    Event(u32, u64),
+    Event(u64, u64),
     /// The range `from..=to` of that channel, and how many of it were dropped.
-    Lagged(u32, u64, u64, u64),
+    Lagged(u64, u64, u64, u64),
     /// A close frame.
     Last,
 }

@@ -85,12 +85,12 @@ impl Model {
             match got {
                 Got::Event(channel, offset) => {
                     self.read += 1;
-                    self.due[channel as usize].told(offset, offset);
+                    self.due[usize::try_from(channel).unwrap()].told(offset, offset);
                 }
                 Got::Lagged(channel, from, to, dropped) => {
                     assert_eq!(dropped, to - from + 1, "nothing was hidden");
                     self.lagged += dropped;
-                    self.due[channel as usize].told(from, to);
+                    self.due[usize::try_from(channel).unwrap()].told(from, to);
                 }
                 Got::Control(_) | Got::Last => panic!("not queued"),
             }
@@ -105,14 +105,14 @@ impl Model {
             }
             Op::Control(frames) => self.push_control(frames),
             Op::Purge(channel) => {
-                self.outbox.purge(Alias(u32::try_from(channel).unwrap()));
+                self.outbox.purge(Alias(channel as u64));
                 self.forget(channel);
             }
             Op::Push { channel, frames, size } => {
                 let due = &mut self.due[channel];
                 let offsets = due.queued + 1..due.queued + 1 + frames;
                 due.queued += frames;
-                let slice = slice(u32::try_from(channel).unwrap(), offsets, size);
+                let slice = slice(channel as u64, offsets, size);
                 if self.outbox.push(slice.clone(), limit).is_err() {
                     self.dropped += self.outbox.push_dropping_oldest(slice, limit);
                 }
