@@ -12,6 +12,7 @@ mod cli;
 mod clock;
 mod engine;
 mod fault;
+mod host;
 mod latency;
 mod machine;
 mod plan;

@@ -24,6 +24,7 @@ pub(crate) struct Crew {
 /// What all threads brought home.
 #[derive(Debug)]
 pub(crate) struct Result {
+    pub(crate) wanted: Arc<Wanted>,
     pub(crate) books: Vec<Books>,
     /// From the first connect to the last that became ready.
     pub(crate) opening_ns: u64,
@@ -95,6 +96,7 @@ impl Crew {
         let books: Vec<Books> =
             threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
         let mut result = Result {
+            wanted: Arc::clone(&self.wanted),
             opening_ns: 0,
             handshakes: Latency::new(),
             ready: Latency::new(),

@@ -1,5 +1,6 @@
 //! What threads tell each other while a run goes on: the phase, and one line of counters each.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -36,6 +37,17 @@ impl Wanted {
     /// Subscriptions over all connections.
     pub(crate) fn seats(&self) -> u64 {
         u64::from(self.connections) * u64::from(self.subscriptions)
+    }
+
+    /// What makes two runs the same work, for the report.
+    pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
+        BTreeMap::from([
+            ("connections", f64::from(self.connections)),
+            ("connect_rate", self.connect_rate),
+            ("channels", f64::from(self.channels)),
+            ("subscriptions", f64::from(self.subscriptions)),
+            ("verify", f64::from(u8::from(self.verify))),
+        ])
     }
 
     /// The channel of a connection's nth subscription.
