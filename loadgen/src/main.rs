@@ -19,6 +19,7 @@ mod plan;
 mod process;
 mod report;
 mod scenario;
+mod series;
 mod target;
 mod verdict;
 mod wire;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::fault::{Invalid, RunError};
 use crate::host::Host;
 use crate::latency::{Distribution, Summary};
+use crate::series::Series;
 use crate::verdict::Verdict;
 
 /// Names the layout of the JSON; another number is another layout.
@@ -52,6 +53,8 @@ pub(crate) struct Report {
     pub(crate) client: Client,
     /// The distributions behind the percentiles.
     pub(crate) distributions: Vec<Distribution>,
+    /// The run over time.
+    pub(crate) series: Series,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verdict: Option<Verdict>,
 }

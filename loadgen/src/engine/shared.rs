@@ -83,6 +83,17 @@ pub(crate) enum Phase {
 
 impl Phase {
     const ALL: [Self; 5] = [Self::Open, Self::Warm, Self::Measure, Self::Drain, Self::Stop];
+
+    /// Its name in a report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Warm => "warm",
+            Self::Measure => "measure",
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// One thread's counters, on cache lines of their own. Written by that thread alone.

@@ -55,7 +55,7 @@ impl Connecting {
             return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
         }
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
-        let crew = Crew::start(Wanted {
+        let mut crew = Crew::start(Wanted {
             target: self.target.clone(),
             connections: self.connections,
             threads: layout.threads,
@@ -70,6 +70,7 @@ impl Connecting {
             verify: subscribing.verify,
             sample: subscribing.sample,
         })?;
+        crew.watch(self.server_pid);
         let opened = crew.opened(|total| {
             if self.progress {
                 let Total { ready, failed, .. } = total;
@@ -144,6 +145,7 @@ impl Connecting {
             .into_iter()
             .flatten()
             .collect(),
+            series: done.series.clone(),
             verdict: None,
         };
         if done.refused > 0 {

@@ -101,4 +101,7 @@ fn the_json_report_holds_the_figures() {
     assert_eq!(fanout["expected_total"], fanout["delivered_total"]);
     assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 1_000.0), "{report}");
     assert_eq!(report["distributions"][0]["name"], "latency");
+    let points = report["series"]["points"].as_array().expect("points");
+    assert!(points.iter().any(|point| point["p99_ms"].is_f64()), "{points:?}");
+    assert!(points.iter().all(|point| point["client_rss_bytes"].as_u64() > Some(0)), "{points:?}");
 }
