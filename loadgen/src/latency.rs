@@ -41,7 +41,14 @@ impl Latency {
 
     /// The whole distribution, ever finer towards its tail; `None` when nothing was recorded.
     pub(crate) fn distribution(&self, name: &'static str) -> Option<Distribution> {
-        let steps = self.0.iter_quantiles(STEPS_PER_HALF).map(|step| Step {
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let finest = 1.0 - 1.0 / self.0.len().max(1) as f64;
+        let steps = self.0.iter_quantiles(STEPS_PER_HALF);
+        // Finer than one value in all says nothing.
+        let steps = steps.filter(|step| {
+            step.quantile_iterated_to() <= finest || step.quantile_iterated_to() >= 1.0
+        });
+        let steps = steps.map(|step| Step {
             quantile: step.quantile_iterated_to(),
             ms: ms(step.value_iterated_to().min(self.0.max())),
         });

@@ -13,6 +13,7 @@ mod clock;
 mod engine;
 mod fault;
 mod host;
+mod html;
 mod latency;
 mod machine;
 mod plan;

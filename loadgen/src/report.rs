@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::fault::{Invalid, RunError};
 use crate::host::Host;
+use crate::html::page;
 use crate::latency::{Distribution, Summary};
 use crate::series::Series;
 use crate::verdict::Verdict;
@@ -156,6 +157,16 @@ impl Report {
         let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         text.push('\n');
         fs::write(path, text).map_err(failed)
+    }
+
+    /// Writes the report as a page.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub(crate) fn write_page(&self, path: &str) -> Result<(), RunError> {
+        let failed = |error| RunError::Report { path: path.to_owned(), error };
+        fs::write(path, page::page(self)).map_err(failed)
     }
 }
 

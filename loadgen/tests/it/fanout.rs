@@ -90,8 +90,12 @@ fn a_refused_subscribe_is_a_sentence() {
 fn the_json_report_holds_the_figures() {
     let path = std::env::temp_dir().join(format!("weir-loadgen-{}.json", std::process::id()));
     let file = path.to_str().expect("UTF-8");
-    let ran =
-        fanout(Sin::None, &["--rate", "200", "--late-max", "100", "--verify", "--json", file]);
+    let html = path.with_extension("html");
+    let page = html.to_str().expect("UTF-8");
+    let ran = fanout(
+        Sin::None,
+        &["--rate", "200", "--late-max", "100", "--verify", "--json", file, "--html", page],
+    );
     assert_eq!(ran.code, 0, "{}", ran.text);
     let report = schema::checked(&path);
     std::fs::remove_file(&path).expect("it can go");
@@ -104,4 +108,9 @@ fn the_json_report_holds_the_figures() {
     let points = report["series"]["points"].as_array().expect("points");
     assert!(points.iter().any(|point| point["p99_ms"].is_f64()), "{points:?}");
     assert!(points.iter().all(|point| point["client_rss_bytes"].as_u64() > Some(0)), "{points:?}");
+    let page = std::fs::read_to_string(&html).expect("the page");
+    std::fs::remove_file(&html).expect("it can go");
+    assert!(page.matches("<svg").count() >= 5, "{page}");
+    assert!(page.contains("Valid, every offset") && page.contains("--late-max"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("href="), "it needs nothing else");
 }
