@@ -10,12 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
-    let (_, mut config) = files::load(flags.config.as_deref(), flags.settings())?;
-    config.insecure = flags.insecure;
+    let (_, config) = files::load(&flags.settings)?;
     logging::start(&config.log);
-    if config.exposed() {
-        return Err(Failure::Exposed(config.listen));
-    }
     run::block_on(serve(config, flags.demo))
 }
 

@@ -187,7 +187,13 @@ fn a_public_address_is_refused_without_insecure() {
         let output = run(&["serve", "--listen", address], "");
         assert_eq!(output.status.code(), Some(1), "{}", err(&output));
         let said = err(&output);
+        assert!(said.contains("--listen: listen:"), "it names the setting: {said}");
         assert!(said.contains("--insecure"), "it says what would be right: {said}");
+        let checked = run(&["check", "--listen", address, "--shards", "many"], "");
+        assert_eq!(checked.status.code(), Some(1), "{}", err(&checked));
+        assert!(err(&checked).starts_with("weir: 2 faults"), "with the others: {}", err(&checked));
+        let taken = run(&["check", "--listen", address, "--insecure"], "");
+        assert_eq!(taken.status.code(), Some(0), "{}", err(&taken));
     }
     let mut open = weir(&["serve", "--listen", "0.0.0.0:0", "--insecure", "--log-format", "json"]);
     let mut child = open.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
