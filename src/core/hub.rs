@@ -64,6 +64,8 @@ pub struct Hub {
     full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
     near: Vec<Listed>,
+    /// Seats whose data lane was long at some time since the last look but one.
+    roomy: Vec<Listed>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -80,6 +82,7 @@ impl Hub {
             dirty: VecDeque::new(),
             full: Vec::new(),
             near: Vec::new(),
+            roomy: Vec::new(),
             press: Press::default(),
             limit,
             subscriptions: 0,
@@ -240,7 +243,8 @@ impl Hub {
 
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        for alias in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for alias in touched.drain(..) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
@@ -253,6 +257,7 @@ impl Hub {
             }
             self.press.issue(run);
         }
+        self.touched = touched;
     }
 
     fn offer(
@@ -268,8 +273,8 @@ impl Hub {
             self.dirty.push_back(member.seat);
         }
         let mut from = run.after(member.position);
-        let (full, near) = (&mut self.full, &mut self.near);
-        let mut target = Target { seat, member, full, near, limit: self.limit };
+        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
+        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
                 target.put(
@@ -333,12 +338,21 @@ impl Hub {
         !self.near.is_empty()
     }
 
-    /// Forgets the fullness of queues that are at half or less, and names those that have been
+    /// Forgets the fullness of queues that are at half or less, gives back the room of queues that
+    /// were short and are empty since the last look, and names those that have been
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
+        self.roomy.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
+            seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
+            if !seat.roomy {
+                seat.outbox.rest();
+            }
+            seat.roomy
+        });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);

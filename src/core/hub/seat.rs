@@ -65,6 +65,10 @@ pub struct Seat {
     pub(super) excused: bool,
     /// It is to be closed as a slow consumer: no event may follow those it has missed.
     pub(super) over: bool,
+    /// Its data lane was long since the last look.
+    pub(super) long: bool,
+    /// It is in the list of those whose data lane was long.
+    pub(super) roomy: bool,
     pub(super) subs: Vec<Sub>,
 }
 
@@ -82,6 +86,8 @@ impl Seat {
             near: false,
             excused: false,
             over: false,
+            long: false,
+            roomy: false,
             subs: Vec::new(),
         }
     }
@@ -111,12 +117,24 @@ pub(super) struct Target<'a> {
     pub(super) member: Member,
     pub(super) full: &'a mut Vec<Listed>,
     pub(super) near: &'a mut Vec<Listed>,
+    pub(super) roomy: &'a mut Vec<Listed>,
     pub(super) limit: OutboxLimit,
 }
 
 impl Target<'_> {
     fn listed(&self) -> Listed {
         Listed { seat: self.member.seat, client: self.seat.author.client }
+    }
+
+    /// Remembers a seat whose data lane has grown, to take the room back when it is not used.
+    fn note_length(&mut self) {
+        if self.seat.outbox.is_long() {
+            self.seat.long = true;
+            if !std::mem::replace(&mut self.seat.roomy, true) {
+                let listed = self.listed();
+                self.roomy.push(listed);
+            }
+        }
     }
 
     pub(super) fn put(
@@ -141,6 +159,7 @@ impl Target<'_> {
                 let listed = self.listed();
                 self.near.push(listed);
             }
+            self.note_length();
             return;
         };
         if !self.seat.blocked {
