@@ -162,9 +162,10 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy) {
-        if let Some(sub) = self.sub(id, alias)
+    /// Changes the policy of a subscription there is; without one it stays as it was.
+    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Option<Policy>) {
+        if let Some(policy) = policy
+            && let Some(sub) = self.sub(id, alias)
             && let Some(topic) = self.topics.get_mut(&alias)
             && let Some(member) = topic.members.get_mut(sub.member as usize)
         {

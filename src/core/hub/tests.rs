@@ -263,6 +263,22 @@ fn a_slow_subscriber_costs_only_itself() {
 }
 
 #[test]
+fn an_update_without_a_policy_leaves_it_as_it_is() {
+    let overflowed = |update: Option<Policy>| {
+        let mut hub = Hub::new(LIMIT);
+        let id = seat(&mut hub, 1);
+        join(&mut hub, id, 1, Policy::Disconnect);
+        hub.update(id, Alias(1), update);
+        hub.seat(id).unwrap().blocked = true;
+        publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
+    };
+    let cases = [(None, 1), (Some(Policy::Disconnect), 1), (Some(Policy::DropOldest), 0)];
+    for (update, expected) in cases {
+        assert_eq!(overflowed(update), expected, "{update:?}");
+    }
+}
+
+#[test]
 fn nothing_follows_a_hole_that_only_the_close_tells() {
     let limit = OutboxLimit { bytes: 1_000, events: 100 };
     let mut hub = Hub::new(limit);
