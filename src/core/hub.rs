@@ -19,7 +19,7 @@ mod seat;
 
 pub use seat::Seat;
 
-use seat::{Listed, Member, Sub, Target};
+use seat::{Listed, Member, Round, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -251,7 +251,7 @@ impl Hub {
             self.press.seal(&mut run);
             let members = std::mem::take(&mut topic.members);
             for member in &members {
-                self.offer(*member, &run, writer, (now_ms, outcome));
+                self.offer(*member, &run, &mut Round { writer, now_ms, outcome });
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
@@ -261,13 +261,7 @@ impl Hub {
         self.touched = touched;
     }
 
-    fn offer(
-        &mut self,
-        member: Member,
-        run: &Rc<Run>,
-        writer: &mut impl Writer,
-        (now_ms, outcome): (u64, &mut Outcome),
-    ) {
+    fn offer(&mut self, member: Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
         let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
         if !seat.dirty {
             seat.dirty = true;
@@ -278,17 +272,12 @@ impl Hub {
         let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
-                target.put(
-                    Slice { run: Rc::clone(run), from, to: *hidden },
-                    writer,
-                    now_ms,
-                    outcome,
-                );
+                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
                 from = hidden + 1;
             }
         }
         let slice = Slice { run: Rc::clone(run), from, to: run.len() };
-        target.put(slice, writer, now_ms, outcome);
+        target.put(slice, round);
     }
 
     /// Puts a seat among those to be written.

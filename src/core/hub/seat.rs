@@ -111,6 +111,13 @@ impl Seat {
     }
 }
 
+/// One round of a fan-out: who writes out of turn, when it is, and what there is to tell.
+pub(super) struct Round<'a, W> {
+    pub(super) writer: &'a mut W,
+    pub(super) now_ms: u64,
+    pub(super) outcome: &'a mut Outcome,
+}
+
 /// Where a slice is put.
 pub(super) struct Target<'a> {
     pub(super) seat: &'a mut Seat,
@@ -137,19 +144,13 @@ impl Target<'_> {
         }
     }
 
-    pub(super) fn put(
-        &mut self,
-        slice: Slice,
-        writer: &mut impl Writer,
-        now_ms: u64,
-        outcome: &mut Outcome,
-    ) {
+    pub(super) fn put(&mut self, slice: Slice, round: &mut Round<'_, impl Writer>) {
         if slice.from >= slice.to {
             return;
         }
         let lost = u64::from(slice.to - slice.from);
         if self.seat.over {
-            outcome.dropped[Policy::Disconnect as usize] += lost;
+            round.outcome.dropped[Policy::Disconnect as usize] += lost;
             return;
         }
         // It may have been written since the last look, and be full again at the next.
@@ -163,14 +164,14 @@ impl Target<'_> {
             return;
         };
         if !self.seat.blocked {
-            writer.write(self.member.seat as usize, self.seat);
+            round.writer.write(self.member.seat as usize, self.seat);
             if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
                 return;
             }
         }
         self.seat.look(self.limit);
         if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = NonZeroU64::new(now_ms.max(1));
+            self.seat.full_since_ms = NonZeroU64::new(round.now_ms.max(1));
         }
         if !std::mem::replace(&mut self.seat.listed, true) {
             let listed = self.listed();
@@ -179,11 +180,11 @@ impl Target<'_> {
         let dropped = match self.member.policy {
             Policy::Disconnect => {
                 self.seat.over = true;
-                outcome.overflowed.push(self.member.seat as usize);
+                round.outcome.overflowed.push(self.member.seat as usize);
                 lost
             }
             Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
         };
-        outcome.dropped[self.member.policy as usize] += dropped;
+        round.outcome.dropped[self.member.policy as usize] += dropped;
     }
 }
