@@ -33,7 +33,7 @@ pub mod shard;
 pub mod store;
 
 pub use config::Config;
-pub use proto::name::{BadName, ChannelName, ClientId};
+pub use proto::name::{BadClientId, BadName, ChannelName, ClientId};
 pub use proto::position::{Epoch, Position};
 pub use server::{Builder, Gateway, Handle, StartError};
 pub use shard::PublishError;

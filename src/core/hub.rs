@@ -19,7 +19,7 @@ mod seat;
 
 pub use seat::Seat;
 
-use seat::{Listed, Member, Sub, Target};
+use seat::{Listed, Member, Round, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -64,6 +64,8 @@ pub struct Hub {
     full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
     near: Vec<Listed>,
+    /// Seats whose data lane was long at some time since the last look but one.
+    roomy: Vec<Listed>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -80,6 +82,7 @@ impl Hub {
             dirty: VecDeque::new(),
             full: Vec::new(),
             near: Vec::new(),
+            roomy: Vec::new(),
             press: Press::default(),
             limit,
             subscriptions: 0,
@@ -159,9 +162,10 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy) {
-        if let Some(sub) = self.sub(id, alias)
+    /// Changes the policy of a subscription there is; without one it stays as it was.
+    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Option<Policy>) {
+        if let Some(policy) = policy
+            && let Some(sub) = self.sub(id, alias)
             && let Some(topic) = self.topics.get_mut(&alias)
             && let Some(member) = topic.members.get_mut(sub.member as usize)
         {
@@ -240,49 +244,40 @@ impl Hub {
 
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        for alias in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for alias in touched.drain(..) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
             let members = std::mem::take(&mut topic.members);
             for member in &members {
-                self.offer(*member, &run, writer, (now_ms, outcome));
+                self.offer(*member, &run, &mut Round { writer, now_ms, outcome });
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
             }
             self.press.issue(run);
         }
+        self.touched = touched;
     }
 
-    fn offer(
-        &mut self,
-        member: Member,
-        run: &Rc<Run>,
-        writer: &mut impl Writer,
-        (now_ms, outcome): (u64, &mut Outcome),
-    ) {
+    fn offer(&mut self, member: Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
         let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
         if !seat.dirty {
             seat.dirty = true;
             self.dirty.push_back(member.seat);
         }
         let mut from = run.after(member.position);
-        let (full, near) = (&mut self.full, &mut self.near);
-        let mut target = Target { seat, member, full, near, limit: self.limit };
+        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
+        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
-                target.put(
-                    Slice { run: Rc::clone(run), from, to: *hidden },
-                    writer,
-                    now_ms,
-                    outcome,
-                );
+                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
                 from = hidden + 1;
             }
         }
         let slice = Slice { run: Rc::clone(run), from, to: run.len() };
-        target.put(slice, writer, now_ms, outcome);
+        target.put(slice, round);
     }
 
     /// Puts a seat among those to be written.
@@ -333,12 +328,21 @@ impl Hub {
         !self.near.is_empty()
     }
 
-    /// Forgets the fullness of queues that are at half or less, and names those that have been
+    /// Forgets the fullness of queues that are at half or less, gives back the room of queues that
+    /// were short and are empty since the last look, and names those that have been
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
+        self.roomy.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
+            seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
+            if !seat.roomy {
+                seat.outbox.rest();
+            }
+            seat.roomy
+        });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);

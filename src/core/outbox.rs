@@ -23,6 +23,9 @@ pub const SLICES_MAX: usize = 32;
 /// may keep as many as wait: cutting them off then moves no more bytes than were written.
 const CONTROL_WRITTEN_BYTES: usize = 4_096;
 
+/// Items that a data lane keeps room for however long it has been empty.
+const LANE_KEPT: usize = 16;
+
 /// The bounds of a data lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxLimit {
@@ -82,6 +85,18 @@ impl Outbox {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.control_bytes() == 0 && self.data.is_empty()
+    }
+
+    /// Whether the data lane is longer than what it may keep room for while it is not used.
+    pub fn is_long(&self) -> bool {
+        self.data.len() > LANE_KEPT
+    }
+
+    /// Gives back the room of a data lane that is empty.
+    pub fn rest(&mut self) {
+        if self.data.is_empty() && self.data.capacity() > LANE_KEPT {
+            self.data = VecDeque::new();
+        }
     }
 
     /// The control lane's end, to append whole frames to.
@@ -252,9 +267,6 @@ impl Outbox {
         }
         if self.data.is_empty() {
             self.tally = None;
-            if self.data.capacity() > 16 {
-                self.data = VecDeque::new();
-            }
         }
         self.check();
     }

@@ -189,7 +189,8 @@ impl Run {
         let before = self.bytes.len();
         event.append_json_frame(&mut self.bytes, scratch);
         if before > 0 && self.bytes.len() > max.bytes {
-            // The next run begins with it.
+            // The next run begins with it, as it was encoded here.
+            event.keep_json_frame(self.bytes.get(before..).unwrap_or_default());
             self.bytes.truncate(before);
             return false;
         }

@@ -13,6 +13,7 @@ use crate::proto::dialect::json;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::ShardId;
+use crate::proto::position::Position;
 use crate::proto::push::Push;
 use crate::proto::ws::frame;
 use crate::store::{NewEvent, Now};
@@ -120,10 +121,10 @@ impl Shard {
         if let Some(have) = self.node.store().find(channel)
             && self.hub.borrow().is_subscribed(asker.id, have.alias)
         {
-            self.hub.borrow_mut().update(asker.id, have.alias, policy);
+            self.hub.borrow_mut().update(asker.id, have.alias, subscribe.slow.map(|_| policy));
             let (position, alias) = (have.head, have.alias.0);
-            let (recovered, updated) = (None, true);
-            let push = Push::Subscribed { id, channel, position, alias, recovered, updated };
+            let recovered = recovered(subscribe, position);
+            let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
             self.answer(asker.id, &push);
             return Ok(());
         }
@@ -140,10 +141,7 @@ impl Shard {
         let (alias, position) = (joined.alias, joined.head);
         let join = (policy, position.offset);
         self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
-        // Nothing is kept of a channel's past: whoever missed nothing has recovered.
-        let recovered =
-            subscribe.since.map(|(epoch, offset)| position.missed_since(epoch, offset) == Some(0));
-        let alias = alias.0;
+        let (alias, recovered) = (alias.0, recovered(subscribe, position));
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
         Ok(())
@@ -180,6 +178,11 @@ impl Shard {
             CommandError::new(id, ErrorCode::UnknownChannel, message)
         })
     }
+}
+
+/// Nothing is kept of a channel's past: whoever missed nothing has recovered.
+fn recovered(subscribe: &Subscribe<'_>, head: Position) -> Option<bool> {
+    subscribe.since.map(|(epoch, offset)| head.missed_since(epoch, offset) == Some(0))
 }
 
 fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {

@@ -155,7 +155,7 @@ impl World {
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
         let (updated, joined) = match have {
             Some(have) => {
-                shard.hub.update(seat, have.alias, policy);
+                shard.hub.update(seat, have.alias, Some(policy));
                 (true, have)
             }
             None => {

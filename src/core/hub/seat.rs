@@ -65,6 +65,10 @@ pub struct Seat {
     pub(super) excused: bool,
     /// It is to be closed as a slow consumer: no event may follow those it has missed.
     pub(super) over: bool,
+    /// Its data lane was long since the last look.
+    pub(super) long: bool,
+    /// It is in the list of those whose data lane was long.
+    pub(super) roomy: bool,
     pub(super) subs: Vec<Sub>,
 }
 
@@ -82,6 +86,8 @@ impl Seat {
             near: false,
             excused: false,
             over: false,
+            long: false,
+            roomy: false,
             subs: Vec::new(),
         }
     }
@@ -105,12 +111,20 @@ impl Seat {
     }
 }
 
+/// One round of a fan-out: who writes out of turn, when it is, and what there is to tell.
+pub(super) struct Round<'a, W> {
+    pub(super) writer: &'a mut W,
+    pub(super) now_ms: u64,
+    pub(super) outcome: &'a mut Outcome,
+}
+
 /// Where a slice is put.
 pub(super) struct Target<'a> {
     pub(super) seat: &'a mut Seat,
     pub(super) member: Member,
     pub(super) full: &'a mut Vec<Listed>,
     pub(super) near: &'a mut Vec<Listed>,
+    pub(super) roomy: &'a mut Vec<Listed>,
     pub(super) limit: OutboxLimit,
 }
 
@@ -119,19 +133,24 @@ impl Target<'_> {
         Listed { seat: self.member.seat, client: self.seat.author.client }
     }
 
-    pub(super) fn put(
-        &mut self,
-        slice: Slice,
-        writer: &mut impl Writer,
-        now_ms: u64,
-        outcome: &mut Outcome,
-    ) {
+    /// Remembers a seat whose data lane has grown, to take the room back when it is not used.
+    fn note_length(&mut self) {
+        if self.seat.outbox.is_long() {
+            self.seat.long = true;
+            if !std::mem::replace(&mut self.seat.roomy, true) {
+                let listed = self.listed();
+                self.roomy.push(listed);
+            }
+        }
+    }
+
+    pub(super) fn put(&mut self, slice: Slice, round: &mut Round<'_, impl Writer>) {
         if slice.from >= slice.to {
             return;
         }
         let lost = u64::from(slice.to - slice.from);
         if self.seat.over {
-            outcome.dropped[Policy::Disconnect as usize] += lost;
+            round.outcome.dropped[Policy::Disconnect as usize] += lost;
             return;
         }
         // It may have been written since the last look, and be full again at the next.
@@ -141,17 +160,18 @@ impl Target<'_> {
                 let listed = self.listed();
                 self.near.push(listed);
             }
+            self.note_length();
             return;
         };
         if !self.seat.blocked {
-            writer.write(self.member.seat as usize, self.seat);
+            round.writer.write(self.member.seat as usize, self.seat);
             if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
                 return;
             }
         }
         self.seat.look(self.limit);
         if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = NonZeroU64::new(now_ms.max(1));
+            self.seat.full_since_ms = NonZeroU64::new(round.now_ms.max(1));
         }
         if !std::mem::replace(&mut self.seat.listed, true) {
             let listed = self.listed();
@@ -160,11 +180,11 @@ impl Target<'_> {
         let dropped = match self.member.policy {
             Policy::Disconnect => {
                 self.seat.over = true;
-                outcome.overflowed.push(self.member.seat as usize);
+                round.outcome.overflowed.push(self.member.seat as usize);
                 lost
             }
             Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
         };
-        outcome.dropped[self.member.policy as usize] += dropped;
+        round.outcome.dropped[self.member.policy as usize] += dropped;
     }
 }

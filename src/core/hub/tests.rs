@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::io::IoSlice;
 
 use super::*;
-use crate::core::outbox::tests::{Got, Reader, channel, drain, event, hidden_event, runs};
+use crate::core::outbox::tests::{
+    Got, Reader, channel, drain, event, hidden_event, lane_room, runs,
+};
 use crate::core::outbox::{Delivered, SLICES_MAX};
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES};
 
@@ -261,6 +263,22 @@ fn a_slow_subscriber_costs_only_itself() {
 }
 
 #[test]
+fn an_update_without_a_policy_leaves_it_as_it_is() {
+    let overflowed = |update: Option<Policy>| {
+        let mut hub = Hub::new(LIMIT);
+        let id = seat(&mut hub, 1);
+        join(&mut hub, id, 1, Policy::Disconnect);
+        hub.update(id, Alias(1), update);
+        hub.seat(id).unwrap().blocked = true;
+        publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
+    };
+    let cases = [(None, 1), (Some(Policy::Disconnect), 1), (Some(Policy::DropOldest), 0)];
+    for (update, expected) in cases {
+        assert_eq!(overflowed(update), expected, "{update:?}");
+    }
+}
+
+#[test]
 fn nothing_follows_a_hole_that_only_the_close_tells() {
     let limit = OutboxLimit { bytes: 1_000, events: 100 };
     let mut hub = Hub::new(limit);
@@ -396,4 +414,29 @@ fn the_lists_of_late_seats_name_each_once_whoever_had_its_place_before() {
     let id = fill(&mut hub, 31, 12);
     assert_eq!(hub.still_full(Some(u64::MAX)), [id], "named once");
     assert!(!hub.is_near(false));
+}
+
+#[test]
+fn the_room_of_a_long_queue_goes_back_when_it_was_not_used_between_two_looks() {
+    let mut hub = Hub::new(OutboxLimit { events: 100, ..LIMIT });
+    let id = seat(&mut hub, 1);
+    join(&mut hub, id, 1, Policy::DropOldest);
+    let mut offset = 0;
+    let mut burst = |hub: &mut Hub| {
+        for _ in 0..40 {
+            offset += 1;
+            publish(hub, &events(1, offset..offset + 1), &mut Kernel::default());
+        }
+        assert_eq!(received(hub, id).len(), 40);
+    };
+    let room = |hub: &mut Hub| lane_room(&hub.seat(id).unwrap().outbox);
+    for _ in 0..3 {
+        burst(&mut hub);
+        assert_eq!(hub.still_full(None), [0; 0]);
+        assert!(room(&mut hub) >= 40, "used since the last look");
+    }
+    hub.still_full(None);
+    assert_eq!((room(&mut hub), hub.roomy.len()), (0, 0));
+    burst(&mut hub);
+    assert_eq!(hub.roomy.len(), 1, "and all over again");
 }

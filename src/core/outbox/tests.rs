@@ -57,6 +57,11 @@ pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     slices.collect()
 }
 
+/// Items that a data lane has room for.
+pub(in crate::core) fn lane_room(outbox: &Outbox) -> usize {
+    outbox.data.capacity()
+}
+
 fn slice(alias: u64, offsets: std::ops::Range<u64>, size: usize) -> Slice {
     let mut press = Press::default();
     let mut run = press.begin(&event(alias, offsets.start, size), 0);

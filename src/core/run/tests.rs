@@ -58,6 +58,19 @@ fn a_run_ends_before_its_limits_and_at_a_hole() {
 }
 
 #[test]
+fn an_event_that_begins_the_next_run_is_encoded_once() {
+    let mut press = Press::default();
+    let mut run = press.begin(&event(1, 1, 100), 0);
+    let limit = RunLimit { bytes: run.slice(0, 1).len() + 1, ..ANY };
+    let mut next = event(1, 2, 100);
+    assert!(!press.append(&mut run, &next, limit));
+    // Were it encoded again, it would be with this number.
+    Arc::get_mut(&mut next).unwrap().ts_ms = 7;
+    let again = press.begin(&next, 0);
+    assert_eq!(again.slice(0, 1), event(1, 2, 100).json_frame());
+}
+
+#[test]
 fn a_run_is_used_again_once_nobody_holds_it() {
     let mut press = Press::default();
     let held = press.begin(&hidden_event(1, 1, 99, Some(ClientId(1))), 0);
