@@ -18,6 +18,9 @@ use crate::proto::ws::frame::{self, Opcode};
 /// How long a peer may take to answer a close, in milliseconds.
 const CLOSE_MS: u64 = 5_000;
 
+/// The same during a drain, so that silent clients do not hold up its end by five seconds.
+const CLOSE_DRAINING_MS: u64 = 4_000;
+
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
 
@@ -29,7 +32,8 @@ impl Shard {
         if socket.ending.get().is_some() {
             return;
         }
-        let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
+        let patience_ms = if self.node.draining() { CLOSE_DRAINING_MS } else { CLOSE_MS };
+        let deadline_ms = self.node.clock().node_ms() + patience_ms;
         socket.ending.set(Some(Ending { reason, deadline_ms }));
         self.metrics.closed(reason);
         self.leave_channels(id);
