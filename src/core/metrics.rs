@@ -33,6 +33,8 @@ counters! {
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
     DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
+    DroppedClosed => ("events_dropped", Some(("policy", "closed")), "Events dropped from queues, by policy."),
+    DroppedUnsubscribed => ("events_dropped", Some(("policy", "unsubscribed")), "Events dropped from queues, by policy."),
     EventsPublishedEmbed => ("events_published", Some(("door", "embed")), "Events taken, by the door they came through."),
     EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),

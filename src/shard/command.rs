@@ -155,11 +155,16 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
+        let queued = || {
+            self.hub.borrow_mut().seat(asker.id).map_or(0, |seat| seat.outbox.data_events() as u64)
+        };
+        let before = queued();
         let ended = self
             .node
             .store()
             .find(channel)
             .and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias));
+        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
         let Some(last) = ended else {
             let message = "this connection has no subscription to that channel";
             return Err(CommandError::new(id, ErrorCode::NotSubscribed, message));

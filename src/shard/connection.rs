@@ -380,7 +380,6 @@ impl Asker<'_> {
             Message::Close(close) => {
                 // Nothing of ours follows: the peer's code goes back, and the stream ends.
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    seat.outbox.clear_data();
                     let (code, reason) = close.unwrap_or((1000, ""));
                     frame::close(code, reason, seat.outbox.control());
                 }

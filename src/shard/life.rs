@@ -55,10 +55,7 @@ impl Shard {
                 // What was queued before goes out before.
                 seat.outbox.push_last(last.into_boxed_slice());
             } else {
-                let dropped = seat.outbox.clear_data();
-                if reason == CloseReason::SlowConsumer {
-                    self.metrics.add(Counter::DroppedDisconnect, dropped);
-                }
+                self.count_lost(reason, seat.outbox.clear_data());
                 seat.outbox.control().extend_from_slice(&last);
             }
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
@@ -67,6 +64,13 @@ impl Shard {
         if self.flush(id) != Flushed::Blocked {
             wake(&socket);
         }
+    }
+
+    /// Counts events that were queued for a connection and will not be written, because it ends.
+    fn count_lost(&self, reason: CloseReason, events: u64) {
+        let slow = reason == CloseReason::SlowConsumer;
+        let counter = if slow { Counter::DroppedDisconnect } else { Counter::DroppedClosed };
+        self.metrics.add(counter, events);
     }
 
     /// When a client sent away by a drain should come back: at random, so that not all come at
@@ -86,6 +90,9 @@ impl Shard {
     /// Takes a connection away for good.
     pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
         self.leave_channels(id);
+        // What a socket that failed, or a close that had its time, has left unwritten.
+        let left = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events());
+        self.count_lost(reason, left as u64);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Gateway, WEIR, now, wait_for};
+use serde_json::json;
+
+use crate::harness::{Client, Gateway, WEIR, now, wait_for};
 use crate::raw::Raw;
 
 /// The runtimes that were there already used to panic when they were dropped.
@@ -59,4 +61,32 @@ fn a_gateway_that_is_dropped_lets_go_of_its_port() {
     TcpStream::connect(address).unwrap();
     drop(gateway);
     wait_for("its listeners to close", || TcpStream::connect(address).err());
+}
+
+/// Two clients with a queue that the socket does not take: one goes, one unsubscribes.
+#[test]
+fn every_event_is_delivered_or_counted_as_dropped() {
+    let gateway = Gateway::start();
+    let mut publisher = Client::connect(&gateway);
+    let mut gone = Client::connect_narrow(&gateway);
+    gone.subscribe("room:1");
+    let mut leaving = Client::connect_narrow(&gateway);
+    leaving.subscribe("room:1");
+    let pad = "x".repeat(16 * 1024);
+    for _ in 0..100 {
+        publisher.publish("room:1", &json!(pad));
+    }
+    let count = |metric: &str| gateway.metric(metric);
+    let dropped = |policy: &str| count(&format!("weir_events_dropped_total{{policy=\"{policy}\""));
+    assert!(count("weir_events_delivered_total") < 199.5, "something waits in the queues");
+    drop(gone);
+    wait_for("its queue to be counted", || (dropped("closed") > 0.5).then_some(()));
+    leaving.send(&json!({"type": "unsubscribe", "channel": "room:1"}));
+    wait_for("all events to be accounted for", || {
+        let sum = count("weir_events_delivered_total") + count("weir_events_dropped_total");
+        assert!(sum < 200.5, "{sum}");
+        // A frame that is on its way stays until it is read.
+        (sum > 198.5).then_some(())
+    });
+    assert!(dropped("unsubscribed") > 0.5);
 }
