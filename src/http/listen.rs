@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::connection;
 use crate::core::metrics::Counter;
+use crate::proto::error::ErrorCode;
 use crate::shard::Local;
 
 /// How long the loop rests when the process or the machine lacks descriptors or memory.
@@ -149,7 +150,8 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
 
 /// Answers without reading; whether the peer gets it is up to the kernel.
 fn turn_away(socket: &TcpStream, doors: &Doors) {
-    doors.shard.metrics().add(Counter::UpgradeRejected, 1);
+    doors.shard.metrics().add(Counter::RejectedOverloaded, 1);
+    doors.shard.metrics().error(ErrorCode::Overloaded);
     if let Err(error) = socket.try_write(CROWDED) {
         tracing::debug!(%error, "a connection beyond the limit went unanswered");
     }

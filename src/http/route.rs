@@ -38,19 +38,26 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     if request.uri().path() == "/ws" {
         let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
         return Answer::Ready(Some(done.unwrap_or_else(|refusal| {
-            peer.doors.shard.metrics().add(Counter::UpgradeRejected, 1);
+            peer.doors.shard.metrics().add(rejected(refusal.code), 1);
+            peer.doors.shard.metrics().http_error(refusal.code);
             ended(peer, &request, refusal.answer())
         })));
     }
     match check(peer, &request).and_then(|host| find(peer, &request, host)) {
-        Err(refusal) => Answer::Ready(Some(ended(peer, &request, refusal.answer()))),
+        Err(refusal) => {
+            peer.doors.shard.metrics().http_error(refusal.code);
+            Answer::Ready(Some(ended(peer, &request, refusal.answer())))
+        }
         Ok(place) => {
             let peer = Rc::clone(peer);
             let busy = Busy::new(&peer.doors);
             Answer::Later(Box::pin(async move {
                 let chunked = is_chunked(&request);
                 let done = go(&peer, place, request).await;
-                let mut answer = done.unwrap_or_else(|refusal| refusal.answer());
+                let mut answer = done.unwrap_or_else(|refusal| {
+                    peer.doors.shard.metrics().http_error(refusal.code);
+                    refusal.answer()
+                });
                 let draining = peer.doors.shard.node().draining();
                 if draining {
                     peer.last.set(Some(busy));
@@ -61,6 +68,18 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
                 answer
             }))
         }
+    }
+}
+
+/// The counter of handshakes that were refused with that code.
+fn rejected(code: &str) -> Counter {
+    match code {
+        "forbidden" => Counter::RejectedForbidden,
+        "method_not_allowed" => Counter::RejectedMethod,
+        "overloaded" => Counter::RejectedOverloaded,
+        "unavailable" => Counter::RejectedUnavailable,
+        "upgrade_required" => Counter::RejectedUpgrade,
+        _ => Counter::RejectedBadRequest,
     }
 }
 

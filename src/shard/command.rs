@@ -197,10 +197,10 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Publish(_) => Counter::CommandsPublish,
         Command::Subscribe(_) => Counter::CommandsSubscribe,
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
-        Command::Auth
-        | Command::History
-        | Command::Presence
-        | Command::Request
-        | Command::Signal => Counter::CommandsOther,
+        Command::Auth => Counter::CommandsAuth,
+        Command::History => Counter::CommandsHistory,
+        Command::Presence => Counter::CommandsPresence,
+        Command::Request => Counter::CommandsRequest,
+        Command::Signal => Counter::CommandsSignal,
     }
 }

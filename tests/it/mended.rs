@@ -90,3 +90,24 @@ fn every_event_is_delivered_or_counted_as_dropped() {
     });
     assert!(dropped("unsubscribed") > 0.5);
 }
+
+#[test]
+fn errors_and_refused_handshakes_are_counted_by_code() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    assert_eq!(client.ask(json!({"type": "presence", "channel": "room:1"}))["type"], "error");
+    gateway.get("/nowhere");
+    gateway.get("/ws");
+    gateway.post("/api/v1/publish", "no json");
+    for metric in [
+        "weir_commands_total{type=\"presence\"",
+        "weir_errors_total{code=\"bad_request\"",
+        "weir_errors_total{code=\"not_enabled\"",
+        "weir_errors_total{code=\"not_found\"",
+        "weir_errors_total{code=\"upgrade_required\"",
+        "weir_store_up",
+        "weir_upgrade_rejected_total{reason=\"upgrade_required\"",
+    ] {
+        assert!((gateway.metric(metric) - 1.0).abs() < 0.5, "{metric}");
+    }
+}
