@@ -289,3 +289,38 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
         assert_eq!(shard.fan_out(&mut in_hand), (2, 2));
     });
 }
+
+/// The mailbox is one event from its bound; nobody empties it but the test.
+#[test]
+fn a_batch_stops_at_the_message_that_crowds_a_mailbox() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let now = shard.node.clock().now();
+        let mailbox = shard.mailbox().unwrap();
+        shard.node.store().subscribe("room:1", shard.id, now).unwrap();
+        for _ in 0..8_191 {
+            let payload = Payload::Opaque(Box::from(&b"x"[..]));
+            let channel = "room:1".into();
+            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            shard.node.store().publish(event, now).unwrap();
+        }
+        let mut client = Client::connect(&local).await;
+        let line = |id| format!(r#"{{"type":"publish","id":{id},"channel":"room:1","data":1}}"#);
+        let batch = [1, 2, 3].map(line).join("\n");
+        let ping = bytes_of(Opcode::Ping, b"after");
+        let bytes = [bytes_of(Opcode::Text, batch.as_bytes()), ping].concat();
+        client.0.write_all(&bytes).await.unwrap();
+        let (_, answer) = client.frame().await.unwrap();
+        assert!(answer.starts_with(br#"{"type":"published","id":1,"#));
+        assert_eq!(mailbox.depth(), 8_192, "the others wait");
+        let mut mail = Vec::new();
+        mailbox.take(&mut mail);
+        mailbox.settle(mail.len(), mail.iter().map(|event| event.payload.len()).sum());
+        for id in 2..=3 {
+            let (_, answer) = client.frame().await.unwrap();
+            let begins = format!(r#"{{"type":"published","id":{id},"#);
+            assert!(answer.starts_with(begins.as_bytes()));
+        }
+        assert_eq!(client.frame().await.unwrap(), (0x8A, b"after".to_vec()), "in their order");
+    });
+}
