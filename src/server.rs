@@ -54,7 +54,8 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// A gateway that listens.
+/// A gateway that listens, until [`Gateway::run_until`] has ended it. Dropped before, it drains
+/// without anybody who waits for the end.
 ///
 /// ```no_run
 /// # async fn example(config: weir::Config) -> Result<(), Box<dyn std::error::Error>> {
@@ -114,10 +115,12 @@ impl Builder {
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
-        let mut threads = Vec::new();
+        // From here on what has begun ends with it, also where the start fails.
+        let mut gateway = Gateway { node, address, connections_max, shards: Vec::new() };
         for (index, engine) in engines.map_err(StartError::Thread)?.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-            let plan = Plan { id, address, separate, node: Arc::clone(&node), http: http.clone() };
+            let plan =
+                Plan { id, address, separate, node: Arc::clone(&gateway.node), http: http.clone() };
             let (ready, is_ready) = std::sync::mpsc::channel();
             let (done, is_done) = oneshot::channel();
             let thread = std::thread::Builder::new()
@@ -125,12 +128,12 @@ impl Builder {
                 .spawn(move || plan.run(engine, &ready, done))
                 .map_err(StartError::Thread)?;
             match is_ready.recv() {
-                Ok(Ok(())) => threads.push((thread, is_done)),
+                Ok(Ok(())) => gateway.shards.push((thread, is_done)),
                 Ok(Err(source)) => return Err(StartError::Listen { address, source }),
                 Err(_) => return Err(StartError::Shard),
             }
         }
-        Ok(Gateway { node, address, connections_max, shards: threads })
+        Ok(gateway)
     }
 }
 
@@ -161,9 +164,9 @@ impl Gateway {
     /// # Errors
     ///
     /// [`StartError::Shard`] when a shard ended by itself.
-    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
-        let (threads, ends): (Vec<_>, Vec<_>) = self.shards.into_iter().unzip();
-        let mut ends = ends;
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let shards = std::mem::take(&mut self.shards);
+        let (threads, mut ends): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
         let lost = std::future::poll_fn(|cx| {
             for end in &mut ends {
                 if std::pin::Pin::new(end).poll(cx).is_ready() {
@@ -184,6 +187,13 @@ impl Gateway {
             thread.join().map_err(|_| StartError::Shard)?;
         }
         Ok(())
+    }
+}
+
+/// Begins the drain, and does not wait for its end: the threads end by themselves.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.node.drain();
     }
 }
 

@@ -242,6 +242,13 @@ impl Hub {
         }
     }
 
+    /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
+    /// it adds to the next [`Hub::fan_out`].
+    pub fn begins(&self, event: &Event) -> usize {
+        let topic = self.topics.get(&event.alias).filter(|topic| topic.open.is_none());
+        topic.map_or(0, |topic| topic.members.len())
+    }
+
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         let mut touched = std::mem::take(&mut self.touched);

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
-use super::listen::Doors;
+use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
 
@@ -35,6 +35,9 @@ pub(super) struct Peer {
     pub(super) upgraded: Cell<bool>,
     /// Set once a head came with both kinds of body length, or one that is not read.
     pub(super) two_lengths: Rc<Cell<bool>>,
+    /// The last request of this connection, while the node drains: it counts until its answer is
+    /// written and the connection has ended.
+    pub(super) last: Cell<Option<Busy>>,
 }
 
 /// An answer, there or to come. Handshakes are answered without a future of their own.
@@ -89,7 +92,13 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let two_lengths = Rc::new(Cell::new(false));
     let wire = Wire::new(socket, Rc::clone(&two_lengths));
     let upgraded = Cell::new(false);
-    let peer = Rc::new(Peer { doors, ip: ip.to_canonical(), upgraded, two_lengths });
+    let peer = Rc::new(Peer {
+        doors,
+        ip: ip.to_canonical(),
+        upgraded,
+        two_lengths,
+        last: Cell::new(None),
+    });
     let routes = Routes(Rc::clone(&peer));
     let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
     let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;

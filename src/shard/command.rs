@@ -153,11 +153,16 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
+        let queued = || {
+            self.hub.borrow_mut().seat(asker.id).map_or(0, |seat| seat.outbox.data_events() as u64)
+        };
+        let before = queued();
         let ended = self
             .node
             .store()
             .find(channel)
             .and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias));
+        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
         let Some(last) = ended else {
             let message = "this connection has no subscription to that channel";
             return Err(CommandError::new(id, ErrorCode::NotSubscribed, message));
@@ -195,10 +200,10 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Publish(_) => Counter::CommandsPublish,
         Command::Subscribe(_) => Counter::CommandsSubscribe,
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
-        Command::Auth
-        | Command::History
-        | Command::Presence
-        | Command::Request
-        | Command::Signal => Counter::CommandsOther,
+        Command::Auth => Counter::CommandsAuth,
+        Command::History => Counter::CommandsHistory,
+        Command::Presence => Counter::CommandsPresence,
+        Command::Request => Counter::CommandsRequest,
+        Command::Signal => Counter::CommandsSignal,
     }
 }

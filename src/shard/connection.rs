@@ -36,6 +36,8 @@ struct Connection {
     decoder: Decoder,
     /// Bytes read and not yet decoded, while the client is held back.
     held: Vec<u8>,
+    /// How many of these, at the front, are messages of a text frame that was decoded.
+    held_text: usize,
     /// Room in the mailbox that this client has filled.
     crowded: Option<Box<Room>>,
     /// It is not read for now, and its session knows.
@@ -49,11 +51,11 @@ struct Connection {
 /// What becomes of a connection after some of its bytes.
 enum Next {
     Close(CloseReason),
-    /// Not read until the mailbox of that shard has room.
-    Hold(ShardId),
+    /// Not read until the mailbox of that shard has room; with the rest of the text frame.
+    Hold(ShardId, Vec<u8>),
     Read,
-    /// Not read until its answers have been written.
-    Unread,
+    /// Not read until its answers have been written; with the rest of the text frame.
+    Unread(Vec<u8>),
 }
 
 /// Drives one connection to its end.
@@ -64,6 +66,7 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         id,
         decoder: Decoder::new(),
         held: early,
+        held_text: 0,
         crowded: None,
         waiting: false,
         shut: false,
@@ -86,6 +89,7 @@ impl Connection {
         shard.metrics.add(Counter::Panics, 1);
         self.decoder = Decoder::new();
         self.held = Vec::new();
+        self.held_text = 0;
         self.crowded = None;
         let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
@@ -254,10 +258,25 @@ impl Connection {
         let now = shard.node.clock().now();
         let asker = Asker { id: self.id, author: &author, now };
         let max = shard.node.options().message_bytes;
-        let mut rest = bytes;
+        let (text, mut rest) = bytes.split_at_mut(std::mem::take(&mut self.held_text));
         let mut finished = false;
+        let mut next = asker.requests(&self.local, text);
         loop {
-            let next = match self.decoder.next(&mut rest, max) {
+            let (crowded, text) = match next {
+                Next::Close(reason) => return Some(reason),
+                Next::Hold(crowded, text) => (Some(crowded), Some(text)),
+                Next::Read => (None, None),
+                Next::Unread(text) => (None, Some(text)),
+            };
+            if let Some(text) = text {
+                let room = crowded.map(|crowded| shard.node.mailboxes().room(crowded));
+                self.crowded = room.map(Box::new);
+                self.held_text = text.len();
+                self.held = text;
+                self.held.extend_from_slice(rest);
+                return None;
+            }
+            next = match self.decoder.next(&mut rest, max) {
                 Ok(Some(message)) => {
                     let next = asker.take(&self.local, message);
                     // Not by a ping between the fragments of a message that goes on behind it.
@@ -270,19 +289,6 @@ impl Connection {
                 }
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
-            match next {
-                Next::Close(reason) => return Some(reason),
-                Next::Hold(crowded) => {
-                    self.crowded = Some(Box::new(shard.node.mailboxes().room(crowded)));
-                    self.held = rest.to_vec();
-                    return None;
-                }
-                Next::Read => {}
-                Next::Unread => {
-                    self.held = rest.to_vec();
-                    return None;
-                }
-            }
         }
     }
 
@@ -343,6 +349,11 @@ fn unread(local: &Local, id: SeatId) -> bool {
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 
+/// The messages of a text frame that were not carried out, for later.
+fn rest(messages: json::Messages<'_>) -> Vec<u8> {
+    messages.collect::<Vec<_>>().join(&b'\n')
+}
+
 /// The reason under which a connection is counted whose socket failed.
 fn over(socket: &Socket, otherwise: CloseReason) -> CloseReason {
     socket.ending.get().map_or(otherwise, |ending| ending.reason)
@@ -380,7 +391,6 @@ impl Asker<'_> {
             Message::Close(close) => {
                 // Nothing of ours follows: the peer's code goes back, and the stream ends.
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    seat.outbox.clear_data();
                     let (code, reason) = close.unwrap_or((1000, ""));
                     frame::close(code, reason, seat.outbox.control());
                 }
@@ -389,35 +399,34 @@ impl Asker<'_> {
         }
     }
 
+    /// Carries out the messages of a text frame, up to the one behind which it is not read.
     fn requests(&self, local: &Local, text: &[u8]) -> Next {
         let shard = &local.0;
-        let mut next = Next::Read;
-        for message in json::messages(text) {
+        let mut messages = json::messages(text);
+        while let Some(message) = messages.next() {
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
             };
             match result {
                 Ok(None) => {}
-                Ok(Some(crowded)) => next = Next::Hold(crowded),
-                Err(error) => match self.refuse(local, &error) {
-                    Next::Close(reason) => next = Next::Close(reason),
-                    Next::Hold(_) | Next::Read | Next::Unread => {}
-                },
+                Ok(Some(crowded)) => return Next::Hold(crowded, rest(messages)),
+                Err(error) => {
+                    if let Next::Close(reason) = self.refuse(local, &error) {
+                        return Next::Close(reason);
+                    }
+                }
             }
-            if matches!(next, Next::Close(_)) {
-                break;
+            if unread(local, self.id) {
+                return Next::Unread(rest(messages));
             }
         }
-        match next {
-            Next::Read => self.unless_unread(local),
-            Next::Close(_) | Next::Hold(_) | Next::Unread => next,
-        }
+        Next::Read
     }
 
     /// Stops reading a client that does not read its answers.
     fn unless_unread(&self, local: &Local) -> Next {
-        if unread(local, self.id) { Next::Unread } else { Next::Read }
+        if unread(local, self.id) { Next::Unread(Vec::new()) } else { Next::Read }
     }
 
     /// Tells an error, and counts those that a working client does not make.

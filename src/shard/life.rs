@@ -18,6 +18,9 @@ use crate::proto::ws::frame::{self, Opcode};
 /// How long a peer may take to answer a close, in milliseconds.
 const CLOSE_MS: u64 = 5_000;
 
+/// The same during a drain, so that silent clients do not hold up its end by five seconds.
+const CLOSE_DRAINING_MS: u64 = 4_000;
+
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
 
@@ -29,7 +32,8 @@ impl Shard {
         if socket.ending.get().is_some() {
             return;
         }
-        let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
+        let patience_ms = if self.node.draining() { CLOSE_DRAINING_MS } else { CLOSE_MS };
+        let deadline_ms = self.node.clock().node_ms() + patience_ms;
         socket.ending.set(Some(Ending { reason, deadline_ms }));
         self.metrics.closed(reason);
         self.leave_channels(id);
@@ -51,10 +55,7 @@ impl Shard {
                 // What was queued before goes out before.
                 seat.outbox.push_last(last.into_boxed_slice());
             } else {
-                let dropped = seat.outbox.clear_data();
-                if reason == CloseReason::SlowConsumer {
-                    self.metrics.add(Counter::DroppedDisconnect, dropped);
-                }
+                self.count_lost(reason, seat.outbox.clear_data());
                 seat.outbox.control().extend_from_slice(&last);
             }
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
@@ -63,6 +64,13 @@ impl Shard {
         if self.flush(id) != Flushed::Blocked {
             wake(&socket);
         }
+    }
+
+    /// Counts events that were queued for a connection and will not be written, because it ends.
+    fn count_lost(&self, reason: CloseReason, events: u64) {
+        let slow = reason == CloseReason::SlowConsumer;
+        let counter = if slow { Counter::DroppedDisconnect } else { Counter::DroppedClosed };
+        self.metrics.add(counter, events);
     }
 
     /// When a client sent away by a drain should come back: at random, so that not all come at
@@ -82,6 +90,9 @@ impl Shard {
     /// Takes a connection away for good.
     pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
         self.leave_channels(id);
+        // What a socket that failed, or a close that had its time, has left unwritten.
+        let left = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events());
+        self.count_lost(reason, left as u64);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {

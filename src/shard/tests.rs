@@ -15,8 +15,8 @@ use super::node::{Node, NodeOptions, PublishError};
 use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
-use crate::proto::event::Payload;
-use crate::proto::name::ShardId;
+use crate::proto::event::{Author, Payload};
+use crate::proto::name::{ClientId, ShardId};
 use crate::proto::ws::frame::{Opcode, client_frame};
 use crate::store::NewEvent;
 use crate::store::memory::Memory;
@@ -258,4 +258,69 @@ fn a_publish_waits_once_for_all_mailboxes() {
     assert_eq!(refused, Err(PublishError::Overloaded));
     assert!(waited, "refused after one `publish_timeout`, before there was room everywhere");
     assert!(runtime.block_on(node.publish(event())).is_ok(), "there is room again");
+}
+
+/// Two channels that one turn may hand out together, and one too many.
+#[test]
+fn a_turn_does_not_hand_out_every_channel_at_once() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let clock = shard.node.clock();
+        let mailbox = shard.mailbox().unwrap();
+        let author = Arc::new(Author { client: ClientId(1), user: None });
+        for channel in ["room:1", "room:2", "room:3"] {
+            let joined = shard.node.store().subscribe(channel, shard.id, clock.now()).unwrap();
+            let mut hub = shard.hub.borrow_mut();
+            for _ in 0..4_000 {
+                let id = hub.open(Arc::clone(&author), 0);
+                hub.subscribe(id, (&joined.channel, joined.alias), (Policy::DropOldest, 0));
+            }
+        }
+        for channel in ["room:1", "room:2", "room:1", "room:3", "room:1"] {
+            let payload = Payload::Opaque(Box::from(&b"x"[..]));
+            let channel = channel.into();
+            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            shard.node.store().publish(event, clock.now()).unwrap();
+        }
+        let mut mail = Vec::new();
+        mailbox.take(&mut mail);
+        let mut in_hand = mail.into();
+        assert_eq!(shard.fan_out(&mut in_hand), (3, 3));
+        assert_eq!(shard.fan_out(&mut in_hand), (2, 2));
+    });
+}
+
+/// The mailbox is one event from its bound; nobody empties it but the test.
+#[test]
+fn a_batch_stops_at_the_message_that_crowds_a_mailbox() {
+    on_a_shard(async |local| {
+        let shard = &local.0;
+        let now = shard.node.clock().now();
+        let mailbox = shard.mailbox().unwrap();
+        shard.node.store().subscribe("room:1", shard.id, now).unwrap();
+        for _ in 0..8_191 {
+            let payload = Payload::Opaque(Box::from(&b"x"[..]));
+            let channel = "room:1".into();
+            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            shard.node.store().publish(event, now).unwrap();
+        }
+        let mut client = Client::connect(&local).await;
+        let line = |id| format!(r#"{{"type":"publish","id":{id},"channel":"room:1","data":1}}"#);
+        let batch = [1, 2, 3].map(line).join("\n");
+        let ping = bytes_of(Opcode::Ping, b"after");
+        let bytes = [bytes_of(Opcode::Text, batch.as_bytes()), ping].concat();
+        client.0.write_all(&bytes).await.unwrap();
+        let (_, answer) = client.frame().await.unwrap();
+        assert!(answer.starts_with(br#"{"type":"published","id":1,"#));
+        assert_eq!(mailbox.depth(), 8_192, "the others wait");
+        let mut mail = Vec::new();
+        mailbox.take(&mut mail);
+        mailbox.settle(mail.len(), mail.iter().map(|event| event.payload.len()).sum());
+        for id in 2..=3 {
+            let (_, answer) = client.frame().await.unwrap();
+            let begins = format!(r#"{{"type":"published","id":{id},"#);
+            assert!(answer.starts_with(begins.as_bytes()));
+        }
+        assert_eq!(client.frame().await.unwrap(), (0x8A, b"after".to_vec()), "in their order");
+    });
 }

@@ -17,6 +17,9 @@ use crate::proto::event::Event;
 /// Connections written before reads, accepts and timers have their chance.
 const WRITES_A_TURN: usize = 256;
 
+/// Members that a turn hands runs to before others have their chance; one channel may have more.
+const OFFERS_A_TURN: usize = 10_000;
+
 /// Writes that share one look at the clock.
 const WRITES_A_CLOCK: usize = 16;
 
@@ -109,15 +112,20 @@ impl Drop for Ended<'_> {
 }
 
 impl Shard {
-    /// Fans out as much of `in_hand` as one run a channel holds: how many events, and their
-    /// payload.
-    fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) -> (usize, usize) {
+    /// Fans out as much of `in_hand` as one run a channel holds, and not many channels with many
+    /// members at once. Returns how many events, and their payload.
+    pub(super) fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) -> (usize, usize) {
         let now_ns = self.node.clock().node_ns();
         let (mut events, mut bytes) = (0, 0);
+        let mut offers = 0;
         let mut outcome = Outcome::default();
         {
             let mut hub = self.hub.borrow_mut();
             while let Some(event) = in_hand.front() {
+                offers += hub.begins(event);
+                if offers > OFFERS_A_TURN && events > 0 {
+                    break;
+                }
                 if !hub.load(event, now_ns) {
                     break;
                 }
