@@ -239,7 +239,7 @@ fn pings_of_a_client_that_does_not_read_stay_bounded() {
     assert!(peak < MIB, "grew by {peak}");
     let asked = now();
     bystander.expect_nothing();
-    assert!(asked.elapsed() < Duration::from_secs(1), "others notice nothing");
+    assert!(asked.elapsed() < Duration::from_secs(5), "others notice nothing");
 }
 
 /// Publishes from a client that does not read its answers: it is not read any more.
@@ -267,17 +267,22 @@ fn unread_answers_stop_the_reading() {
 
 #[test]
 fn a_silent_client_is_pinged_and_then_cut() {
-    let gateway = Gateway::configured("[http]\nping = \"300ms\"\nping_timeout = \"200ms\"\n");
+    let gateway = Gateway::configured("[http]\nping = \"3s\"\nping_timeout = \"2500ms\"\n");
+    // One that answers stays.
+    let mut alive = Raw::websocket(&gateway);
+    let alive = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (first, payload) = alive.frame().unwrap();
+            assert_eq!(first, 0x89);
+            alive.send(&masked(0x8A, &payload));
+        }
+        alive.send(&masked(0x81, PING));
+        assert_eq!(alive.frame().unwrap(), (0x81, PONG.to_vec()));
+    });
     let mut silent = Raw::websocket(&gateway);
     assert_eq!(silent.frame().unwrap().0, 0x89, "a ping comes");
     let (_, text) = silent.frame().unwrap();
     assert!(text.starts_with(br#"{"type":"disconnect","code":4002"#));
     assert_eq!(silent.close_code(), Some(4002));
-    // One that answers stays: fastwebsockets does so while it reads.
-    let mut alive = Raw::websocket(&gateway);
-    for _ in 0..4 {
-        let (first, payload) = alive.frame().unwrap();
-        assert_eq!(first, 0x89);
-        alive.send(&masked(0x8A, &payload));
-    }
+    alive.join().unwrap();
 }
