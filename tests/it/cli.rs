@@ -1,19 +1,19 @@
 //! The command line: what is printed where, and the exit codes.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, scratch, wait_for, weir};
+use crate::harness::{Client, Gateway, Kid, finished, scratch, wait_for, weir};
 
 fn run(args: &[&str], input: &str) -> Output {
     let mut command = weir(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-    child.wait_with_output().unwrap()
+    let kid = Kid::start(&mut command);
+    kid.stdin().write_all(input.as_bytes()).ok();
+    kid.output()
 }
 
 fn out(output: &Output) -> String {
@@ -44,9 +44,9 @@ fn pub_publishes_lines_and_takes_its_url_from_the_environment() {
     client.subscribe("room:1");
     let mut command = weir(&["pub", "room:1", "--stdin"]);
     command.env("WEIR_URL", gateway.url());
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"{\"v\":1}\n{\"v\":2}\n").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let kid = Kid::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    kid.stdin().write_all(b"{\"v\":1}\n{\"v\":2}\n").unwrap();
+    let output = kid.output();
     assert_eq!(output.status.code(), Some(0));
     for v in 1..=2 {
         let event = client.expect("event");
@@ -59,15 +59,14 @@ fn pub_publishes_lines_and_takes_its_url_from_the_environment() {
 fn sub_prints_events_until_its_count() {
     let gateway = Gateway::start();
     let mut command = weir(&["sub", "room:1", "room:2", "--count", "3", "--url", &gateway.url()]);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let kid = Kid::start(command.stdout(Stdio::piped()));
     wait_for("both subscriptions", || (gateway.metric("weir_subscriptions") > 1.5).then_some(()));
     for (channel, data) in [("room:1", "1"), ("room:2", "{\"n\":1e400}"), ("room:1", "\"x\"")] {
         let body = format!(r#"{{"channel":"{channel}","data":{data}}}"#);
         assert_eq!(gateway.post("/api/v1/publish", &body).status, 200);
     }
-    let lines: Vec<String> =
-        BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let lines: Vec<String> = kid.stdout().lines().map(Result::unwrap).collect();
+    assert_eq!(kid.ended().code(), Some(0));
     assert_eq!(lines.len(), 3, "{lines:?}");
     // Only the order within a channel is promised.
     let of = |channel: &str| lines.iter().find(|line| line.contains(channel)).unwrap();
@@ -172,13 +171,13 @@ fn flags_go_over_environment_over_file() {
     .unwrap();
     let mut command = weir(&["check", "--config", path.to_str().unwrap()]);
     command.env("WEIR_LISTEN", "127.0.0.1:7002").env("WEIR_LIMITS__QUEUE_EVENTS", "222");
-    let text = out(&command.output().unwrap());
+    let text = out(&finished(&mut command));
     assert!(text.contains("127.0.0.1:7002") && !text.contains("7001"), "{text}");
     assert!(text.contains("222") && !text.contains("111"), "{text}");
     assert!(text.contains("70000") || text.contains("70_000"), "{text}");
     let mut bad = weir(&["check"]);
     bad.env("WEIR_LIMITS__QUEUE_EVENTS", "many");
-    let output = bad.output().unwrap();
+    let output = finished(&mut bad);
     assert_eq!(output.status.code(), Some(1));
     assert!((err(&output) + &out(&output)).to_lowercase().contains("queue_events"));
 }
@@ -198,28 +197,24 @@ fn a_public_address_is_refused_without_insecure() {
         assert_eq!(taken.status.code(), Some(0), "{}", err(&taken));
     }
     let mut open = weir(&["serve", "--listen", "0.0.0.0:0", "--insecure", "--log-format", "json"]);
-    let mut child = open.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let kid = Kid::start(open.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kid.stdout().read_line(&mut line).unwrap();
     assert!(line.contains("listening on http://"), "{line}");
 }
 
 #[test]
 fn a_demo_moves_by_itself() {
     let mut command = weir(&["serve", "--demo", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let kid = Kid::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut stdout = kid.stdout();
     stdout.read_line(&mut line).unwrap();
     let (_, address) = line.trim().split_once("http://").unwrap();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let channel = format!("telemetry:{}", host.trim());
     let url = format!("ws://{address}/ws");
     let output = run(&["sub", &channel, "--count", "20", "--url", &url], "");
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let text = out(&output);
     assert_eq!(text.lines().count(), 20);
