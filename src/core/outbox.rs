@@ -44,7 +44,7 @@ pub struct Full;
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
 /// that frame is finished before anything else; the control lane holds fewer written bytes than
-/// [`CONTROL_WRITTEN_BYTES`] or than wait behind them; every slice but the front [fits] its run.
+/// 4 KiB or than wait behind them; every slice but the front [fits] its run.
 ///
 /// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
