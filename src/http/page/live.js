@@ -90,7 +90,9 @@ class Card {
       return this.row(label || "value")?.set(data);
     }
     for (const [field, value] of Object.entries(data)) {
-      this.row(label ? `${label} ${field}` : field)?.set(value);
+      // `load load_1m` would say it twice.
+      const bare = !label || field.startsWith(`${label}_`);
+      this.row(bare ? field : `${label} ${field}`)?.set(value);
     }
   }
 
