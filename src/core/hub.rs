@@ -9,12 +9,17 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
-use super::outbox::{Outbox, OutboxLimit, Slice};
+use super::outbox::{OutboxLimit, Slice};
 use super::policy::Policy;
 use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
-use super::session::Session;
 use crate::proto::event::{Author, Event};
 use crate::proto::name::{Alias, ChannelName, ClientId};
+
+mod seat;
+
+pub use seat::Seat;
+
+use seat::{Listed, Member, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -23,23 +28,6 @@ const BATCHES: usize = 8;
 /// A connection's place in its shard's hub.
 pub type SeatId = usize;
 
-/// A subscription as its seat knows it.
-#[derive(Debug, Clone, Copy)]
-struct Sub {
-    alias: Alias,
-    /// Its index among the topic's members.
-    member: u32,
-}
-
-/// A subscription as its topic knows it: all that the fan-out looks at.
-#[derive(Debug, Clone, Copy)]
-struct Member {
-    seat: u32,
-    policy: Policy,
-    /// Events up to this offset are not for this member.
-    position: u64,
-}
-
 /// One channel with members on this shard.
 #[derive(Debug)]
 struct Topic {
@@ -47,52 +35,6 @@ struct Topic {
     members: Vec<Member>,
     /// The run being filled by the batch.
     open: Option<Rc<Run>>,
-}
-
-/// One connection.
-#[derive(Debug)]
-pub struct Seat {
-    /// What waits to be written.
-    pub outbox: Outbox,
-    /// Its standing.
-    pub session: Session,
-    /// Who it is, as its events say.
-    pub author: Arc<Author>,
-    /// The kernel takes no more: writing waits until it does.
-    pub blocked: bool,
-    /// It is in the queue of those to be written.
-    dirty: bool,
-    /// Since when its data lane is full (node milliseconds); `None` below half.
-    full_since_ms: Option<u64>,
-    /// It is in the list of those whose fullness is looked at.
-    listed: bool,
-    /// It is in the list of those whose next batch may be too much.
-    near: bool,
-    /// It was waited for, in vain: not again before it has come down to half.
-    excused: bool,
-    /// It is to be closed as a slow consumer: no event may follow those it has missed.
-    over: bool,
-    subs: Vec<Sub>,
-}
-
-impl Seat {
-    /// Whether it waits for its socket with more than half of its queue in use, has lost nothing
-    /// since it was last below, and has not been waited for.
-    fn is_near(&self, limit: OutboxLimit) -> bool {
-        self.blocked && self.full_since_ms.is_none() && !self.excused && !self.at_half(limit)
-    }
-
-    fn at_half(&self, limit: OutboxLimit) -> bool {
-        self.outbox.data_bytes() <= limit.bytes / 2 && self.outbox.data_events() <= limit.events / 2
-    }
-
-    /// Forgets what was of a queue that is at half or less.
-    fn look(&mut self, limit: OutboxLimit) {
-        if (self.full_since_ms.is_some() || self.excused) && self.at_half(limit) {
-            self.full_since_ms = None;
-            self.excused = false;
-        }
-    }
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -119,9 +61,9 @@ pub struct Hub {
     topics: HashMap<Alias, Topic, RandomState>,
     touched: Vec<Alias>,
     dirty: VecDeque<u32>,
-    full: Vec<u32>,
+    full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
-    near: Vec<u32>,
+    near: Vec<Listed>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -147,19 +89,7 @@ impl Hub {
     /// Gives a connection a seat.
     pub fn open(&mut self, author: Arc<Author>, now_ms: u64) -> SeatId {
         let client = author.client;
-        let id = self.seats.insert(Seat {
-            outbox: Outbox::default(),
-            session: Session::new(now_ms),
-            author,
-            blocked: false,
-            dirty: false,
-            full_since_ms: None,
-            listed: false,
-            near: false,
-            excused: false,
-            over: false,
-            subs: Vec::new(),
-        });
+        let id = self.seats.insert(Seat::new(author, now_ms));
         self.clients.insert(client, narrow(id));
         id
     }
@@ -312,7 +242,8 @@ impl Hub {
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         for alias in std::mem::take(&mut self.touched) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
-            let Some(run) = topic.open.take() else { continue };
+            let Some(mut run) = topic.open.take() else { continue };
+            self.press.seal(&mut run);
             let members = std::mem::take(&mut topic.members);
             for member in &members {
                 self.offer(*member, &run, writer, (now_ms, outcome));
@@ -386,14 +317,14 @@ impl Hub {
     /// again before they have come down to half.
     pub fn is_near(&mut self, excuse: bool) -> bool {
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.near.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.near = seat.is_near(limit);
             seat.near
         });
         if excuse {
-            for id in self.near.drain(..) {
-                if let Some(seat) = seats.get_mut(id as usize) {
+            for listed in self.near.drain(..) {
+                if let Some(seat) = listed.find(seats) {
                     seat.near = false;
                     seat.excused = true;
                 }
@@ -407,71 +338,20 @@ impl Hub {
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.full.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| listed.find(seats).is_some());
+        self.full.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
             if seat
                 .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since <= before))
+                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
             {
-                over.push(*id as usize);
+                over.push(listed.seat as usize);
             }
             seat.listed = seat.full_since_ms.is_some();
             seat.listed
         });
         over
-    }
-}
-
-/// Where a slice is put.
-struct Target<'a> {
-    seat: &'a mut Seat,
-    member: Member,
-    full: &'a mut Vec<u32>,
-    near: &'a mut Vec<u32>,
-    limit: OutboxLimit,
-}
-
-impl Target<'_> {
-    fn put(&mut self, slice: Slice, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        if slice.from >= slice.to {
-            return;
-        }
-        let lost = u64::from(slice.to - slice.from);
-        if self.seat.over {
-            outcome.dropped[Policy::Disconnect as usize] += lost;
-            return;
-        }
-        // It may have been written since the last look, and be full again at the next.
-        self.seat.look(self.limit);
-        let Err(super::outbox::Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
-            if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
-                self.near.push(self.member.seat);
-            }
-            return;
-        };
-        if !self.seat.blocked {
-            writer.write(self.member.seat as usize, self.seat);
-            if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
-                return;
-            }
-        }
-        self.seat.look(self.limit);
-        if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = Some(now_ms);
-        }
-        if !std::mem::replace(&mut self.seat.listed, true) {
-            self.full.push(self.member.seat);
-        }
-        let dropped = match self.member.policy {
-            Policy::Disconnect => {
-                self.seat.over = true;
-                outcome.overflowed.push(self.member.seat as usize);
-                lost
-            }
-            Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
-        };
-        outcome.dropped[self.member.policy as usize] += dropped;
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Peer {
     pub(super) ip: IpAddr,
     /// Set once a handshake was answered with 101.
     pub(super) upgraded: Cell<bool>,
-    /// Set once a head came with both kinds of body length.
+    /// Set once a head came with both kinds of body length, or one that is not read.
     pub(super) two_lengths: Rc<Cell<bool>>,
 }
 

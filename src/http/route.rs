@@ -38,11 +38,11 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
         let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
         return Answer::Ready(Some(done.unwrap_or_else(|refusal| {
             peer.doors.shard.metrics().add(Counter::UpgradeRejected, 1);
-            ended(&request, refusal.answer())
+            ended(peer, &request, refusal.answer())
         })));
     }
     match check(peer, &request).and_then(|host| find(peer, &request, host)) {
-        Err(refusal) => Answer::Ready(Some(ended(&request, refusal.answer()))),
+        Err(refusal) => Answer::Ready(Some(ended(peer, &request, refusal.answer()))),
         Ok(place) => {
             let peer = Rc::clone(peer);
             Answer::Later(Box::pin(async move {
@@ -59,8 +59,8 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
 }
 
 /// Ends the connection where the request's body is not read and may have no known end.
-fn ended(request: &Request<Incoming>, mut answer: Response) -> Response {
-    if is_chunked(request) {
+fn ended(peer: &Peer, request: &Request<Incoming>, mut answer: Response) -> Response {
+    if is_chunked(request) || peer.two_lengths.get() {
         close(&mut answer);
     }
     answer
@@ -78,7 +78,7 @@ fn close(answer: &mut Response) {
 /// The checks of every request; gives its `Host`.
 fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Refusal> {
     if peer.two_lengths.get() {
-        return Err(Refusal::bad("Content-Length and Transfer-Encoding exclude each other"));
+        return Err(Refusal::bad("Content-Length stands without Transfer-Encoding, in few digits"));
     }
     let host = guard::single(request.headers(), header::HOST, "more than one Host header")?;
     let host = match host.map(HeaderValue::to_str) {

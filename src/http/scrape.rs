@@ -32,6 +32,11 @@ const GAUGES: [Gauge; 5] = [
 /// `GET /metrics`.
 pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
     let shards = node.stats().await;
+    if shards.len() < node.shards() {
+        // Sums without it would go back, and the figures of the others stand under its number.
+        let message = "a shard has ended, or does not answer";
+        return Err(Refusal::unavailable(ErrorCode::Unavailable, message));
+    }
     let text = write(Scrape::new(shards, node.channel_count()));
     Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
 }

@@ -113,9 +113,10 @@ impl fmt::Debug for ChannelName {
     }
 }
 
-/// The node's number for a living channel: the same for every connection, never reused.
+/// The node's number for a living channel: the same for every connection, never reused. With 64
+/// bits it does not come round, however many channels are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Alias(pub u32);
+pub struct Alias(pub u64);
 
 /// One thread's index, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json;
+use crate::proto::name::ClientId;
 use crate::proto::push::Push;
 use crate::proto::ws::frame::{self, Opcode};
 
@@ -56,8 +57,8 @@ impl Shard {
                 }
                 seat.outbox.control().extend_from_slice(&last);
             }
+            self.arm((id, socket.client), &mut seat.session, deadline_ms);
         }
-        self.beat(id, socket.client, deadline_ms);
         // The task of the connection sees the rest through.
         if self.flush(id) != Flushed::Blocked {
             wake(&socket);
@@ -104,32 +105,47 @@ impl Shard {
         }
     }
 
-    fn tick(&self, id: SeatId, now_ms: u64) {
-        let Some(socket) = self.socket(id) else { return };
-        if let Some(ending) = socket.ending.get() {
-            if now_ms >= ending.deadline_ms {
-                wake(&socket);
-            }
-            return;
-        }
+    /// The timer of a connection has fired that was set for `at_ms`.
+    fn tick(&self, (id, client): (SeatId, ClientId), at_ms: u64, now_ms: u64) {
+        let Some(socket) = self.socket(id).filter(|socket| socket.client == client) else { return };
         let heartbeat = self.node.options().heartbeat();
-        let (beat, wake_at) = {
+        let beat = {
             let mut hub = self.hub.borrow_mut();
             let Some(seat) = hub.seat(id) else { return };
+            if !seat.session.fired(at_ms) {
+                return;
+            }
+            if let Some(ending) = socket.ending.get() {
+                if now_ms >= ending.deadline_ms {
+                    wake(&socket);
+                } else {
+                    self.arm((id, client), &mut seat.session, ending.deadline_ms);
+                }
+                return;
+            }
             let beat = seat.session.tick(heartbeat, now_ms);
             if beat == Beat::Ping {
                 frame::control(Opcode::Ping, &[], seat.outbox.control());
             }
-            (beat, seat.session.wake_at(heartbeat))
+            let wake_at = seat.session.wake_at(heartbeat);
+            self.arm((id, client), &mut seat.session, wake_at);
+            beat
         };
         match beat {
             Beat::Close(reason) => self.begin_close(id, reason),
             Beat::Ping | Beat::Wait => {
-                self.beat(id, socket.client, wake_at);
                 if self.flush(id) == Flushed::Broken {
                     wake(&socket);
                 }
             }
+        }
+    }
+
+    /// Looks at every connection whose time has come.
+    pub(super) fn expire(&self, now_ms: u64, due: &mut Vec<(u64, (u32, ClientId))>) {
+        self.wheel.borrow_mut().expire(now_ms, due);
+        for (at_ms, (seat, client)) in due.drain(..) {
+            self.tick((seat as usize, client), at_ms, now_ms);
         }
     }
 
@@ -185,13 +201,7 @@ pub(super) async fn time(local: Local) {
         ticks.tick().await;
         turn += 1;
         let now_ms = clock.node_ms();
-        shard.wheel.borrow_mut().expire(now_ms, &mut due);
-        for (seat, client) in due.drain(..) {
-            let id = seat as usize;
-            if shard.socket(id).is_some_and(|socket| socket.client == client) {
-                shard.tick(id, now_ms);
-            }
-        }
+        shard.expire(now_ms, &mut due);
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         }

@@ -207,7 +207,7 @@ impl World {
 
     /// The alias of a channel that was just used.
     fn live(&mut self, channel: &'static str) -> u64 {
-        let alias = u64::from(self.store.find(channel).unwrap().alias.0);
+        let alias = self.store.find(channel).unwrap().alias.0;
         self.logs.entry(alias).or_default();
         let before = self.lives.insert(channel, alias);
         self.tally.reborn += u64::from(before.is_some_and(|before| before != alias));
