@@ -118,7 +118,13 @@ impl Check<'_> {
             None => text.clone(),
         };
         let Ok(address) = address.parse::<SocketAddr>() else {
-            let right = "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\"";
+            let right = if text.starts_with("unix:") {
+                "and unix sockets are not listened on in this version: say a TCP address and port"
+            } else if text.contains(',') {
+                "and several addresses are not listened on in this version: say one"
+            } else {
+                "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\""
+            };
             self.fault(Key::Listen, &format!("is {text:?}, {right}"));
             return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         };

@@ -79,6 +79,21 @@ fn all_problems_are_reported_together() {
 }
 
 #[test]
+fn what_cannot_be_listened_on_is_refused_with_a_sentence() {
+    for (listen, problem) in [
+        ("\"unix:/run/weir.sock\"", "and unix sockets are not listened on in this version"),
+        ("\"127.0.0.1:1,127.0.0.2:1\"", "and several addresses are not listened on"),
+        ("[\"127.0.0.1:1\", \"[::1]:1\"]", "is a list, must be a text in quotes"),
+        ("\"8080\"", "must be an address and a port"),
+    ] {
+        let found = faults(&format!("listen = {listen}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("w.toml:1: listen: is "), "{found:?}");
+        assert!(found[0].contains(problem), "{found:?}");
+    }
+}
+
+#[test]
 fn a_queue_holds_at_least_one_message() {
     let found = faults("[limits]\nmessage_bytes = \"1MiB\"\n");
     assert!(
