@@ -10,3 +10,4 @@ mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod threats;
