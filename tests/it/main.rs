@@ -12,3 +12,4 @@ mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod threats;
