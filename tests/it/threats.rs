@@ -251,3 +251,66 @@ fn a_flood_to_twice_the_limit_is_refused_beyond_it() {
     gateway.wait_for_connections(0);
     Client::connect(&gateway).expect_nothing();
 }
+
+/// Stopped for longer than a ping and its answer may take: whoever answered in that time stays.
+#[test]
+fn a_stopped_process_cuts_nobody_wrongly() {
+    let gateway = Gateway::configured("[http]\nping = \"3s\"\nping_timeout = \"2500ms\"\n");
+    let mut clients: Vec<_> = (0..20).map(|_| Raw::websocket(&gateway)).collect();
+    let pings: Vec<_> = clients.iter_mut().map(|client| client.frame().unwrap()).collect();
+    gateway.signal(Signal::STOP);
+    for (client, (first, payload)) in clients.iter_mut().zip(pings) {
+        assert_eq!(first, 0x89);
+        client.send(&masked(0x8A, &payload));
+    }
+    std::thread::sleep(Duration::from_secs(4));
+    gateway.signal(Signal::CONT);
+    for client in &mut clients {
+        client.send(&masked(0x81, br#"{"type":"ping","id":1}"#));
+    }
+    for client in &mut clients {
+        loop {
+            let (first, text) = client.frame().expect("it is still connected");
+            if first == 0x89 {
+                client.send(&masked(0x8A, &text));
+                continue;
+            }
+            assert_eq!(String::from_utf8_lossy(&text), r#"{"type":"pong","id":1}"#);
+            break;
+        }
+    }
+    assert_eq!(gateway.connections(), 20);
+}
+
+/// A ping that is sent late has its own time to be answered.
+#[test]
+fn a_ping_after_a_stall_has_its_time() {
+    let gateway = Gateway::configured("[http]\nping = \"3s\"\nping_timeout = \"2500ms\"\n");
+    let mut clients: Vec<_> = (0..20).map(|_| Raw::websocket(&gateway)).collect();
+    for client in &mut clients {
+        client.send(&masked(0x81, br#"{"type":"ping"}"#));
+        assert_eq!(client.frame().unwrap().1, br#"{"type":"pong"}"#);
+    }
+    gateway.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(6_500));
+    gateway.signal(Signal::CONT);
+    for client in &mut clients {
+        let (first, payload) = client.frame().unwrap();
+        assert_eq!(first, 0x89, "{}", String::from_utf8_lossy(&payload));
+        std::thread::sleep(Duration::from_millis(20));
+        client.send(&masked(0x8A, &payload));
+        client.send(&masked(0x81, br#"{"type":"ping","id":1}"#));
+    }
+    for client in &mut clients {
+        loop {
+            let (first, text) = client.frame().expect("it is still connected");
+            if first == 0x89 {
+                client.send(&masked(0x8A, &text));
+                continue;
+            }
+            assert_eq!(String::from_utf8_lossy(&text), r#"{"type":"pong","id":1}"#);
+            break;
+        }
+    }
+    assert_eq!(gateway.connections(), 20);
+}
