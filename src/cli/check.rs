@@ -10,5 +10,9 @@ pub(super) fn run(flags: &Settings) -> Result<(), Failure> {
     let (raw, config) = files::load(flags)?;
     let mut output = Output::new();
     output.write(&raw.effective(&config))?;
-    output.flush()
+    output.flush()?;
+    for one in &raw.foreign {
+        eprintln!("weir: {one}; it is left alone");
+    }
+    Ok(())
 }

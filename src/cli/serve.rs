@@ -11,8 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
-    let (_, config) = files::load(&flags.settings)?;
+    let (raw, config) = files::load(&flags.settings)?;
     logging::start(&config.log);
+    for one in &raw.foreign {
+        tracing::warn!("{one}; it is left alone");
+    }
     run::block_on(serve(config, flags.demo))
 }
 

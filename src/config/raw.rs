@@ -30,6 +30,8 @@ pub struct RawConfig {
     pub(super) namespaces: Vec<RawNamespace>,
     /// Whether strangers may be let in without authentication.
     pub(super) insecure: bool,
+    /// `WEIR_` variables that are no setting and do not look like a slip; to be warned of.
+    pub foreign: Vec<BadSetting>,
 }
 
 /// Where settings come from.

@@ -345,7 +345,7 @@ fn a_namespace_that_is_not_configured_does_not_exist_where_that_is_asked() {
         let put = http(gateway.addr, "PUT", &path, &[], b"1");
         assert_eq!(put.error(404), "unknown_channel", "{channel}");
         let good = json!({"channel": "room:1", "data": channel}).to_string();
-        let lines = ndjson(&gateway, format!("{good}\n{body}\n").as_bytes()).json();
+        let lines = ndjson(&gateway, format!("{body}\n{good}\n").as_bytes()).json();
         assert_eq!(lines["accepted"], 1, "{lines}");
         assert_eq!(lines["rejected"][0]["code"], "unknown_channel", "{lines}");
         assert_eq!(client.expect("event")["data"], channel);

@@ -13,3 +13,4 @@ mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod threats;
