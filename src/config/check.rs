@@ -10,7 +10,7 @@ use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::http::HttpOptions;
 use crate::shard::NodeOptions;
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What the defaults depend on.
@@ -370,7 +370,10 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 
 /// Equal for two ways to write one address, such as `127.0.0.1` and `::ffff:127.0.0.1`.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// The policy of a checked word.

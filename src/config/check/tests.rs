@@ -88,6 +88,13 @@ fn one_address_or_a_list_is_listened_on() {
     ] {
         assert_eq!(check(&format!("listen = {listen}\n")).unwrap().listen, two, "{listen}");
     }
+    let mut links = RawConfig::parse(
+        "listen = [\"[fe80::1%2]:1\", \"[fe80::1%3]:1\"]\n",
+        Path::new("w.toml"),
+        &mut Vec::new(),
+    );
+    links.insecure = true;
+    assert!(links.check(&machine(), Vec::new()).is_ok(), "one address on two links is two");
     let inputs = Inputs {
         environment: vec![("WEIR_LISTEN".to_owned(), "127.0.0.1:1,[::1]:2".to_owned())],
         ..Inputs::default()
