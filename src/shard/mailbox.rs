@@ -158,6 +158,20 @@ impl Mailboxes {
     pub(super) fn all(&self) -> &[Mailbox] {
         &self.0
     }
+
+    /// Waits for mail of `shard` and takes all of it, as its turns do. For benches: `mail` must be
+    /// empty.
+    #[doc(hidden)]
+    pub async fn collect(&self, shard: ShardId, mail: &mut Vec<Arc<Event>>) {
+        let Some(mailbox) = self.of(shard) else { return };
+        loop {
+            mailbox.take(mail, &mut Vec::new());
+            if !mail.is_empty() {
+                return mailbox.settle(0);
+            }
+            mailbox.ring().await;
+        }
+    }
 }
 
 impl Deliver for Mailboxes {
