@@ -14,7 +14,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
@@ -89,35 +89,43 @@ impl Drop for Open {
 /// Serves one socket to its end, or to its handshake.
 pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
+    let (end, socket, read_buf) = speak(socket, ip, &doors).await;
+    match end {
+        Ok(true) => {
+            // A copy, so that some few bytes do not keep hyper's whole buffer.
+            let early = match read_buf.len() {
+                0 => Bytes::new(),
+                _ => Bytes::copy_from_slice(&read_buf),
+            };
+            drop(read_buf);
+            doors.shard.adopt(socket, &early);
+        }
+        Ok(false) => linger(socket).await,
+        Err(error) if error.is_parse() => linger(socket).await,
+        Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
+    }
+}
+
+/// Speaks HTTP; gives back the socket, with what was read from it and not used. Whether it is a
+/// WebSocket from here on. Over any stream, so that benches need no socket.
+pub(super) async fn speak<S>(
+    socket: S,
+    ip: IpAddr,
+    doors: &Rc<Doors>,
+) -> (hyper::Result<bool>, S, Bytes)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let two_lengths = Rc::new(Cell::new(false));
     let wire = Wire::new(socket, Rc::clone(&two_lengths));
-    let upgraded = Cell::new(false);
-    let peer = Rc::new(Peer {
-        doors,
-        ip: ip.to_canonical(),
-        upgraded,
-        two_lengths,
-        last: Cell::new(None),
-    });
+    let (doors, upgraded) = (Rc::clone(doors), Cell::new(false));
+    let last = Cell::new(None);
+    let peer = Rc::new(Peer { doors, ip: ip.to_canonical(), upgraded, two_lengths, last });
     let routes = Routes(Rc::clone(&peer));
     let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
     let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
     let parts = http.into_parts();
-    let socket = parts.io.into_inner().socket;
-    match end {
-        Ok(()) if peer.upgraded.get() => {
-            // A copy, so that some few bytes do not keep hyper's whole buffer.
-            let early = match parts.read_buf.len() {
-                0 => Bytes::new(),
-                _ => Bytes::copy_from_slice(&parts.read_buf),
-            };
-            drop(parts.read_buf);
-            peer.doors.shard.adopt(socket, &early);
-        }
-        Ok(()) => linger(socket).await,
-        Err(error) if error.is_parse() => linger(socket).await,
-        Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
-    }
+    (end.map(|()| peer.upgraded.get()), parts.io.into_inner().socket, parts.read_buf)
 }
 
 /// Ends our side and reads on a little.
