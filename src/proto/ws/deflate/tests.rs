@@ -35,7 +35,9 @@ impl Client {
         }
         let mut out = Vec::with_capacity(bytes.len() * 2 + 64);
         self.state.compress_vec(bytes, &mut out, FlushCompress::Sync).unwrap();
-        out.truncate(out.len() - 4);
+        // Nothing to flush since the last time: the compressor says nothing.
+        let Some(len) = out.len().checked_sub(4) else { return vec![0x00] };
+        out.truncate(len);
         out
     }
 
@@ -355,8 +357,29 @@ fn every_level_and_window_is_read_by_a_window_of_that_size() {
                 assert_eq!(inflate_ours(&out, bits), payload, "level {level}, {bits} bits");
             }
         }
+        for bits in 9..=15 {
+            let mut out = Vec::new();
+            let mut deflater = Deflater::with_window(level, 0, bits);
+            assert_eq!(deflater.frame(Opcode::Binary, &text, bits, &mut out), level > 0);
+            assert!(level == 0 || inflate_ours(&out, bits) == text, "level {level}, {bits} bits");
+        }
         if level > 0 {
             assert_eq!(inflate_ours(&deflater::compress(Opcode::Text, &text, level), 15), text);
+        }
+    }
+}
+
+#[test]
+fn a_message_that_did_not_shrink_leaves_nothing_behind_for_the_next() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for len in [256, 1024, 4096, 35_000] {
+        let mut deflater = Deflater::new(1, 0);
+        for _ in 0..1000 {
+            let payload: Vec<u8> = (0..len).map(|_| random.u8(100..)).collect();
+            let mut out = Vec::new();
+            if !deflater.frame(Opcode::Binary, &payload, 15, &mut out) {
+                assert!(out.ends_with(&payload));
+            }
         }
     }
 }

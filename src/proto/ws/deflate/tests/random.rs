@@ -105,6 +105,24 @@ proptest! {
     }
 
     #[test]
+    fn one_deflater_serves_message_after_message(seed: u64, level in 1..=9_u32) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut deflater = Deflater::new(level, 0);
+        // What does not shrink, and grows most, comes before what does.
+        for lowest in [144, 144, b'a', 0, 144] {
+            let len = random.usize(..80_000) >> random.u8(..8);
+            let highest = if lowest == b'a' { b'd' } else { 255 };
+            let payload: Vec<u8> = (0..len).map(|_| random.u8(lowest..=highest)).collect();
+            let mut out = Vec::new();
+            if deflater.frame(Opcode::Binary, &payload, 15, &mut out) {
+                prop_assert!(inflate_ours(&out, 15) == payload);
+            } else {
+                prop_assert!(out.ends_with(&payload));
+            }
+        }
+    }
+
+    #[test]
     fn what_we_send_is_what_they_read(payload in payload(), level in 0..=9_u32) {
         let frame = deflater::compress(Opcode::Binary, &payload, level);
         if frame[0] & RSV1 != 0 {
