@@ -62,6 +62,9 @@ pub struct Serve {
     /// Listen where others can connect, though there is no authentication.
     #[arg(long)]
     pub insecure: bool,
+    /// Send back every message on /echo, for conformance tests.
+    #[arg(long, hide = true)]
+    pub echo: bool,
     /// How log lines look; text on a terminal and json otherwise.
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
     let (_, mut config) = files::load(flags.config.as_deref(), flags.settings())?;
     config.insecure = flags.insecure;
+    config.http.echo = flags.echo;
     logging::start(&config.log);
     if config.exposed() {
         return Err(Failure::Exposed(config.listen));

@@ -21,6 +21,7 @@ use super::answer::Response;
 use super::listen::Doors;
 use super::route;
 use super::wire::Wire;
+use crate::proto::ws::deflate::Agreed;
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub(super) struct Peer {
     pub(super) ip: IpAddr,
     /// Set once a handshake was answered with 101.
     pub(super) upgraded: Cell<bool>,
+    /// Set where that handshake was one for the echo, with what was agreed about compression.
+    pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// Set once a head came with both kinds of body length.
     pub(super) two_lengths: Rc<Cell<bool>>,
 }
@@ -89,7 +92,13 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let two_lengths = Rc::new(Cell::new(false));
     let wire = Wire::new(socket, Rc::clone(&two_lengths));
     let upgraded = Cell::new(false);
-    let peer = Rc::new(Peer { doors, ip: ip.to_canonical(), upgraded, two_lengths });
+    let peer = Rc::new(Peer {
+        doors,
+        ip: ip.to_canonical(),
+        upgraded,
+        echo: Cell::new(None),
+        two_lengths,
+    });
     let routes = Routes(Rc::clone(&peer));
     let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
     let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
@@ -103,7 +112,10 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
                 _ => Bytes::copy_from_slice(&parts.read_buf),
             };
             drop(parts.read_buf);
-            peer.doors.shard.adopt(socket, &early);
+            match peer.echo.take() {
+                Some(agreed) => peer.doors.shard.echo(socket, early.to_vec(), agreed),
+                None => peer.doors.shard.adopt(socket, &early),
+            }
         }
         Ok(()) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,

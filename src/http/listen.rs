@@ -43,6 +43,8 @@ pub struct HttpOptions {
     /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
     /// any.
     pub origins: Vec<String>,
+    /// Whether `/echo` sends every message back, for conformance tests.
+    pub echo: bool,
 }
 
 /// What every connection of a shard shares.
