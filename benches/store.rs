@@ -69,7 +69,7 @@ struct Naive {
 
 impl Naive {
     fn new(names: &[String], shards: u16, deliver: Arc<dyn Deliver>) -> Self {
-        let channel = |(name, alias): (&String, u32)| {
+        let channel = |(name, alias): (&String, u64)| {
             let shards = (0..shards).map(ShardId).collect();
             let parsed = name.parse().expect("a good name");
             (name.clone(), Plain { name: parsed, alias: Alias(alias), offset: 0, shards })

@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen idle -c 100000 --server-pid $(pidof weir) --hold 10 ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
+  weir-loadgen fanout --window 16 --html report.html ws://127.0.0.1:8080/ws
   weir-loadgen self-test
 
 Exit codes: 0 the figures hold, 1 --verify found violations, 2 the run is invalid (the reason is
@@ -36,6 +37,9 @@ pub(crate) struct Cli {
     /// Also write the report to this file, as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<String>,
+    /// Also write a page with plots to this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<String>,
     /// Show no progress.
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -169,6 +173,9 @@ impl Cli {
         drop(write!(out, "{report}").and_then(|()| out.flush()));
         if let Some(path) = &self.json {
             report.write(path)?;
+        }
+        if let Some(path) = &self.html {
+            report.write_page(path)?;
         }
         Ok(report.exit_code())
     }

@@ -1,23 +1,43 @@
-//! What a run found: a table for people, JSON for programs, and the exit code.
+//! What a run found: JSON for programs with a published schema, and the exit code. Its table for
+//! people is in `table`.
+//!
+//! `loadgen/schema/report.schema.json` is made from these types; a test holds the two together.
 
-use std::fmt;
+mod table;
+
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde::Serialize;
 
 use crate::fault::{Invalid, RunError};
-use crate::latency::Summary;
+use crate::host::Host;
+use crate::html::page;
+use crate::latency::{Distribution, Summary};
+use crate::series::Series;
 use crate::verdict::Verdict;
 
-/// Violations shown in the table; JSON has those that were kept.
-const SHOWN_MAX: usize = 20;
+/// Names the layout of the JSON; another number is another layout.
+pub(crate) const SCHEMA: &str = "weir-loadgen/1";
 
 /// The findings of one run. Parts that a scenario does not have are absent.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Report {
+    /// `weir-loadgen/1`.
     pub(crate) schema: &'static str,
+    /// The version of the generator.
+    pub(crate) version: &'static str,
+    /// What was run.
     pub(crate) scenario: &'static str,
     pub(crate) url: String,
+    /// The command line.
+    pub(crate) command: Vec<String>,
+    /// Where it was run.
+    pub(crate) host: Host,
+    /// What makes two runs the same work: connections, channels, bytes and so on. Only reports
+    /// with the same sizes can be compared.
+    pub(crate) sizes: BTreeMap<&'static str, f64>,
     pub(crate) connections: u32,
     pub(crate) threads: u32,
     /// Why the figures must not be used; empty when they may.
@@ -32,12 +52,17 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<Server>,
     pub(crate) client: Client,
+    /// The distributions behind the percentiles.
+    pub(crate) distributions: Vec<Distribution>,
+    /// The run over time.
+    pub(crate) series: Series,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verdict: Option<Verdict>,
 }
 
 /// How connections came up.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Connect {
     pub(crate) ready: u64,
     pub(crate) seconds: f64,
@@ -50,6 +75,7 @@ pub(crate) struct Connect {
 
 /// What holding connections costs.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Idle {
     pub(crate) seconds: f64,
     pub(crate) client_bytes_per_connection: f64,
@@ -59,6 +85,7 @@ pub(crate) struct Idle {
 
 /// How events went through.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Fanout {
     pub(crate) seconds: f64,
     pub(crate) channels: u32,
@@ -81,6 +108,7 @@ pub(crate) struct Fanout {
 
 /// The server's process while it was measured.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Server {
     pub(crate) pid: u32,
     pub(crate) rss_bytes_before: u64,
@@ -92,6 +120,7 @@ pub(crate) struct Server {
 
 /// This process while it was measured.
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Client {
     pub(crate) rss_bytes: u64,
     pub(crate) receiver_cores: f64,
@@ -119,6 +148,10 @@ impl Report {
     }
 
     /// Writes the report as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
     pub(crate) fn write(&self, path: &str) -> Result<(), RunError> {
         let failed = |error| RunError::Report { path: path.to_owned(), error };
         let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
@@ -126,119 +159,17 @@ impl Report {
         fs::write(path, text).map_err(failed)
     }
 
-    fn rows(&self) -> Vec<(String, String)> {
-        let mut rows = Rows::default();
-        rows.add("connections", format!("{} ready of {}", self.connect.ready, self.connections));
-        let Connect { seconds, per_second, .. } = self.connect;
-        rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
-        rows.summary("handshake", self.connect.handshake);
-        rows.summary("until ready", self.connect.until_ready);
-        if let Some(idle) = &self.idle {
-            rows.add("held for", format!("{:.1} s", idle.seconds));
-            let mut memory = format!("client {:.0} B", idle.client_bytes_per_connection);
-            if let Some(server) = idle.server_bytes_per_connection {
-                memory.push_str(&format!(", server {server:.0} B"));
-            }
-            rows.add("per connection", memory);
-        }
-        if let Some(fanout) = &self.fanout {
-            rows.fanout(fanout);
-        }
-        if let Some(server) = &self.server {
-            let mib = server.rss_bytes >> 20;
-            rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
-            rows.price("server CPU", server.cpu_seconds_per_million);
-        }
-        rows.add(
-            "receivers",
-            format!(
-                "{:.2} cores on {} threads, {} MiB resident",
-                self.client.receiver_cores,
-                self.threads,
-                self.client.rss_bytes >> 20
-            ),
-        );
-        rows.price("receiver CPU", self.client.cpu_seconds_per_million);
-        if let Some(ceiling) = self.client.ceiling_per_core {
-            rows.add("ceiling", format!("{ceiling:.0} deliveries/s per receiver core"));
-        }
-        rows.0
+    /// Writes the report as a page.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub(crate) fn write_page(&self, path: &str) -> Result<(), RunError> {
+        let failed = |error| RunError::Report { path: path.to_owned(), error };
+        fs::write(path, page::page(self)).map_err(failed)
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} {}", self.scenario, self.url)?;
-        for (name, value) in self.rows() {
-            writeln!(f, "  {name:<16} {value}")?;
-        }
-        if let Some(verdict) = &self.verdict {
-            writeln!(f, "  {:<16} {} violations", "verify", verdict.violations)?;
-            for violation in verdict.listed.iter().take(SHOWN_MAX) {
-                writeln!(f, "    {violation}")?;
-            }
-        }
-        for note in &self.notes {
-            writeln!(f, "  note: {note}")?;
-        }
-        for why in &self.invalid {
-            writeln!(f, "INVALID: {why}")?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Rows(Vec<(String, String)>);
-
-impl Rows {
-    fn add(&mut self, name: &str, value: String) {
-        self.0.push((name.to_owned(), value));
-    }
-
-    fn summary(&mut self, name: &str, summary: Option<Summary>) {
-        let Some(Summary { samples, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = summary else {
-            return;
-        };
-        self.add(
-            name,
-            format!(
-                "p50 {p50_ms:.3}  p90 {p90_ms:.3}  p99 {p99_ms:.3}  p99.9 {p999_ms:.3}  \
-                 max {max_ms:.3} ms ({samples} samples)"
-            ),
-        );
-    }
-
-    fn price(&mut self, name: &str, seconds: Option<f64>) {
-        if let Some(seconds) = seconds {
-            self.add(name, format!("{seconds:.3} s per million deliveries"));
-        }
-    }
-
-    fn fanout(&mut self, fanout: &Fanout) {
-        self.add("measured for", format!("{:.2} s", fanout.seconds));
-        if fanout.published > 0 {
-            self.add("published", format!("{:.0}/s", fanout.published_per_second));
-        }
-        self.add(
-            "delivered",
-            format!(
-                "{:.0}/s, {:.1} MB/s, {:.1} events per read",
-                fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
-            ),
-        );
-        self.add(
-            "whole run",
-            format!(
-                "{} expected, {} delivered, {} told lost",
-                fanout.expected_total, fanout.delivered_total, fanout.told_total
-            ),
-        );
-        self.summary("latency", fanout.latency);
-        self.summary("own lateness", fanout.lateness);
-        if fanout.held_back + fanout.stalls > 0 {
-            let Fanout { held_back, stalls, .. } = fanout;
-            self.add("publisher", format!("held back {held_back} times, {stalls} stalls"));
-        }
-    }
-}
+#[cfg(test)]
+#[path = "report/schema_tests.rs"]
+mod tests;

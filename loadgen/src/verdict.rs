@@ -19,6 +19,7 @@ pub(crate) struct Seat {
 
 /// How a promise was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// It came, or was told lost, although it had come or been told before.
@@ -35,6 +36,7 @@ pub(crate) enum Kind {
 
 /// One broken promise: the offsets `from` to `to` of one channel on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Violation {
     pub(crate) connection: u32,
     pub(crate) channel: u32,
@@ -117,6 +119,7 @@ impl Seat {
 
 /// The broken promises of one thread, or of all of them.
 #[derive(Debug, Clone, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Verdict {
     /// How many promises were broken.
     pub(crate) violations: u64,

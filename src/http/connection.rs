@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
-use super::listen::Doors;
+use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
 use crate::proto::ws::deflate::Agreed;
@@ -36,8 +36,11 @@ pub(super) struct Peer {
     pub(super) upgraded: Cell<bool>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
-    /// Set once a head came with both kinds of body length.
+    /// Set once a head came with both kinds of body length, or one that is not read.
     pub(super) two_lengths: Rc<Cell<bool>>,
+    /// The last request of this connection, while the node drains: it counts until its answer is
+    /// written and the connection has ended.
+    pub(super) last: Cell<Option<Busy>>,
 }
 
 /// An answer, there or to come. Handshakes are answered without a future of their own.
@@ -98,6 +101,7 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
         upgraded,
         echo: Cell::new(None),
         two_lengths,
+        last: Cell::new(None),
     });
     let routes = Routes(Rc::clone(&peer));
     let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);

@@ -11,6 +11,8 @@ mod life;
 mod local;
 mod mailbox;
 mod node;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use local::Local;

@@ -10,6 +10,7 @@ use crate::engine::shared::{Phase, Shared, Total, Wanted};
 use crate::engine::worker::Worker;
 use crate::fault::{Fault, Invalid, RunError};
 use crate::latency::Latency;
+use crate::series::{Sampler, Series};
 use crate::verdict::Verdict;
 
 /// Running threads. Dropping them stops them.
@@ -18,12 +19,14 @@ pub(crate) struct Crew {
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) shared: Arc<Shared>,
     threads: Vec<JoinHandle<Option<Books>>>,
+    sampler: Option<Sampler>,
     started: u64,
 }
 
 /// What all threads brought home.
 #[derive(Debug)]
 pub(crate) struct Result {
+    pub(crate) wanted: Arc<Wanted>,
     pub(crate) books: Vec<Books>,
     /// From the first connect to the last that became ready.
     pub(crate) opening_ns: u64,
@@ -31,6 +34,7 @@ pub(crate) struct Result {
     pub(crate) ready: Latency,
     pub(crate) latency: Latency,
     pub(crate) refused: u64,
+    pub(crate) series: Series,
     /// What went wrong first.
     pub(crate) fault: Option<Fault>,
 }
@@ -40,7 +44,8 @@ impl Crew {
     pub(crate) fn start(wanted: Wanted) -> std::result::Result<Self, RunError> {
         let shared = Arc::new(Shared::new(wanted.threads));
         let wanted = Arc::new(wanted);
-        let mut crew = Self { wanted, shared, threads: Vec::new(), started: clock::now() };
+        let mut crew =
+            Self { wanted, shared, threads: Vec::new(), sampler: None, started: clock::now() };
         for id in 0..crew.wanted.threads {
             let (wanted, shared) = (Arc::clone(&crew.wanted), Arc::clone(&crew.shared));
             let thread = std::thread::Builder::new()
@@ -51,6 +56,11 @@ impl Crew {
             crew.threads.push(thread);
         }
         Ok(crew)
+    }
+
+    /// Keeps the run's course, with the server's process if it is known.
+    pub(crate) fn watch(&mut self, server_pid: Option<u32>) {
+        self.sampler = Sampler::start(Arc::clone(&self.shared), server_pid);
     }
 
     /// Waits until every connection is ready or has failed; bounded by each one's own limit.
@@ -91,15 +101,18 @@ impl Crew {
     /// Ends the threads and takes their books.
     pub(crate) fn stop(mut self) -> Result {
         self.shared.enter(Phase::Stop);
+        let marks = self.sampler.take().map(Sampler::finish).unwrap_or_default();
         let threads = std::mem::take(&mut self.threads);
         let books: Vec<Books> =
             threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
         let mut result = Result {
+            wanted: Arc::clone(&self.wanted),
             opening_ns: 0,
             handshakes: Latency::new(),
             ready: Latency::new(),
             latency: Latency::new(),
             refused: 0,
+            series: Series::default(),
             fault: self.fault(),
             books,
         };
@@ -110,6 +123,8 @@ impl Crew {
             result.latency.merge(&book.ledger.latency);
             result.refused += book.refused;
         }
+        let slices = result.books.iter().map(|book| &book.ledger.slices);
+        result.series = marks.series(slices, self.started);
         result
     }
 }

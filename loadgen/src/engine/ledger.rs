@@ -6,6 +6,7 @@ use crate::engine::shared::{Phase, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan;
+use crate::series::Slices;
 use crate::verdict::{Broken, Seat, Verdict};
 use crate::wire::marks::{self, Event, Marks, Push};
 
@@ -42,6 +43,7 @@ pub(crate) struct Ledger {
     pub(crate) delivered: u64,
     pub(crate) told: u64,
     pub(crate) latency: Latency,
+    pub(crate) slices: Slices,
     pub(crate) verdict: Verdict,
 }
 
@@ -57,6 +59,7 @@ impl Ledger {
             delivered: 0,
             told: 0,
             latency: Latency::new(),
+            slices: Slices::new(),
             verdict: Verdict::default(),
             wanted,
         }
@@ -99,7 +102,9 @@ impl Ledger {
         if from.phase == Phase::Measure
             && let Some(due) = self.marks.due(event)
         {
-            self.latency.record(plan::latency(due, from.now));
+            let latency = plan::latency(due, from.now);
+            self.latency.record(latency);
+            self.slices.record(from.now, latency);
         }
         Meaning::Counted
     }

@@ -32,6 +32,16 @@ pub(crate) struct Feed {
     pub(crate) payload_bytes: usize,
 }
 
+impl Feed {
+    /// What makes two feeds the same work, for the report.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    pub(crate) fn sizes(self) -> [(&'static str, f64); 3] {
+        let window = if self.rate > 0.0 { 0 } else { self.window };
+        let bytes = self.payload_bytes as f64;
+        [("rate", self.rate), ("window", window as f64), ("payload_bytes", bytes)]
+    }
+}
+
 /// What a publisher brings home.
 #[derive(Debug)]
 pub(crate) struct Published {

@@ -1,5 +1,6 @@
 //! What threads tell each other while a run goes on: the phase, and one line of counters each.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -38,6 +39,17 @@ impl Wanted {
         u64::from(self.connections) * u64::from(self.subscriptions)
     }
 
+    /// What makes two runs the same work, for the report.
+    pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
+        BTreeMap::from([
+            ("connections", f64::from(self.connections)),
+            ("connect_rate", self.connect_rate),
+            ("channels", f64::from(self.channels)),
+            ("subscriptions", f64::from(self.subscriptions)),
+            ("verify", f64::from(u8::from(self.verify))),
+        ])
+    }
+
     /// The channel of a connection's nth subscription.
     pub(crate) fn channel(&self, connection: u32, slot: u32) -> u32 {
         (connection % self.channels + slot) % self.channels
@@ -71,6 +83,17 @@ pub(crate) enum Phase {
 
 impl Phase {
     const ALL: [Self; 5] = [Self::Open, Self::Warm, Self::Measure, Self::Drain, Self::Stop];
+
+    /// Its name in a report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Warm => "warm",
+            Self::Measure => "measure",
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// One thread's counters, on cache lines of their own. Written by that thread alone.

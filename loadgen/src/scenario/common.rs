@@ -6,9 +6,10 @@ use crate::clock::{self, SECOND};
 use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::shared::{Total, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
+use crate::host::Host;
 use crate::machine;
 use crate::process::{self, Sample};
-use crate::report::{Client, Connect, Report, Server};
+use crate::report::{Client, Connect, Report, SCHEMA, Server};
 use crate::target::Target;
 
 /// How to connect, as the command line says.
@@ -54,7 +55,7 @@ impl Connecting {
             return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
         }
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
-        let crew = Crew::start(Wanted {
+        let mut crew = Crew::start(Wanted {
             target: self.target.clone(),
             connections: self.connections,
             threads: layout.threads,
@@ -69,6 +70,7 @@ impl Connecting {
             verify: subscribing.verify,
             sample: subscribing.sample,
         })?;
+        crew.watch(self.server_pid);
         let opened = crew.opened(|total| {
             if self.progress {
                 let Total { ready, failed, .. } = total;
@@ -113,9 +115,13 @@ impl Connecting {
     pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
         let ready = done.books.iter().map(|book| book.ready_count()).sum();
         let mut report = Report {
-            schema: "weir-loadgen/1",
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
             scenario,
             url: self.target.url(),
+            command: std::env::args().collect(),
+            host: Host::this(),
+            sizes: done.wanted.sizes(),
             connections: self.connections,
             threads,
             invalid: Vec::new(),
@@ -131,6 +137,15 @@ impl Connecting {
             fanout: None,
             server: None,
             client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
+            distributions: [
+                done.latency.distribution("latency"),
+                done.handshakes.distribution("handshake"),
+                done.ready.distribution("until_ready"),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            series: done.series.clone(),
             verdict: None,
         };
         if done.refused > 0 {

@@ -61,6 +61,7 @@ pub(crate) fn run(
         RunError::Machine("the publisher thread panicked; please report it".to_owned())
     })?;
     let mut report = connecting.report("fanout", wanted.threads, &done);
+    report.sizes.extend(feed.sizes());
     report.invalidate(broken);
     report.server = connecting.server(server_before, span);
     report.client = client(own.rss_bytes, span);

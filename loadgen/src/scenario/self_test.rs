@@ -19,6 +19,8 @@ pub(crate) fn run(
 ) -> Result<Report, RunError> {
     let cannot = |error| RunError::Machine(format!("cannot start the blaster: {error}"));
     let verify = subscribing.verify;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let sizes = [("payload_bytes", blast.payload_bytes as f64), ("batch", blast.batch as f64)];
     let blaster = Blaster::start(blast).map_err(cannot)?;
     connecting.target = Target::local(blaster.address());
     let crew = connecting.open(subscribing)?;
@@ -34,6 +36,7 @@ pub(crate) fn run(
     let threads = crew.wanted.threads;
     let mut done = crew.stop();
     let mut report = connecting.report("self-test", threads, &done);
+    report.sizes.extend(sizes);
     report.invalidate(broken);
     report.client = client(own.rss_bytes, (from, to));
     let delivered = to.total.delivered - from.total.delivered;

@@ -2,7 +2,7 @@
 //! it.
 
 use crate::relay::{self, Sin};
-use crate::{Ran, run};
+use crate::{Ran, run, schema};
 
 const SHORT: [&str; 12] = [
     "--connections",
@@ -90,13 +90,27 @@ fn a_refused_subscribe_is_a_sentence() {
 fn the_json_report_holds_the_figures() {
     let path = std::env::temp_dir().join(format!("weir-loadgen-{}.json", std::process::id()));
     let file = path.to_str().expect("UTF-8");
-    let ran = fanout(Sin::None, &["--rate", "200", "--late-max", "100", "--json", file]);
+    let html = path.with_extension("html");
+    let page = html.to_str().expect("UTF-8");
+    let ran = fanout(
+        Sin::None,
+        &["--rate", "200", "--late-max", "100", "--verify", "--json", file, "--html", page],
+    );
     assert_eq!(ran.code, 0, "{}", ran.text);
-    let text = std::fs::read_to_string(&path).expect("the report");
+    let report = schema::checked(&path);
     std::fs::remove_file(&path).expect("it can go");
-    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(report["schema"], "weir-loadgen/1");
+    assert_eq!(report["sizes"]["rate"], 200.0);
     let fanout = &report["fanout"];
     assert_eq!(fanout["expected_total"], fanout["delivered_total"]);
-    assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 1_000.0), "{text}");
+    assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 1_000.0), "{report}");
+    assert_eq!(report["distributions"][0]["name"], "latency");
+    let points = report["series"]["points"].as_array().expect("points");
+    assert!(points.iter().any(|point| point["p99_ms"].is_f64()), "{points:?}");
+    assert!(points.iter().all(|point| point["client_rss_bytes"].as_u64() > Some(0)), "{points:?}");
+    let page = std::fs::read_to_string(&html).expect("the page");
+    std::fs::remove_file(&html).expect("it can go");
+    assert!(page.matches("<svg").count() >= 5, "{page}");
+    assert!(page.contains("Valid, every offset") && page.contains("--late-max"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("href="), "it needs nothing else");
 }

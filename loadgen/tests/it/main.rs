@@ -3,6 +3,7 @@
 mod bad_servers;
 mod fanout;
 mod relay;
+mod schema;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -6,8 +6,6 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// A binary message where only text is spoken. Raised by who reads the messages, not here.
-    BinaryRefused,
     /// A close code that may not be sent.
     CloseCode,
     /// A close frame with one byte: neither empty nor a code.
@@ -55,7 +53,6 @@ impl ProtocolError {
             | Self::ReservedBits
             | Self::ReservedOpcode
             | Self::Unmasked => 1002,
-            Self::BinaryRefused => 1003,
             Self::CloseReason | Self::Deflate | Self::Utf8 => 1007,
             Self::TooBig => 1009,
         }
@@ -64,7 +61,6 @@ impl ProtocolError {
     /// The reason text of that close frame.
     pub fn text(self) -> &'static str {
         match self {
-            Self::BinaryRefused => "binary messages are not accepted",
             Self::CloseCode => "close code not allowed",
             Self::CloseLength => "close frame of one byte",
             Self::CloseReason => "close reason is not UTF-8",

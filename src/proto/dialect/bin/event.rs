@@ -25,7 +25,7 @@ pub fn encode_event(event: &Event, kind: Kind, gzipped: Option<&[u8]>, out: &mut
         json | if gzipped.is_some() { GZIP } else { 0 } | if event.key.is_some() { KEY } else { 0 };
     out.reserve(payload.len() + event.key.as_ref().map_or(0, |key| key.len() + 2) + 32);
     out.extend_from_slice(&[kind as u8, flags]);
-    varint::push(u64::from(event.alias.0), out);
+    varint::push(event.alias.0, out);
     varint::push(event.offset, out);
     varint::push(event.ts_ms, out);
     if let Some(key) = &event.key {
@@ -92,7 +92,7 @@ mod tests {
     use crate::proto::gzip;
     use crate::proto::name::Alias;
 
-    fn event(alias: u32, offset: u64, key: Option<&str>, payload: Payload) -> Event {
+    fn event(alias: u64, offset: u64, key: Option<&str>, payload: Payload) -> Event {
         Event {
             channel: "telemetry:h1".parse().unwrap(),
             alias: Alias(alias),
@@ -136,7 +136,7 @@ mod tests {
     proptest! {
         #[test]
         fn events_round_trip_and_are_nothing_when_their_head_is_cut(
-            alias: u32,
+            alias: u64,
             offset: u64,
             key in prop::option::of(".{0,60}"),
             payload in prop::collection::vec(any::<u8>(), 0..300),
@@ -154,7 +154,7 @@ mod tests {
             let read = parse_event(&out);
             prop_assert_eq!(&read, &Some(Received {
                 kind,
-                alias: u64::from(alias),
+                alias,
                 offset,
                 ts_ms: event.ts_ms,
                 key: key.as_deref(),

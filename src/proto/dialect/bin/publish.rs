@@ -78,8 +78,7 @@ impl Publish<'_> {
 ///
 /// # Errors
 ///
-/// `bad_request`, and `unknown_channel` for a number that no channel can have; with the id, once
-/// it was read.
+/// `bad_request`, with the id once it was read.
 pub fn parse_publish(message: &[u8]) -> Result<Publish<'_>, CommandError> {
     let bad = |message| CommandError::new(None, ErrorCode::BadRequest, message);
     let [kind, flags, rest @ ..] = message else {
@@ -109,17 +108,9 @@ pub fn parse_publish(message: &[u8]) -> Result<Publish<'_>, CommandError> {
     if flags & KEY != 0 {
         key = Some(text(&mut rest, KEY_BYTES_MAX).map_err(bad)?);
     }
-    let place = match (name, u32::try_from(alias)) {
-        (Some(name), _) => Place::Name(name),
-        (None, Ok(alias)) => Place::Alias(Alias(alias)),
-        (None, Err(_)) => {
-            let message = "no subscribed channel has that alias";
-            return Err(CommandError::new(id, ErrorCode::UnknownChannel, message));
-        }
-    };
     Ok(Publish {
         id,
-        place,
+        place: name.map_or(Place::Alias(Alias(alias)), Place::Name),
         key,
         echo: flags & NO_ECHO == 0,
         json: flags & JSON != 0,
@@ -162,7 +153,7 @@ pub fn encode_publish(publish: &Publish<'_>, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&[KIND, flags]);
     match publish.place {
-        Place::Alias(alias) => varint::push(u64::from(alias.0), out),
+        Place::Alias(alias) => varint::push(alias.0, out),
         Place::Name(name) => {
             out.push(0);
             push_text(name, out);

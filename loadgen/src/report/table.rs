@@ -1,0 +1,128 @@
+//! A report as a table for people.
+
+use std::fmt;
+
+use crate::latency::Summary;
+use crate::report::{Connect, Fanout, Report};
+
+/// Violations shown in the table; JSON has those that were kept.
+const SHOWN_MAX: usize = 20;
+
+impl Report {
+    /// Names and figures, in the order in which they are read.
+    pub(crate) fn rows(&self) -> Vec<(String, String)> {
+        let mut rows = Rows::default();
+        rows.add("connections", format!("{} ready of {}", self.connect.ready, self.connections));
+        let Connect { seconds, per_second, .. } = self.connect;
+        rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
+        rows.summary("handshake", self.connect.handshake);
+        rows.summary("until ready", self.connect.until_ready);
+        if let Some(idle) = &self.idle {
+            rows.add("held for", format!("{:.1} s", idle.seconds));
+            let mut memory = format!("client {:.0} B", idle.client_bytes_per_connection);
+            if let Some(server) = idle.server_bytes_per_connection {
+                memory.push_str(&format!(", server {server:.0} B"));
+            }
+            rows.add("per connection", memory);
+        }
+        if let Some(fanout) = &self.fanout {
+            rows.fanout(fanout);
+        }
+        if let Some(server) = &self.server {
+            let mib = server.rss_bytes >> 20;
+            rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
+            rows.price("server CPU", server.cpu_seconds_per_million);
+        }
+        rows.add(
+            "receivers",
+            format!(
+                "{:.2} cores on {} threads, {} MiB resident",
+                self.client.receiver_cores,
+                self.threads,
+                self.client.rss_bytes >> 20
+            ),
+        );
+        rows.price("receiver CPU", self.client.cpu_seconds_per_million);
+        if let Some(ceiling) = self.client.ceiling_per_core {
+            rows.add("ceiling", format!("{ceiling:.0} deliveries/s per receiver core"));
+        }
+        rows.0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.scenario, self.url)?;
+        for (name, value) in self.rows() {
+            writeln!(f, "  {name:<16} {value}")?;
+        }
+        if let Some(verdict) = &self.verdict {
+            writeln!(f, "  {:<16} {} violations", "verify", verdict.violations)?;
+            for violation in verdict.listed.iter().take(SHOWN_MAX) {
+                writeln!(f, "    {violation}")?;
+            }
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        for why in &self.invalid {
+            writeln!(f, "INVALID: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Rows(Vec<(String, String)>);
+
+impl Rows {
+    fn add(&mut self, name: &str, value: String) {
+        self.0.push((name.to_owned(), value));
+    }
+
+    fn summary(&mut self, name: &str, summary: Option<Summary>) {
+        let Some(Summary { samples, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = summary else {
+            return;
+        };
+        self.add(
+            name,
+            format!(
+                "p50 {p50_ms:.3}  p90 {p90_ms:.3}  p99 {p99_ms:.3}  p99.9 {p999_ms:.3}  \
+                 max {max_ms:.3} ms ({samples} samples)"
+            ),
+        );
+    }
+
+    fn price(&mut self, name: &str, seconds: Option<f64>) {
+        if let Some(seconds) = seconds {
+            self.add(name, format!("{seconds:.3} s per million deliveries"));
+        }
+    }
+
+    fn fanout(&mut self, fanout: &Fanout) {
+        self.add("measured for", format!("{:.2} s", fanout.seconds));
+        if fanout.published > 0 {
+            self.add("published", format!("{:.0}/s", fanout.published_per_second));
+        }
+        self.add(
+            "delivered",
+            format!(
+                "{:.0}/s, {:.1} MB/s, {:.1} events per read",
+                fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
+            ),
+        );
+        self.add(
+            "whole run",
+            format!(
+                "{} expected, {} delivered, {} told lost",
+                fanout.expected_total, fanout.delivered_total, fanout.told_total
+            ),
+        );
+        self.summary("latency", fanout.latency);
+        self.summary("own lateness", fanout.lateness);
+        if fanout.held_back + fanout.stalls > 0 {
+            let Fanout { held_back, stalls, .. } = fanout;
+            self.add("publisher", format!("held back {held_back} times, {stalls} stalls"));
+        }
+    }
+}
