@@ -123,6 +123,7 @@ fn doors() -> Rc<Doors> {
     let store = Memory::new(Arc::<Mailboxes>::clone(&mailboxes));
     let node = Arc::new(Node::new(options, Arc::new(store), mailboxes));
     let options = HttpOptions {
+        echo: false,
         header_timeout: Duration::from_secs(10),
         header_bytes: 16_384,
         body_bytes: 1 << 20,

@@ -50,6 +50,8 @@ pub struct HttpOptions {
     /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
     /// any.
     pub origins: Vec<String>,
+    /// Whether `/echo` sends every message back, for conformance tests.
+    pub echo: bool,
 }
 
 /// What every connection of a shard shares.
@@ -112,7 +114,7 @@ impl Doors {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
-        matches!(end, Ok(true)).then_some(stream)
+        matches!(end, Ok(connection::Next::Gateway)).then_some(stream)
     }
 }
 
