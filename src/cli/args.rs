@@ -53,6 +53,9 @@ pub struct Serve {
     /// Also publish this machine's telemetry to telemetry:HOST.
     #[arg(long)]
     pub demo: bool,
+    /// Send back every message on /echo, for conformance tests.
+    #[arg(long, hide = true)]
+    pub echo: bool,
 }
 
 /// Flags of every command that reads the settings of a gateway.

@@ -11,7 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
-    let (raw, config) = files::load(&flags.settings)?;
+    let (raw, mut config) = files::load(&flags.settings)?;
+    config.http.echo = flags.echo;
     logging::start(&config.log);
     for one in &raw.foreign {
         tracing::warn!("{one}; it is left alone");

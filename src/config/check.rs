@@ -266,6 +266,7 @@ impl Check<'_> {
             header_bytes: self.count(Key::HttpHeaderBytes),
             body_bytes: self.count(Key::HttpBodyBytes),
             origins: self.origins(),
+            echo: false,
         }
     }
 

@@ -4,13 +4,14 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -51,10 +52,13 @@ pub struct HttpOptions {
     /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
     /// any.
     pub origins: Vec<String>,
+    /// Whether `/echo` sends every message back, for conformance tests.
+    pub echo: bool,
 }
 
 /// What every connection of a shard shares.
-pub(super) struct Doors {
+#[doc(hidden)]
+pub struct Doors {
     pub(super) shard: Local,
     pub(super) options: Rc<HttpOptions>,
     pub(super) builder: http1::Builder,
@@ -86,7 +90,8 @@ impl Drop for Busy {
 }
 
 impl Doors {
-    fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
+    /// The doors of `shard`, without a listener.
+    pub fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
         let mut builder = http1::Builder::new();
         // Without a timer the header time-out does nothing.
         builder
@@ -102,6 +107,16 @@ impl Doors {
             busy: Cell::new(0),
             quiet: Notify::new(),
         }
+    }
+
+    /// Speaks HTTP over any stream until it ends, or has been answered with 101: then gives it
+    /// back. For benches.
+    pub async fn upgrade<S>(self: &Rc<Self>, stream: S) -> Option<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
+        matches!(end, Ok(connection::Next::Gateway)).then_some(stream)
     }
 }
 

@@ -43,6 +43,11 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
             ended(peer, &request, refusal.answer())
         })));
     }
+    if request.uri().path() == "/echo" && peer.doors.options.echo {
+        let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
+        let answer = done.unwrap_or_else(|refusal| ended(peer, &request, refusal.answer()));
+        return Answer::Ready(Some(answer));
+    }
     match check(peer, &request).and_then(|host| find(peer, &request, host)) {
         Err(refusal) => {
             peer.doors.shard.metrics().http_error(refusal.code);

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// How long a peer may leave an answer untaken.
@@ -19,8 +18,8 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 const LINE_BYTES: usize = 64;
 
 /// A socket that speaks HTTP.
-pub(super) struct Wire {
-    pub(super) socket: TcpStream,
+pub(super) struct Wire<S> {
+    pub(super) socket: S,
     heads: Heads,
     /// Set when a head came whose body has two lengths, or one that is not read.
     two_lengths: Rc<Cell<bool>>,
@@ -28,8 +27,8 @@ pub(super) struct Wire {
     stall: Option<Pin<Box<Sleep>>>,
 }
 
-impl Wire {
-    pub(super) fn new(socket: TcpStream, two_lengths: Rc<Cell<bool>>) -> Self {
+impl<S> Wire<S> {
+    pub(super) fn new(socket: S, two_lengths: Rc<Cell<bool>>) -> Self {
         Self { socket, heads: Heads::default(), two_lengths, stall: None }
     }
 
@@ -48,7 +47,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,7 +62,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

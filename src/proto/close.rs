@@ -127,6 +127,7 @@ mod tests {
             P::Continuation,
             P::ControlFragmented,
             P::ControlLength,
+            P::Deflate,
             P::Interleaved,
             P::LongLength,
             P::Masked,
@@ -166,6 +167,7 @@ mod tests {
                     | P::Continuation
                     | P::ControlFragmented
                     | P::ControlLength
+                    | P::Deflate
                     | P::Interleaved
                     | P::LongLength
                     | P::Masked

@@ -176,6 +176,21 @@ impl Mailboxes {
         &self.0
     }
 
+    /// Waits for mail of `shard` and takes all of it, as its turns do. For benches: `mail` must be
+    /// empty.
+    #[doc(hidden)]
+    pub async fn collect(&self, shard: ShardId, mail: &mut Vec<Arc<Event>>) {
+        let Some(mailbox) = self.of(shard) else { return };
+        loop {
+            mailbox.take(mail);
+            if !mail.is_empty() {
+                let bytes = mail.iter().map(|event| event.payload.len()).sum();
+                return mailbox.settle(mail.len(), bytes);
+            }
+            mailbox.ring().await;
+        }
+    }
+
     /// Room in a shard's mailbox, to be waited for.
     pub(super) fn room(self: &Arc<Self>, shard: ShardId) -> Room {
         Room { mailboxes: Arc::clone(self), shard, id: None }

@@ -4,6 +4,7 @@
 pub mod clock;
 mod command;
 mod connection;
+mod echo;
 pub mod fdtable;
 mod flush;
 mod life;

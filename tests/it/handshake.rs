@@ -31,6 +31,7 @@ const BAD: &[(&str, &str, &[u16])] = &[
     ("a POST", "POST /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
     ("a PUT", "PUT /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
     ("another path", "GET /nowhere HTTP/1.1\nHOST\nUP\nKEY\nV13", &[404]),
+    ("the echo that nobody asked for", "GET /echo HTTP/1.1\nHOST\nUP\nKEY\nV13", &[404]),
     ("no upgrade at all", "GET /ws HTTP/1.1\nHOST", &[400, 426]),
     ("no Upgrade", "GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\nV13", &[400, 426]),
     (

@@ -18,6 +18,8 @@ pub enum ProtocolError {
     ControlFragmented,
     /// A control frame with more than 125 bytes.
     ControlLength,
+    /// A compressed message that is corrupt, or cut off.
+    Deflate,
     /// A new message inside a fragmented one.
     Interleaved,
     /// A length that a shorter form would have held.
@@ -51,7 +53,7 @@ impl ProtocolError {
             | Self::ReservedBits
             | Self::ReservedOpcode
             | Self::Unmasked => 1002,
-            Self::CloseReason | Self::Utf8 => 1007,
+            Self::CloseReason | Self::Deflate | Self::Utf8 => 1007,
             Self::TooBig => 1009,
         }
     }
@@ -65,6 +67,7 @@ impl ProtocolError {
             Self::Continuation => "continuation without a message",
             Self::ControlFragmented => "control frame fragmented",
             Self::ControlLength => "control frame over 125 bytes",
+            Self::Deflate => "compressed message is corrupt",
             Self::Interleaved => "message inside a fragmented message",
             Self::LongLength => "length not in its shortest form",
             Self::Masked => "frame from a server is masked",
