@@ -134,11 +134,11 @@ const ROWS: [Row; Key::ALL.len()] = [
     row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
     row(
         "defaults.slow",
-        Kind::Choice(&["drop_oldest", "disconnect"]),
+        Kind::Choice(&["drop_oldest", "drop_newest", "disconnect"]),
         "drop_oldest",
-        "what a full queue does: drop_oldest | disconnect",
+        "what a full queue does: drop_oldest | drop_newest | disconnect",
     ),
-    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for the other one"),
+    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for another one"),
     row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
     row(
         "log.format",

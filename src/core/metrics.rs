@@ -35,6 +35,7 @@ counters! {
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
+    DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
     DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
     DroppedClosed => ("events_dropped", Some(("policy", "closed")), "Events dropped from queues, by policy."),

@@ -7,13 +7,15 @@ use std::collections::HashMap;
 pub enum Policy {
     /// The connection is closed with 4000.
     Disconnect,
+    /// The new events go, and `lagged` tells which.
+    DropNewest,
     /// The oldest queued events of the channel go, and `lagged` tells which.
     DropOldest,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 2] = [Self::Disconnect, Self::DropOldest];
+    pub const ALL: [Self; 3] = [Self::Disconnect, Self::DropNewest, Self::DropOldest];
 
     /// The policy of that name on the wire and in the configuration.
     pub fn parse(name: &str) -> Option<Self> {
@@ -24,6 +26,7 @@ impl Policy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disconnect => "disconnect",
+            Self::DropNewest => "drop_newest",
             Self::DropOldest => "drop_oldest",
         }
     }

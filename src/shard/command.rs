@@ -107,8 +107,8 @@ impl Shard {
             None => rule.policy,
             Some(name) => match Policy::parse(name) {
                 None => {
-                    let known = Policy::ALL.map(Policy::as_str).join(" or ");
-                    return refuse(ErrorCode::BadRequest, format!("`slow` must be {known}"));
+                    let known = Policy::ALL.map(Policy::as_str).join(", ");
+                    return refuse(ErrorCode::BadRequest, format!("`slow` must be one of {known}"));
                 }
                 Some(policy) if policy == rule.policy || rule.choice => policy,
                 Some(_) => {

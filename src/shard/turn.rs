@@ -139,6 +139,7 @@ impl Shard {
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,
+                Policy::DropNewest => Counter::DroppedNewest,
                 Policy::DropOldest => Counter::DroppedOldest,
             };
             self.metrics.add(counter, dropped);

@@ -87,6 +87,40 @@ fn a_stalled_subscriber_is_told_of_every_offset_exactly_once() {
     stalled.expect_nothing();
 }
 
+/// Goal: under `drop_newest`, of the namespace or of the subscription, what came first stays.
+#[test]
+fn under_drop_newest_the_beginning_comes_and_the_rest_is_told() {
+    let gateway = Gateway::configured("[[namespace]]\nname = \"log\"\nslow = \"drop_newest\"\n");
+    for (channel, slow) in [("log:1", None), ("room:1", Some("drop_newest"))] {
+        let mut publisher = Client::connect(&gateway);
+        let mut healthy = Client::connect(&gateway);
+        healthy.subscribe(channel);
+        let mut stalled = Client::connect_narrow(&gateway);
+        let command = json!({"type": "subscribe", "channel": channel, "slow": slow});
+        assert_eq!(stalled.ask(command)["type"], "subscribed");
+        flood(&mut publisher, &mut healthy, channel);
+
+        let mut account = Account::default();
+        while account.told.len() < usize::try_from(EVENTS).unwrap() {
+            let message = stalled.next();
+            if account.lost == 0 && message["type"] == "lagged" {
+                assert!(account.last > 0, "what was queued comes first");
+                assert_eq!(message["to"], EVENTS, "nothing was read, so one hole has all");
+            }
+            account.take(&message);
+        }
+        assert_eq!(account.told, (1..=EVENTS).collect(), "no offset that was never given");
+        assert!(account.last < EVENTS && account.lost > 0, "it was slow");
+
+        publisher.publish(channel, &json!("after"));
+        assert_eq!(stalled.expect("event")["data"], "after");
+        assert_eq!(healthy.expect("event")["data"], "after");
+        stalled.expect_nothing();
+    }
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"drop_newest\"") > 0.0);
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"drop_oldest\"") < 0.5);
+}
+
 #[test]
 fn a_stalled_subscriber_of_many_channels_accounts_for_each() {
     let gateway = Gateway::start();

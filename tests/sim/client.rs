@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use weir::ClientId;
+use weir::core::policy::Policy;
 use weir::proto::ws::frame::{self, Opcode};
 
 /// One published event as the model keeps it; its offset is its place in the log, from 1.
@@ -32,6 +33,8 @@ pub(crate) struct Tally {
     pub(crate) slow: u64,
     /// Connections begun to be closed: by the policy, and by a queue that stayed full.
     pub(crate) cut: [u64; 2],
+    /// Events dropped, by policy.
+    pub(crate) dropped: [u64; Policy::ALL.len()],
     /// Channels that began another life.
     pub(crate) reborn: u64,
 }
@@ -49,13 +52,20 @@ impl Tally {
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
             *sum += more;
         }
+        for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += more;
+        }
         self.reborn += other.reborn;
     }
 
     /// Whether everything happened.
     pub(crate) fn complete(&self) -> bool {
         let all = [self.events, self.lagged, self.hidden, self.slow, self.reborn];
-        all.iter().chain(&self.subscribed).chain(&self.cut).all(|count| *count > 0)
+        all.iter()
+            .chain(&self.subscribed)
+            .chain(&self.cut)
+            .chain(&self.dropped)
+            .all(|count| *count > 0)
     }
 }
 

@@ -162,8 +162,8 @@ impl World {
 
     fn subscribe(&mut self, index: usize, channel: &'static str) {
         let now = self.now();
-        let mut policy = Policy::ALL[usize::from(self.rng.u8(0..4) > 0)];
-        if self.lasting {
+        let mut policy = Policy::ALL[self.rng.usize(0..Policy::ALL.len())];
+        if policy == Policy::Disconnect && (self.lasting || self.rng.bool()) {
             policy = Policy::DropOldest;
         }
         let connection = &mut self.connections[index];
@@ -251,6 +251,9 @@ impl World {
             shard.in_hand.pop_front();
         }
         shard.hub.fan_out(&mut shard.net, self.now_ms, &mut outcome);
+        for (sum, dropped) in self.tally.dropped.iter_mut().zip(outcome.dropped) {
+            *sum += dropped;
+        }
         for seat in outcome.overflowed {
             let blocked = self.shards[index].hub.seat(seat).unwrap().blocked;
             let connection = self.connection(index, seat);

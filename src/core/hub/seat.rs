@@ -183,6 +183,7 @@ impl Target<'_> {
                 round.outcome.overflowed.push(self.member.seat as usize);
                 lost
             }
+            Policy::DropNewest => self.seat.outbox.push_dropping_newest(slice, self.limit),
             Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
         };
         round.outcome.dropped[self.member.policy as usize] += dropped;

@@ -227,6 +227,35 @@ fn with_nothing_of_its_own_queued_the_new_event_is_the_lagged_one() {
     assert_eq!(drain(&mut outbox), [Got::Lagged(1, 5, 5, 1)]);
 }
 
+#[test]
+fn the_newest_go_into_one_gap_at_the_end_of_the_lane() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 4, ..ROOMY };
+    outbox.push(slice(1, 1..3, 9), limit).unwrap();
+    outbox.push(slice(2, 1..2, 9), limit).unwrap();
+    assert_eq!(outbox.push_dropping_newest(slice(1, 3..6, 9), limit), 2, "one has room");
+    assert_eq!(outbox.push_dropping_newest(slice(1, 6..8, 9), limit), 2);
+    assert_eq!(outbox.push_dropping_newest(slice(2, 2..4, 9), limit), 2, "a gap of its own");
+    let mut sink = Sink::default();
+    let first = write(&mut outbox, slice(1, 1..2, 9).bytes(), &mut sink);
+    assert_eq!(Reader::default().feed(&first), [Got::Event(1, 1)]);
+    assert_eq!(outbox.push_dropping_newest(slice(1, 8..10, 9), limit), 1, "room again");
+    assert_eq!(outbox.push_dropping_newest(slice(2, 4..5, 9), limit), 1);
+    let expected = [
+        Got::Event(1, 2),
+        Got::Event(2, 1),
+        Got::Event(1, 3),
+        Got::Lagged(1, 4, 7, 4),
+        Got::Lagged(2, 2, 4, 3),
+        Got::Event(1, 8),
+        Got::Lagged(1, 9, 9, 1),
+    ];
+    assert_eq!(drain(&mut outbox), expected);
+    let small = OutboxLimit { bytes: 100, ..ROOMY };
+    assert_eq!(outbox.push_dropping_newest(slice(1, 10..11, 500), small), 1, "larger than all");
+    assert_eq!(drain(&mut outbox), [Got::Lagged(1, 10, 10, 1)]);
+}
+
 /// Something done to an outbox with half a frame written.
 type Act = fn(&mut Outbox);
 
