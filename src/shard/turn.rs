@@ -141,6 +141,7 @@ impl Shard {
                 Policy::Disconnect => Counter::DroppedDisconnect,
                 Policy::DropNewest => Counter::DroppedNewest,
                 Policy::DropOldest => Counter::DroppedOldest,
+                Policy::Latest => Counter::DroppedLatest,
             };
             self.metrics.add(counter, dropped);
         }

@@ -43,6 +43,15 @@ pub(in crate::core) fn hidden_event(
     })
 }
 
+/// As [`event`], with that key.
+pub(in crate::core) fn keyed_event(alias: u64, offset: u64, key: Option<&str>) -> Arc<Event> {
+    let mut event = event(alias, offset, 9);
+    if let Some(event) = Arc::get_mut(&mut event) {
+        event.key = key.map(Box::from);
+    }
+    event
+}
+
 /// The name that goes with an alias.
 pub(in crate::core) fn channel(alias: u64) -> ChannelName {
     format!("c{alias}").parse().unwrap()
@@ -52,7 +61,7 @@ pub(in crate::core) fn channel(alias: u64) -> ChannelName {
 pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     let slices = outbox.data.iter().filter_map(|item| match item {
         Item::Slice(slice) => Some(Rc::clone(&slice.run)),
-        Item::Gap(_) | Item::Last(_) => None,
+        Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => None,
     });
     slices.collect()
 }
@@ -79,6 +88,8 @@ pub(in crate::core) enum Got {
     Control(u64),
     /// An event of that channel with that offset.
     Event(u64, u64),
+    /// The newest event of its key, of that channel with that offset.
+    Shown(u64, u64),
     /// The range `from..=to` of that channel, and how many of it were dropped.
     Lagged(u64, u64, u64, u64),
     /// A close frame.
@@ -115,6 +126,9 @@ impl Reader {
                 let number = |name: &str| value[name].as_u64().unwrap();
                 let alias = value["channel"].as_str().unwrap()[1..].parse().unwrap();
                 match value["type"].as_str() {
+                    Some("event") if value["snapshot"] == true => {
+                        Got::Shown(alias, number("offset"))
+                    }
                     Some("event") => Got::Event(alias, number("offset")),
                     Some("lagged") => {
                         Got::Lagged(alias, number("from"), number("to"), number("dropped"))
@@ -136,6 +150,8 @@ impl Delivered for Sink {
     fn delivered(&mut self, _: &Run, frames: u32) {
         self.0 += u64::from(frames);
     }
+
+    fn shown(&mut self, _: &Frame) {}
 }
 
 /// Hands at most `room` bytes to the kernel, which is `wire`.
@@ -156,7 +172,7 @@ fn write(outbox: &mut Outbox, room: usize, sink: &mut impl Delivered) -> Vec<u8>
 /// Everything that waits, as a client reads it.
 pub(in crate::core) fn drain(outbox: &mut Outbox) -> Vec<Got> {
     let (mut reader, mut got) = (Reader::default(), Vec::new());
-    while !outbox.is_empty() {
+    while !outbox.is_idle() {
         got.extend(reader.feed(&write(outbox, usize::MAX, &mut Sink::default())));
     }
     assert_eq!(reader.bytes, b"", "half a frame");

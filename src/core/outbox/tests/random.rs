@@ -98,7 +98,7 @@ impl Model {
                     self.lagged += dropped;
                     self.due[usize::try_from(channel).unwrap()].told(from, to);
                 }
-                Got::Control(_) | Got::Last => panic!("not queued"),
+                Got::Control(_) | Got::Last | Got::Shown(..) => panic!("not queued"),
             }
         }
     }
