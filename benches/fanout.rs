@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use weir::core::hub::{Hub, Outcome, Seat, SeatId, Writer};
+use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
+use weir::core::latest::Frame;
 use weir::core::outbox::{Delivered, OutboxLimit, SLICES_MAX};
 use weir::core::policy::Policy;
 use weir::core::run::Run;
@@ -38,7 +39,7 @@ struct Kernel {
 impl Kernel {
     /// What the shard's flush does, but for the system call.
     fn flush(&mut self, seat: &mut Seat) {
-        while !seat.outbox.is_empty() {
+        while !seat.outbox.is_idle() {
             let wanted = match seat.outbox.sole() {
                 Some(bytes) => black_box(bytes).len(),
                 None => {
@@ -56,6 +57,8 @@ impl Delivered for Kernel {
     fn delivered(&mut self, _: &Run, frames: u32) {
         self.events += u64::from(frames);
     }
+
+    fn shown(&mut self, _: &Frame) {}
 }
 
 impl Writer for Kernel {
@@ -86,7 +89,11 @@ fn hub(subscribers: u64) -> Hub {
     let channel = "telemetry:host-7".parse().expect("a good name");
     for client in 0..subscribers {
         let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
-        hub.subscribe(id, (&channel, ALIAS), (Policy::DropOldest, 0));
+        hub.subscribe(
+            id,
+            (&channel, ALIAS),
+            Join { policy: Policy::DropOldest, position: 0, keys_max: 1 },
+        );
     }
     hub
 }

@@ -73,7 +73,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use weir::core::hub::{Hub, Outcome, Seat, SeatId, Writer};
+use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
+use weir::core::latest::Frame;
 use weir::core::outbox::{Delivered, Outbox, OutboxLimit, SLICES_MAX, Slice};
 use weir::core::policy::Policy;
 use weir::core::run::Run;
@@ -94,10 +95,16 @@ const DELIVERED_ALLOCATIONS_MAX: f64 = 0.01;
 const SEATS: u32 = 100_000;
 
 /// Bytes of heap for an idle seat with one subscription: all on one channel, and each on its own.
-const SEAT_BYTES: [u32; 2] = [341, 459];
+const SEAT_BYTES: [u32; 2] = [341, 469];
 
 /// How far [`SEAT_BYTES`] may be off, in percent.
 const TOLERANCE: u32 = 5;
+
+/// Seats that have stalled under `latest`, keys of their channel, and bytes of heap that each of
+/// them may cost beside what it had before, with its share of what they share.
+const STALLED: u32 = 10_000;
+const KEYS: u32 = 1_000;
+const STALLED_BYTES_MAX: u32 = 512;
 
 const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 4_096 };
 const SHARD: ShardId = ShardId(0);
@@ -127,7 +134,7 @@ struct Kernel {
 impl Kernel {
     /// What the shard's flush does, but for the system call.
     fn flush(&mut self, seat: &mut Seat) {
-        while !seat.outbox.is_empty() {
+        while !seat.outbox.is_idle() {
             let wanted = match seat.outbox.sole() {
                 Some(bytes) => black_box(bytes).len(),
                 None => {
@@ -145,6 +152,8 @@ impl Delivered for Kernel {
     fn delivered(&mut self, _: &Run, frames: u32) {
         self.events += u64::from(frames);
     }
+
+    fn shown(&mut self, _: &Frame) {}
 }
 
 impl Writer for Kernel {
@@ -181,7 +190,7 @@ impl Node {
     fn subscribe(&mut self, id: SeatId, channel: &str) {
         let joined = self.store.subscribe(channel, SHARD, NOW).expect("memory is always there");
         let to = (&joined.channel, joined.alias);
-        self.hub.subscribe(id, to, (Policy::DropOldest, joined.head.offset));
+        self.hub.subscribe(id, to, join(Policy::DropOldest, joined.head.offset));
     }
 
     /// Publishes `batch` events on each channel.
@@ -266,6 +275,10 @@ impl Node {
     }
 }
 
+fn join(policy: Policy, position: u64) -> Join {
+    Join { policy, position, keys_max: 10_000 }
+}
+
 fn names(count: u32) -> Vec<String> {
     (0..count).map(|n| format!("telemetry:host-{n}")).collect()
 }
@@ -313,7 +326,7 @@ fn seat_bytes(channels: &[String], events: usize) -> u32 {
     let before = counting::live();
     for (_, (channel, alias, head)) in (0..SEATS).zip(joined.iter().cycle()) {
         let id = node.open();
-        node.hub.subscribe(id, (channel, *alias), (Policy::DropOldest, *head));
+        node.hub.subscribe(id, (channel, *alias), join(Policy::DropOldest, *head));
     }
     for _ in 0..events {
         node.publish(channels, 1);
@@ -346,7 +359,64 @@ fn sizes(faults: &mut Vec<String>) {
             ));
         }
     }
+    let stalled = stalled_bytes();
+    println!(
+        "heap bytes/stalled seat under latest, {STALLED} on 1 channel, {KEYS} keys: {stalled}"
+    );
+    if stalled > STALLED_BYTES_MAX {
+        faults.push(format!("{stalled} bytes for a stalled seat: at most {STALLED_BYTES_MAX}"));
+    }
     println!("heap bytes/seat that has had events, {SEATS} on 1 channel: {}", seat_bytes(&one, 9));
+}
+
+/// Bytes of heap for a subscriber of a channel with 1,000 keys that has stalled under `latest`,
+/// beside what it had before: the kernel has taken half of a batch, and nothing since.
+fn stalled_bytes() -> u32 {
+    let mut node = Node::new();
+    let channel = names(1);
+    let joined = node.store.subscribe(&channel[0], SHARD, NOW).expect("memory is always there");
+    let ids: Vec<SeatId> = (0..STALLED).map(|_| node.open()).collect();
+    for id in &ids {
+        node.hub.subscribe(*id, (&joined.channel, joined.alias), join(Policy::Latest, 0));
+    }
+    let publish = |node: &mut Node| {
+        for key in 0..KEYS {
+            let event = NewEvent {
+                channel: Cow::Borrowed(&channel[0]),
+                key: Some(format!("key-{key}").into()),
+                payload: Payload::Json(PAYLOAD.into()),
+                from: None,
+                hidden_from: None,
+            };
+            node.store.publish(event, NOW).expect("memory is always there");
+        }
+        std::mem::swap(&mut *node.mail.0.lock(), &mut node.taken);
+        let mut outcome = Outcome::default();
+        for event in std::mem::take(&mut node.taken) {
+            if !node.hub.load(&event, NOW.node_ns) {
+                node.hub.fan_out(&mut node.kernel, NOW_MS, &mut outcome);
+                assert!(node.hub.load(&event, NOW.node_ns), "an empty run takes any event");
+            }
+        }
+        node.hub.fan_out(&mut node.kernel, NOW_MS, &mut outcome);
+    };
+    let before = counting::live();
+    publish(&mut node);
+    for id in &ids {
+        let seat = node.hub.seat(*id).expect("it is open");
+        seat.outbox.advance(1_000, &mut node.kernel);
+        seat.blocked = true;
+    }
+    for _ in 0..20 {
+        publish(&mut node);
+    }
+    let full = ids.iter().filter(|id| {
+        let seat = node.hub.seat(**id).expect("it is open");
+        seat.outbox.data_events() > 1
+    });
+    assert_eq!(full.count(), 0, "all of them lag");
+    let bytes = counting::live().saturating_sub(before);
+    u32::try_from(bytes).expect("less than 4 GiB").div_ceil(STALLED)
 }
 
 /// Takes no notice of its arguments: cargo and criterion's users give `--bench` and `--test`.

@@ -117,7 +117,10 @@ fn doors() -> Rc<Doors> {
         drain: Duration::from_secs(1),
         publish_timeout: Duration::from_secs(1),
         slow_disconnect: None,
-        policies: Policies::new(PolicyRule { policy: Policy::DropOldest, choice: true }, []),
+        policies: Policies::new(
+            PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10_000 },
+            [],
+        ),
     };
     let mailboxes = Arc::new(Mailboxes::new(1));
     let store = Memory::new(Arc::<Mailboxes>::clone(&mailboxes));

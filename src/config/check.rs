@@ -203,6 +203,7 @@ impl Check<'_> {
         let default = PolicyRule {
             policy: policy(&self.text(Key::DefaultsSlow)),
             choice: self.flag(Key::DefaultsSlowChoice),
+            keys_max: self.count(Key::DefaultsMaxKeys),
         };
         let mut names = HashSet::new();
         let mut rules = Vec::new();
@@ -255,6 +256,12 @@ impl Check<'_> {
             let value = self.value_of(written, "namespace.slow_choice", Kind::Bool);
             if let Some(Value::Bool(choice)) = value {
                 rule.choice = choice;
+            }
+        }
+        if let Some(written) = &namespace.max_keys {
+            let kind = Key::DefaultsMaxKeys.row().kind;
+            if let Some(Value::Number(keys)) = self.value_of(written, "namespace.max_keys", kind) {
+                rule.keys_max = usize::try_from(keys).unwrap_or(usize::MAX);
             }
         }
         rule

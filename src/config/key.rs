@@ -45,6 +45,7 @@ pub enum Key {
     HttpPingTimeout,
     DefaultsSlow,
     DefaultsSlowChoice,
+    DefaultsMaxKeys,
     LogLevel,
     LogFormat,
 }
@@ -141,11 +142,17 @@ const ROWS: [Row; Key::ALL.len()] = [
     row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
     row(
         "defaults.slow",
-        Kind::Choice(&["drop_oldest", "disconnect"]),
+        Kind::Choice(&["drop_oldest", "drop_newest", "latest", "disconnect"]),
         "drop_oldest",
-        "what a full queue does: drop_oldest | disconnect",
+        "what a full queue does: drop_oldest | drop_newest | latest | disconnect",
     ),
-    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for the other one"),
+    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for another one"),
+    row(
+        "defaults.max_keys",
+        Kind::Integer(1, 10_000_000),
+        "10000",
+        "keys of a channel whose newest event is kept for slow clients, under latest",
+    ),
     row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
     row(
         "log.format",
@@ -157,7 +164,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -178,6 +185,7 @@ impl Key {
         Self::HttpPingTimeout,
         Self::DefaultsSlow,
         Self::DefaultsSlowChoice,
+        Self::DefaultsMaxKeys,
         Self::LogLevel,
         Self::LogFormat,
     ];

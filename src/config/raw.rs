@@ -21,6 +21,7 @@ pub(super) struct RawNamespace {
     pub(super) name: Option<Written>,
     pub(super) slow: Option<Written>,
     pub(super) slow_choice: Option<Written>,
+    pub(super) max_keys: Option<Written>,
 }
 
 /// Settings as they were written; what nobody wrote is `None`.

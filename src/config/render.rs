@@ -20,7 +20,8 @@ pub fn template() -> String {
     out.push_str(
         "\n# A namespace is what stands before the first ':' of a channel's name.\n\
          # What it does not say, it has from [defaults].\n\
-         # [[namespace]]\n# name = \"telemetry\"\n# slow = \"drop_oldest\"\n# slow_choice = true\n",
+         # [[namespace]]\n# name = \"telemetry\"\n# slow = \"drop_oldest\"\n# slow_choice = true\n\
+         # max_keys = 10000\n",
     );
     out
 }
@@ -48,6 +49,7 @@ impl RawConfig {
                 ("name", &namespace.name, Key::Node),
                 ("slow", &namespace.slow, Key::DefaultsSlow),
                 ("slow_choice", &namespace.slow_choice, Key::DefaultsSlowChoice),
+                ("max_keys", &namespace.max_keys, Key::DefaultsMaxKeys),
             ];
             for (name, written, like) in parts {
                 namespace_line(name, written.as_ref(), like, &mut out);

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use super::latest::Latest;
 use super::outbox::{OutboxLimit, Slice};
 use super::policy::Policy;
 use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
 use crate::proto::event::{Author, Event};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
+mod lag;
 mod seat;
 
 pub use seat::Seat;
 
-use seat::{Listed, Member, Round, Sub, Target};
+use seat::{Listed, Member, Round, Standing, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -33,8 +35,21 @@ pub type SeatId = usize;
 struct Topic {
     channel: ChannelName,
     members: Vec<Member>,
+    /// Kept while a member may need it.
+    latest: Option<Box<Latest>>,
     /// The run being filled by the batch.
     open: Option<Rc<Run>>,
+}
+
+/// How a subscription begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Join {
+    /// What happens at the bound of the queue.
+    pub policy: Policy,
+    /// The events after this offset are for it.
+    pub position: u64,
+    /// Keys whose newest event is kept, under [`Policy::Latest`].
+    pub keys_max: usize,
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -110,6 +125,7 @@ impl Hub {
     pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(&ChannelName, bool)) {
         let Some(seat) = self.seats.get_mut(id) else { return };
         for sub in std::mem::take(&mut seat.subs) {
+            self.give_up(id, sub);
             if let Some((channel, last)) = self.leave(sub) {
                 left(&channel, last);
             }
@@ -162,26 +178,30 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is; without one it stays as it was.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Option<Policy>) {
-        if let Some(policy) = policy
-            && let Some(sub) = self.sub(id, alias)
+    /// Changes the policy of a subscription there is. One that lags goes on with it once it has
+    /// caught up.
+    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy, keys_max: usize) {
+        if let Some(sub) = self.sub(id, alias)
             && let Some(topic) = self.topics.get_mut(&alias)
             && let Some(member) = topic.members.get_mut(sub.member as usize)
         {
+            let before = member.uses_latest();
             member.policy = policy;
+            let after = member.uses_latest();
+            topic.count_user(before, after, keys_max);
         }
     }
 
-    /// Adds a subscription: the events after `position` are for it.
-    pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: (Policy, u64)) {
+    /// Adds a subscription.
+    pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
-        let (policy, position) = join;
+        let Join { policy, position, keys_max } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(free) => {
-                free.insert(Topic { channel: channel.clone(), members: Vec::new(), open: None })
+                let channel = channel.clone();
+                free.insert(Topic { channel, members: Vec::new(), latest: None, open: None })
             }
         };
         if seat.subs.is_empty() {
@@ -189,7 +209,9 @@ impl Hub {
             seat.subs.reserve_exact(1);
         }
         seat.subs.push(Sub { alias, member: narrow(topic.members.len()) });
-        topic.members.push(Member { seat: narrow(id), policy, position });
+        let member = Member { seat: narrow(id), policy, standing: Standing::Live, position };
+        topic.count_user(false, member.uses_latest(), keys_max);
+        topic.members.push(member);
         self.subscriptions += 1;
     }
 
@@ -209,7 +231,8 @@ impl Hub {
         if at >= topic.members.len() {
             return None;
         }
-        topic.members.swap_remove(at);
+        let member = topic.members.swap_remove(at);
+        topic.count_user(member.uses_latest(), false, 0);
         self.subscriptions -= 1;
         if let Some(moved) = topic.members.get(at)
             && let Some(seat) = self.seats.get_mut(moved.seat as usize)
@@ -232,14 +255,19 @@ impl Hub {
         // A part of the queue, so that no batch alone can overflow one that was empty.
         let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
         let bytes = (self.limit.bytes / 2).min(RUN_BYTES_MAX);
-        match &mut topic.open {
+        let loaded = match &mut topic.open {
             Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
             None => {
                 topic.open = Some(self.press.begin(event, now_ns));
                 self.touched.push(event.alias);
                 true
             }
+        };
+        // After the run has it: until then nobody else may hold it.
+        if let Some(latest) = topic.latest.as_mut().filter(|_| loaded) {
+            latest.record(event);
         }
+        loaded
     }
 
     /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
@@ -256,9 +284,10 @@ impl Hub {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
-            let members = std::mem::take(&mut topic.members);
-            for member in &members {
-                self.offer(*member, &run, &mut Round { writer, now_ms, outcome });
+            let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
+            let mut members = std::mem::take(&mut topic.members);
+            for member in &mut members {
+                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
@@ -268,7 +297,10 @@ impl Hub {
         self.touched = touched;
     }
 
-    fn offer(&mut self, member: Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
+    fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
+        if member.standing != Standing::Live {
+            return self.miss(member, run, run.after(member.position), round);
+        }
         let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
         if !seat.dirty {
             seat.dirty = true;
@@ -280,6 +312,9 @@ impl Hub {
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
                 target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
+                if target.member.standing != Standing::Live {
+                    return self.miss(member, run, *hidden, round);
+                }
                 from = hidden + 1;
             }
         }

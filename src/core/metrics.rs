@@ -35,10 +35,13 @@ counters! {
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
+    DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
+    DroppedLatest => ("events_dropped", Some(("policy", "latest")), "Events dropped from queues, by policy."),
     DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
     DroppedClosed => ("events_dropped", Some(("policy", "closed")), "Events dropped from queues, by policy."),
     DroppedUnsubscribed => ("events_dropped", Some(("policy", "unsubscribed")), "Events dropped from queues, by policy."),
+    EventsShown => ("events_shown", None, "Newest events of a key shown to those who had missed them."),
     EventsPublishedEmbed => ("events_published", Some(("door", "embed")), "Events taken, by the door they came through."),
     EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
@@ -67,15 +70,18 @@ pub enum Timing {
     PublishToWrite,
     /// How long queued bytes waited, at their write.
     QueueAge,
+    /// From taking an event to showing it to somebody who had missed it.
+    ShownAge,
     /// One turn of a shard: mailbox, fan-out and the writes until it yields.
     Tick,
 }
 
 impl Timing {
     /// Every histogram with its name (without `weir_`) and help text.
-    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str, &'static str); 4] = [
         (Self::PublishToWrite, "publish_to_write_seconds", "From taking an event to its write."),
         (Self::QueueAge, "queue_age_seconds", "How long queued bytes waited, at their write."),
+        (Self::ShownAge, "shown_age_seconds", "The age of events shown to those who lag."),
         (Self::Tick, "tick_seconds", "One turn of a shard."),
     ];
 }

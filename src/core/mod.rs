@@ -2,6 +2,7 @@
 //! reads a clock: `now` is an argument.
 
 pub mod hub;
+pub mod latest;
 pub mod metrics;
 pub mod outbox;
 pub mod policy;

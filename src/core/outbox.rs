@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 mod item;
+mod lag;
 mod room;
 mod tally;
 
 pub use item::Slice;
+pub use lag::Shown;
 
 use item::Item;
 use tally::Tally;
 
+use super::latest::Frame;
 use super::run::Run;
 use crate::proto::name::Alias;
 
@@ -25,6 +28,9 @@ const CONTROL_WRITTEN_BYTES: usize = 4_096;
 
 /// Items that a data lane keeps room for however long it has been empty.
 const LANE_KEPT: usize = 16;
+
+/// Items that a data lane keeps room for while a subscription lags.
+const LANE_LAGGING: usize = 2;
 
 /// The bounds of a data lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,9 @@ pub struct Outbox {
 pub trait Delivered {
     /// `frames` events of `run` were handed to the kernel.
     fn delivered(&mut self, run: &Run, frames: u32);
+
+    /// The newest event of a key was handed to the kernel, for a subscriber who had missed it.
+    fn shown(&mut self, frame: &Frame);
 }
 
 impl Outbox {
@@ -85,6 +94,12 @@ impl Outbox {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.control_bytes() == 0 && self.data.is_empty()
+    }
+
+    /// Whether nothing waits that could be written: at most a subscription that lags is in front,
+    /// whose events are first to be fetched.
+    pub fn is_idle(&self) -> bool {
+        self.control_bytes() == 0 && matches!(self.data.front(), None | Some(Item::Lag(_)))
     }
 
     /// Whether the data lane is longer than what it may keep room for while it is not used.
@@ -138,7 +153,9 @@ impl Outbox {
         self.data.retain_mut(|item| {
             let begun = std::mem::take(&mut first) && cut > 0;
             match item {
+                Item::Frame(frame) => frame.alias != alias || begun,
                 Item::Gap(gap) => gap.alias != alias || begun,
+                Item::Lag(lag) => lag.alias != alias,
                 Item::Slice(slice) if slice.run.alias() == alias => {
                     slice.to = if begun { slice.from + 1 } else { slice.from };
                     begun
@@ -239,7 +256,7 @@ impl Outbox {
             add(self.control.get(self.control_from..).unwrap_or_default());
         }
         for item in items {
-            if !add(item.as_bytes()) {
+            if matches!(item, Item::Lag(_)) || !add(item.as_bytes()) {
                 break;
             }
         }
@@ -299,7 +316,15 @@ impl Outbox {
                 slice.from = frame;
                 slice.from == slice.to
             }
-            Item::Gap(_) | Item::Last(_) => {
+            Item::Frame(frame) => {
+                self.cut += step;
+                let done = self.cut == frame.bytes.len();
+                if done && frame.offset.is_some() {
+                    sink.shown(frame);
+                }
+                done
+            }
+            Item::Gap(_) | Item::Lag(_) | Item::Last(_) => {
                 self.cut += step;
                 self.cut == front.as_bytes().len()
             }
@@ -323,7 +348,7 @@ impl Outbox {
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),
-                Item::Gap(_) | Item::Last(_) => true,
+                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => true,
             }),
             "a queue pins little more than it counts"
         );

@@ -7,13 +7,18 @@ use std::collections::HashMap;
 pub enum Policy {
     /// The connection is closed with 4000.
     Disconnect,
+    /// The new events go, and `lagged` tells which.
+    DropNewest,
     /// The oldest queued events of the channel go, and `lagged` tells which.
     DropOldest,
+    /// Everything of the channel leaves the queue; when there is room, `lagged` tells what was missed
+    /// and the newest event of each key in it follows.
+    Latest,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 2] = [Self::Disconnect, Self::DropOldest];
+    pub const ALL: [Self; 4] = [Self::Disconnect, Self::DropNewest, Self::DropOldest, Self::Latest];
 
     /// The policy of that name on the wire and in the configuration.
     pub fn parse(name: &str) -> Option<Self> {
@@ -24,7 +29,9 @@ impl Policy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disconnect => "disconnect",
+            Self::DropNewest => "drop_newest",
             Self::DropOldest => "drop_oldest",
+            Self::Latest => "latest",
         }
     }
 }
@@ -36,6 +43,8 @@ pub struct PolicyRule {
     pub policy: Policy,
     /// Whether a client may ask for another one.
     pub choice: bool,
+    /// Keys whose newest event is kept for those who lag under [`Policy::Latest`].
+    pub keys_max: usize,
 }
 
 /// The rules of every namespace.
@@ -81,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_strict_node_knows_only_configured_namespaces() {
-        let rule = |policy| PolicyRule { policy, choice: true };
+        let rule = |policy| PolicyRule { policy, choice: true, keys_max: 10 };
         let open = Policies::new(
             rule(Policy::DropOldest),
             [("logs".to_owned(), rule(Policy::Disconnect))],

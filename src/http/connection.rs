@@ -22,6 +22,7 @@ use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
 use crate::proto::ws::deflate::Agreed;
+use crate::shard::Place;
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -32,8 +33,8 @@ pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
     /// Where it comes from.
     pub(super) ip: IpAddr,
-    /// Set once a handshake was answered with 101.
-    pub(super) upgraded: Cell<bool>,
+    /// Taken once a handshake was answered with 101.
+    pub(super) place: Cell<Option<Place>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// Set once a head came with both kinds of body length, or one that is not read.
@@ -100,7 +101,7 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     };
     drop(read_buf);
     match end {
-        Ok(Next::Gateway) => doors.shard.adopt(socket, &early),
+        Ok(Next::Gateway(place)) => doors.shard.adopt(socket, &early, place),
         Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early.to_vec(), agreed),
         Ok(Next::Close) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,
@@ -109,10 +110,10 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
 }
 
 /// What a socket is for when it has no more HTTP to speak.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Next {
     /// It is a WebSocket of the gateway.
-    Gateway,
+    Gateway(Place),
     /// It is a WebSocket of the hidden echo, with what was agreed about compression.
     Echo(Option<Agreed>),
     /// It is to be closed.
@@ -134,7 +135,7 @@ where
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
-        upgraded: Cell::new(false),
+        place: Cell::new(None),
         echo: Cell::new(None),
         two_lengths,
         last: Cell::new(None),
@@ -145,8 +146,7 @@ where
     let parts = http.into_parts();
     let next = match peer.echo.take() {
         Some(agreed) => Next::Echo(agreed),
-        None if peer.upgraded.get() => Next::Gateway,
-        None => Next::Close,
+        None => peer.place.take().map_or(Next::Close, Next::Gateway),
     };
     (end.map(|()| next), parts.io.into_inner().socket, parts.read_buf)
 }

@@ -45,10 +45,10 @@ pub(super) fn answer(
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
-    if node.full() {
+    let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
-    }
-    peer.upgraded.set(true);
+    };
+    peer.place.set(Some(place));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol))
 }
@@ -60,7 +60,6 @@ pub(super) fn echo(peer: &Peer, request: &Request<Incoming>) -> Result<Response,
     check_upgrade(headers)?;
     let accept = check_key(headers)?;
     let agreed = agree(headers, Wish::default());
-    peer.upgraded.set(true);
     peer.echo.set(Some(agreed));
     let mut answer = switching(accept, None);
     if let Some(value) = agreed.and_then(|it| HeaderValue::from_str(&it.to_string()).ok()) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::local::Shard;
-use crate::core::hub::SeatId;
+use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::Policy;
 use crate::core::session;
@@ -107,8 +107,8 @@ impl Shard {
             None => rule.policy,
             Some(name) => match Policy::parse(name) {
                 None => {
-                    let known = Policy::ALL.map(Policy::as_str).join(" or ");
-                    return refuse(ErrorCode::BadRequest, format!("`slow` must be {known}"));
+                    let known = Policy::ALL.map(Policy::as_str).join(", ");
+                    return refuse(ErrorCode::BadRequest, format!("`slow` must be one of {known}"));
                 }
                 Some(policy) if policy == rule.policy || rule.choice => policy,
                 Some(_) => {
@@ -121,7 +121,9 @@ impl Shard {
         if let Some(have) = self.node.store().find(channel)
             && self.hub.borrow().is_subscribed(asker.id, have.alias)
         {
-            self.hub.borrow_mut().update(asker.id, have.alias, subscribe.slow.map(|_| policy));
+            if subscribe.slow.is_some() {
+                self.hub.borrow_mut().update(asker.id, have.alias, policy, rule.keys_max);
+            }
             let (position, alias) = (have.head, have.alias.0);
             let recovered = recovered(subscribe, position);
             let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
@@ -139,7 +141,7 @@ impl Shard {
             .subscribe(channel, self.id, asker.now)
             .map_err(|away| unavailable(id, away))?;
         let (alias, position) = (joined.alias, joined.head);
-        let join = (policy, position.offset);
+        let join = Join { policy, position: position.offset, keys_max: rule.keys_max };
         self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
         let (alias, recovered) = (alias.0, recovered(subscribe, position));
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };

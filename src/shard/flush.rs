@@ -8,9 +8,13 @@ use tokio::io::Interest;
 
 use super::local::{Shard, Socket};
 use crate::core::hub::{Seat, SeatId, Writer};
+use crate::core::latest::Frame;
 use crate::core::metrics::{Counter, Metrics, Timing};
 use crate::core::outbox::{Delivered, SLICES_MAX};
 use crate::core::run::Run;
+
+/// Times that one flush fetches what a connection has missed, before others have their chance.
+const REFILLS_A_FLUSH: usize = 64;
 
 /// Counts deliveries on their way.
 struct Count<'a> {
@@ -26,6 +30,12 @@ impl Delivered for Count<'_> {
         self.metrics.add(Counter::EventsDelivered, frames);
         self.metrics.time(Timing::PublishToWrite, waited_us, frames);
         self.metrics.time(Timing::QueueAge, queued_us, frames);
+    }
+
+    fn shown(&mut self, frame: &Frame) {
+        let waited_us = self.node_ns.saturating_sub(frame.taken_ns) / 1_000;
+        self.metrics.add(Counter::EventsShown, 1);
+        self.metrics.time(Timing::ShownAge, waited_us, 1);
     }
 }
 
@@ -51,8 +61,23 @@ impl Shard {
         let sockets = self.sockets.borrow();
         let Some(socket) = sockets.get(id).and_then(Option::as_ref) else { return Flushed::All };
         let mut hub = self.hub.borrow_mut();
-        let Some(seat) = hub.seat(id) else { return Flushed::All };
-        self.flush_seat(socket, seat, node_ns)
+        for _ in 0..REFILLS_A_FLUSH {
+            let Some(seat) = hub.seat(id) else { return Flushed::All };
+            let flushed = self.flush_seat(socket, seat, node_ns);
+            if flushed != Flushed::All {
+                seat.outbox.withdraw();
+                return flushed;
+            }
+            if seat.outbox.lagging().is_none() || !hub.refill(id, || self.node.unix_ms()) {
+                return Flushed::All;
+            }
+        }
+        // Others first: its task goes on.
+        if let Some(seat) = hub.seat(id) {
+            seat.outbox.withdraw();
+        }
+        wake(socket);
+        Flushed::All
     }
 
     fn flush_seat(&self, socket: &Socket, seat: &mut Seat, node_ns: u64) -> Flushed {
@@ -60,7 +85,7 @@ impl Shard {
             return Flushed::Blocked;
         }
         let mut count = Count { metrics: &self.metrics, node_ns };
-        while !seat.outbox.is_empty() {
+        while !seat.outbox.is_idle() {
             let (wanted, sent) = match seat.outbox.sole() {
                 Some(bytes) => (bytes.len(), send(socket, bytes)),
                 None => self.send_many(socket, seat),

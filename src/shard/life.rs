@@ -96,7 +96,7 @@ impl Shard {
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {
-            self.node.connected(false);
+            drop(socket.place.take());
             if socket.ending.get().is_none() {
                 self.metrics.closed(reason);
             }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::connection;
 use super::mailbox::Mailbox;
-use super::node::Node;
+use super::node::{Node, Place};
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::session::Session;
@@ -41,6 +41,7 @@ pub(super) struct Socket {
     pub(super) client: ClientId,
     pub(super) waker: Cell<Option<Waker>>,
     pub(super) ending: Cell<Option<Ending>>,
+    pub(super) place: Cell<Option<Place>>,
 }
 
 /// The state of one shard. Everything inside is for one thread.
@@ -129,7 +130,7 @@ impl Local {
     }
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: &Bytes) {
+    pub fn adopt(&self, stream: TcpStream, early: &Bytes, place: Place) {
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
@@ -153,7 +154,13 @@ impl Local {
             }
             id
         };
-        let socket = Socket { stream, client, waker: Cell::new(None), ending: Cell::new(None) };
+        let socket = Socket {
+            stream,
+            client,
+            waker: Cell::new(None),
+            ending: Cell::new(None),
+            place: Cell::new(Some(place)),
+        };
         {
             let mut sockets = shard.sockets.borrow_mut();
             if sockets.len() <= id {
@@ -163,7 +170,6 @@ impl Local {
                 *slot = Some(Rc::new(socket));
             }
         }
-        shard.node.connected(true);
         shard.metrics.add(Counter::ConnectionsOpened, 1);
         self.spawn(connection::run(self.clone(), id, early.to_vec()));
         if shard.node.draining() {

@@ -17,4 +17,4 @@ mod turn;
 
 pub use local::Local;
 pub use mailbox::Mailboxes;
-pub use node::{Node, NodeOptions, PublishError};
+pub use node::{Node, NodeOptions, Place, PublishError};

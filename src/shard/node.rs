@@ -77,6 +77,21 @@ impl From<Unavailable> for PublishError {
     }
 }
 
+/// A connection's place among those that the node may have; given back when it is dropped.
+pub struct Place(Arc<Node>);
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One gateway process, as its threads share it.
 pub struct Node {
     options: NodeOptions,
@@ -146,12 +161,13 @@ impl Node {
         self.connections.load(Ordering::Relaxed)
     }
 
-    pub(super) fn connected(&self, more: bool) {
-        if more {
-            self.connections.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
-        }
+    /// A place for one more connection; `None` when there are as many as there may be. Taken
+    /// before the handshake is answered, so that no two shards give the last one away.
+    pub fn admit(self: &Arc<Self>) -> Option<Place> {
+        let max = self.options.connections_max;
+        let more = |open: usize| (open < max).then_some(open + 1);
+        let admitted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        admitted.is_ok().then(|| Place(Arc::clone(self)))
     }
 
     /// Publishes an event, when the mailboxes have room for it.

@@ -12,6 +12,7 @@ use tokio::task::LocalSet;
 use super::local::Local;
 use super::mailbox::{Mailbox, Mailboxes};
 use super::node::{Node, NodeOptions, PublishError};
+use crate::core::hub::Join;
 use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
@@ -25,7 +26,7 @@ use crate::store::memory::Memory;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options() -> NodeOptions {
-    let rule = PolicyRule { policy: Policy::DropOldest, choice: true };
+    let rule = PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10 };
     NodeOptions {
         node_name: "test".to_owned(),
         connections_max: 100,
@@ -65,7 +66,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        local.adopt(served, &Bytes::new());
+        local.adopt(served, &Bytes::new(), local.node().admit().unwrap());
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));
@@ -273,7 +274,8 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
             let mut hub = shard.hub.borrow_mut();
             for _ in 0..4_000 {
                 let id = hub.open(Arc::clone(&author), 0);
-                hub.subscribe(id, (&joined.channel, joined.alias), (Policy::DropOldest, 0));
+                let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+                hub.subscribe(id, (&joined.channel, joined.alias), join);
             }
         }
         for channel in ["room:1", "room:2", "room:1", "room:3", "room:1"] {

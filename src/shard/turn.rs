@@ -139,7 +139,9 @@ impl Shard {
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,
+                Policy::DropNewest => Counter::DroppedNewest,
                 Policy::DropOldest => Counter::DroppedOldest,
+                Policy::Latest => Counter::DroppedLatest,
             };
             self.metrics.add(counter, dropped);
         }

@@ -1,6 +1,6 @@
 //! Slow consumers: what they lose is told exactly, and only they lose.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -85,6 +85,87 @@ fn a_stalled_subscriber_is_told_of_every_offset_exactly_once() {
     assert_eq!(stalled.expect("event")["data"], "after");
     assert_eq!(healthy.expect("event")["data"], "after");
     stalled.expect_nothing();
+}
+
+/// Goal: under `drop_newest`, of the namespace or of the subscription, what came first stays.
+#[test]
+fn under_drop_newest_the_beginning_comes_and_the_rest_is_told() {
+    let gateway = Gateway::configured("[[namespace]]\nname = \"log\"\nslow = \"drop_newest\"\n");
+    for (channel, slow) in [("log:1", None), ("room:1", Some("drop_newest"))] {
+        let mut publisher = Client::connect(&gateway);
+        let mut healthy = Client::connect(&gateway);
+        healthy.subscribe(channel);
+        let mut stalled = Client::connect_narrow(&gateway);
+        let command = json!({"type": "subscribe", "channel": channel, "slow": slow});
+        assert_eq!(stalled.ask(command)["type"], "subscribed");
+        flood(&mut publisher, &mut healthy, channel);
+
+        let mut account = Account::default();
+        while account.told.len() < usize::try_from(EVENTS).unwrap() {
+            let message = stalled.next();
+            if account.lost == 0 && message["type"] == "lagged" {
+                assert!(account.last > 0, "what was queued comes first");
+                assert_eq!(message["to"], EVENTS, "nothing was read, so one hole has all");
+            }
+            account.take(&message);
+        }
+        assert_eq!(account.told, (1..=EVENTS).collect(), "no offset that was never given");
+        assert!(account.last < EVENTS && account.lost > 0, "it was slow");
+
+        publisher.publish(channel, &json!("after"));
+        assert_eq!(stalled.expect("event")["data"], "after");
+        assert_eq!(healthy.expect("event")["data"], "after");
+        stalled.expect_nothing();
+    }
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"drop_newest\"") > 0.0);
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"drop_oldest\"") < 0.5);
+}
+
+/// Goal: under `latest` a stalled reader costs nothing, and is shown the newest of each key.
+#[test]
+fn under_latest_the_newest_event_of_each_key_is_shown() {
+    const KEYS: u64 = 50;
+    let gateway = Gateway::configured("[[namespace]]\nname = \"dash\"\nslow = \"latest\"\n");
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("dash:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    stalled.subscribe("dash:1");
+    let pad = "x".repeat(1024);
+    for n in 1..=EVENTS {
+        let data = json!({"n": n, "pad": pad});
+        let key = format!("k{}", n % KEYS);
+        let command = json!({"type": "publish", "channel": "dash:1", "key": key, "data": data});
+        publisher.send(&command);
+        assert_eq!(healthy.expect("event")["offset"], n, "a healthy client loses nothing");
+    }
+    let mut account = Account::default();
+    let mut seen = BTreeMap::new();
+    while account.told.len() < usize::try_from(EVENTS).unwrap() || (seen.len() as u64) < KEYS {
+        let message = stalled.next();
+        if message["type"] == "event" {
+            let offset = message["offset"].as_u64().unwrap();
+            assert_eq!(message["data"]["n"], offset);
+            seen.insert(message["key"].as_str().unwrap().to_owned(), offset);
+        }
+        if message["snapshot"] == true {
+            assert!(account.told.contains(&message["offset"].as_u64().unwrap()), "{message}");
+        } else {
+            account.take(&message);
+        }
+    }
+    assert!(account.lost > 0, "it was slow");
+    while seen.values().any(|offset| *offset <= EVENTS - KEYS) {
+        let message = stalled.expect("event");
+        let offset = message["offset"].as_u64().unwrap();
+        seen.insert(message["key"].as_str().unwrap().to_owned(), offset);
+    }
+    publisher.publish("dash:1", &json!("after"));
+    let after = stalled.expect("event");
+    assert!(after["data"] == "after" && after["snapshot"].is_null(), "live again: {after}");
+    stalled.expect_nothing();
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"latest\"") > 0.0);
+    assert!(gateway.metric("weir_events_shown_total") > 0.0);
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! What a client reads, and the model of what it has a right to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use weir::ClientId;
+use weir::core::policy::Policy;
 use weir::proto::ws::frame::{self, Opcode};
 
 /// One published event as the model keeps it; its offset is its place in the log, from 1.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// The number in its data.
     pub(crate) number: u64,
+    /// Its key.
+    pub(crate) key: Option<Box<str>>,
     /// The client that does not want to see it.
     pub(crate) hidden_from: Option<ClientId>,
 }
@@ -22,6 +25,9 @@ pub(crate) type Logs = HashMap<u64, Vec<Entry>>;
 pub(crate) struct Tally {
     /// Events read.
     pub(crate) events: u64,
+    /// Newest events of a key read behind a hole, and holes that went on in another.
+    pub(crate) shown: u64,
+    pub(crate) holes: u64,
     /// Events told as lagged.
     pub(crate) lagged: u64,
     /// Own events not read, as was asked.
@@ -32,6 +38,8 @@ pub(crate) struct Tally {
     pub(crate) slow: u64,
     /// Connections begun to be closed: by the policy, and by a queue that stayed full.
     pub(crate) cut: [u64; 2],
+    /// Events dropped, by policy.
+    pub(crate) dropped: [u64; Policy::ALL.len()],
     /// Channels that began another life.
     pub(crate) reborn: u64,
 }
@@ -42,6 +50,8 @@ impl Tally {
         self.events += other.events;
         self.lagged += other.lagged;
         self.hidden += other.hidden;
+        self.shown += other.shown;
+        self.holes += other.holes;
         for (sum, more) in self.subscribed.iter_mut().zip(other.subscribed) {
             *sum += more;
         }
@@ -49,22 +59,39 @@ impl Tally {
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
             *sum += more;
         }
+        for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += more;
+        }
         self.reborn += other.reborn;
     }
 
     /// Whether everything happened.
     pub(crate) fn complete(&self) -> bool {
-        let all = [self.events, self.lagged, self.hidden, self.slow, self.reborn];
-        all.iter().chain(&self.subscribed).chain(&self.cut).all(|count| *count > 0)
+        let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
+        let more = self.subscribed.iter().chain(&self.cut).chain(&self.dropped);
+        all.iter().chain(more).chain([&self.reborn]).all(|count| *count > 0)
     }
 }
 
 /// A subscription as its client knows it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct Sub {
     alias: u64,
     /// The offsets up to here were read, told as lost, or are not for it.
     told: u64,
+    /// The last hole, and the last event of it that was shown.
+    hole: (u64, u64),
+    shown: u64,
+    /// What is to be shown of it: the newest event of each key.
+    owed: BTreeMap<Option<Box<str>>, u64>,
+}
+
+/// What a client has asked to happen when it is slow, on one channel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    /// `latest`, with room for every key; and anything else.
+    latest: bool,
+    other: bool,
 }
 
 /// A client: the bytes it has read, and what it makes of them.
@@ -75,6 +102,7 @@ pub(crate) struct Client {
     /// Answers it waits for, in order.
     pub(crate) answers: std::collections::VecDeque<String>,
     closed: bool,
+    asked: HashMap<String, Asked>,
     /// What it has seen.
     pub(crate) tally: Tally,
 }
@@ -82,8 +110,15 @@ pub(crate) struct Client {
 impl Client {
     /// A client that has read nothing.
     pub(crate) fn new(id: ClientId) -> Self {
-        let (bytes, subs, answers) = Default::default();
-        Self { id, bytes, subs, answers, closed: false, tally: Tally::default() }
+        let (bytes, subs, answers, asked) = Default::default();
+        Self { id, bytes, subs, answers, asked, closed: false, tally: Tally::default() }
+    }
+
+    /// The client asks for a policy; `all` says that the newest event of every key is kept.
+    pub(crate) fn asks(&mut self, channel: &str, policy: Policy, all: bool) {
+        let asked = self.asked.entry(channel.to_owned()).or_default();
+        asked.latest |= policy == Policy::Latest;
+        asked.other |= policy != Policy::Latest || !all;
     }
 
     /// Reads bytes, and checks each frame that they complete against the model.
@@ -111,6 +146,9 @@ impl Client {
         let channel = text["channel"].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| text[name].as_u64().unwrap();
         match kind {
+            "event" if text["snapshot"] == true => {
+                self.shown(&channel, (number("offset"), number("data")), logs);
+            }
             "event" => {
                 let (offset, data) = (number("offset"), number("data"));
                 let entry = self.told(&channel, (offset, offset), logs);
@@ -120,9 +158,12 @@ impl Client {
                     "{channel} {offset} with its own data, and not hidden"
                 );
                 self.tally.events += 1;
+                self.settled(&self.subs[&channel], logs);
             }
             "lagged" => {
-                let (_, seen) = self.told(&channel, (number("from"), number("to")), logs);
+                let hole = (number("from"), number("to"));
+                let (_, seen) = self.told(&channel, hole, logs);
+                self.owe(&channel, hole, logs);
                 assert_eq!(seen, number("dropped"), "a hole counts what was meant for the client");
                 self.tally.lagged += seen;
             }
@@ -136,7 +177,7 @@ impl Client {
                     }
                     None => {
                         assert!(text["updated"].is_null());
-                        self.subs.insert(channel, Sub { alias, told });
+                        self.subs.insert(channel, Sub { alias, told, ..Sub::default() });
                         self.tally.subscribed[0] += 1;
                     }
                 }
@@ -154,6 +195,47 @@ impl Client {
         }
     }
 
+    /// A hole was told: under `latest` the newest event of each key in it is due, but for what the
+    /// client published itself and did not want to see.
+    fn owe(&mut self, channel: &str, hole: (u64, u64), logs: &Logs) {
+        let asked = self.asked[channel];
+        let sub = self.subs.get_mut(channel).unwrap();
+        (sub.hole, sub.shown) = (hole, 0);
+        if !asked.latest || asked.other {
+            return;
+        }
+        let log = &logs[&sub.alias];
+        let newest: BTreeMap<_, _> =
+            (hole.0..=hole.1).map(|at| (entry(log, at).key.clone(), at)).collect();
+        self.tally.holes += u64::from(!sub.owed.is_empty());
+        for (key, at) in std::mem::take(&mut sub.owed) {
+            let newer = newest.contains_key(&key) || own(self.id, log, at);
+            assert!(newer, "{channel} {at}: not shown, and nothing is newer");
+        }
+        let meant =
+            newest.into_iter().filter(|(_, at)| entry(log, *at).hidden_from != Some(self.id));
+        sub.owed = meant.collect();
+    }
+
+    /// All that was missed has been shown, or the client knows better by an event of its own.
+    fn settled(&self, sub: &Sub, logs: &Logs) {
+        for at in sub.owed.values() {
+            assert!(own(self.id, &logs[&sub.alias], *at), "{} {at}: not shown", self.id);
+        }
+    }
+
+    fn shown(&mut self, channel: &str, (offset, data): (u64, u64), logs: &Logs) {
+        let asked = self.asked[channel];
+        let sub = self.subs.get_mut(channel).unwrap();
+        let entry = entry(&logs[&sub.alias], offset);
+        assert!(asked.latest && entry.number == data && entry.hidden_from != Some(self.id));
+        assert!(offset >= sub.hole.0 && offset <= sub.hole.1 && offset > sub.shown);
+        sub.shown = offset;
+        let due = sub.owed.remove(&entry.key);
+        assert!(asked.other || due == Some(offset), "the newest of its key, once");
+        self.tally.shown += 1;
+    }
+
     fn answered(&mut self, kind: &str) {
         assert_eq!(self.answers.pop_front().as_deref(), Some(kind), "answers come in order");
     }
@@ -169,7 +251,7 @@ impl Client {
         assert_eq!(missed, 0, "{id} {channel}: silence between {} and {from}", sub.told);
         self.tally.hidden += from - 1 - sub.told;
         sub.told = to;
-        let last = logs[&sub.alias][usize::try_from(to).unwrap() - 1];
+        let last = &logs[&sub.alias][usize::try_from(to).unwrap() - 1];
         (last.number, meant(id, &logs[&sub.alias], from, to))
     }
 
@@ -184,8 +266,20 @@ impl Client {
             let log = &logs[&sub.alias];
             let missed = meant(self.id, log, sub.told + 1, log.len() as u64);
             assert_eq!(missed, 0, "{} {channel}: silence after {}", self.id, sub.told);
+            self.settled(sub, logs);
         }
     }
+}
+
+/// Whether the client has published a newer event of the same key that it did not want to see.
+fn own(id: ClientId, log: &[Entry], offset: u64) -> bool {
+    let skip = usize::try_from(offset).unwrap();
+    let key = &entry(log, offset).key;
+    log[skip..].iter().any(|entry| entry.hidden_from == Some(id) && entry.key == *key)
+}
+
+fn entry(log: &[Entry], offset: u64) -> &Entry {
+    &log[usize::try_from(offset).unwrap() - 1]
 }
 
 /// How many events of `from..=to` are meant for the client.

@@ -5,7 +5,8 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use weir::core::hub::{Seat, SeatId, Writer};
+use weir::core::hub::{Hub, Seat, SeatId, Writer};
+use weir::core::latest::Frame;
 use weir::core::outbox::{Delivered, SLICES_MAX};
 use weir::core::run::Run;
 use weir::proto::event::Event;
@@ -56,20 +57,42 @@ pub(crate) struct Net {
     pub(crate) sockets: HashMap<SeatId, Socket>,
     /// Events handed to sockets, as the outboxes count them.
     pub(crate) delivered: u64,
+    /// Newest events of a key handed to sockets, likewise.
+    pub(crate) shown: u64,
 }
 
-struct Count<'a>(&'a mut u64);
+struct Count<'a>(&'a mut u64, &'a mut u64);
 
 impl Delivered for Count<'_> {
     fn delivered(&mut self, _: &Run, frames: u32) {
         *self.0 += u64::from(frames);
+    }
+
+    fn shown(&mut self, _: &Frame) {
+        *self.1 += 1;
+    }
+}
+
+impl Net {
+    /// Writes until the socket takes no more, and fetches what was missed as it goes.
+    pub(crate) fn flush(&mut self, id: SeatId, hub: &mut Hub, unix_ms: u64) {
+        loop {
+            let seat = hub.seat(id).unwrap();
+            self.write(id, seat);
+            if seat.blocked {
+                return seat.outbox.withdraw();
+            }
+            if !hub.refill(id, || unix_ms) {
+                return;
+            }
+        }
     }
 }
 
 impl Writer for Net {
     fn write(&mut self, id: SeatId, seat: &mut Seat) {
         let socket = self.sockets.get_mut(&id).expect("every seat has a socket");
-        while !seat.blocked && !seat.outbox.is_empty() {
+        while !seat.blocked && !seat.outbox.is_idle() {
             let room = socket.capacity - socket.bytes.len();
             let wire: Vec<u8> = match seat.outbox.sole() {
                 Some(bytes) => bytes.to_vec(),
@@ -79,10 +102,10 @@ impl Writer for Net {
                     slices[..used].iter().flat_map(|slice| slice.to_vec()).collect()
                 }
             };
-            assert!(!wire.is_empty(), "an outbox that is not empty has bytes");
+            assert!(!wire.is_empty(), "an outbox that is not idle has bytes");
             let written = wire.len().min(room);
             socket.bytes.extend_from_slice(&wire[..written]);
-            seat.outbox.advance(written, &mut Count(&mut self.delivered));
+            seat.outbox.advance(written, &mut Count(&mut self.delivered, &mut self.shown));
             seat.blocked = written < wire.len();
         }
     }

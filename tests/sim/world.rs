@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use weir::core::hub::{Hub, Outcome, SeatId, Writer};
+use weir::core::hub::{Hub, Join, Outcome, SeatId, Writer};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
 use weir::proto::close::CloseReason;
@@ -21,6 +21,9 @@ use crate::client::{Client, Entry, Logs, Tally};
 use crate::net::{Mailboxes, Net, Socket};
 
 const CHANNELS: [&str; 4] = ["a", "b", "room:1", "room:2"];
+
+/// Keys of a channel, that of events without a key among them.
+const KEYS: usize = 8;
 
 /// A queue that stays full for this long ends its connection, in milliseconds.
 const SLOW_MS: u64 = 20_000;
@@ -57,6 +60,8 @@ pub(crate) struct World {
     rng: Rng,
     now_ms: u64,
     limit: OutboxLimit,
+    /// Keys whose newest events are kept.
+    keys_max: usize,
     mailboxes: Arc<Mailboxes>,
     store: Memory,
     shards: Vec<Shard>,
@@ -87,6 +92,7 @@ impl World {
             rng,
             now_ms: 1_000,
             limit,
+            keys_max: if seed.is_multiple_of(5) { 3 } else { KEYS },
             mailboxes,
             connections: Vec::new(),
             clients: 0,
@@ -154,7 +160,7 @@ impl World {
         frame::push_text(&text, seat.outbox.control());
         connection.client.answers.push_back(kind.to_owned());
         if self.rng.bool() {
-            shard.net.write(connection.seat, seat);
+            shard.net.flush(connection.seat, &mut shard.hub, self.now_ms);
         } else {
             shard.hub.mark_dirty(connection.seat);
         }
@@ -162,8 +168,13 @@ impl World {
 
     fn subscribe(&mut self, index: usize, channel: &'static str) {
         let now = self.now();
-        let mut policy = Policy::ALL[usize::from(self.rng.u8(0..4) > 0)];
-        if self.lasting {
+        let mut policy = Policy::ALL[self.rng.usize(0..Policy::ALL.len())];
+        // Every other client always says the same.
+        let client = self.connections[index].author.client.0;
+        if client.is_multiple_of(2) {
+            policy = Policy::ALL[usize::try_from(client / 2).unwrap() % Policy::ALL.len()];
+        }
+        if policy == Policy::Disconnect && (self.lasting || self.rng.bool()) {
             policy = Policy::DropOldest;
         }
         let connection = &mut self.connections[index];
@@ -171,17 +182,19 @@ impl World {
             return;
         }
         connection.policies.insert(channel, policy);
+        connection.client.asks(channel, policy, self.keys_max >= KEYS);
         let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
         let have =
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
         let (updated, joined) = match have {
             Some(have) => {
-                shard.hub.update(seat, have.alias, Some(policy));
+                shard.hub.update(seat, have.alias, policy, self.keys_max);
                 (true, have)
             }
             None => {
                 let joined = self.store.subscribe(channel, shard.id, now).unwrap();
-                let join = (policy, joined.head.offset);
+                let (position, keys_max) = (joined.head.offset, self.keys_max);
+                let join = Join { policy, position, keys_max };
                 shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
                 (false, joined)
             }
@@ -210,10 +223,12 @@ impl World {
             self.published += 1;
             let number = self.published;
             let hidden_from = self.rng.bool().then_some(author.client);
+            let key = self.rng.usize(0..KEYS);
+            let key = (key > 0).then(|| Box::from("k".repeat(key * 25)));
             let text = format!("{number}{}", " ".repeat(self.rng.usize(0..3)));
             let event = NewEvent {
                 channel: Cow::Borrowed(channel),
-                key: self.rng.bool().then(|| "k".repeat(self.rng.usize(0..200)).into()),
+                key: key.clone(),
                 payload: Payload::Json(text.into_bytes().into()),
                 from: Some(Arc::clone(&author)),
                 hidden_from,
@@ -222,7 +237,7 @@ impl World {
             assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");
             let alias = self.live(channel);
             let log = self.logs.entry(alias).or_default();
-            log.push(Entry { number, hidden_from });
+            log.push(Entry { number, key, hidden_from });
             assert_eq!(published.position.offset, log.len() as u64, "offsets have no gaps");
         }
     }
@@ -251,8 +266,13 @@ impl World {
             shard.in_hand.pop_front();
         }
         shard.hub.fan_out(&mut shard.net, self.now_ms, &mut outcome);
+        for (sum, dropped) in self.tally.dropped.iter_mut().zip(outcome.dropped) {
+            *sum += dropped;
+        }
         for seat in outcome.overflowed {
-            let blocked = self.shards[index].hub.seat(seat).unwrap().blocked;
+            let there = self.shards[index].hub.seat(seat).unwrap();
+            // What stands behind one that lags waits for the turn's own writes.
+            let blocked = there.blocked || there.outbox.lagging().is_some();
             let connection = self.connection(index, seat);
             let strict = connection.policies.values().any(|policy| *policy == Policy::Disconnect);
             assert!(strict, "{:?} never asked to be closed", connection.author);
@@ -264,7 +284,7 @@ impl World {
         let shard = &mut self.shards[index];
         for _ in 0..self.rng.usize(0..20) {
             let Some(id) = shard.hub.next_dirty() else { break };
-            shard.net.write(id, shard.hub.seat(id).unwrap());
+            shard.net.flush(id, &mut shard.hub, self.now_ms);
         }
     }
 
@@ -315,7 +335,7 @@ impl World {
         let Shard { hub, net, .. } = &mut self.shards[connection.shard];
         let seat = hub.seat(connection.seat).unwrap();
         seat.blocked = false;
-        net.write(connection.seat, seat);
+        net.flush(connection.seat, hub, self.now_ms);
     }
 
     /// The client is gone, with whatever it had not read.
@@ -398,6 +418,8 @@ impl World {
         assert!(self.tally.events <= delivered, "nothing is read that was not written");
         if self.lasting {
             assert_eq!(self.tally.events, delivered, "what was counted as delivered was read");
+            let shown = self.shards.iter().map(|shard| shard.net.shown).sum::<u64>();
+            assert_eq!(self.tally.shown, shown, "and what was counted as shown");
         }
         for shard in &self.shards {
             assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));

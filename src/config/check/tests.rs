@@ -164,7 +164,7 @@ fn namespaces_inherit_and_are_checked() {
         "w.toml:1: namespace.name: is missing",
         "w.toml:5: namespace.name: \"a\" is configured twice",
         "w.toml:8: namespace.name: is \"a:b\": must end before the ':'",
-        "w.toml:11: namespace.slow: is \"no\", must be one of drop_oldest, disconnect",
+        "w.toml:11: namespace.slow: is \"no\", must be one of drop_oldest, drop_newest, latest, disconnect",
     ];
     assert_eq!(found.len(), wanted.len(), "{found:#?}");
     for (line, text) in found.iter().zip(wanted) {

@@ -25,9 +25,31 @@ pub(super) struct Sub {
 pub(super) struct Member {
     pub(super) seat: u32,
     pub(super) policy: Policy,
+    pub(super) standing: Standing,
     /// Events up to this offset are not for this member.
     pub(super) position: u64,
 }
+
+impl Member {
+    /// Whether it may need the newest event of each key.
+    pub(super) fn uses_latest(self) -> bool {
+        self.policy == Policy::Latest || self.standing != Standing::Live
+    }
+}
+
+/// Whether a subscription gets its events as they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It lags, and has a hole that it is yet to be told of.
+    Lagging,
+    /// It gets them.
+    Live,
+    /// It lags, and has been told of all that it has missed.
+    Told,
+}
+
+/// A shard has millions of them.
+const _: () = assert!(size_of::<Member>() == 16);
 
 /// An entry in a list of seats. It is of no account once another client has the place.
 #[derive(Debug, Clone, Copy)]
@@ -115,13 +137,15 @@ impl Seat {
 pub(super) struct Round<'a, W> {
     pub(super) writer: &'a mut W,
     pub(super) now_ms: u64,
+    /// The first offset that the channel's table of newest events has seen.
+    pub(super) floor: u64,
     pub(super) outcome: &'a mut Outcome,
 }
 
 /// Where a slice is put.
 pub(super) struct Target<'a> {
     pub(super) seat: &'a mut Seat,
-    pub(super) member: Member,
+    pub(super) member: &'a mut Member,
     pub(super) full: &'a mut Vec<Listed>,
     pub(super) near: &'a mut Vec<Listed>,
     pub(super) roomy: &'a mut Vec<Listed>,
@@ -183,7 +207,12 @@ impl Target<'_> {
                 round.outcome.overflowed.push(self.member.seat as usize);
                 lost
             }
+            Policy::DropNewest => self.seat.outbox.push_dropping_newest(slice, self.limit),
             Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
+            Policy::Latest => {
+                self.member.standing = Standing::Lagging;
+                self.seat.outbox.lag(&slice, round.floor)
+            }
         };
         round.outcome.dropped[self.member.policy as usize] += dropped;
     }

@@ -1,9 +1,12 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
+mod latest;
+
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 
 use super::*;
+use crate::core::latest::Frame;
 use crate::core::outbox::tests::{
     Got, Reader, channel, drain, event, hidden_event, lane_room, runs,
 };
@@ -25,12 +28,14 @@ struct Sink;
 
 impl Delivered for Sink {
     fn delivered(&mut self, _: &Run, _: u32) {}
+
+    fn shown(&mut self, _: &Frame) {}
 }
 
 impl Writer for Kernel {
     fn write(&mut self, id: SeatId, seat: &mut Seat) {
         self.asked.push(id);
-        while self.takes && !seat.outbox.is_empty() {
+        while self.takes && !seat.outbox.is_idle() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let used = seat.outbox.gather(|| 0, &mut slices);
             let wire: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
@@ -44,8 +49,12 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
     hub.open(Arc::new(Author { client: ClientId(client), user: None }), 0)
 }
 
+fn after(policy: Policy, position: u64) -> Join {
+    Join { policy, position, keys_max: 100 }
+}
+
 fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
-    hub.subscribe(id, (&channel(alias), Alias(alias)), (policy, 0));
+    hub.subscribe(id, (&channel(alias), Alias(alias)), after(policy, 0));
 }
 
 /// Loads and fans out as a shard does; returns what came of it.
@@ -163,7 +172,7 @@ fn a_queue_pins_little_more_than_it_counts() {
     for (name, hidden_from, position) in cases {
         let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: EVENTS });
         let id = seat(&mut hub, 1);
-        hub.subscribe(id, (&channel(1), Alias(1)), (Policy::DropOldest, position));
+        hub.subscribe(id, (&channel(1), Alias(1)), after(Policy::DropOldest, position));
         hub.seat(id).unwrap().blocked = true;
         for batch in 0..100 {
             let offset = 2 * batch + 1;
@@ -185,7 +194,7 @@ fn what_is_not_after_the_position_is_not_for_that_member() {
     let mut hub = Hub::new(LIMIT);
     let id = seat(&mut hub, 1);
     let hidden = hidden_event(1, 2, 9, Some(ClientId(1)));
-    hub.subscribe(id, (&channel(1), Alias(1)), (Policy::DropOldest, 2));
+    hub.subscribe(id, (&channel(1), Alias(1)), after(Policy::DropOldest, 2));
     publish(&mut hub, &[event(1, 1, 9), hidden, event(1, 3, 9)], &mut Kernel::default());
     assert_eq!(received(&mut hub, id), [Got::Event(1, 3)]);
     publish(&mut hub, &events(1, 4..5), &mut Kernel::default());
@@ -196,7 +205,7 @@ fn what_is_not_after_the_position_is_not_for_that_member() {
 fn a_hole_in_the_sequence_begins_another_run() {
     let mut hub = Hub::new(LIMIT);
     let id = seat(&mut hub, 1);
-    hub.subscribe(id, (&channel(1), Alias(1)), (Policy::DropOldest, 4));
+    hub.subscribe(id, (&channel(1), Alias(1)), after(Policy::DropOldest, 4));
     publish(&mut hub, &[event(1, 2, 9), event(1, 6, 9), event(1, 7, 9)], &mut Kernel::default());
     assert_eq!(received(&mut hub, id), [Got::Event(1, 6), Got::Event(1, 7)]);
 }
@@ -233,7 +242,11 @@ fn a_seat_that_is_not_blocked_is_written_before_a_policy_acts() {
         join(&mut hub, id, 1, policy);
         let mut kernel = Kernel { takes: true, ..Kernel::default() };
         let outcome = publish(&mut hub, &events(1, 1..30), &mut kernel);
-        assert_eq!((outcome.dropped, outcome.overflowed.len()), ([0, 0], 0), "{policy:?}");
+        assert_eq!(
+            (outcome.dropped.iter().sum::<u64>(), outcome.overflowed.len()),
+            (0, 0),
+            "{policy:?}"
+        );
         assert!(kernel.asked.iter().all(|asked| *asked == id) && !kernel.asked.is_empty());
         kernel.got.extend(received(&mut hub, id));
         let all: Vec<Got> = (1..30).map(|offset| Got::Event(1, offset)).collect();
@@ -253,7 +266,8 @@ fn a_slow_subscriber_costs_only_itself() {
     let mut kernel = Kernel { takes: true, ..Kernel::default() };
     let outcome = publish(&mut hub, &events(1, 1..13), &mut kernel);
     assert_eq!(outcome.overflowed, [ids[0]], "named once");
-    assert_eq!(outcome.dropped, [4, 4]);
+    let dropped = |policy: Policy| outcome.dropped[policy as usize];
+    assert_eq!([dropped(Policy::Disconnect), dropped(Policy::DropOldest)], [4, 4]);
     assert!(kernel.asked.iter().all(|id| *id == ids[2]), "a blocked seat is not written");
     let slow = received(&mut hub, ids[1]);
     assert_eq!(slow.first(), Some(&Got::Lagged(1, 1, 4, 4)));
@@ -268,7 +282,9 @@ fn an_update_without_a_policy_leaves_it_as_it_is() {
         let mut hub = Hub::new(LIMIT);
         let id = seat(&mut hub, 1);
         join(&mut hub, id, 1, Policy::Disconnect);
-        hub.update(id, Alias(1), update);
+        if let Some(policy) = update {
+            hub.update(id, Alias(1), policy, 1);
+        }
         hub.seat(id).unwrap().blocked = true;
         publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
     };
@@ -290,7 +306,8 @@ fn nothing_follows_a_hole_that_only_the_close_tells() {
     let hidden = hidden_event(1, 3, 9, Some(ClientId(1)));
     let batch = [event(1, 2, 390), hidden, event(1, 4, 9)];
     let outcome = publish(&mut hub, &batch, &mut Kernel::default());
-    assert_eq!((outcome.overflowed, outcome.dropped), (vec![id], [2, 0]));
+    let dropped = outcome.dropped[Policy::Disconnect as usize];
+    assert_eq!((outcome.overflowed, dropped), (vec![id], 2));
     assert_eq!(received(&mut hub, id), [Got::Event(1, 1)]);
 }
 

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::lag::Lag;
+use crate::core::latest::Frame;
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
 use crate::proto::dialect::json;
 use crate::proto::name::{Alias, ChannelName};
@@ -79,7 +81,11 @@ impl Gap {
 /// One thing in the lane.
 #[derive(Debug)]
 pub(super) enum Item {
+    /// A notice or an event that is shown to those who lag.
+    Frame(Rc<Frame>),
     Gap(Box<Gap>),
+    /// Events that are not queued, because the subscription lags.
+    Lag(Box<Lag>),
     /// Bytes that go out after everything queued before them, such as a close frame.
     Last(Box<[u8]>),
     Slice(Slice),
@@ -88,7 +94,9 @@ pub(super) enum Item {
 impl Item {
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
+            Self::Frame(frame) => &frame.bytes,
             Self::Gap(gap) => &gap.frame,
+            Self::Lag(_) => &[],
             Self::Last(bytes) => bytes,
             Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
         }
@@ -97,7 +105,7 @@ impl Item {
     /// The first frame, and what follows it.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Gap(_) | Self::Last(_) => (self.as_bytes(), &[]),
+            Self::Frame(_) | Self::Gap(_) | Self::Lag(_) | Self::Last(_) => (self.as_bytes(), &[]),
             Self::Slice(slice) => {
                 let second = slice.from + 1;
                 (slice.run.slice(slice.from, second), slice.run.slice(second, slice.to))

@@ -1,4 +1,4 @@
-//! Makes room by dropping the oldest of a channel, and keeps the account of what went.
+//! Drops what has no room, the oldest or the newest of a channel, and keeps the account of it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,9 +15,7 @@ impl Outbox {
     /// that is not enough, of its own oldest) as the limits ask for. Returns how many went.
     pub fn push_dropping_oldest(&mut self, mut slice: Slice, limit: OutboxLimit) -> u64 {
         let alias = slice.run.alias();
-        if self.tally.is_none() {
-            self.tally = Some(Box::new(Tally::of(&self.data)));
-        }
+        self.count_lane();
         let (mut dropped, gap) =
             if self.has_droppable(alias) { self.drop_oldest(&slice, limit) } else { (0, None) };
         // What is still too much is the new events' own oldest part.
@@ -38,6 +36,32 @@ impl Outbox {
         dropped
     }
 
+    /// Queues as many of the slice's first frames as have room; the others go. Returns how many.
+    pub fn push_dropping_newest(&mut self, mut slice: Slice, limit: OutboxLimit) -> u64 {
+        self.count_lane();
+        let room = limit.bytes.saturating_sub(self.bytes);
+        let by_bytes = slice.run.frame_at(slice.run.start(slice.from) + room);
+        let events = limit.events.saturating_sub(self.events);
+        let by_events = slice.from.saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
+        let upto = by_bytes.min(by_events).clamp(slice.from, slice.to);
+        let lost = Slice { run: Rc::clone(&slice.run), from: upto, to: slice.to };
+        slice.to = upto;
+        let (bytes, events) = (slice.bytes(), slice.events());
+        self.append(slice, bytes, events);
+        if lost.from < lost.to {
+            self.widen_last(None, &lost);
+        }
+        self.check();
+        u64::from(lost.to - lost.from)
+    }
+
+    /// Begins the tally of a lane that overflows.
+    fn count_lane(&mut self) {
+        if self.tally.is_none() {
+            self.tally = Some(Box::new(Tally::of(&self.data)));
+        }
+    }
+
     /// What would be too much with `slice`.
     fn over(&self, slice: &Slice, limit: OutboxLimit) -> Over {
         Over {
@@ -53,7 +77,7 @@ impl Outbox {
             Some(Item::Slice(front)) => {
                 self.cut > 0 && front.run.alias() == alias && front.from + 1 == front.to
             }
-            Some(Item::Gap(_) | Item::Last(_)) | None => false,
+            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_)) | None => false,
         };
         slices > usize::from(begun)
     }
@@ -114,7 +138,8 @@ impl Outbox {
                 let lost = Slice { run: Rc::clone(&here.run), from: first, to: upto };
                 self.drop_slice(at, begun, gap, &lost)
             }
-            Some(Item::Gap(_) | Item::Last(_) | Item::Slice(_)) | None => Visit::Kept { gap },
+            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_))
+            | None => Visit::Kept { gap },
         }
     }
 
@@ -186,7 +211,8 @@ impl Outbox {
         let last = self.tally.as_ref().and_then(|tally| tally.last_gap(alias));
         let begun = match self.data.front() {
             Some(Item::Gap(front)) if self.cut > 0 => Some(&front.hole),
-            Some(Item::Gap(_) | Item::Last(_) | Item::Slice(_)) | None => None,
+            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_))
+            | None => None,
         };
         if gap.is_none()
             && let Some(last) = last

@@ -43,6 +43,15 @@ pub(in crate::core) fn hidden_event(
     })
 }
 
+/// As [`event`], with that key.
+pub(in crate::core) fn keyed_event(alias: u64, offset: u64, key: Option<&str>) -> Arc<Event> {
+    let mut event = event(alias, offset, 9);
+    if let Some(event) = Arc::get_mut(&mut event) {
+        event.key = key.map(Box::from);
+    }
+    event
+}
+
 /// The name that goes with an alias.
 pub(in crate::core) fn channel(alias: u64) -> ChannelName {
     format!("c{alias}").parse().unwrap()
@@ -52,7 +61,7 @@ pub(in crate::core) fn channel(alias: u64) -> ChannelName {
 pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     let slices = outbox.data.iter().filter_map(|item| match item {
         Item::Slice(slice) => Some(Rc::clone(&slice.run)),
-        Item::Gap(_) | Item::Last(_) => None,
+        Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => None,
     });
     slices.collect()
 }
@@ -79,6 +88,8 @@ pub(in crate::core) enum Got {
     Control(u64),
     /// An event of that channel with that offset.
     Event(u64, u64),
+    /// The newest event of its key, of that channel with that offset.
+    Shown(u64, u64),
     /// The range `from..=to` of that channel, and how many of it were dropped.
     Lagged(u64, u64, u64, u64),
     /// A close frame.
@@ -115,6 +126,9 @@ impl Reader {
                 let number = |name: &str| value[name].as_u64().unwrap();
                 let alias = value["channel"].as_str().unwrap()[1..].parse().unwrap();
                 match value["type"].as_str() {
+                    Some("event") if value["snapshot"] == true => {
+                        Got::Shown(alias, number("offset"))
+                    }
                     Some("event") => Got::Event(alias, number("offset")),
                     Some("lagged") => {
                         Got::Lagged(alias, number("from"), number("to"), number("dropped"))
@@ -136,6 +150,8 @@ impl Delivered for Sink {
     fn delivered(&mut self, _: &Run, frames: u32) {
         self.0 += u64::from(frames);
     }
+
+    fn shown(&mut self, _: &Frame) {}
 }
 
 /// Hands at most `room` bytes to the kernel, which is `wire`.
@@ -156,7 +172,7 @@ fn write(outbox: &mut Outbox, room: usize, sink: &mut impl Delivered) -> Vec<u8>
 /// Everything that waits, as a client reads it.
 pub(in crate::core) fn drain(outbox: &mut Outbox) -> Vec<Got> {
     let (mut reader, mut got) = (Reader::default(), Vec::new());
-    while !outbox.is_empty() {
+    while !outbox.is_idle() {
         got.extend(reader.feed(&write(outbox, usize::MAX, &mut Sink::default())));
     }
     assert_eq!(reader.bytes, b"", "half a frame");
@@ -225,6 +241,35 @@ fn with_nothing_of_its_own_queued_the_new_event_is_the_lagged_one() {
     let small = OutboxLimit { bytes: 100, ..ROOMY };
     assert_eq!(outbox.push_dropping_oldest(slice(1, 5..6, 500), small), 1, "larger than the queue");
     assert_eq!(drain(&mut outbox), [Got::Lagged(1, 5, 5, 1)]);
+}
+
+#[test]
+fn the_newest_go_into_one_gap_at_the_end_of_the_lane() {
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 4, ..ROOMY };
+    outbox.push(slice(1, 1..3, 9), limit).unwrap();
+    outbox.push(slice(2, 1..2, 9), limit).unwrap();
+    assert_eq!(outbox.push_dropping_newest(slice(1, 3..6, 9), limit), 2, "one has room");
+    assert_eq!(outbox.push_dropping_newest(slice(1, 6..8, 9), limit), 2);
+    assert_eq!(outbox.push_dropping_newest(slice(2, 2..4, 9), limit), 2, "a gap of its own");
+    let mut sink = Sink::default();
+    let first = write(&mut outbox, slice(1, 1..2, 9).bytes(), &mut sink);
+    assert_eq!(Reader::default().feed(&first), [Got::Event(1, 1)]);
+    assert_eq!(outbox.push_dropping_newest(slice(1, 8..10, 9), limit), 1, "room again");
+    assert_eq!(outbox.push_dropping_newest(slice(2, 4..5, 9), limit), 1);
+    let expected = [
+        Got::Event(1, 2),
+        Got::Event(2, 1),
+        Got::Event(1, 3),
+        Got::Lagged(1, 4, 7, 4),
+        Got::Lagged(2, 2, 4, 3),
+        Got::Event(1, 8),
+        Got::Lagged(1, 9, 9, 1),
+    ];
+    assert_eq!(drain(&mut outbox), expected);
+    let small = OutboxLimit { bytes: 100, ..ROOMY };
+    assert_eq!(outbox.push_dropping_newest(slice(1, 10..11, 500), small), 1, "larger than all");
+    assert_eq!(drain(&mut outbox), [Got::Lagged(1, 10, 10, 1)]);
 }
 
 /// Something done to an outbox with half a frame written.

@@ -14,7 +14,13 @@ enum Op {
     Clear,
     Control(usize),
     Purge(usize),
-    Push { channel: usize, frames: u64, size: usize },
+    /// With what a full lane does: whether the newest go.
+    Push {
+        channel: usize,
+        frames: u64,
+        size: usize,
+        newest: bool,
+    },
     Write(usize),
 }
 
@@ -24,8 +30,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1_usize..3).prop_map(Op::Control),
         1 => (40_usize..60).prop_map(Op::Control),
         2 => (0..CHANNELS).prop_map(Op::Purge),
-        20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000])
-            .prop_map(|(channel, frames, size)| Op::Push { channel, frames, size }),
+        20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000], any::<bool>())
+            .prop_map(|(channel, frames, size, newest)| Op::Push { channel, frames, size, newest }),
         4 => Just(Op::Write(1)),
         8 => (1_usize..600).prop_map(Op::Write),
         2 => Just(Op::Write(usize::MAX)),
@@ -92,7 +98,7 @@ impl Model {
                     self.lagged += dropped;
                     self.due[usize::try_from(channel).unwrap()].told(from, to);
                 }
-                Got::Control(_) | Got::Last => panic!("not queued"),
+                Got::Control(_) | Got::Last | Got::Shown(..) => panic!("not queued"),
             }
         }
     }
@@ -108,13 +114,16 @@ impl Model {
                 self.outbox.purge(Alias(channel as u64));
                 self.forget(channel);
             }
-            Op::Push { channel, frames, size } => {
+            Op::Push { channel, frames, size, newest } => {
                 let due = &mut self.due[channel];
                 let offsets = due.queued + 1..due.queued + 1 + frames;
                 due.queued += frames;
                 let slice = slice(channel as u64, offsets, size);
                 if self.outbox.push(slice.clone(), limit).is_err() {
-                    self.dropped += self.outbox.push_dropping_oldest(slice, limit);
+                    self.dropped += match newest {
+                        true => self.outbox.push_dropping_newest(slice, limit),
+                        false => self.outbox.push_dropping_oldest(slice, limit),
+                    };
                 }
             }
             Op::Write(room) => self.write(room),

@@ -12,6 +12,15 @@ use crate::proto::push::Push;
 
 /// Writes the JSON text of an event, without line breaks.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
+    put_event(event, false, out);
+}
+
+/// Writes the JSON text of an event that is shown as the newest of its key.
+pub fn encode_snapshot(event: &Event, out: &mut Vec<u8>) {
+    put_event(event, true, out);
+}
+
+fn put_event(event: &Event, snapshot: bool, out: &mut Vec<u8>) {
     put(out, "{\"type\":\"event\",\"channel\":\"");
     put(out, event.channel.as_str());
     put(out, "\",\"offset\":");
@@ -22,6 +31,9 @@ pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
     }
     if let Some(author) = &event.from {
         put_author(out, author);
+    }
+    if snapshot {
+        flag(out, ",\"snapshot\":", true);
     }
     match &event.payload {
         Payload::Json(text) => {

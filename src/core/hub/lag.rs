@@ -1,0 +1,93 @@
+//! Members that lag under `latest`: what passes by them, and what they are shown when there is room.
+
+use super::seat::{Member, Round, Standing, Sub};
+use super::{Hub, SeatId, Topic, Writer, narrow};
+use crate::core::latest::Latest;
+use crate::core::outbox::Shown;
+use crate::core::policy::Policy;
+use crate::core::run::Run;
+use crate::proto::name::ClientId;
+
+impl Hub {
+    /// The frames of `run` from `from` on pass by a member that lags.
+    pub(super) fn miss(
+        &mut self,
+        member: &mut Member,
+        run: &Run,
+        from: u32,
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        let mut meant = run.len() - from;
+        // Nothing about it changes, but for the end of its hole, which is the table's head.
+        if member.standing == Standing::Told || !run.hidden().is_empty() {
+            let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
+            let client = seat.author.client;
+            let own = |(at, hidden_from): &&(u32, ClientId)| *at >= from && *hidden_from == client;
+            meant -= narrow(run.hidden().iter().filter(own).count());
+            let missed = seat.outbox.miss(run, from, client);
+            member.standing = if missed { Standing::Lagging } else { Standing::Told };
+        }
+        round.outcome.dropped[Policy::Latest as usize] += u64::from(meant);
+    }
+
+    /// Ends the lagging of a subscription that ends.
+    pub(super) fn give_up(&mut self, id: SeatId, sub: Sub) {
+        if let Some(topic) = self.topics.get(&sub.alias)
+            && let Some(latest) = &topic.latest
+            && let Some(member) = topic.members.get(sub.member as usize)
+            && member.standing != Standing::Live
+            && let Some(seat) = self.seats.get_mut(id)
+        {
+            seat.outbox.give_up(sub.alias, latest.head());
+        }
+    }
+
+    /// Once all is written that could be: fetches what a subscription that lags has missed.
+    /// `false` when there is nothing.
+    pub fn refill(&mut self, id: SeatId, unix_ms: impl Fn() -> u64) -> bool {
+        while let Some(seat) = self.seats.get_mut(id) {
+            let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
+            let client = seat.author.client;
+            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
+            let topic = self.topics.get_mut(&alias);
+            let (Some(sub), Some(topic)) = (sub, topic) else {
+                // It has been left: nobody is there to be told.
+                seat.outbox.purge(alias);
+                continue;
+            };
+            let (Some(latest), Some(member)) =
+                (&mut topic.latest, topic.members.get_mut(sub.member as usize))
+            else {
+                seat.outbox.purge(alias);
+                continue;
+            };
+            match seat.outbox.show(latest, client, unix_ms()) {
+                Shown::CaughtUp => {
+                    member.standing = Standing::Live;
+                    let uses = member.uses_latest();
+                    topic.count_user(true, uses, 0);
+                }
+                Shown::Later => {}
+                Shown::Ready(told) => {
+                    member.standing = if told { Standing::Told } else { Standing::Lagging };
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Topic {
+    /// A member that needed the newest event of each key (`before`), or did not, does so or not.
+    pub(super) fn count_user(&mut self, before: bool, after: bool, keys_max: usize) {
+        if !before && !after {
+            return;
+        }
+        let latest = self.latest.get_or_insert_with(|| Box::new(Latest::new(keys_max)));
+        latest.users = latest.users + u32::from(after) - u32::from(before);
+        if latest.users == 0 {
+            self.latest = None;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The newest event of each key of one channel, held once for a shard: what is shown to
+//! subscriptions that were too slow for every event.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::proto::dialect::json;
+use crate::proto::event::Event;
+use crate::proto::name::Alias;
+use crate::proto::ws::frame;
+
+/// Bytes of payloads and keys that a table holds at most, unless it is one event.
+pub const LATEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A frame that is made for those who lag, and shared by them.
+#[derive(Debug)]
+pub struct Frame {
+    /// Of which channel.
+    pub alias: Alias,
+    /// The event that it shows; `None` for a notice.
+    pub offset: Option<u64>,
+    /// When that event was taken, in nanoseconds of the node's clock.
+    pub taken_ns: u64,
+    /// The frame.
+    pub bytes: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    event: Arc<Event>,
+    /// Made when the first subscriber needs it.
+    frame: Option<Rc<Frame>>,
+}
+
+/// The newest event of each key of a channel. Events without a key share one place.
+///
+/// Invariants: `keys` names the offsets of `entries`, and `bytes` is the sum of their sizes; there
+/// are never more than `keys_max`; every event from `floor` to `head` was recorded.
+#[derive(Debug)]
+pub struct Latest {
+    entries: BTreeMap<u64, Entry>,
+    keys: HashMap<Option<Box<str>>, u64, RandomState>,
+    keys_max: usize,
+    bytes: usize,
+    floor: u64,
+    head: u64,
+    /// Members who may need it.
+    pub(super) users: u32,
+}
+
+impl Latest {
+    /// A table that has seen nothing. Beyond `keys_max` the least recently published key goes.
+    pub fn new(keys_max: usize) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            keys: HashMap::default(),
+            keys_max: keys_max.max(1),
+            bytes: 0,
+            floor: u64::MAX,
+            head: 0,
+            users: 0,
+        }
+    }
+
+    /// The first offset that it has seen.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The last offset that it has seen.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Sees an event, which is newer than all before it.
+    pub fn record(&mut self, event: &Arc<Event>) {
+        let offset = event.offset;
+        self.floor = self.floor.min(offset);
+        self.head = offset;
+        let before = match self.keys.get_mut(&event.key) {
+            Some(at) => Some(std::mem::replace(at, offset)),
+            None => {
+                self.keys.insert(event.key.clone(), offset);
+                None
+            }
+        };
+        if let Some(before) = before.and_then(|before| self.entries.remove(&before)) {
+            self.bytes -= size(&before.event);
+        }
+        self.bytes += size(event);
+        self.entries.insert(offset, Entry { event: Arc::clone(event), frame: None });
+        while self.entries.len() > self.keys_max
+            || self.bytes > LATEST_BYTES_MAX && self.entries.len() > 1
+        {
+            let Some((_, oldest)) = self.entries.pop_first() else { break };
+            self.bytes -= size(&oldest.event);
+            self.keys.remove(&oldest.event.key);
+        }
+        debug_assert_eq!(self.keys.len(), self.entries.len(), "one entry for each key");
+    }
+
+    /// The first event after `after`, and no later than `upto`, that is the newest of its key:
+    /// itself, and the frame that shows it.
+    pub fn next(&mut self, after: u64, upto: u64) -> Option<(&Event, &Rc<Frame>)> {
+        if after >= upto {
+            return None;
+        }
+        let (_, Entry { event, frame }) = self.entries.range_mut(after + 1..=upto).next()?;
+        let frame = frame.get_or_insert_with(|| {
+            let mut text = Vec::with_capacity(event.payload.len() + 192);
+            json::encode_snapshot(event, &mut text);
+            let bytes = frame::text(&text).into_boxed_slice();
+            let (alias, offset) = (event.alias, Some(event.offset));
+            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes })
+        });
+        Some((event, frame))
+    }
+}
+
+/// What an event counts as, in bytes.
+fn size(event: &Event) -> usize {
+    event.payload.len() + event.key.as_ref().map_or(0, |key| key.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::outbox::tests::keyed_event;
+
+    fn shown(table: &mut Latest, mut after: u64, upto: u64) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        while let Some((event, frame)) = table.next(after, upto) {
+            assert_eq!(frame.offset, Some(event.offset));
+            after = event.offset;
+            offsets.push(after);
+        }
+        offsets
+    }
+
+    #[test]
+    fn each_key_shows_its_newest_event_in_the_order_of_offsets() {
+        let mut table = Latest::new(10);
+        let keys = [Some("a"), None, Some("b"), Some("a"), None, Some("c")];
+        for (key, offset) in keys.into_iter().zip(5..) {
+            table.record(&keyed_event(1, offset, key));
+        }
+        assert_eq!((table.floor(), table.head()), (5, 10));
+        assert_eq!(shown(&mut table, 0, 10), [7, 8, 9, 10]);
+        assert_eq!(shown(&mut table, 7, 9), [8, 9]);
+        assert_eq!(shown(&mut table, 10, 10), [0; 0]);
+    }
+
+    #[test]
+    fn a_frame_is_made_once_and_says_what_it_is() {
+        let mut table = Latest::new(10);
+        table.record(&keyed_event(1, 1, Some("a")));
+        let first = Rc::clone(table.next(0, 1).unwrap().1);
+        assert!(Rc::ptr_eq(&first, table.next(0, 1).unwrap().1));
+        let text = String::from_utf8_lossy(&first.bytes[2..]).into_owned();
+        assert!(text.contains(r#","key":"a","snapshot":true,"data":"#), "{text}");
+    }
+
+    #[test]
+    fn the_least_recently_published_key_goes() {
+        let mut table = Latest::new(2);
+        for (key, offset) in ["a", "b", "a", "c"].into_iter().zip(1..) {
+            table.record(&keyed_event(1, offset, Some(key)));
+        }
+        assert_eq!(shown(&mut table, 0, 4), [3, 4], "b was the oldest");
+        assert_eq!(table.bytes, table.entries.values().map(|e| size(&e.event)).sum::<usize>());
+    }
+}

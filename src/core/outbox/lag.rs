@@ -1,0 +1,277 @@
+//! A subscription that lags under `latest`: nothing of its events is queued, only since where it
+//! has missed them. When the socket has room, the hole is told, and the newest event of each key in
+//! it is shown out of the table that all subscribers of the channel share.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::item::{Gap, Item, Slice};
+use super::{LANE_LAGGING, Outbox, SLICES_MAX};
+use crate::core::latest::{Frame, Latest};
+use crate::core::run::Run;
+use crate::proto::dialect::json;
+use crate::proto::name::{Alias, ChannelName, ClientId};
+use crate::proto::push::{Hole, Push};
+use crate::proto::ws::frame;
+
+/// Bytes of snapshots after which no more are put before a socket at once.
+const SHOWN_BYTES: usize = 64 * 1024;
+
+/// A hole that is not yet told. It ends with the last event of the channel.
+#[derive(Debug, Clone, Copy)]
+struct Missed {
+    from: u64,
+    /// When its first event was taken, Unix time.
+    ts_ms: u64,
+    /// How many of its offsets were not for this client.
+    hidden: u64,
+}
+
+/// A subscription that lags, at its place in the lane.
+#[derive(Debug)]
+pub(super) struct Lag {
+    channel: ChannelName,
+    pub(super) alias: Alias,
+    missed: Option<Missed>,
+    /// What is left to show of the hole that was told: the newest events after the first of these
+    /// offsets, up to the second.
+    shown: Option<(u64, u64)>,
+}
+
+/// There is one for each stalled subscriber.
+const _: () = assert!(size_of::<Lag>() <= 88);
+
+/// What became of a subscription that lags, once the lane was written up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// It has missed nothing more, and is live again.
+    CaughtUp,
+    /// It waits behind what else is queued for its next hole to be told.
+    Later,
+    /// There is something to write. Whether the whole hole is told, so that the next event that is
+    /// missed begins another.
+    Ready(bool),
+}
+
+impl Outbox {
+    /// Begins to lag with `slice`: everything of its channel leaves the lane, but a frame on its
+    /// way and what is older than the offset `floor`, of which no table knows. Returns how many
+    /// events went.
+    pub fn lag(&mut self, slice: &Slice, floor: u64) -> u64 {
+        let run = &slice.run;
+        let alias = run.alias();
+        let (mut from, mut ts_ms) = (run.offset(slice.from), run.ts_ms(slice.from));
+        let (mut dropped, mut told) = (slice.events() as u64, 0);
+        let mut begun = self.cut > 0;
+        self.data.retain_mut(|item| {
+            let begun = std::mem::take(&mut begun);
+            let (first, ts, keep) = match item {
+                Item::Gap(gap) if gap.alias == alias && !begun => {
+                    let hole = gap.hole.get();
+                    if hole.from < floor {
+                        return true;
+                    }
+                    told += hole.dropped;
+                    (hole.from, gap.ts_ms, false)
+                }
+                Item::Slice(slice) if slice.run.alias() == alias => {
+                    let run = &slice.run;
+                    let known = run.after(floor.saturating_sub(1));
+                    let upto = known.max(slice.from + u32::from(begun)).min(slice.to);
+                    if upto == slice.to {
+                        return true;
+                    }
+                    dropped += u64::from(slice.to - upto);
+                    let first = (run.offset(upto), run.ts_ms(upto), upto > slice.from);
+                    slice.to = upto;
+                    first
+                }
+                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => {
+                    return true;
+                }
+            };
+            if first < from {
+                (from, ts_ms) = (first, ts);
+            }
+            keep
+        });
+        let last = run.offset(slice.to.saturating_sub(1));
+        let hidden = (last + 1 - from).saturating_sub(dropped + told);
+        let missed = Some(Missed { from, ts_ms, hidden });
+        let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None };
+        self.part();
+        self.data.push_back(Item::Lag(Box::new(lag)));
+        self.shrink();
+        self.recount();
+        self.check();
+        dropped
+    }
+
+    /// Gives slices that are a small part of their run a run of their own; the one in front not
+    /// where the run is shared by so many that their shares are smaller.
+    fn part(&mut self) {
+        for (at, item) in self.data.iter_mut().enumerate() {
+            if let Item::Slice(slice) = item {
+                let share = slice.run.footprint() / Rc::strong_count(&slice.run);
+                if at > 0 || share > slice.bytes() + size_of::<Run>() {
+                    *slice = slice.clone().fit();
+                }
+            }
+        }
+    }
+
+    /// Gives back room that nothing needs while it lags.
+    fn shrink(&mut self) {
+        let keep = self.data.len().max(LANE_LAGGING);
+        if self.data.capacity() > 2 * keep {
+            self.data.shrink_to(keep);
+        }
+    }
+
+    /// The frames of `run` from `first` on pass by a subscription that lags. Whether it has a hole
+    /// that is not yet told.
+    pub fn miss(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
+        let found = self.data.iter_mut().find_map(|item| match item {
+            Item::Lag(lag) if lag.alias == run.alias() => Some(lag),
+            Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
+        });
+        let Some(lag) = found else { return false };
+        let mut from = first;
+        let own = run.hidden().iter().filter(|(_, hidden_from)| *hidden_from == client);
+        for (hidden, _) in own.filter(|(hidden, _)| *hidden >= first) {
+            // The first that is meant for this client begins a hole; what is hidden before does
+            // not.
+            if lag.missed.is_none() && *hidden > from {
+                lag.miss(run, from);
+            }
+            match &mut lag.missed {
+                Some(missed) => missed.hidden += 1,
+                None => from = hidden + 1,
+            }
+        }
+        if lag.missed.is_none() && from < run.len() {
+            lag.miss(run, from);
+        }
+        lag.missed.is_some()
+    }
+
+    /// The channel of the subscription that lags, when all that is queued before it is written.
+    pub fn lagging(&self) -> Option<Alias> {
+        match self.data.front() {
+            Some(Item::Lag(lag)) => Some(lag.alias),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Puts before the lane what its subscription in front has missed, or some of it.
+    pub fn show(&mut self, table: &mut Latest, client: ClientId, unix_ms: u64) -> Shown {
+        let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
+        self.shrink();
+        let mut frames = Vec::with_capacity(SLICES_MAX);
+        let mut bytes = 0;
+        loop {
+            if lag.shown.is_none() {
+                match lag.tell(table.head(), unix_ms) {
+                    None => return Shown::CaughtUp,
+                    Some(notice) => frames.push(Rc::new(notice)),
+                }
+            }
+            let Some((after, upto)) = &mut lag.shown else { return Shown::CaughtUp };
+            // One place for the control lane.
+            while frames.len() < SLICES_MAX - 1 && bytes < SHOWN_BYTES {
+                let Some((event, frame)) = table.next(*after, *upto) else { break };
+                *after = event.offset;
+                if event.hidden_from != Some(client) {
+                    bytes += frame.bytes.len();
+                    frames.push(Rc::clone(frame));
+                }
+            }
+            if !frames.is_empty() {
+                break;
+            }
+            lag.shown = None;
+            if lag.missed.is_some() && !self.data.is_empty() {
+                self.data.push_back(Item::Lag(lag));
+                return Shown::Later;
+            }
+        }
+        let told = lag.missed.is_none();
+        self.data.push_front(Item::Lag(lag));
+        for frame in frames.into_iter().rev() {
+            self.data.push_front(Item::Frame(frame));
+        }
+        Shown::Ready(told)
+    }
+
+    /// Takes back what was put before the lane and is not begun: a newer event may take its place
+    /// until the socket has room again.
+    pub fn withdraw(&mut self) {
+        if !matches!(self.data.front(), Some(Item::Frame(_))) {
+            return;
+        }
+        let lag = self.data.iter().position(|item| matches!(item, Item::Lag(_)));
+        let begun = usize::from(self.cut > 0);
+        let first = self.data.iter().skip(begun).find_map(|item| match item {
+            Item::Frame(frame) => frame.offset,
+            Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
+        });
+        if let (Some(at), Some(first)) = (lag, first) {
+            if let Some(Item::Lag(lag)) = self.data.get_mut(at)
+                && let Some((after, _)) = &mut lag.shown
+            {
+                *after = first - 1;
+            }
+            let mut index = 0;
+            self.data.retain(|item| {
+                let shows = matches!(item, Item::Frame(frame) if frame.offset.is_some());
+                index += 1;
+                !shows || index <= begun
+            });
+        }
+        self.shrink();
+    }
+
+    /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
+    /// nothing is shown any more.
+    pub fn give_up(&mut self, alias: Alias, head: u64) {
+        for item in &mut self.data {
+            if let Item::Lag(lag) = item
+                && lag.alias == alias
+                && let Some(missed) = lag.missed
+            {
+                let channel = lag.channel.clone();
+                let hole = Rc::new(Cell::new(missed.hole(head)));
+                let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
+                *item = Item::Gap(Box::new(Gap { channel, alias, hole, ts_ms, told, frame }));
+            }
+        }
+        self.data.retain(|item| !matches!(item, Item::Lag(lag) if lag.alias == alias));
+        self.recount();
+    }
+}
+
+impl Missed {
+    fn hole(self, head: u64) -> Hole {
+        let dropped = (head + 1 - self.from).saturating_sub(self.hidden);
+        Hole { from: self.from, to: head, dropped }
+    }
+}
+
+impl Lag {
+    fn miss(&mut self, run: &Run, from: u32) {
+        let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
+        self.missed = Some(Missed { from, ts_ms, hidden: 0 });
+    }
+
+    /// Makes the notice of what was missed up to `head`, all of which is to be shown.
+    fn tell(&mut self, head: u64, unix_ms: u64) -> Option<Frame> {
+        let missed = self.missed.take()?;
+        let age_ms = unix_ms.saturating_sub(missed.ts_ms);
+        let (channel, hole) = (self.channel.as_str(), missed.hole(head));
+        let mut text = Vec::with_capacity(160);
+        json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
+        self.shown = Some((missed.from - 1, head));
+        let bytes = frame::text(&text).into_boxed_slice();
+        Some(Frame { alias: self.alias, offset: None, taken_ns: 0, bytes })
+    }
+}
