@@ -120,7 +120,8 @@ impl Publisher {
         }
     }
 
-    /// Sends one event. `data` is JSON.
+    /// Sends one event. `data` is JSON. One that the gateway would close the connection over is
+    /// not sent, because the events behind it would be lost with it.
     async fn publish(&mut self, data: &str, line: Option<u64>) -> Result<(), Failure> {
         self.id += 1;
         let channel = self.flags.channel.as_str();
@@ -129,6 +130,11 @@ impl Publisher {
             serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
         });
         let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
+        let (len, most) = (text.len(), self.client.max_message);
+        if len > most {
+            self.fail(line, &format!("too large: a message of {len} bytes, at most {most} here"));
+            return Ok(());
+        }
         self.unanswered.insert(self.id, line);
         Ok(self.client.send(text).await?)
     }

@@ -59,6 +59,29 @@ fn pub_publishes_lines_and_takes_its_url_from_the_environment() {
     assert_eq!(offsets.map(|line| line["offset"].clone()).collect::<Vec<_>>(), [1, 2]);
 }
 
+/// The gateway closes the connection over a message that is too large, so none is sent.
+#[test]
+fn pub_passes_over_a_line_that_is_too_large() {
+    let gateway = Gateway::configured("[limits]\nmessage_bytes = 1024\n");
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let command = r#"{"type":"publish","id":1,"channel":"room:1","data":""}"#.len();
+    let data = |message: usize| format!("\"{}\"\n", "x".repeat(message - command));
+    let lines = format!("{}{}7\n", data(1024), data(1025));
+    let output = run(&["pub", "room:1", "--stdin", "--url", &gateway.url()], &lines);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let said = err(&output);
+    let wanted = "weir: line 2: too large: a message of 1025 bytes, at most 1024 here\n";
+    assert!(said.starts_with(wanted), "{said}");
+    assert_eq!(out(&output).lines().count(), 2, "{}", out(&output));
+    assert_eq!(client.expect("event")["data"].as_str().unwrap().len(), 1024 - command);
+    assert_eq!(client.expect("event")["data"], 7);
+    let output = run(&["pub", "room:1", data(1025).trim(), "--url", &gateway.url()], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).starts_with("weir: too large: "), "{}", err(&output));
+    client.expect_nothing();
+}
+
 #[test]
 fn sub_prints_events_until_its_count() {
     let gateway = Gateway::start();
