@@ -4,6 +4,7 @@ use crate::cli::args::Publish;
 use crate::cli::client::{Client, ClientError, Message};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
+use crate::proto::dialect::json::value;
 use crate::proto::name::KEY_BYTES_MAX;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -120,9 +121,14 @@ impl Publisher {
         }
     }
 
-    /// Sends one event. `data` is JSON. One that the gateway would close the connection over is
-    /// not sent, because the events behind it would be lost with it.
+    /// Sends one event. `data` is JSON. What the gateway would refuse as senseless or too large is
+    /// not sent: it closes the connection over one or some of them, and the events behind would be
+    /// lost with it.
     async fn publish(&mut self, data: &str, line: Option<u64>) -> Result<(), Failure> {
+        if let Err(problem) = value::take(data.as_bytes()) {
+            self.fail(line, problem);
+            return Ok(());
+        }
         self.id += 1;
         let channel = self.flags.channel.as_str();
         let key = self.flags.key.as_deref();

@@ -82,6 +82,24 @@ fn pub_passes_over_a_line_that_is_too_large() {
     client.expect_nothing();
 }
 
+/// The gateway closes the connection after a hundred messages that it refuses, so none is sent.
+#[test]
+fn pub_passes_over_any_number_of_lines_that_the_gateway_refuses() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let deep = format!("{}1{}\n", "[".repeat(70), "]".repeat(70));
+    let lines = format!("{}\"\\ud800\"\n7\n", deep.repeat(130));
+    let output = run(&["pub", "room:1", "--stdin", "--url", &gateway.url()], &lines);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let said = err(&output);
+    assert!(said.contains("weir: line 130: data is nested deeper than 64\n"), "{said}");
+    assert!(said.contains("weir: line 131: data has half of a surrogate pair\n"), "{said}");
+    assert_eq!(out(&output).lines().count(), 1, "{}", out(&output));
+    assert_eq!(client.expect("event")["data"], 7);
+    client.expect_nothing();
+}
+
 #[test]
 fn sub_prints_events_until_its_count() {
     let gateway = Gateway::start();
