@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publishes and prints each position.
 pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
-    if flags.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+    if flags.key.as_ref().is_some_and(|key| key.len() > KEY_BYTES_MAX) {
         return Err(Failure::Key);
     }
     if let Some(data) = &flags.data {

@@ -101,6 +101,16 @@ fn pub_passes_over_any_number_of_lines_that_the_gateway_refuses() {
 }
 
 #[test]
+fn a_key_may_be_empty() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let output = run(&["pub", "room:1", "1", "--key", "", "--url", &gateway.url()], "");
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(client.expect("event")["key"], "");
+}
+
+#[test]
 fn sub_prints_events_until_its_count() {
     let gateway = Gateway::start();
     let mut command = weir(&["sub", "room:1", "room:2", "--count", "3", "--url", &gateway.url()]);
@@ -129,7 +139,7 @@ fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
         (&["pub", "room:1", "1", "--url", nobody], 1),
         (&["sub", "room:1", "--url", nobody], 1),
         (&["pub", "room:1", "{", "--url", &url], 2),
-        (&["pub", "room:1", "1", "--key", "", "--url", &url], 2),
+        (&["pub", "room:1", "1", "--key", &"k".repeat(256), "--url", &url], 2),
         (&["pub", "a b", "1", "--url", &url], 2),
         (&["check", "--config", "/nowhere/weir.toml"], 1),
         (&["pub"], 2),
