@@ -208,9 +208,11 @@ impl Check<'_> {
         let mut rules = Vec::new();
         let raw = self.raw;
         for namespace in &raw.namespaces {
-            let Some(name) = self.namespace_name(namespace) else { continue };
+            let name = self.namespace_name(namespace);
+            let rule = self.namespace_rule(namespace, default);
+            let Some(name) = name else { continue };
             if names.insert(name.clone()) {
-                rules.push((name, self.namespace_rule(namespace, default)));
+                rules.push((name, rule));
             } else {
                 let problem = format!("{name:?} is configured twice");
                 self.push(namespace.source.clone(), "namespace.name", problem);
