@@ -70,7 +70,8 @@ impl RawConfig {
     ///
     /// # Errors
     ///
-    /// Every fault, with its key and where it was written.
+    /// Every fault, with its key and where it was written: the file by its lines, then the
+    /// environment, then the flags.
     pub fn check(
         &self,
         machine: &Machine,
@@ -88,6 +89,8 @@ impl RawConfig {
             http: check.http(),
             log: check.log(),
         };
+        // Stable: the faults of one line stay in the order of its values.
+        check.bad.sort_by(|one, other| one.source.cmp(&other.source));
         if check.bad.is_empty() { Ok(config) } else { Err(check.bad) }
     }
 }
