@@ -36,11 +36,20 @@ pub(super) struct Peer {
     pub(super) upgraded: Cell<bool>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
-    /// Set once a head came with both kinds of body length, or one that is not read.
-    pub(super) two_lengths: Rc<Cell<bool>>,
+    /// The number of the request that is answered, or was last; the first is 1.
+    number: Cell<u64>,
+    /// The number of the first head with both kinds of body length, or one that is not read.
+    bad_head: Rc<Cell<Option<u64>>>,
     /// The last request of this connection, while the node drains: it counts until its answer is
     /// written and the connection has ended.
     pub(super) last: Cell<Option<Busy>>,
+}
+
+impl Peer {
+    /// Whether the body of the request that is answered may end elsewhere than hyper thinks.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.bad_head.get().is_some_and(|bad| bad <= self.number.get())
+    }
 }
 
 /// An answer, there or to come. Handshakes are answered without a future of their own.
@@ -69,6 +78,7 @@ impl Service<Request<Incoming>> for Routes {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
+        self.0.number.set(self.0.number.get() + 1);
         route::answer(&self.0, request)
     }
 }
@@ -129,14 +139,15 @@ pub(super) async fn speak<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let two_lengths = Rc::new(Cell::new(false));
-    let wire = Wire::new(socket, Rc::clone(&two_lengths));
+    let bad_head = Rc::new(Cell::new(None));
+    let wire = Wire::new(socket, Rc::clone(&bad_head));
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
         upgraded: Cell::new(false),
         echo: Cell::new(None),
-        two_lengths,
+        number: Cell::new(0),
+        bad_head,
         last: Cell::new(None),
     });
     let routes = Routes(Rc::clone(&peer));

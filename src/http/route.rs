@@ -92,7 +92,7 @@ fn rejected(code: &str) -> Counter {
 /// the node is on its way out.
 fn ended(peer: &Peer, request: &Request<Incoming>, mut answer: Response) -> Response {
     let draining = peer.doors.shard.node().draining();
-    if is_chunked(request) || peer.two_lengths.get() || draining {
+    if is_chunked(request) || peer.is_doubtful() || draining {
         close(&mut answer);
     }
     answer
@@ -109,7 +109,7 @@ fn close(answer: &mut Response) {
 
 /// The checks of every request; gives its `Host`.
 fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Refusal> {
-    if peer.two_lengths.get() {
+    if peer.is_doubtful() {
         return Err(Refusal::bad("Content-Length stands without Transfer-Encoding, in few digits"));
     }
     let host = guard::single(request.headers(), header::HOST, "more than one Host header")?;

@@ -21,15 +21,15 @@ const LINE_BYTES: usize = 64;
 pub(super) struct Wire<S> {
     pub(super) socket: S,
     heads: Heads,
-    /// Set when a head came whose body has two lengths, or one that is not read.
-    two_lengths: Rc<Cell<bool>>,
+    /// Set to the number of the first head whose body has two lengths, or one that is not read.
+    bad_head: Rc<Cell<Option<u64>>>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(socket: S, two_lengths: Rc<Cell<bool>>) -> Self {
-        Self { socket, heads: Heads::default(), two_lengths, stall: None }
+    pub(super) fn new(socket: S, bad_head: Rc<Cell<Option<u64>>>) -> Self {
+        Self { socket, heads: Heads::default(), bad_head, stall: None }
     }
 
     fn timed(
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         if self.heads.read(&buf.filled()[before..]) {
-            self.two_lengths.set(true);
+            self.bad_head.set(Some(self.heads.number));
         }
         Poll::Ready(Ok(()))
     }
@@ -100,8 +100,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 /// hyper drops the former in silence (RFC 9112, section 6.3, allows that), and who stands in
 /// front of us may have believed it: request smuggling. Bodies with a length are skipped; behind
 /// a chunked one nothing is looked at, because the connection ends there.
+///
+/// What stands behind a handshake is read as heads too, so a finding is of one head and says
+/// nothing of those before it. Where this counts fewer heads than hyper, a finding is of some later
+/// request as well: what is in doubt is refused.
 struct Heads {
     at: At,
+    /// The number of the head that is read, or was read last; the first is 1.
+    number: u64,
+    /// Whether a line of that head has come.
+    begun: bool,
     line: [u8; LINE_BYTES],
     /// Bytes of the line so far, counted on beyond [`LINE_BYTES`].
     line_len: usize,
@@ -118,7 +126,15 @@ enum At {
 
 impl Default for Heads {
     fn default() -> Self {
-        Self { at: At::Head, line: [0; LINE_BYTES], line_len: 0, length: None, chunked: false }
+        Self {
+            at: At::Head,
+            number: 0,
+            begun: false,
+            line: [0; LINE_BYTES],
+            line_len: 0,
+            length: None,
+            chunked: false,
+        }
     }
 }
 
@@ -163,7 +179,13 @@ impl Heads {
         let line = self.line[..len.min(LINE_BYTES)].trim_ascii_end();
         if line.is_empty() && len <= LINE_BYTES {
             self.head_ended();
-        } else if let Some(value) = value_of(line, b"content-length:") {
+            return false;
+        }
+        // Empty lines before a request are not a head of their own, to hyper neither.
+        if !std::mem::replace(&mut self.begun, true) {
+            self.number += 1;
+        }
+        if let Some(value) = value_of(line, b"content-length:") {
             if len > LINE_BYTES {
                 // Its digits are out of sight, and hyper would go by them.
                 return true;
@@ -178,6 +200,7 @@ impl Heads {
     }
 
     fn head_ended(&mut self) {
+        self.begun = false;
         let length = self.length.take();
         self.at = match length {
             _ if self.chunked => At::End,
@@ -225,6 +248,24 @@ mod tests {
             "\r\nTransfer-Encoding: chunked\r\nContent-Length: 1"
         );
         assert!(!two_lengths(input.as_bytes(), 9));
+    }
+
+    #[test]
+    fn the_bad_head_is_named_by_its_number() {
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let put = "PUT / HTTP/1.1\r\nContent-Length: 6\r\n\r\na\n\r\n\nb";
+        let bad = "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (input, number) in [
+            (bad.to_owned(), 1),
+            (format!("{get}{bad}"), 2),
+            (format!("\r\n\n{get}\r\n{put}\r\n\r\n{bad}"), 3),
+        ] {
+            for step in 1..=input.len() {
+                let mut heads = Heads::default();
+                assert!(input.as_bytes().chunks(step).any(|bytes| heads.read(bytes)), "{input}");
+                assert_eq!(heads.number, number, "{step}: {input}");
+            }
+        }
     }
 
     #[test]

@@ -177,6 +177,22 @@ fn frames_in_the_packet_of_the_handshake_are_not_lost() {
     }
 }
 
+/// A mask of zeros leaves the text as it is, and the gateway watches what looks like headers.
+#[test]
+fn early_frames_that_look_like_headers_are_frames() {
+    let gateway = Gateway::start();
+    let text = b"{\"type\":\"ping\",\"id\":7}\nTransfer-Encoding: chunked\nContent-Length: 3\n";
+    let mut early = handshake_request(gateway.addr, &[]).into_bytes();
+    early.extend([0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0]);
+    early.extend(text);
+    let mut raw = Raw::open(gateway.addr);
+    raw.send(&early);
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(raw.frame().unwrap().1.starts_with(br#"{"type":"welcome""#));
+    assert_eq!(raw.frame().unwrap().1, br#"{"type":"pong","id":7}"#);
+}
+
 #[test]
 fn an_upgrade_may_follow_an_api_call_on_the_same_connection() {
     let gateway = Gateway::start();
