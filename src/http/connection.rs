@@ -159,7 +159,11 @@ where
         None if peer.upgraded.get() => Next::Gateway,
         None => Next::Close,
     };
-    (end.map(|()| next), parts.io.into_inner().socket, parts.read_buf)
+    let wire = parts.io.into_inner();
+    if let Some(code) = wire.unread {
+        doors.shard.metrics().http_error(code);
+    }
+    (end.map(|()| next), wire.socket, parts.read_buf)
 }
 
 /// Ends our side and reads on a little.

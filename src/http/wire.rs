@@ -1,5 +1,6 @@
 //! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
-//! twice, or in too many digits), and ends writes that a peer does not take.
+//! twice, or in too many digits), gives hyper's own refusals a body, and ends writes that a peer
+//! does not take.
 
 use std::cell::Cell;
 use std::io;
@@ -8,8 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::unread;
 
 /// How long a peer may leave an answer untaken.
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -28,13 +32,24 @@ pub(super) struct Wire<S> {
     heads: Heads,
     /// Set to the number of the first head whose body has two lengths, or one that is not read.
     bad_head: Rc<Cell<Option<u64>>>,
+    /// What is being written instead of an answer of hyper's own.
+    instead: Bytes,
+    /// The error's code of that answer, once there was one.
+    pub(super) unread: Option<&'static str>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Wire<S> {
     pub(super) fn new(socket: S, bad_head: Rc<Cell<Option<u64>>>) -> Self {
-        Self { socket, heads: Heads::default(), bad_head, stall: None }
+        Self {
+            socket,
+            heads: Heads::default(),
+            bad_head,
+            instead: Bytes::new(),
+            unread: None,
+            stall: None,
+        }
     }
 
     fn timed(
@@ -49,6 +64,31 @@ impl<S> Wire<S> {
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Wire<S> {
+    /// Whether `bytes` are hyper's own answer, and another is to be written instead.
+    fn is_replaced(&mut self, bytes: &[u8]) -> bool {
+        if self.instead.is_empty()
+            && let Some(unread) = unread::instead_of(bytes)
+        {
+            self.unread = Some(unread.code);
+            self.instead = unread.answer.into();
+        }
+        !self.instead.is_empty()
+    }
+
+    /// Writes the other answer; done, it counts as the `len` bytes that hyper wanted to write.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<usize>> {
+        while !self.instead.is_empty() {
+            let written = Pin::new(&mut self.socket).poll_write(cx, &self.instead);
+            match ready!(self.timed(cx, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.instead.advance(written),
+            }
+        }
+        Poll::Ready(Ok(len))
     }
 }
 
@@ -73,6 +113,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_replaced(buf) {
+            return self.poll_instead(cx, buf.len());
+        }
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.timed(cx, written)
     }
@@ -82,6 +125,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [buf] = bufs
+            && self.is_replaced(buf)
+        {
+            return self.poll_instead(cx, buf.len());
+        }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.timed(cx, written)
     }

@@ -101,10 +101,7 @@ fn wrong_handshakes_are_refused_and_never_upgraded() {
         if got.status == 426 {
             assert_eq!(got.header("sec-websocket-version"), Some("13"), "{what}: {}", got.head);
         }
-        // What hyper itself cannot parse, it answers without a body.
-        if !matches!(what, "HTTP/1.0" | "two lengths") {
-            assert!(!got.body.is_empty(), "{what}: the body says what was wrong: {}", got.head);
-        }
+        assert!(!got.error(got.status).is_empty(), "{what}: the body says what was wrong");
     }
     assert!(gateway.metric("weir_upgrade_rejected_total") >= 15.0);
     Client::connect(&gateway).expect_nothing();
@@ -123,7 +120,18 @@ fn bytes_that_are_not_http_never_upgrade() {
     for case in cases {
         let got = answer(&gateway, case);
         assert!(matches!(got.status, 0 | 400 | 426 | 505), "{case:?}: {}", got.head);
+        if got.status == 400 {
+            assert_eq!(got.error(400), "bad_request", "{case:?}");
+            assert_eq!(got.header("connection"), Some("close"), "{case:?}: {}", got.head);
+        }
     }
+    let many = "\nX: y".repeat(101);
+    let long = format!("\nX: {}", "y".repeat(20_000));
+    for headers in [many, long] {
+        let lines = format!("GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13{headers}");
+        assert_eq!(answer(&gateway, &request(&gateway, &lines)).error(431), "too_large");
+    }
+    assert!(gateway.metric("weir_errors_total{code=\"too_large\"}") > 1.5);
     Client::connect(&gateway).expect_nothing();
 }
 
