@@ -103,6 +103,8 @@ pub(super) struct Head {
     pub(super) offset: Option<u64>,
     pub(super) code: Option<serde_json::Value>,
     pub(super) message: Option<String>,
+    /// Of a `welcome`: the most bytes that one message to the gateway may have.
+    pub(super) max_message: Option<usize>,
 }
 
 impl Head {
@@ -128,6 +130,8 @@ enum Incoming {
 pub(super) struct Client {
     incoming: mpsc::Receiver<Result<Incoming, ClientError>>,
     writer: WebSocket<Join<NoInput, WriteHalf<TokioIo<Upgraded>>>>,
+    /// The most bytes of a message that the gateway takes.
+    pub(super) max_message: usize,
 }
 
 impl Client {
@@ -146,12 +150,13 @@ impl Client {
         writer.set_writev(false);
         let (sender, incoming) = mpsc::channel(READ_AHEAD);
         spawn_local(read_all(FragmentCollector::new(reader), url.clone(), sender));
-        let mut client = Self { incoming, writer };
+        let mut client = Self { incoming, writer, max_message: usize::MAX };
         let first = timeout(CONNECT_TIMEOUT, client.next()).await.map_err(silent)??;
         if first.head.kind != "welcome" {
             let found = format!("its first word is {:?}", first.head.kind);
             return Err(ClientError::NotWeir { url: url.clone(), found });
         }
+        client.max_message = first.head.max_message.unwrap_or(usize::MAX);
         Ok(client)
     }
 

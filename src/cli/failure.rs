@@ -17,7 +17,7 @@ pub(super) enum Failure {
     )]
     Data(serde_json::Error, String),
     /// `--key` is not a key.
-    #[error("--key must be 1 to {} bytes", crate::proto::name::KEY_BYTES_MAX)]
+    #[error("--key must be at most {} bytes", crate::proto::name::KEY_BYTES_MAX)]
     Key,
     /// What was said on standard error already.
     #[error("not everything was done")]

@@ -4,6 +4,7 @@ use crate::cli::args::Publish;
 use crate::cli::client::{Client, ClientError, Message};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
+use crate::proto::dialect::json::value;
 use crate::proto::name::KEY_BYTES_MAX;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -21,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publishes and prints each position.
 pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
-    if flags.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+    if flags.key.as_ref().is_some_and(|key| key.len() > KEY_BYTES_MAX) {
         return Err(Failure::Key);
     }
     if let Some(data) = &flags.data {
@@ -120,8 +121,14 @@ impl Publisher {
         }
     }
 
-    /// Sends one event. `data` is JSON.
+    /// Sends one event. `data` is JSON. What the gateway would refuse as senseless or too large is
+    /// not sent: it closes the connection over one or some of them, and the events behind would be
+    /// lost with it.
     async fn publish(&mut self, data: &str, line: Option<u64>) -> Result<(), Failure> {
+        if let Err(problem) = value::take(data.as_bytes()) {
+            self.fail(line, problem);
+            return Ok(());
+        }
         self.id += 1;
         let channel = self.flags.channel.as_str();
         let key = self.flags.key.as_deref();
@@ -129,6 +136,11 @@ impl Publisher {
             serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
         });
         let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
+        let (len, most) = (text.len(), self.client.max_message);
+        if len > most {
+            self.fail(line, &format!("too large: a message of {len} bytes, at most {most} here"));
+            return Ok(());
+        }
         self.unanswered.insert(self.id, line);
         Ok(self.client.send(text).await?)
     }

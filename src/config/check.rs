@@ -70,7 +70,8 @@ impl RawConfig {
     ///
     /// # Errors
     ///
-    /// Every fault, with its key and where it was written.
+    /// Every fault, with its key and where it was written: the file by its lines, then the
+    /// environment, then the flags.
     pub fn check(
         &self,
         machine: &Machine,
@@ -88,6 +89,8 @@ impl RawConfig {
             http: check.http(),
             log: check.log(),
         };
+        // Stable: the faults of one line stay in the order of its values.
+        check.bad.sort_by(|one, other| one.source.cmp(&other.source));
         if check.bad.is_empty() { Ok(config) } else { Err(check.bad) }
     }
 }
@@ -209,9 +212,11 @@ impl Check<'_> {
         let mut rules = Vec::new();
         let raw = self.raw;
         for namespace in &raw.namespaces {
-            let Some(name) = self.namespace_name(namespace) else { continue };
+            let name = self.namespace_name(namespace);
+            let rule = self.namespace_rule(namespace, default);
+            let Some(name) = name else { continue };
             if names.insert(name.clone()) {
-                rules.push((name, self.namespace_rule(namespace, default)));
+                rules.push((name, rule));
             } else {
                 let problem = format!("{name:?} is configured twice");
                 self.push(namespace.source.clone(), "namespace.name", problem);

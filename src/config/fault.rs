@@ -3,15 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a setting was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a setting was written. In the order in which faults are told, each later one wins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Nowhere: the embedded default.
     Default,
-    /// An environment variable.
-    Environment(String),
     /// A line of the configuration file, counted from 1; 0 is the file as a whole.
     File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
     /// A flag of the command line, such as `--listen`.
     Flag(&'static str),
 }

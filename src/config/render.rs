@@ -33,15 +33,21 @@ impl RawConfig {
         for (at, key) in Key::ALL.into_iter().enumerate() {
             head(at, key, &mut out);
             let kind = key.row().kind;
-            let value = if key == Key::Node {
-                Value::Text(config.node.node_name.clone())
-            } else if key == Key::Shards {
-                Value::Number(u64::try_from(config.shards).unwrap_or(u64::MAX))
-            } else {
-                let written = self.get(key).and_then(|written| written.value.check(kind).ok());
-                written.unwrap_or_else(|| Value::default_of(key))
+            let written = self.get(key).and_then(|written| written.value.check(kind).ok());
+            let written = written.unwrap_or_else(|| Value::default_of(key));
+            let mut comment = self.source(key).to_string();
+            let value = match (key, &written) {
+                (Key::Node, Value::Text(name)) if name.is_empty() => {
+                    comment.push_str(" (\"\", so the host's name)");
+                    Value::Text(config.node.node_name.clone())
+                }
+                (Key::Shards, Value::Number(0)) => {
+                    comment.push_str(" (0, so one for each core)");
+                    Value::Number(u64::try_from(config.shards).unwrap_or(u64::MAX))
+                }
+                _ => written,
             };
-            line(key, &value.toml(kind), &self.source(key).to_string(), &mut out);
+            line(key, &value.toml(kind), &comment, &mut out);
         }
         for namespace in &self.namespaces {
             out.push_str("\n[[namespace]]\n");
@@ -134,6 +140,22 @@ mod tests {
         assert!(shown.contains("node = \"h1\""), "{shown}");
         let (again, config) = parse(&shown);
         assert_eq!(without_comments(&again.effective(&config)), without_comments(&shown));
+    }
+
+    #[test]
+    fn what_the_machine_gives_is_not_shown_as_written() {
+        let (raw, config) = parse("node = \"\"\nshards = 0\n");
+        let shown = raw.effective(&config);
+        let has = |setting: &str, comment: &str| {
+            let found =
+                shown.lines().any(|line| line.starts_with(setting) && line.ends_with(comment));
+            assert!(found, "{setting}, {comment}: {shown}");
+        };
+        has("node = \"h1\" ", "# w.toml:1 (\"\", so the host's name)");
+        has("shards = 4 ", "# w.toml:2 (0, so one for each core)");
+        let (raw, config) = parse("node = \"h1\"\nshards = 4\n");
+        let shown = raw.effective(&config);
+        assert!(!shown.contains(", so "), "{shown}");
     }
 
     #[test]

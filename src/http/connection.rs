@@ -37,11 +37,20 @@ pub(super) struct Peer {
     pub(super) place: Cell<Option<Place>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
-    /// Set once a head came with both kinds of body length, or one that is not read.
-    pub(super) two_lengths: Rc<Cell<bool>>,
+    /// The number of the request that is answered, or was last; the first is 1.
+    number: Cell<u64>,
+    /// The number of the first head with both kinds of body length, or one that is not read.
+    bad_head: Rc<Cell<Option<u64>>>,
     /// The last request of this connection, while the node drains: it counts until its answer is
     /// written and the connection has ended.
     pub(super) last: Cell<Option<Busy>>,
+}
+
+impl Peer {
+    /// Whether the body of the request that is answered may end elsewhere than hyper thinks.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.bad_head.get().is_some_and(|bad| bad <= self.number.get())
+    }
 }
 
 /// An answer, there or to come. Handshakes are answered without a future of their own.
@@ -70,6 +79,7 @@ impl Service<Request<Incoming>> for Routes {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
+        self.0.number.set(self.0.number.get() + 1);
         route::answer(&self.0, request)
     }
 }
@@ -130,14 +140,15 @@ pub(super) async fn speak<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let two_lengths = Rc::new(Cell::new(false));
-    let wire = Wire::new(socket, Rc::clone(&two_lengths));
+    let bad_head = Rc::new(Cell::new(None));
+    let wire = Wire::new(socket, Rc::clone(&bad_head));
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
         place: Cell::new(None),
         echo: Cell::new(None),
-        two_lengths,
+        number: Cell::new(0),
+        bad_head,
         last: Cell::new(None),
     });
     let routes = Routes(Rc::clone(&peer));
@@ -148,7 +159,11 @@ where
         Some(agreed) => Next::Echo(agreed),
         None => peer.place.take().map_or(Next::Close, Next::Gateway),
     };
-    (end.map(|()| next), parts.io.into_inner().socket, parts.read_buf)
+    let wire = parts.io.into_inner();
+    if let Some(code) = wire.unread {
+        doors.shard.metrics().http_error(code);
+    }
+    (end.map(|()| next), wire.socket, parts.read_buf)
 }
 
 /// Ends our side and reads on a little.

@@ -10,6 +10,7 @@ mod page;
 mod query;
 mod route;
 mod scrape;
+mod unread;
 mod upgrade;
 mod wire;
 

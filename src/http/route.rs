@@ -10,7 +10,7 @@ use serde_json::json;
 use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
 use super::listen::Busy;
-use super::{api, guard, page, query, scrape, upgrade};
+use super::{api, guard, page, query, scrape, upgrade, wire};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 
@@ -92,7 +92,7 @@ fn rejected(code: &str) -> Counter {
 /// the node is on its way out.
 fn ended(peer: &Peer, request: &Request<Incoming>, mut answer: Response) -> Response {
     let draining = peer.doors.shard.node().draining();
-    if is_chunked(request) || peer.two_lengths.get() || draining {
+    if is_chunked(request) || peer.is_doubtful() || draining {
         close(&mut answer);
     }
     answer
@@ -109,8 +109,8 @@ fn close(answer: &mut Response) {
 
 /// The checks of every request; gives its `Host`.
 fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Refusal> {
-    if peer.two_lengths.get() {
-        return Err(Refusal::bad("Content-Length stands without Transfer-Encoding, in few digits"));
+    if peer.is_doubtful() {
+        return Err(Refusal::bad(wire::DOUBTFUL));
     }
     let host = guard::single(request.headers(), header::HOST, "more than one Host header")?;
     let host = match host.map(HeaderValue::to_str) {

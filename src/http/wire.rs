@@ -1,5 +1,6 @@
 //! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
-//! twice, or in too many digits), and ends writes that a peer does not take.
+//! twice, or in too many digits), gives hyper's own refusals a body, and ends writes that a peer
+//! does not take.
 
 use std::cell::Cell;
 use std::io;
@@ -8,8 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::unread;
 
 /// How long a peer may leave an answer untaken.
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -17,19 +21,35 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 /// The bytes of a header line that are looked at. A line with a length that is longer is refused.
 const LINE_BYTES: usize = 64;
 
+/// What a request is told whose body has two lengths, or one that is not read. The digits are what
+/// [`LINE_BYTES`] leaves behind the name.
+pub(super) const DOUBTFUL: &str = "a request has Content-Length or Transfer-Encoding, not both, \
+                                   and the length in at most 47 digits";
+
 /// A socket that speaks HTTP.
 pub(super) struct Wire<S> {
     pub(super) socket: S,
     heads: Heads,
-    /// Set when a head came whose body has two lengths, or one that is not read.
-    two_lengths: Rc<Cell<bool>>,
+    /// Set to the number of the first head whose body has two lengths, or one that is not read.
+    bad_head: Rc<Cell<Option<u64>>>,
+    /// What is being written instead of an answer of hyper's own.
+    instead: Bytes,
+    /// The error's code of that answer, once there was one.
+    pub(super) unread: Option<&'static str>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(socket: S, two_lengths: Rc<Cell<bool>>) -> Self {
-        Self { socket, heads: Heads::default(), two_lengths, stall: None }
+    pub(super) fn new(socket: S, bad_head: Rc<Cell<Option<u64>>>) -> Self {
+        Self {
+            socket,
+            heads: Heads::default(),
+            bad_head,
+            instead: Bytes::new(),
+            unread: None,
+            stall: None,
+        }
     }
 
     fn timed(
@@ -47,6 +67,31 @@ impl<S> Wire<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Wire<S> {
+    /// Whether `bytes` are hyper's own answer, and another is to be written instead.
+    fn is_replaced(&mut self, bytes: &[u8]) -> bool {
+        if self.instead.is_empty()
+            && let Some(unread) = unread::instead_of(bytes)
+        {
+            self.unread = Some(unread.code);
+            self.instead = unread.answer.into();
+        }
+        !self.instead.is_empty()
+    }
+
+    /// Writes the other answer; done, it counts as the `len` bytes that hyper wanted to write.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<usize>> {
+        while !self.instead.is_empty() {
+            let written = Pin::new(&mut self.socket).poll_write(cx, &self.instead);
+            match ready!(self.timed(cx, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.instead.advance(written),
+            }
+        }
+        Poll::Ready(Ok(len))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -56,7 +101,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         if self.heads.read(&buf.filled()[before..]) {
-            self.two_lengths.set(true);
+            self.bad_head.set(Some(self.heads.number));
         }
         Poll::Ready(Ok(()))
     }
@@ -68,6 +113,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_replaced(buf) {
+            return self.poll_instead(cx, buf.len());
+        }
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.timed(cx, written)
     }
@@ -77,6 +125,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [buf] = bufs
+            && self.is_replaced(buf)
+        {
+            return self.poll_instead(cx, buf.len());
+        }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.timed(cx, written)
     }
@@ -100,8 +153,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 /// hyper drops the former in silence (RFC 9112, section 6.3, allows that), and who stands in
 /// front of us may have believed it: request smuggling. Bodies with a length are skipped; behind
 /// a chunked one nothing is looked at, because the connection ends there.
+///
+/// What stands behind a handshake is read as heads too, so a finding is of one head and says
+/// nothing of those before it. Where this counts fewer heads than hyper, a finding is of some later
+/// request as well: what is in doubt is refused.
 struct Heads {
     at: At,
+    /// The number of the head that is read, or was read last; the first is 1.
+    number: u64,
+    /// Whether a line of that head has come.
+    begun: bool,
     line: [u8; LINE_BYTES],
     /// Bytes of the line so far, counted on beyond [`LINE_BYTES`].
     line_len: usize,
@@ -118,7 +179,15 @@ enum At {
 
 impl Default for Heads {
     fn default() -> Self {
-        Self { at: At::Head, line: [0; LINE_BYTES], line_len: 0, length: None, chunked: false }
+        Self {
+            at: At::Head,
+            number: 0,
+            begun: false,
+            line: [0; LINE_BYTES],
+            line_len: 0,
+            length: None,
+            chunked: false,
+        }
     }
 }
 
@@ -163,7 +232,13 @@ impl Heads {
         let line = self.line[..len.min(LINE_BYTES)].trim_ascii_end();
         if line.is_empty() && len <= LINE_BYTES {
             self.head_ended();
-        } else if let Some(value) = value_of(line, b"content-length:") {
+            return false;
+        }
+        // Empty lines before a request are not a head of their own, to hyper neither.
+        if !std::mem::replace(&mut self.begun, true) {
+            self.number += 1;
+        }
+        if let Some(value) = value_of(line, b"content-length:") {
             if len > LINE_BYTES {
                 // Its digits are out of sight, and hyper would go by them.
                 return true;
@@ -178,6 +253,7 @@ impl Heads {
     }
 
     fn head_ended(&mut self) {
+        self.begun = false;
         let length = self.length.take();
         self.at = match length {
             _ if self.chunked => At::End,
@@ -218,13 +294,33 @@ mod tests {
             let spaces = format!("POST / HTTP/1.1\ncontent-length:{}40\n\n", " ".repeat(zeros));
             assert!(two_lengths(spaces.as_bytes(), 3));
         }
-        // What is just short enough is read as it is.
+        // What is just short enough is read as it is, and the sentence says how short.
+        let digits = LINE_BYTES - "Content-Length: \r".len();
+        assert!(DOUBTFUL.ends_with(&format!("at most {digits} digits")));
         let input = format!(
             "POST / HTTP/1.1\r\nContent-Length: {}40\r\n\r\n{}",
-            "0".repeat(45),
+            "0".repeat(digits - 2),
             "\r\nTransfer-Encoding: chunked\r\nContent-Length: 1"
         );
         assert!(!two_lengths(input.as_bytes(), 9));
+    }
+
+    #[test]
+    fn the_bad_head_is_named_by_its_number() {
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let put = "PUT / HTTP/1.1\r\nContent-Length: 6\r\n\r\na\n\r\n\nb";
+        let bad = "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (input, number) in [
+            (bad.to_owned(), 1),
+            (format!("{get}{bad}"), 2),
+            (format!("\r\n\n{get}\r\n{put}\r\n\r\n{bad}"), 3),
+        ] {
+            for step in 1..=input.len() {
+                let mut heads = Heads::default();
+                assert!(input.as_bytes().chunks(step).any(|bytes| heads.read(bytes)), "{input}");
+                assert_eq!(heads.number, number, "{step}: {input}");
+            }
+        }
     }
 
     #[test]

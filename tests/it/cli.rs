@@ -59,6 +59,57 @@ fn pub_publishes_lines_and_takes_its_url_from_the_environment() {
     assert_eq!(offsets.map(|line| line["offset"].clone()).collect::<Vec<_>>(), [1, 2]);
 }
 
+/// The gateway closes the connection over a message that is too large, so none is sent.
+#[test]
+fn pub_passes_over_a_line_that_is_too_large() {
+    let gateway = Gateway::configured("[limits]\nmessage_bytes = 1024\n");
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let command = r#"{"type":"publish","id":1,"channel":"room:1","data":""}"#.len();
+    let data = |message: usize| format!("\"{}\"\n", "x".repeat(message - command));
+    let lines = format!("{}{}7\n", data(1024), data(1025));
+    let output = run(&["pub", "room:1", "--stdin", "--url", &gateway.url()], &lines);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let said = err(&output);
+    let wanted = "weir: line 2: too large: a message of 1025 bytes, at most 1024 here\n";
+    assert!(said.starts_with(wanted), "{said}");
+    assert_eq!(out(&output).lines().count(), 2, "{}", out(&output));
+    assert_eq!(client.expect("event")["data"].as_str().unwrap().len(), 1024 - command);
+    assert_eq!(client.expect("event")["data"], 7);
+    let output = run(&["pub", "room:1", data(1025).trim(), "--url", &gateway.url()], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).starts_with("weir: too large: "), "{}", err(&output));
+    client.expect_nothing();
+}
+
+/// The gateway closes the connection after a hundred messages that it refuses, so none is sent.
+#[test]
+fn pub_passes_over_any_number_of_lines_that_the_gateway_refuses() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let deep = format!("{}1{}\n", "[".repeat(70), "]".repeat(70));
+    let lines = format!("{}\"\\ud800\"\n7\n", deep.repeat(130));
+    let output = run(&["pub", "room:1", "--stdin", "--url", &gateway.url()], &lines);
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let said = err(&output);
+    assert!(said.contains("weir: line 130: data is nested deeper than 64\n"), "{said}");
+    assert!(said.contains("weir: line 131: data has half of a surrogate pair\n"), "{said}");
+    assert_eq!(out(&output).lines().count(), 1, "{}", out(&output));
+    assert_eq!(client.expect("event")["data"], 7);
+    client.expect_nothing();
+}
+
+#[test]
+fn a_key_may_be_empty() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let output = run(&["pub", "room:1", "1", "--key", "", "--url", &gateway.url()], "");
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(client.expect("event")["key"], "");
+}
+
 #[test]
 fn sub_prints_events_until_its_count() {
     let gateway = Gateway::start();
@@ -88,7 +139,7 @@ fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
         (&["pub", "room:1", "1", "--url", nobody], 1),
         (&["sub", "room:1", "--url", nobody], 1),
         (&["pub", "room:1", "{", "--url", &url], 2),
-        (&["pub", "room:1", "1", "--key", "", "--url", &url], 2),
+        (&["pub", "room:1", "1", "--key", &"k".repeat(256), "--url", &url], 2),
         (&["pub", "a b", "1", "--url", &url], 2),
         (&["check", "--config", "/nowhere/weir.toml"], 1),
         (&["pub"], 2),

@@ -101,10 +101,7 @@ fn wrong_handshakes_are_refused_and_never_upgraded() {
         if got.status == 426 {
             assert_eq!(got.header("sec-websocket-version"), Some("13"), "{what}: {}", got.head);
         }
-        // What hyper itself cannot parse, it answers without a body.
-        if !matches!(what, "HTTP/1.0" | "two lengths") {
-            assert!(!got.body.is_empty(), "{what}: the body says what was wrong: {}", got.head);
-        }
+        assert!(!got.error(got.status).is_empty(), "{what}: the body says what was wrong");
     }
     assert!(gateway.metric("weir_upgrade_rejected_total") >= 15.0);
     Client::connect(&gateway).expect_nothing();
@@ -123,7 +120,18 @@ fn bytes_that_are_not_http_never_upgrade() {
     for case in cases {
         let got = answer(&gateway, case);
         assert!(matches!(got.status, 0 | 400 | 426 | 505), "{case:?}: {}", got.head);
+        if got.status == 400 {
+            assert_eq!(got.error(400), "bad_request", "{case:?}");
+            assert_eq!(got.header("connection"), Some("close"), "{case:?}: {}", got.head);
+        }
     }
+    let many = "\nX: y".repeat(101);
+    let long = format!("\nX: {}", "y".repeat(20_000));
+    for headers in [many, long] {
+        let lines = format!("GET /ws HTTP/1.1\nHOST\nUP\nKEY\nV13{headers}");
+        assert_eq!(answer(&gateway, &request(&gateway, &lines)).error(431), "too_large");
+    }
+    assert!(gateway.metric("weir_errors_total{code=\"too_large\"}") > 1.5);
     Client::connect(&gateway).expect_nothing();
 }
 
@@ -175,6 +183,22 @@ fn frames_in_the_packet_of_the_handshake_are_not_lost() {
         assert_eq!(raw.frame().unwrap().1, br#"{"type":"pong","id":1}"#);
         assert_eq!(raw.frame().unwrap().1, br#"{"type":"pong","id":2}"#);
     }
+}
+
+/// A mask of zeros leaves the text as it is, and the gateway watches what looks like headers.
+#[test]
+fn early_frames_that_look_like_headers_are_frames() {
+    let gateway = Gateway::start();
+    let text = b"{\"type\":\"ping\",\"id\":7}\nTransfer-Encoding: chunked\nContent-Length: 3\n";
+    let mut early = handshake_request(gateway.addr, &[]).into_bytes();
+    early.extend([0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0]);
+    early.extend(text);
+    let mut raw = Raw::open(gateway.addr);
+    raw.send(&early);
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(raw.frame().unwrap().1.starts_with(br#"{"type":"welcome""#));
+    assert_eq!(raw.frame().unwrap().1, br#"{"type":"pong","id":7}"#);
 }
 
 #[test]

@@ -304,6 +304,20 @@ fn a_get_with_two_lengths_is_not_smuggled() {
     }
 }
 
+#[test]
+fn a_good_request_before_a_bad_one_is_answered() {
+    let gateway = Gateway::start();
+    let host = format!("Host: {}\r\n", gateway.addr);
+    let get = format!("GET /healthz HTTP/1.1\r\n{host}\r\n");
+    let lengths = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
+    let bad = format!("GET /healthz HTTP/1.1\r\n{host}{lengths}\r\n0\r\n\r\n");
+    let mut raw = crate::raw::Raw::open(gateway.addr);
+    raw.send(format!("{get}\r\n{get}{bad}{get}").as_bytes());
+    let said = String::from_utf8_lossy(&raw.rest()).into_owned();
+    let statuses: Vec<_> = said.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["200", "200", "400"], "{said}");
+}
+
 /// A body that nobody asked for is a body: what stands in it is not a request.
 #[test]
 fn the_body_of_a_get_is_no_request() {

@@ -73,9 +73,34 @@ fn all_problems_are_reported_together() {
         "w.toml:11: log.level: has \"loud\"",
     ];
     assert_eq!(found.len(), wanted.len(), "{found:#?}");
-    for text in wanted {
-        assert!(found.iter().any(|line| line.starts_with(text)), "{text}: {found:#?}");
+    for (line, text) in found.iter().zip(wanted) {
+        assert!(line.starts_with(text), "{line}");
     }
+}
+
+#[test]
+fn faults_come_in_the_order_of_what_is_read() {
+    let text = "[[namespace]]\nslow = 1\n[no]\n[limits]\nqueue_bytes = 1\n";
+    let mut bad = Vec::new();
+    let mut raw = RawConfig::parse(text, Path::new("w.toml"), &mut bad);
+    let variables = [("WEIR_SHARDS", "x"), ("WEIR_NO__SUCH", "1"), ("WEIR_DRAIN", "x")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    crate::config::environment::read(&mut raw, variables.into(), &mut bad);
+    let here = crate::config::value::RawValue::Text("here".to_owned());
+    raw.set(Key::Listen, here, Source::Flag("--listen"));
+    let found = raw.check(&machine(), bad).err().unwrap();
+    let sources: Vec<_> = found.iter().map(|one| one.source.to_string()).collect();
+    let wanted = [
+        "w.toml:1",
+        "w.toml:2",
+        "w.toml:3",
+        "w.toml:5",
+        "WEIR_DRAIN",
+        "WEIR_NO__SUCH",
+        "WEIR_SHARDS",
+        "--listen",
+    ];
+    assert_eq!(sources, wanted, "{found:#?}");
 }
 
 #[test]
@@ -157,14 +182,18 @@ fn a_queue_holds_at_least_one_message() {
 fn namespaces_inherit_and_are_checked() {
     assert!(check("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"b\"\n").is_ok());
     let found = faults(
-        "[[namespace]]\nslow = \"latest\"\n[[namespace]]\nname = \"a\"\n[[namespace]]\n\
-         name = \"a\"\n[[namespace]]\nname = \"a:b\"\n[[namespace]]\nname = \"c\"\nslow = \"no\"\n",
+        "[[namespace]]\nslow = \"newest\"\n[[namespace]]\nname = \"a\"\n[[namespace]]\n\
+         name = \"a\"\nslow_choice = 1\n[[namespace]]\nname = \"a:b\"\nslow = \"now\"\n\
+         [[namespace]]\nname = \"c\"\nslow = \"no\"\n",
     );
     let wanted = [
         "w.toml:1: namespace.name: is missing",
+        "w.toml:2: namespace.slow: is \"newest\", must be one of drop_oldest, drop_newest, latest, disconnect",
         "w.toml:5: namespace.name: \"a\" is configured twice",
-        "w.toml:8: namespace.name: is \"a:b\": must end before the ':'",
-        "w.toml:11: namespace.slow: is \"no\", must be one of drop_oldest, drop_newest, latest, disconnect",
+        "w.toml:7: namespace.slow_choice: is 1, must be true or false",
+        "w.toml:9: namespace.name: is \"a:b\": must end before the ':'",
+        "w.toml:10: namespace.slow: is \"now\", must be one of drop_oldest, drop_newest, latest, disconnect",
+        "w.toml:13: namespace.slow: is \"no\", must be one of drop_oldest, drop_newest, latest, disconnect",
     ];
     assert_eq!(found.len(), wanted.len(), "{found:#?}");
     for (line, text) in found.iter().zip(wanted) {
