@@ -4,7 +4,7 @@
 use super::deflate::inflater::{Inbound, Inflater, Inflaters, deflated_bytes_max};
 use super::error::ProtocolError;
 use super::frame::{HEADER_BYTES_MAX, Header, Opcode, parse_client_with};
-use super::mask::unmask;
+use super::mask::{push_unmasked, unmask};
 use super::utf8::{BLOCK_BYTES, check_front};
 
 /// What has arrived in part, of a message and of a frame in it or between.
@@ -228,13 +228,11 @@ impl Carry {
         Ok(ends.then_some(Complete::Carried(opcode)))
     }
 
-    /// Takes a piece of a message as it is: copies it, unmasks the copy and checks its text, all
-    /// while a block is in the nearest cache.
+    /// Takes a piece of a message that is not compressed. Checks its text block by block, while the
+    /// nearest cache has it.
     fn copy(&mut self, payload: &[u8], mask: [u8; 4], text: bool) -> Result<(), ProtocolError> {
         for block in payload.chunks(BLOCK_BYTES) {
-            let start = self.message.len();
-            self.message.extend_from_slice(block);
-            unmask(self.message.get_mut(start..).unwrap_or_default(), mask);
+            push_unmasked(block, mask, &mut self.message);
             if text {
                 self.check_text(false)?;
             }

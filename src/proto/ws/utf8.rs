@@ -1,6 +1,7 @@
 //! Text that arrives in pieces: checked block by block, refused at the first byte that is wrong.
 
 use super::error::ProtocolError;
+use super::mask::unmask;
 
 /// What is unmasked, moved and checked at once, so that each step finds it in the nearest cache. A
 /// whole number of masks.
@@ -25,6 +26,23 @@ pub(super) fn check_front(fresh: &[u8], ends: bool) -> Result<usize, ProtocolErr
         Err(cut) if cut.error_len().is_none() => Ok(front.len()),
         Err(_) => Err(ProtocolError::Utf8),
     }
+}
+
+/// Unmasks a whole text in place and checks it.
+///
+/// # Errors
+///
+/// It is no text.
+pub(super) fn unmask_text(text: &mut [u8], mask: [u8; 4]) -> Result<(), ProtocolError> {
+    let (mut checked, mut end) = (0, 0);
+    while end < text.len() {
+        let start = end;
+        end = text.len().min(start + BLOCK_BYTES);
+        unmask(text.get_mut(start..end).unwrap_or_default(), mask);
+        let fresh = text.get(checked..end).unwrap_or_default();
+        checked += check_front(fresh, end == text.len())?;
+    }
+    Ok(())
 }
 
 /// Where the last character starts. The end if that is more than a character away: such text is
