@@ -4,7 +4,8 @@
 use super::deflate::inflater::{Inbound, Inflater, Inflaters, deflated_bytes_max};
 use super::error::ProtocolError;
 use super::frame::{HEADER_BYTES_MAX, Header, Opcode, parse_client_with};
-use super::mask::unmask;
+use super::mask::{push_unmasked, unmask};
+use super::utf8::{BLOCK_BYTES, check_front};
 
 /// What has arrived in part, of a message and of a frame in it or between.
 ///
@@ -168,11 +169,10 @@ impl Carry {
         Ok(frame)
     }
 
-    /// Unmasks a piece of the open frame. Closes the frame with its last byte, then true.
-    fn unmask(&mut self, mut frame: OpenFrame, payload: &mut [u8]) -> bool {
-        unmask(payload, frame.mask);
-        frame.mask.rotate_left(payload.len() % 4);
-        frame.missing -= payload.len();
+    /// Counts a piece of the open frame. Closes the frame with its last byte, then true.
+    fn count(&mut self, mut frame: OpenFrame, len: usize) -> bool {
+        frame.mask.rotate_left(len % 4);
+        frame.missing -= len;
         let closed = frame.missing == 0;
         self.frame = (!closed).then_some(frame);
         closed
@@ -184,7 +184,8 @@ impl Carry {
         frame: OpenFrame,
         payload: &'i mut [u8],
     ) -> Option<Complete<'i>> {
-        let closed = self.unmask(frame, payload);
+        unmask(payload, frame.mask);
+        let closed = self.count(frame, payload.len());
         if closed && self.control.is_empty() {
             return Some(Complete::InInput(frame.opcode, payload));
         }
@@ -199,21 +200,24 @@ impl Carry {
         payload: &'i mut [u8],
         rules: &mut Rules<'_>,
     ) -> Result<Option<Complete<'i>>, ProtocolError> {
-        let ends = self.unmask(frame, payload) && frame.fin;
+        let ends = self.count(frame, payload.len()) && frame.fin;
         let is_text = self.kind == Some(Kind::Text);
         let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
         if ends {
             self.kind = None;
         }
         let inflated = match self.deflated.take() {
-            Some(deflated) => self.take_deflated(deflated, payload, ends, rules),
+            Some(deflated) => {
+                unmask(payload, frame.mask);
+                self.take_deflated(deflated, payload, ends, rules)
+            }
             None if ends && self.message.is_empty() => {
+                unmask(payload, frame.mask);
                 return Ok(Some(Complete::InInput(opcode, payload)));
             }
             None => {
-                self.grow(payload.len(), rules.message_bytes_max);
-                self.message.extend_from_slice(payload);
-                Ok(())
+                self.grow(payload.len(), frame.missing, rules.message_bytes_max);
+                self.copy(payload, frame.mask, is_text)
             }
         };
         if is_text {
@@ -222,6 +226,18 @@ impl Carry {
         }
         inflated?;
         Ok(ends.then_some(Complete::Carried(opcode)))
+    }
+
+    /// Takes a piece of a message that is not compressed. Checks its text block by block, while the
+    /// nearest cache has it.
+    fn copy(&mut self, payload: &[u8], mask: [u8; 4], text: bool) -> Result<(), ProtocolError> {
+        for block in payload.chunks(BLOCK_BYTES) {
+            push_unmasked(block, mask, &mut self.message);
+            if text {
+                self.check_text(false)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a piece of a compressed message.
@@ -260,24 +276,22 @@ impl Carry {
         Ok(())
     }
 
-    /// Makes room for `more` bytes: doubles what has arrived, but never past the limit.
-    fn grow(&mut self, more: usize, message_bytes_max: usize) {
+    /// Makes room for `more` bytes, the next ones of `missing` that end their frame. Takes what the
+    /// frame still wants too, or doubles what has arrived: twice that is the most it reserves.
+    fn grow(&mut self, more: usize, missing: usize, message_bytes_max: usize) {
         let len = self.message.len();
         let needed = len + more;
         if needed > self.message.capacity() {
-            let target = needed.max(len.saturating_mul(2).min(message_bytes_max));
-            self.message.reserve_exact(target - len);
+            let framed = (len + missing).min(needed.saturating_mul(2));
+            let doubled = len.saturating_mul(2).min(message_bytes_max);
+            self.message.reserve_exact(framed.max(doubled) - len);
         }
     }
 
     /// Checks the text that arrived since the last time; a character may still be cut at the end.
     fn check_text(&mut self, ends: bool) -> Result<(), ProtocolError> {
         let fresh = self.message.get(self.checked..).unwrap_or_default();
-        match std::str::from_utf8(fresh) {
-            Ok(_) => self.checked = self.message.len(),
-            Err(cut) if cut.error_len().is_none() && !ends => self.checked += cut.valid_up_to(),
-            Err(_) => return Err(ProtocolError::Utf8),
-        }
+        self.checked += check_front(fresh, ends)?;
         Ok(())
     }
 

@@ -21,6 +21,24 @@ pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     }
 }
 
+/// What [`push_unmasked`] moves at once: a store follows the other without a look at the length.
+const PUSH_BYTES: usize = 512;
+
+/// Appends `bytes` to `out` and unmasks them on the way: one pass over both, where a copy that is
+/// unmasked takes two.
+pub(super) fn push_unmasked(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    let (chunks, tail) = bytes.as_chunks::<PUSH_BYTES>();
+    if !chunks.is_empty() {
+        let key = [mask; PUSH_BYTES / 4];
+        for chunk in chunks {
+            out.extend(chunk.iter().zip(key.as_flattened()).map(|(byte, key)| byte ^ key));
+        }
+    }
+    let start = out.len();
+    out.extend_from_slice(tail);
+    unmask(out.get_mut(start..).unwrap_or_default(), mask);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +61,18 @@ mod tests {
                 naive(&mut expected[start..start + len], MASK);
                 assert_eq!(bytes, expected, "start {start}, length {len}");
             }
+        }
+    }
+
+    #[test]
+    fn pushing_agrees_with_unmasking_in_place() {
+        let bytes = (0..=255).cycle().take(1_600).collect::<Vec<u8>>();
+        for len in 0..=bytes.len() {
+            let mut expected = [b"front", &bytes[..len]].concat();
+            naive(&mut expected[5..], MASK);
+            let mut out = b"front".to_vec();
+            push_unmasked(&bytes[..len], MASK, &mut out);
+            assert_eq!(out, expected, "length {len}");
         }
     }
 

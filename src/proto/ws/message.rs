@@ -9,6 +9,7 @@ use super::deflate::{Inbound, Inflaters};
 use super::error::ProtocolError;
 use super::frame::{Opcode, parse_client_with};
 use super::mask::unmask;
+use super::utf8::{BLOCK_BYTES, unmask_text};
 
 /// A message, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +113,10 @@ impl Decoder {
                 && let Some(frame) = input.split_off_mut(..size.saturating_add(header.payload_len))
             {
                 let payload = frame.get_mut(size..).unwrap_or_default();
+                if header.opcode == Opcode::Text && payload.len() > BLOCK_BYTES {
+                    unmask_text(payload, header.mask)?;
+                    return Ok(Some(Message::Text(payload)));
+                }
                 unmask(payload, header.mask);
                 return whole(header.opcode, payload).map(Some);
             }

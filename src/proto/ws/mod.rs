@@ -7,5 +7,6 @@ pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod message;
+mod utf8;
 
 pub use error::ProtocolError;

@@ -278,6 +278,43 @@ fn what_is_announced_is_not_reserved() {
 }
 
 #[test]
+fn the_rest_of_a_frame_is_reserved_once_most_of_it_is_there() {
+    let bytes = frame(Opcode::Binary, true, &[7; 1000]);
+    let mut decoder = Decoder::new();
+    let mut start = 0;
+    // The header has 8 bytes. Twice what arrived, until that is the whole frame.
+    for (end, reserved) in [(10, 4), (408, 800), (508, 800), (1_007, 1_000)] {
+        let mut piece = bytes[start..end].to_vec();
+        start = end;
+        assert_eq!(decoder.next(&mut piece.as_mut_slice(), MAX), Ok(None));
+        assert_eq!(decoder.carry.as_ref().unwrap().reserved(), reserved, "{end} bytes arrived");
+    }
+}
+
+#[test]
+fn text_longer_than_a_block_is_checked_over_its_edges() {
+    const MAX: usize = 40_000;
+    // Three bytes do not divide a block: an edge cuts a character.
+    let good = "\u{20AC}".repeat(10_000);
+    for bad in [None, Some(0), Some(8_191), Some(8_192), Some(16_384), Some(29_999)] {
+        let mut payload = good.clone().into_bytes();
+        let expected = match bad {
+            Some(at) => {
+                payload[at] = 0xFF;
+                (vec![], Err(ProtocolError::Utf8))
+            }
+            None => (vec![text(&good)], Ok(())),
+        };
+        let bytes = frame(Opcode::Text, true, &payload);
+        for cut in [0, 1, 3, 8, 9, 4_000, 8_192, 8_200, 8_201, 16_393, 30_007] {
+            let (left, right) = bytes.split_at(cut);
+            assert_eq!(run([left, right], MAX), expected, "bad at {bad:?}, cut at {cut}");
+        }
+        assert_eq!(run(bytes.chunks(1_001), MAX), expected, "bad at {bad:?}");
+    }
+}
+
+#[test]
 fn text_is_checked_across_fragments_and_refused_at_the_first_bad_byte() {
     let good = "\u{3BA}\u{1F600}\u{20AC}z";
     for cut in 0..=good.len() {

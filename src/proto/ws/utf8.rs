@@ -1,0 +1,55 @@
+//! Text that arrives in pieces: checked block by block, refused at the first byte that is wrong.
+
+use super::error::ProtocolError;
+use super::mask::unmask;
+
+/// What is unmasked, moved and checked at once, so that each step finds it in the nearest cache. A
+/// whole number of masks.
+pub(super) const BLOCK_BYTES: usize = 8 * 1024;
+
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(4));
+
+/// Checks `fresh`, text behind whole characters. Returns how much of it is whole characters too:
+/// all of it if it `ends` the text, else its last character may be cut.
+///
+/// # Errors
+///
+/// `fresh` is no text, whatever follows.
+pub(super) fn check_front(fresh: &[u8], ends: bool) -> Result<usize, ProtocolError> {
+    let cut = if ends { fresh.len() } else { last_start(fresh) };
+    let (front, last) = fresh.split_at(cut);
+    if simdutf8::basic::from_utf8(front).is_err() {
+        return Err(ProtocolError::Utf8);
+    }
+    match std::str::from_utf8(last) {
+        Ok(_) => Ok(fresh.len()),
+        Err(cut) if cut.error_len().is_none() => Ok(front.len()),
+        Err(_) => Err(ProtocolError::Utf8),
+    }
+}
+
+/// Unmasks a whole text in place and checks it.
+///
+/// # Errors
+///
+/// It is no text.
+pub(super) fn unmask_text(text: &mut [u8], mask: [u8; 4]) -> Result<(), ProtocolError> {
+    let (mut checked, mut end) = (0, 0);
+    while end < text.len() {
+        let start = end;
+        end = text.len().min(start + BLOCK_BYTES);
+        unmask(text.get_mut(start..end).unwrap_or_default(), mask);
+        let fresh = text.get(checked..end).unwrap_or_default();
+        checked += check_front(fresh, end == text.len())?;
+    }
+    Ok(())
+}
+
+/// Where the last character starts. The end if that is more than a character away: such text is
+/// wrong before it.
+fn last_start(text: &[u8]) -> usize {
+    let near = text.len().saturating_sub(4);
+    let starts = |byte: &u8| byte & 0xC0 != 0x80;
+    let last = text.get(near..).unwrap_or_default().iter().rposition(starts);
+    last.map_or(text.len(), |at| near + at)
+}
