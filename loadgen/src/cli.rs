@@ -1,12 +1,14 @@
 //! The command line.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::blaster::Blast;
 use crate::clock;
+use crate::compare::{self, Outcome};
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
 use crate::report::Report;
@@ -23,9 +25,10 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
   weir-loadgen fanout --window 16 --html report.html ws://127.0.0.1:8080/ws
   weir-loadgen self-test
+  weir-loadgen compare base.json head.json --max-regression 5%
 
-Exit codes: 0 the figures hold, 1 --verify found violations, 2 the run is invalid (the reason is
-printed), 3 the server cannot be measured, 4 the machine's limits do not allow it, 5 the report
+Exit codes: 0 the figures hold, 1 --verify found violations or compare a regression, 2 the run is
+invalid or the reports cannot be compared (the reason is printed), 3 the server cannot be measured, 4 the machine's limits do not allow it, 5 the report
 cannot be written, 64 usage. Only 127.0.0.0/8 and [::1] are loaded.";
 
 /// Finds out what a WebSocket event gateway does on this machine.
@@ -33,7 +36,7 @@ cannot be written, 64 usage. Only 127.0.0.0/8 and [::1] are loaded.";
 #[command(name = "weir-loadgen", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
     /// Also write the report to this file, as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<String>,
@@ -43,6 +46,22 @@ pub(crate) struct Cli {
     /// Show no progress.
     #[arg(long, short, global = true)]
     quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Measure(Box<Scenario>),
+    /// Two reports, or two folders of them, side by side; fails on a regression.
+    Compare {
+        /// What was, as JSON.
+        base: PathBuf,
+        /// What is, as JSON.
+        head: PathBuf,
+        /// How much worse a figure may be.
+        #[arg(long, default_value = "5%", value_parser = compare::share, value_name = "P")]
+        max_regression: f64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,12 +184,22 @@ struct FanoutArgs {
 }
 
 impl Cli {
-    /// Runs the scenario, prints and writes its report, and says the exit code.
+    /// Runs the command, prints and writes its report, and says the exit code.
     pub(crate) fn run(self) -> Result<u8, RunError> {
-        let report = self.scenario.run(!self.quiet)?;
-        let mut out = std::io::stdout().lock();
-        // A closed pipe must not change the exit code.
-        drop(write!(out, "{report}").and_then(|()| out.flush()));
+        if !matches!(self.command, Command::Measure(_))
+            && (self.json.is_some() || self.html.is_some())
+        {
+            return Err(RunError::Usage("--json and --html belong to a single run".to_owned()));
+        }
+        let report = match self.command {
+            Command::Measure(scenario) => scenario.run(!self.quiet)?,
+            Command::Compare { base, head, max_regression } => {
+                let (text, outcomes) = compare::run(&base, &head, max_regression);
+                show(&text);
+                return Ok(Outcome::code(&outcomes));
+            }
+        };
+        show(&report.to_string());
         if let Some(path) = &self.json {
             report.write(path)?;
         }
@@ -179,6 +208,12 @@ impl Cli {
         }
         Ok(report.exit_code())
     }
+}
+
+/// Prints; a closed pipe must not change the exit code.
+fn show(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 impl Scenario {
