@@ -16,6 +16,8 @@ use crate::scenario::common::{Connecting, Subscribing};
 use crate::scenario::connect::{self, Holding};
 use crate::scenario::fanout::{self, Times};
 use crate::scenario::self_test;
+use crate::suite::run::Suite;
+use crate::suite::set::Scale;
 use crate::target::Target;
 
 const EXAMPLES: &str = "Examples:
@@ -25,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
   weir-loadgen fanout --window 16 --html report.html ws://127.0.0.1:8080/ws
   weir-loadgen self-test
+  weir-loadgen suite --server target/release/weir --out target/suite
   weir-loadgen compare base.json head.json --max-regression 5%
 
 Exit codes: 0 the figures hold, 1 --verify found violations or compare a regression, 2 the run is
@@ -61,6 +64,18 @@ enum Command {
         /// How much worse a figure may be.
         #[arg(long, default_value = "5%", value_parser = compare::share, value_name = "P")]
         max_regression: f64,
+    },
+    /// Starts a gateway, runs the standard set against it, and stops it.
+    Suite {
+        /// The gateway's program; it is started as `PATH serve --listen ADDRESS --shards N`.
+        #[arg(long, value_name = "PATH")]
+        server: PathBuf,
+        /// How much is run.
+        #[arg(long, value_enum, default_value = "small")]
+        scale: Scale,
+        /// The folder for reports, pages, logs and their index.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -197,6 +212,12 @@ impl Cli {
                 let (text, outcomes) = compare::run(&base, &head, max_regression);
                 show(&text);
                 return Ok(Outcome::code(&outcomes));
+            }
+            Command::Suite { server, scale, out } => {
+                let suite = Suite { server, scale, out, progress: !self.quiet };
+                let (text, code) = suite.run()?;
+                show(&text);
+                return Ok(code);
             }
         };
         show(&report.to_string());

@@ -91,6 +91,10 @@ impl fmt::Display for Fault {
 /// Why there is no result at all.
 #[derive(Debug)]
 pub(crate) enum RunError {
+    /// A gateway that was started here does not serve.
+    Gateway(String),
+    /// The user ended a suite.
+    Interrupted,
     /// The machine's limits do not allow the run; the text says what to do.
     Machine(String),
     /// The report could not be written.
@@ -105,7 +109,8 @@ impl RunError {
     /// The exit code; 1 and 2 belong to runs that took place.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Server { .. } => 3,
+            Self::Gateway(_) | Self::Server { .. } => 3,
+            Self::Interrupted => 130,
             Self::Machine(_) => 4,
             Self::Report { .. } => 5,
             Self::Usage(_) => 64,
@@ -116,7 +121,8 @@ impl RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Machine(text) | Self::Usage(text) => f.write_str(text),
+            Self::Interrupted => f.write_str("interrupted; the server was stopped"),
+            Self::Gateway(text) | Self::Machine(text) | Self::Usage(text) => f.write_str(text),
             Self::Report { path, error } => write!(f, "cannot write the report to {path}: {error}"),
             Self::Server { url, fault } => write!(f, "{url}: {fault}"),
         }

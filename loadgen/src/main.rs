@@ -4,7 +4,7 @@
 //! Exit codes: 0 the figures hold; 1 `--verify` found violations, or `compare` a regression; 2 the
 //! run is invalid, or the reports cannot be compared; 3 the
 //! server cannot be measured; 4 the machine's limits do not allow it; 5 the report cannot be
-//! written; 64 the command line makes no sense.
+//! written; 130 a suite was interrupted; 64 the command line makes no sense.
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
@@ -23,6 +23,7 @@ mod process;
 mod report;
 mod scenario;
 mod series;
+mod suite;
 mod target;
 mod verdict;
 mod wire;

@@ -5,6 +5,7 @@ mod compare;
 mod fanout;
 mod relay;
 mod schema;
+mod suite;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
