@@ -20,6 +20,7 @@ mod latency;
 mod machine;
 mod plan;
 mod process;
+mod progress;
 mod report;
 mod scenario;
 mod series;

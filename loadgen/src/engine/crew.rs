@@ -64,18 +64,14 @@ impl Crew {
     }
 
     /// Waits until every connection is ready or has failed; bounded by each one's own limit.
-    pub(crate) fn opened(&self, progress: impl Fn(Total)) -> Total {
+    pub(crate) fn opened(&self, mut progress: impl FnMut(Total)) -> Total {
         let wanted = u64::from(self.wanted.connections);
-        let mut shown = clock::now();
         loop {
             let total = self.shared.total();
             if total.ready + total.failed >= wanted || self.is_over() {
                 return total;
             }
-            if clock::now() - shown > SECOND {
-                shown = clock::now();
-                progress(total);
-            }
+            progress(total);
             clock::sleep(SECOND / 2_000);
         }
     }

@@ -9,6 +9,7 @@ use crate::fault::{Fault, Invalid, RunError};
 use crate::host::Host;
 use crate::machine;
 use crate::process::{self, Sample};
+use crate::progress::Progress;
 use crate::report::{Client, Connect, Report, SCHEMA, Server};
 use crate::target::Target;
 
@@ -71,12 +72,9 @@ impl Connecting {
             sample: subscribing.sample,
         })?;
         crew.watch(self.server_pid);
-        let opened = crew.opened(|total| {
-            if self.progress {
-                let Total { ready, failed, .. } = total;
-                eprintln!("opening: {ready} of {} ready, {failed} failed", self.connections);
-            }
-        });
+        let mut progress = self.progress.then(|| Progress::new(self.connections));
+        let opened = crew.opened(|total| progress.iter_mut().for_each(|bar| bar.show(total)));
+        drop(progress);
         match crew.fault() {
             Some(fault) if opened.ready == 0 => Err(self.server_error(fault)),
             Some(_) | None => Ok(crew),
