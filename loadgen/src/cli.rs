@@ -1,4 +1,6 @@
-//! The command line.
+//! The command line. The arguments of the larger scenarios stand in files of their own.
+
+mod publish;
 
 use std::io::Write;
 use std::time::Duration;
@@ -68,6 +70,13 @@ enum Scenario {
         server: ServerArgs,
         #[command(flatten)]
         fanout: FanoutArgs,
+    },
+    /// Ingest: many publishers, over WebSocket or HTTP, each event acknowledged.
+    Publish {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        publish: publish::PublishArgs,
     },
     /// What this generator itself can receive, from a blaster it brings along.
     #[command(name = "self-test")]
@@ -186,6 +195,7 @@ impl Scenario {
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
             Self::Fanout { server, fanout } => fanout.run(&server.connecting(progress)),
+            Self::Publish { server, publish } => publish.run(&server.connecting(progress)),
             Self::SelfTest { connections, threads, size, batch, duration, verify } => {
                 let mut subscribing = subscribing(1, 1);
                 subscribing.verify = verify;

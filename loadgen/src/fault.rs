@@ -9,6 +9,8 @@ use crate::wire::frame::FrameError;
 /// What a server did to one connection that it should not have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// It answered in chunks.
+    Chunked,
     /// It broke the framing.
     BadFrame(FrameError),
     /// It sent a close frame.
@@ -29,11 +31,18 @@ pub(crate) enum Fault {
     Silent { seconds: u64 },
     /// It did not take a few hundred bytes on a fresh connection.
     Stuck,
+    /// It answered something that nobody asked for.
+    Unasked { number: u64 },
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
     WrongAccept,
 }
 
 impl Fault {
+    /// Text that is not what it should be, shown in part.
+    pub(crate) fn not_json(text: &[u8]) -> Self {
+        Self::NotJson(String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned())
+    }
+
     /// What the payload of a close frame says.
     pub(crate) fn closed(payload: &[u8]) -> Self {
         let (code, reason) = match payload.split_first_chunk::<2>() {
@@ -58,6 +67,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadFrame(error) => write!(f, "the server breaks RFC 6455: {error}"),
+            Self::Chunked => f.write_str(
+                "the server answers in chunks (Transfer-Encoding), which this program does not read",
+            ),
             Self::Closed { code: Some(code), reason } => {
                 write!(f, "the server closed the connection with code {code} ({reason})")
             }
@@ -81,6 +93,9 @@ impl fmt::Display for Fault {
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
             Self::Stuck => f.write_str("the server does not read from a fresh connection"),
+            Self::Unasked { number } => {
+                write!(f, "the server answered what was not asked: {number}")
+            }
             Self::WrongAccept => {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit the key")
             }
@@ -134,6 +149,10 @@ pub(crate) enum Invalid {
     GeneratorSaturated { percent: u64 },
     /// What arrived or was told is not what was published.
     Missing { deliveries: u64 },
+    /// Commands had no answer.
+    Unanswered { commands: u64 },
+    /// No event was acknowledged.
+    NothingAccepted,
     /// Nothing was received while it was measured.
     Nothing,
     /// The server refused publishes.
@@ -163,6 +182,8 @@ impl fmt::Display for Invalid {
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
+            Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
+            Self::NothingAccepted => f.write_str("no event was accepted"),
             Self::Nothing => f.write_str("nothing was received while it was measured"),
             Self::PublishRefused { errors, first } => {
                 write!(f, "{errors} publishes were refused; the first: {first}")

@@ -51,6 +51,18 @@ fn lay_out(
     Ok(Layout { threads, private_tables: needed > 1, sources })
 }
 
+/// Whether `connections` fit into the one descriptor table of this process.
+pub(crate) fn one_table(connections: u32) -> Result<(), RunError> {
+    let (limit, wanted) = (descriptors_max(), u64::from(connections) + SPARE_DESCRIPTORS);
+    if wanted <= limit {
+        return Ok(());
+    }
+    Err(RunError::Machine(format!(
+        "{connections} publishers need {wanted} descriptors and the limit is {limit}: use fewer, or \
+         raise the limit (ulimit -n)"
+    )))
+}
+
 /// Raises the soft limit of descriptors to the hard one and returns it.
 fn descriptors_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);

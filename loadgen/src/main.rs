@@ -18,6 +18,7 @@ mod plan;
 mod process;
 mod report;
 mod scenario;
+mod sections;
 mod target;
 mod verdict;
 mod wire;

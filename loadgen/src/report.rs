@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::fault::{Invalid, RunError};
 use crate::latency::Summary;
+use crate::sections::Sections;
 use crate::verdict::Verdict;
 
 /// Violations shown in the table; JSON has those that were kept.
@@ -29,6 +30,9 @@ pub(crate) struct Report {
     pub(crate) idle: Option<Idle>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fanout: Option<Fanout>,
+    /// One for each other scenario.
+    #[serde(flatten)]
+    pub(crate) sections: Sections,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<Server>,
     pub(crate) client: Client,
@@ -37,7 +41,7 @@ pub(crate) struct Report {
 }
 
 /// How connections came up.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Connect {
     pub(crate) ready: u64,
     pub(crate) seconds: f64,
@@ -144,6 +148,7 @@ impl Report {
         if let Some(fanout) = &self.fanout {
             rows.fanout(fanout);
         }
+        self.sections.rows(&mut rows);
         if let Some(server) = &self.server {
             let mib = server.rss_bytes >> 20;
             rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
@@ -188,15 +193,16 @@ impl fmt::Display for Report {
     }
 }
 
+/// The lines of the table.
 #[derive(Default)]
-struct Rows(Vec<(String, String)>);
+pub(crate) struct Rows(Vec<(String, String)>);
 
 impl Rows {
-    fn add(&mut self, name: &str, value: String) {
+    pub(crate) fn add(&mut self, name: &str, value: String) {
         self.0.push((name.to_owned(), value));
     }
 
-    fn summary(&mut self, name: &str, summary: Option<Summary>) {
+    pub(crate) fn summary(&mut self, name: &str, summary: Option<Summary>) {
         let Some(Summary { samples, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = summary else {
             return;
         };

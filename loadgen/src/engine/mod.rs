@@ -3,7 +3,10 @@
 
 pub(crate) mod books;
 pub(crate) mod crew;
+pub(crate) mod ingest;
+pub(crate) mod lane;
 pub(crate) mod ledger;
+pub(crate) mod pending;
 pub(crate) mod publisher;
 pub(crate) mod shared;
 pub(crate) mod socket;

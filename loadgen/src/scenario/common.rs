@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::clock::{self, SECOND};
 use crate::engine::crew::{Crew, Result as CrewResult};
-use crate::engine::shared::{Total, Wanted};
+use crate::engine::shared::{Shared, Total, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
 use crate::machine;
 use crate::process::{self, Sample};
 use crate::report::{Client, Connect, Report, Server};
+use crate::sections::Sections;
 use crate::target::Target;
 
 /// How to connect, as the command line says.
@@ -48,11 +49,7 @@ impl Connecting {
     /// Checks the machine and meets the server, then opens all connections.
     pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
         let layout = machine::layout(self.connections, self.threads, self.sources)?;
-        if let Some(pid) = self.server_pid
-            && process::sample(pid).is_none()
-        {
-            return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
-        }
+        self.check_pid()?;
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let crew = Crew::start(Wanted {
             target: self.target.clone(),
@@ -81,15 +78,25 @@ impl Connecting {
         }
     }
 
+    /// A process that is to be watched must be there.
+    pub(crate) fn check_pid(&self) -> Result<(), RunError> {
+        match self.server_pid.filter(|pid| process::sample(*pid).is_none()) {
+            Some(pid) => {
+                Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn server_error(&self, fault: Fault) -> RunError {
         RunError::Server { url: self.target.url(), fault }
     }
 
     /// Where things stand.
-    pub(crate) fn moment(&self, crew: &Crew) -> Moment {
+    pub(crate) fn moment(&self, shared: &Shared) -> Moment {
         Moment {
             at: clock::now(),
-            total: crew.shared.total(),
+            total: shared.total(),
             server: self.server_pid.and_then(process::sample),
         }
     }
@@ -109,10 +116,9 @@ impl Connecting {
         })
     }
 
-    /// A report with what all scenarios tell.
-    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
-        let ready = done.books.iter().map(|book| book.ready_count()).sum();
-        let mut report = Report {
+    /// A report that tells nothing yet.
+    pub(crate) fn blank(&self, scenario: &'static str, threads: u32) -> Report {
+        Report {
             schema: "weir-loadgen/1",
             scenario,
             url: self.target.url(),
@@ -120,6 +126,20 @@ impl Connecting {
             threads,
             invalid: Vec::new(),
             notes: Vec::new(),
+            connect: Connect::default(),
+            idle: None,
+            fanout: None,
+            sections: Sections::default(),
+            server: None,
+            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
+            verdict: None,
+        }
+    }
+
+    /// A report with what all scenarios tell.
+    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
+        let ready = done.books.iter().map(|book| book.ready_count()).sum();
+        let mut report = Report {
             connect: Connect {
                 ready,
                 seconds: ratio(done.opening_ns, SECOND),
@@ -127,11 +147,7 @@ impl Connecting {
                 handshake: done.handshakes.summary(),
                 until_ready: done.ready.summary(),
             },
-            idle: None,
-            fanout: None,
-            server: None,
-            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
-            verdict: None,
+            ..self.blank(scenario, threads)
         };
         if done.refused > 0 {
             report.invalidate(Some(Invalid::Refused {

@@ -39,16 +39,16 @@ pub(crate) fn run(
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
-    let mut span = (connecting.moment(&crew), connecting.moment(&crew));
+    let mut span = (connecting.moment(&crew.shared), connecting.moment(&crew.shared));
     let mut published = (0, 0);
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
-        span.0 = connecting.moment(&crew);
+        span.0 = connecting.moment(&crew.shared);
         published.0 = sent(&crew);
         hold(&crew, times.duration);
-        span.1 = connecting.moment(&crew);
+        span.1 = connecting.moment(&crew.shared);
         published.1 = sent(&crew);
         crew.shared.enter(Phase::Drain);
         drain(&crew, times.drain);

@@ -3,4 +3,5 @@
 pub(crate) mod common;
 pub(crate) mod connect;
 pub(crate) mod fanout;
+pub(crate) mod publish;
 pub(crate) mod self_test;

@@ -7,6 +7,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 
 const EVENT: &[u8] = b"{\"type\":\"event\",\"channel\":\"";
+const PUBLISHED: &[u8] = b"{\"type\":\"published\",\"id\":";
 const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
 const DUE: &[u8] = b"\"ts\":";
@@ -29,9 +30,12 @@ pub(crate) struct Event<'a> {
 pub(crate) struct Push<'a> {
     #[serde(rename = "type", borrow)]
     pub(crate) kind: Cow<'a, str>,
+    pub(crate) id: Option<u64>,
     #[serde(borrow)]
     pub(crate) channel: Option<Cow<'a, str>>,
     pub(crate) offset: Option<u64>,
+    /// A number in `disconnect`, a name in `error`.
+    pub(crate) code: Option<serde_json::Value>,
     pub(crate) from: Option<serde_json::Value>,
     pub(crate) to: Option<u64>,
     #[serde(borrow)]
@@ -77,6 +81,14 @@ pub(crate) fn event(text: &[u8]) -> Option<Event<'_>> {
     Some(Event { channel, offset, rest })
 }
 
+/// The id and the offset of a `published` answer; `None` when it is something else.
+pub(crate) fn published(text: &[u8]) -> Option<(u64, u64)> {
+    let (id, rest) = number(text.strip_prefix(PUBLISHED)?)?;
+    let at = memchr::memmem::find(rest, OFFSET)?;
+    let (offset, _) = number(&rest[at + OFFSET.len()..])?;
+    Some((id, offset))
+}
+
 /// The decimal number at the front, and what follows it.
 pub(crate) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
@@ -101,6 +113,16 @@ mod tests {
         assert_eq!((event.channel, event.offset), (b"load:7".as_slice(), 58));
         assert_eq!(marks.due(&event), Some(42), "the publisher's mark, not the server's");
         assert!(!marks.is_snapshot(&event));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_found_by_its_marks() {
+        let text = br#"{"type":"published","id":3,"channel":"a","epoch":"k3Zq","offset":58}"#;
+        assert_eq!(published(text), Some((3, 58)));
+        for cut in 0..text.len() - 3 {
+            assert_eq!(published(&text[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(published(TEXT), None);
     }
 
     #[test]

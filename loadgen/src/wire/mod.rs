@@ -3,4 +3,5 @@
 
 pub(crate) mod frame;
 pub(crate) mod handshake;
+pub(crate) mod http;
 pub(crate) mod marks;

@@ -2,6 +2,7 @@
 
 mod bad_servers;
 mod fanout;
+mod publish;
 mod relay;
 
 use std::process::{Command, Stdio};

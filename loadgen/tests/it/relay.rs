@@ -14,6 +14,8 @@ pub(crate) enum Sin {
     None,
     /// Ends the connection.
     Cut,
+    /// Answers no publish from offset 5 on.
+    Deaf,
     /// Does not send it and does not say so.
     Drop,
     /// Sends text that is not JSON.
@@ -24,6 +26,8 @@ pub(crate) enum Sin {
     Refuse,
     /// Sends it twice.
     Repeat,
+    /// Acknowledges what nobody published.
+    Unasked,
 }
 
 enum Said {
@@ -117,8 +121,35 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
             send(&mut streams, id, &answer);
         } else {
             publish(channel, &name, &text, (&mut streams, sin));
+            if let Some(rest) = text.strip_prefix(r#"{"type":"publish","id":"#) {
+                let number = rest.split(',').next().expect("a number");
+                let offset = channel.offset;
+                let answer = match sin {
+                    Sin::Deaf if offset >= 5 => continue,
+                    Sin::Refuse => {
+                        format!(r#"{{"type":"error","id":{number},"code":"overloaded"}}"#)
+                    }
+                    Sin::Repeat if offset == 5 => published(number, &name, 4),
+                    Sin::Drop if offset == 5 => published(number, &name, 6),
+                    Sin::Unasked => published("9999999", &name, offset),
+                    Sin::Cut
+                    | Sin::Deaf
+                    | Sin::Drop
+                    | Sin::Garbage
+                    | Sin::Lag
+                    | Sin::None
+                    | Sin::Repeat => published(number, &name, offset),
+                };
+                send(&mut streams, id, &answer);
+            }
         }
     }
+}
+
+fn published(id: &str, channel: &str, offset: u64) -> String {
+    format!(
+        r#"{{"type":"published","id":{id},"channel":"{channel}","epoch":"e","offset":{offset}}}"#
+    )
 }
 
 fn publish(
@@ -135,7 +166,7 @@ fn publish(
     for (at, id) in channel.subscribers.iter().enumerate() {
         match sin {
             _ if at > 0 || offset != 5 => send(streams, *id, &event),
-            Sin::None | Sin::Refuse => send(streams, *id, &event),
+            Sin::Deaf | Sin::None | Sin::Refuse | Sin::Unasked => send(streams, *id, &event),
             Sin::Cut => drop(streams.remove(id).map(|s| s.shutdown(std::net::Shutdown::Both))),
             Sin::Drop => {}
             Sin::Garbage => send(streams, *id, "no JSON"),
