@@ -1,5 +1,7 @@
 //! The command line. The arguments of the larger scenarios stand in files of their own.
 
+mod echo;
+mod feeding;
 mod publish;
 
 use std::io::Write;
@@ -9,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::blaster::Blast;
 use crate::clock;
+use crate::engine::conduct::Conduct;
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
 use crate::report::Report;
@@ -77,6 +80,41 @@ enum Scenario {
         server: ServerArgs,
         #[command(flatten)]
         publish: publish::PublishArgs,
+    },
+    /// A share of the clients stalls or reads a trickle while the others are measured.
+    Slow {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        slow: feeding::SlowArgs,
+    },
+    /// Clients subscribe, unsubscribe and reconnect at a rate while events flow.
+    Churn {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        churn: feeding::ChurnArgs,
+    },
+    /// Clients are cut at random and come back with `since`.
+    Recover {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        recover: feeding::RecoverArgs,
+    },
+    /// All clients are cut at once and come back with `since`.
+    Storm {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        storm: feeding::StormArgs,
+    },
+    /// From request to answer: latency and rate.
+    Echo {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        echo: echo::EchoArgs,
     },
     /// What this generator itself can receive, from a blaster it brings along.
     #[command(name = "self-test")]
@@ -194,8 +232,16 @@ impl Scenario {
                 let subscribing = subscribing(channels, u32::from(channels > 0));
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
-            Self::Fanout { server, fanout } => fanout.run(&server.connecting(progress)),
+            Self::Fanout { server, fanout } => {
+                let (subscribing, feed, times) = fanout.parts()?;
+                fanout::run(&server.connecting(progress), subscribing, feed, times)
+            }
             Self::Publish { server, publish } => publish.run(&server.connecting(progress)),
+            Self::Slow { server, slow } => slow.run(&server.connecting(progress)),
+            Self::Churn { server, churn } => churn.run(&server.connecting(progress)),
+            Self::Recover { server, recover } => recover.run(&server.connecting(progress)),
+            Self::Storm { server, storm } => storm.run(&server.connecting(progress)),
+            Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
             Self::SelfTest { connections, threads, size, batch, duration, verify } => {
                 let mut subscribing = subscribing(1, 1);
                 subscribing.verify = verify;
@@ -237,7 +283,8 @@ impl ServerArgs {
 }
 
 impl FanoutArgs {
-    fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    /// What to subscribe to, what to publish, and for how long.
+    fn parts(self) -> Result<(Subscribing, Feed, Times), RunError> {
         if self.per_connection > self.channels {
             return Err(RunError::Usage(format!(
                 "--per-connection {} needs at least as many --channels",
@@ -255,7 +302,7 @@ impl FanoutArgs {
             drain: self.drain,
             late_max: Duration::from_millis(self.late_max),
         };
-        fanout::run(connecting, subscribing, feed, times)
+        Ok((subscribing, feed, times))
     }
 }
 
@@ -267,6 +314,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         prefix: format!("r{:x}.", clock::now()),
         verify: false,
         sample: 16,
+        conduct: Conduct::Steady,
     }
 }
 

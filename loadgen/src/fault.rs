@@ -29,7 +29,7 @@ pub(crate) enum Fault {
     Refused(String),
     /// It did not answer in time.
     Silent { seconds: u64 },
-    /// It did not take a few hundred bytes on a fresh connection.
+    /// It did not take a few hundred bytes.
     Stuck,
     /// It answered something that nobody asked for.
     Unasked { number: u64 },
@@ -92,7 +92,7 @@ impl fmt::Display for Fault {
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
-            Self::Stuck => f.write_str("the server does not read from a fresh connection"),
+            Self::Stuck => f.write_str("the server does not take what is sent to it"),
             Self::Unasked { number } => {
                 write!(f, "the server answered what was not asked: {number}")
             }
@@ -151,8 +151,12 @@ pub(crate) enum Invalid {
     Missing { deliveries: u64 },
     /// Commands had no answer.
     Unanswered { commands: u64 },
+    /// No request was answered while it was measured.
+    NothingAnswered,
     /// No event was acknowledged.
     NothingAccepted,
+    /// Connections that left did not come back.
+    NotBack { away: u64, why: Option<Fault> },
     /// Nothing was received while it was measured.
     Nothing,
     /// The server refused publishes.
@@ -183,6 +187,11 @@ impl fmt::Display for Invalid {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
             Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
+            Self::NotBack { away, why } => {
+                write!(f, "{away} connections did not come back in time")?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
+            }
+            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
             Self::NothingAccepted => f.write_str("no event was accepted"),
             Self::Nothing => f.write_str("nothing was received while it was measured"),
             Self::PublishRefused { errors, first } => {

@@ -73,7 +73,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
-    /// Over the whole run: what should have come, what came, what was told by `lagged`.
+    /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
+    /// what was told by `lagged`.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
@@ -233,13 +234,12 @@ impl Rows {
                 fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
             ),
         );
-        self.add(
-            "whole run",
-            format!(
-                "{} expected, {} delivered, {} told lost",
-                fanout.expected_total, fanout.delivered_total, fanout.told_total
-            ),
-        );
+        let Fanout { expected_total, delivered_total, told_total, .. } = fanout;
+        let mut whole = format!("{delivered_total} delivered, {told_total} told lost");
+        if *expected_total > 0 {
+            whole = format!("{expected_total} expected, {whole}");
+        }
+        self.add("whole run", whole);
         self.summary("latency", fanout.latency);
         self.summary("own lateness", fanout.lateness);
         if fanout.held_back + fanout.stalls > 0 {

@@ -63,6 +63,7 @@ struct Publisher {
     text: Vec<u8>,
     fill: Vec<u8>,
     total: u64,
+    seats: u64,
     window: Window,
     done: Published,
 }
@@ -100,6 +101,7 @@ pub(crate) fn start(
         gone: 0,
         text: Vec::new(),
         total: 0,
+        seats: wanted.seats(),
         window: Window::default(),
         wanted,
         shared,
@@ -193,7 +195,7 @@ impl Publisher {
             self.window.moved_at = now;
         }
         let channels = u128::from(self.wanted.channels);
-        let mean = u128::from(taken) * channels / u128::from(self.wanted.seats().max(1));
+        let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
         let mean = u64::try_from(mean).unwrap_or(u64::MAX) + self.window.forgiven;
         let ahead = self.total.saturating_sub(mean);
         if ahead >= self.feed.window && now.saturating_sub(self.window.moved_at) > SECOND {

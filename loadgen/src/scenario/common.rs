@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
+use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::shared::{Shared, Total, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
@@ -35,6 +36,7 @@ pub(crate) struct Subscribing {
     pub(crate) prefix: String,
     pub(crate) verify: bool,
     pub(crate) sample: u64,
+    pub(crate) conduct: Conduct,
 }
 
 /// Everything that is sampled at the edges of a measurement.
@@ -65,6 +67,7 @@ impl Connecting {
             prefix: subscribing.prefix,
             verify: subscribing.verify,
             sample: subscribing.sample,
+            conduct: subscribing.conduct,
         })?;
         let opened = crew.opened(|total| {
             if self.progress {

@@ -34,6 +34,11 @@ pub(crate) struct Push<'a> {
     #[serde(borrow)]
     pub(crate) channel: Option<Cow<'a, str>>,
     pub(crate) offset: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) epoch: Option<Cow<'a, str>>,
+    pub(crate) recovered: Option<bool>,
+    #[serde(default)]
+    pub(crate) updated: bool,
     /// A number in `disconnect`, a name in `error`.
     pub(crate) code: Option<serde_json::Value>,
     pub(crate) from: Option<serde_json::Value>,

@@ -5,3 +5,4 @@ pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod marks;
+pub(crate) mod template;
