@@ -1,6 +1,7 @@
 //! The program as a user runs it, against servers that keep the protocol, break it, or are none.
 
 mod bad_servers;
+mod conduct;
 mod fanout;
 mod publish;
 mod relay;
