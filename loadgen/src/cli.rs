@@ -2,6 +2,7 @@
 
 mod echo;
 mod feeding;
+mod foreign;
 mod publish;
 
 use std::io::Write;
@@ -20,12 +21,20 @@ use crate::scenario::connect::{self, Holding};
 use crate::scenario::fanout::{self, Times};
 use crate::scenario::self_test;
 use crate::target::Target;
+use foreign::ForeignArgs;
+
+/// Where channels are unless another is asked for.
+const NAMESPACE: &str = "load";
 
 const EXAMPLES: &str = "Examples:
   weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
   weir-loadgen idle -c 100000 --server-pid $(pidof weir) --hold 10 ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
+  weir-loadgen publish -c 20 --via ndjson ws://127.0.0.1:8080/ws
+  weir-loadgen slow -c 1000 --share 0.1 --rate 500 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen storm -c 10000 --rounds 3 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen fanout --publish-frame '{payload}' ws://127.0.0.1:9000/broadcast
   weir-loadgen self-test
 
 Exit codes: 0 the figures hold, 1 --verify found violations, 2 the run is invalid (the reason is
@@ -52,6 +61,8 @@ enum Scenario {
     Connect {
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        foreign: ForeignArgs,
     },
     /// Memory and CPU of connections that are only held.
     Idle {
@@ -66,6 +77,8 @@ enum Scenario {
         /// Subscribe each connection to one of this many channels; 0 subscribes to none.
         #[arg(long, default_value_t = 0, value_name = "C")]
         channels: u32,
+        #[command(flatten)]
+        foreign: ForeignArgs,
     },
     /// One publisher, many subscribers: throughput, latency, and whether all arrives.
     Fanout {
@@ -73,6 +86,8 @@ enum Scenario {
         server: ServerArgs,
         #[command(flatten)]
         fanout: FanoutArgs,
+        #[command(flatten)]
+        foreign: ForeignArgs,
     },
     /// Ingest: many publishers, over WebSocket or HTTP, each event acknowledged.
     Publish {
@@ -199,9 +214,13 @@ struct FanoutArgs {
     /// Without --verify: look at the due time of each nth event.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
-    /// The namespace of the channels; a run's number and the channel's follow.
-    #[arg(long, default_value = "load", value_parser = namespace)]
-    namespace: String,
+    /// The namespace of the channels, by default `load`, and none with templates; a run's number
+    /// and the channel's follow.
+    #[arg(long, value_parser = namespace)]
+    namespace: Option<String>,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    keys: u64,
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
@@ -224,16 +243,24 @@ impl Cli {
 impl Scenario {
     fn run(self, progress: bool) -> Result<Report, RunError> {
         match self {
-            Self::Connect { server } => {
-                connect::run(&server.connecting(progress), subscribing(0, 0), None)
+            Self::Connect { server, foreign } => {
+                let mut subscribing = subscribing(0, 0);
+                foreign.into(&mut subscribing);
+                connect::run(&server.connecting(progress), subscribing, None)
             }
-            Self::Idle { server, settle, hold, channels } => {
+            Self::Idle { server, settle, hold, channels, foreign } => {
                 let holding = Holding { settle, hold };
-                let subscribing = subscribing(channels, u32::from(channels > 0));
+                let mut subscribing = subscribing(channels, u32::from(channels > 0));
+                foreign.into(&mut subscribing);
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
-            Self::Fanout { server, fanout } => {
-                let (subscribing, feed, times) = fanout.parts()?;
+            Self::Fanout { server, mut fanout, foreign } => {
+                foreign.check_publish()?;
+                if !foreign.is_there() {
+                    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
+                }
+                let (mut subscribing, feed, times) = fanout.parts()?;
+                foreign.into(&mut subscribing);
                 fanout::run(&server.connecting(progress), subscribing, feed, times)
             }
             Self::Publish { server, publish } => publish.run(&server.connecting(progress)),
@@ -292,10 +319,17 @@ impl FanoutArgs {
             )));
         }
         let mut subscribing = subscribing(self.channels, self.per_connection);
-        subscribing.prefix = format!("{}:{}", self.namespace, subscribing.prefix);
+        if let Some(namespace) = self.namespace {
+            subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
+        }
         subscribing.verify = self.verify;
         subscribing.sample = if self.verify { 1 } else { self.sample };
-        let feed = Feed { rate: self.rate, window: self.window, payload_bytes: self.size as usize };
+        let feed = Feed {
+            rate: self.rate,
+            window: self.window,
+            payload_bytes: self.size as usize,
+            keys: self.keys,
+        };
         let times = Times {
             warmup: self.warmup,
             duration: self.duration,
@@ -315,6 +349,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         verify: false,
         sample: 16,
         conduct: Conduct::Steady,
+        foreign: None,
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Silent { seconds: u64 },
     /// It did not take a few hundred bytes.
     Stuck,
+    /// It did not send in time what `--expect` waits for.
+    Unexpected { seconds: u64, heard: String },
     /// It answered something that nobody asked for.
     Unasked { number: u64 },
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
@@ -96,6 +98,11 @@ impl fmt::Display for Fault {
             Self::Unasked { number } => {
                 write!(f, "the server answered what was not asked: {number}")
             }
+            Self::Unexpected { seconds, heard } => write!(
+                f,
+                "the server did not send what --expect waits for within {seconds} s; it said last: \
+                 {heard:?}"
+            ),
             Self::WrongAccept => {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit the key")
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{FanoutArgs, positive, seconds};
+use super::{FanoutArgs, NAMESPACE, positive, seconds};
 use crate::engine::conduct::{self, Cut};
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
@@ -82,7 +82,8 @@ struct ReturnArgs {
 }
 
 /// What `fanout` takes, with a rate.
-fn parts(fanout: FanoutArgs) -> Result<(Subscribing, (Feed, Times)), RunError> {
+fn parts(mut fanout: FanoutArgs) -> Result<(Subscribing, (Feed, Times)), RunError> {
+    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
     let (subscribing, mut feed, times) = fanout.parts()?;
     if feed.rate == 0.0 {
         feed.rate = RATE;

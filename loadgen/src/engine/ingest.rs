@@ -126,7 +126,8 @@ impl Ingest {
             clock::sleep(SECOND / 1_000);
         }
         let rate = self.job.rate / f64::from(self.job.threads);
-        let plan = (rate > 0.0).then(|| Plan::new(clock::now(), rate));
+        let plan =
+            (rate > 0.0).then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), rate));
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
         let mut looked_at = clock::now();
         loop {

@@ -133,6 +133,37 @@ impl Ledger {
         Meaning::Counted
     }
 
+    /// Takes a message of a server that is not Weir: its events are known by their marks alone.
+    pub(crate) fn foreign(&mut self, text: &[u8], from: Arrival) {
+        let mut rest = text;
+        while let Some((event, behind)) = self.marks.foreign(rest) {
+            rest = behind;
+            if self.wanted.verify {
+                let named = event.channel.and_then(|channel| u32::try_from(channel).ok());
+                let channel = named.or_else(|| Some(self.wanted.channel(from.connection, 0)));
+                let seq = (event.seq, event.seq);
+                self.check(channel, seq, from, |seat| seat.event(event.seq));
+            }
+            self.count(from).delivered += 1;
+            if self.until_sample > 0 {
+                self.until_sample -= 1;
+                continue;
+            }
+            self.until_sample = self.wanted.sample.saturating_sub(1);
+            if from.phase == Phase::Measure && !from.slow {
+                self.latency.record(plan::latency(event.due, from.now));
+            }
+        }
+    }
+
+    /// A connection's accounts begin before the first event.
+    pub(crate) fn begin(&mut self, at: usize) {
+        let subscriptions = self.wanted.subscriptions as usize;
+        for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
+            seat.subscribed(0, 0);
+        }
+    }
+
     fn push(&mut self, text: &[u8], from: Arrival) -> Meaning {
         let Ok(push) = serde_json::from_slice::<Push<'_>>(text) else {
             return Meaning::Wrong(Fault::not_json(text));

@@ -18,6 +18,7 @@ fn ledger(verify: bool) -> Ledger {
         prefix: "load:".into(),
         verify,
         sample: 1,
+        foreign: None,
         conduct: crate::engine::conduct::Conduct::Steady,
     };
     Ledger::new(Arc::new(wanted), 2)

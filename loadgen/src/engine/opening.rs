@@ -2,17 +2,20 @@
 //! within its time; and how they end.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use crate::clock::{self, SECOND};
 use crate::engine::books::number;
 use crate::engine::conduct::Conduct;
+use crate::engine::ledger::Arrival;
 use crate::engine::socket;
 use crate::engine::worker::{State, Worker, add};
 use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::wire::frame;
+use crate::wire::template::Values;
 
 impl Worker {
     /// Opens what may be opened, and says how long to wait for events.
@@ -115,6 +118,9 @@ impl Worker {
             self.books.handshakes.record(now.saturating_sub(self.conns[at].born));
         }
         let connection = number(at, self.id, self.wanted.threads);
+        if self.wanted.foreign.is_some() {
+            return self.greet(at, now);
+        }
         let recovers = matches!(self.wanted.conduct, Conduct::Cut(_));
         self.out.clear();
         for slot in 0..self.wanted.subscriptions {
@@ -129,6 +135,59 @@ impl Worker {
             socket::send_all(fd, &self.out)?;
         }
         self.subscribed(at, self.wanted.subscriptions, now)
+    }
+
+    /// Says to a server that is not Weir what its templates say.
+    fn greet(&mut self, at: usize, now: u64) -> Result<(), Fault> {
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        let connection = number(at, self.id, wanted.threads);
+        self.out.clear();
+        if let Some(hello) = &foreign.hello {
+            let values = Values { connection, id: 1, ..Values::default() };
+            foreign.push(hello, &values, &mut self.out);
+        }
+        if let Some(subscribe) = &foreign.subscribe {
+            for slot in 0..wanted.subscriptions {
+                let name = wanted.channel_name(connection, slot);
+                foreign.push(subscribe, &wanted.values(connection, slot, &name), &mut self.out);
+            }
+        }
+        if let Some(fd) = &self.conns[at].fd
+            && !self.out.is_empty()
+        {
+            socket::send_all(fd, &self.out)?;
+        }
+        // The publisher begins when all are ready, so each account begins with the first event.
+        self.books.ledger.begin(at);
+        self.subscribed(at, foreign.answers(wanted.subscriptions), now)
+    }
+
+    /// Takes a message of a server that is not Weir.
+    pub(super) fn foreign(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        if foreign.is_ping(text)
+            && let (Some(pong), Some(fd)) = (&foreign.pong, &self.conns[from.at].fd)
+        {
+            self.out.clear();
+            let values = Values { connection: from.connection, ..Values::default() };
+            foreign.push(pong, &values, &mut self.out);
+            return socket::send_all(fd, &self.out);
+        }
+        self.books.ledger.foreign(text, from);
+        let State::Subscribing { left } = self.conns[from.at].state else { return Ok(()) };
+        let names: Vec<String> = (0..wanted.subscriptions.max(1))
+            .map(|slot| wanted.channel_name(from.connection, slot))
+            .collect();
+        let each = (0..).zip(&names);
+        let each = each.map(|(slot, name)| wanted.values(from.connection, slot, name));
+        let found = foreign.answered(text, each);
+        if found == 0 {
+            self.heard = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
+            return Ok(());
+        }
+        self.subscribed(from.at, left.saturating_sub(found), from.now)
     }
 
     pub(super) fn subscribed(&mut self, at: usize, left: u32, now: u64) -> Result<(), Fault> {
@@ -160,7 +219,14 @@ impl Worker {
             }
             self.pending.pop_front();
             if !over {
-                self.fail(at, Fault::Silent { seconds: self.wanted.timeout_ns / SECOND });
+                let seconds = self.wanted.timeout_ns / SECOND;
+                let subscribing = matches!(self.conns[at].state, State::Subscribing { .. });
+                let fault = if subscribing && self.wanted.foreign.is_some() {
+                    Fault::Unexpected { seconds, heard: self.heard.clone() }
+                } else {
+                    Fault::Silent { seconds }
+                };
+                self.fail(at, fault);
             }
         }
     }

@@ -3,9 +3,12 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::clock;
 use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
+use crate::wire::template::Values;
 
 /// What a run wants from its receivers.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) sample: u64,
     /// What connections do besides reading.
     pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 impl Wanted {
@@ -43,6 +48,12 @@ impl Wanted {
             Conduct::Churn(_) | Conduct::Cut(_) | Conduct::Echo(_) | Conduct::Steady => 0,
         };
         (u64::from(self.connections) - slow as u64) * u64::from(self.subscriptions)
+    }
+
+    /// What the templates of a connection's nth subscription are filled with.
+    pub(crate) fn values<'a>(&self, connection: u32, slot: u32, channel: &'a str) -> Values<'a> {
+        // The hello is the first command.
+        Values { channel, connection, id: u64::from(slot) + 2, ..Values::default() }
     }
 
     /// The name of a connection's nth channel.
@@ -156,6 +167,8 @@ pub(crate) struct Total {
 #[derive(Debug)]
 pub(crate) struct Shared {
     phase: AtomicU8,
+    /// When events were to begin: a thread that wakes up late is late.
+    pub(crate) begun_at: AtomicU64,
     /// One per receiver thread.
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
@@ -170,6 +183,7 @@ impl Shared {
     pub(crate) fn new(threads: u32) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Open as u8),
+            begun_at: AtomicU64::new(0),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
             storms: AtomicU64::new(0),
@@ -183,6 +197,9 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        if phase == Phase::Warm {
+            self.begun_at.store(clock::now(), Ordering::Relaxed);
+        }
         self.phase.store(phase as u8, Ordering::Release);
     }
 

@@ -82,6 +82,8 @@ pub(crate) struct Worker {
     pub(super) request: Vec<u8>,
     pub(super) out: Vec<u8>,
     pub(super) text: Vec<u8>,
+    /// What a server that is not Weir said last instead of what was expected.
+    pub(super) heard: String,
     pub(super) opened_at: u64,
     pub(super) acts: Acts,
     /// Commands and requests that wait for their answers.
@@ -128,6 +130,7 @@ impl Worker {
             request: wanted.target.request(),
             out: Vec::new(),
             text: Vec::new(),
+            heard: String::new(),
             acts: Acts::new(id),
             asked: Pending::new(),
             asking: false,
@@ -267,6 +270,9 @@ impl Worker {
                 frame::Opcode::Text => self.text(frame.payload, from)?,
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
+                frame::Opcode::Binary if self.wanted.foreign.is_some() => {
+                    self.foreign(frame.payload, from)?;
+                }
                 frame::Opcode::Binary | frame::Opcode::Pong => {}
             }
         }
@@ -278,6 +284,9 @@ impl Worker {
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
+        if self.wanted.foreign.is_some() {
+            return self.foreign(text, from);
+        }
         if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
         {
             return Ok(());

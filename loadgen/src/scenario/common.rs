@@ -12,6 +12,7 @@ use crate::process::{self, Sample};
 use crate::report::{Client, Connect, Report, Server};
 use crate::sections::Sections;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
 
 /// How to connect, as the command line says.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub(crate) struct Subscribing {
     pub(crate) verify: bool,
     pub(crate) sample: u64,
     pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 /// Everything that is sampled at the edges of a measurement.
@@ -68,6 +71,7 @@ impl Connecting {
             verify: subscribing.verify,
             sample: subscribing.sample,
             conduct: subscribing.conduct,
+            foreign: subscribing.foreign,
         })?;
         let opened = crew.opened(|total| {
             if self.progress {

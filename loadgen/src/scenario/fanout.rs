@@ -66,6 +66,10 @@ pub(crate) fn measure(
     let watch = connecting.server_pid.map(Watch::start);
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
+    if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
+        // Nobody says when the subscriptions stand.
+        clock::sleep(SECOND / 2);
+    }
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
     let mut span = (connecting.moment(&crew.shared), connecting.moment(&crew.shared));

@@ -3,6 +3,7 @@
 mod bad_servers;
 mod conduct;
 mod fanout;
+mod foreign;
 mod publish;
 mod relay;
 

@@ -73,7 +73,7 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
     stream.set_nodelay(true).ok()?;
     // Whoever does not read in time is closed, so that nobody waits for the slow.
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, 64 << 10).ok()?;
-    stream.set_write_timeout(Some(Duration::from_millis(20))).ok()?;
+    stream.set_write_timeout(Some(Duration::from_millis(100))).ok()?;
     stream.write_all(CONSENT).ok()?;
     said.send(Said::Joined(id, stream.try_clone().ok()?)).ok()?;
     loop {
@@ -83,7 +83,7 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
 }
 
 /// One masked text frame.
-fn read_client(stream: &mut TcpStream) -> Option<String> {
+pub(crate) fn read_client(stream: &mut TcpStream) -> Option<String> {
     let mut start = [0; 2];
     stream.read_exact(&mut start).ok()?;
     assert!(start[1] & 0x80 != 0, "clients mask");
@@ -243,7 +243,7 @@ fn publish(
 }
 
 /// One unmasked text frame; a client that has left is not told.
-fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
+pub(crate) fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
     let len = u16::try_from(text.len()).expect("short");
     let mut frame = vec![0x81];
     if len < 126 {
