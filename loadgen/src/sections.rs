@@ -131,6 +131,10 @@ impl Slow {
                 self.delivered_total, self.expected_total, self.told_total
             ),
         );
+        if self.dropped_early > 0 {
+            let text = format!("{} while events flowed", self.dropped_early);
+            rows.add("slow let go", text);
+        }
         for (why, count) in &self.closes {
             rows.add("slow ended", format!("{count}: {why}"));
         }

@@ -53,7 +53,9 @@ pub(crate) struct Moment {
 impl Connecting {
     /// Checks the machine and meets the server, then opens all connections.
     pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
-        let layout = machine::layout(self.connections, self.threads, self.sources)?;
+        // IPv6 has one loopback address.
+        let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
+        let layout = machine::layout(self.connections, self.threads, sources)?;
         self.check_pid()?;
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let crew = Crew::start(Wanted {

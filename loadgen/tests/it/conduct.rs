@@ -20,7 +20,7 @@ const SHORT: [&str; 16] = [
     "--rate",
     "300",
     "--late-max",
-    "300",
+    "2000",
 ];
 
 fn fed(scenario: &str, sin: Sin, extra: &[&str]) -> Ran {
@@ -98,8 +98,8 @@ fn where_nothing_is_recovered_a_new_account_begins() {
 
 fn echo(sin: Sin, extra: &[&str]) -> Ran {
     let url = relay::start(sin);
-    let short =
-        ["echo", "-c", "4", "--warmup", "0.1", "--duration", "0.4", "--late-max", "300"].as_slice();
+    let short = ["echo", "-c", "4", "--warmup", "0.1", "--duration", "0.4", "--late-max", "2000"]
+        .as_slice();
     run(&[short, extra, &[url.as_str()]].concat())
 }
 

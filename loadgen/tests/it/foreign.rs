@@ -69,7 +69,7 @@ fn fanout(url: &str, extra: &[&str]) -> Ran {
         "--timeout",
         "2",
         "--late-max",
-        "300",
+        "2000",
     ];
     run(&[short.as_slice(), extra, &[url]].concat())
 }

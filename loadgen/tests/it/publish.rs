@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use crate::relay::{self, Sin};
 use crate::{Ran, run};
 
-const SHORT: [&str; 7] = ["publish", "-c", "4", "--warmup", "0.1", "--late-max", "200"];
+const SHORT: [&str; 7] = ["publish", "-c", "4", "--warmup", "0.1", "--late-max", "2000"];
 
 fn publish(url: &str, extra: &[&str]) -> Ran {
     let seconds =
