@@ -1,4 +1,9 @@
-//! The command line.
+//! The command line. The arguments of the larger scenarios stand in files of their own.
+
+mod echo;
+mod feeding;
+mod foreign;
+mod publish;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::blaster::Blast;
 use crate::clock;
 use crate::compare::{self, Outcome};
+use crate::engine::conduct::Conduct;
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
 use crate::report::Report;
@@ -19,6 +25,10 @@ use crate::scenario::self_test;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
 use crate::target::Target;
+use foreign::ForeignArgs;
+
+/// Where channels are unless another is asked for.
+const NAMESPACE: &str = "load";
 
 const EXAMPLES: &str = "Examples:
   weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
@@ -26,6 +36,10 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
   weir-loadgen fanout --window 16 --html report.html ws://127.0.0.1:8080/ws
+  weir-loadgen publish -c 20 --via ndjson ws://127.0.0.1:8080/ws
+  weir-loadgen slow -c 1000 --share 0.1 --rate 500 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen storm -c 10000 --rounds 3 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen fanout --publish-frame '{payload}' ws://127.0.0.1:9000/broadcast
   weir-loadgen self-test
   weir-loadgen suite --server target/release/weir --out target/suite
   weir-loadgen compare base.json head.json --max-regression 5%
@@ -85,6 +99,8 @@ enum Scenario {
     Connect {
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        foreign: ForeignArgs,
     },
     /// Memory and CPU of connections that are only held.
     Idle {
@@ -99,6 +115,8 @@ enum Scenario {
         /// Subscribe each connection to one of this many channels; 0 subscribes to none.
         #[arg(long, default_value_t = 0, value_name = "C")]
         channels: u32,
+        #[command(flatten)]
+        foreign: ForeignArgs,
     },
     /// One publisher, many subscribers: throughput, latency, and whether all arrives.
     Fanout {
@@ -106,6 +124,50 @@ enum Scenario {
         server: ServerArgs,
         #[command(flatten)]
         fanout: FanoutArgs,
+        #[command(flatten)]
+        foreign: ForeignArgs,
+    },
+    /// Ingest: many publishers, over WebSocket or HTTP, each event acknowledged.
+    Publish {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        publish: publish::PublishArgs,
+    },
+    /// A share of the clients stalls or reads a trickle while the others are measured.
+    Slow {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        slow: feeding::SlowArgs,
+    },
+    /// Clients subscribe, unsubscribe and reconnect at a rate while events flow.
+    Churn {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        churn: feeding::ChurnArgs,
+    },
+    /// Clients are cut at random and come back with `since`.
+    Recover {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        recover: feeding::RecoverArgs,
+    },
+    /// All clients are cut at once and come back with `since`.
+    Storm {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        storm: feeding::StormArgs,
+    },
+    /// From request to answer: latency and rate.
+    Echo {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        echo: echo::EchoArgs,
     },
     /// What this generator itself can receive, from a blaster it brings along.
     #[command(name = "self-test")]
@@ -190,9 +252,13 @@ struct FanoutArgs {
     /// Without --verify: look at the due time of each nth event.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
-    /// The namespace of the channels; a run's number and the channel's follow.
-    #[arg(long, default_value = "load", value_parser = namespace)]
-    namespace: String,
+    /// The namespace of the channels, by default `load`, and none with templates; a run's number
+    /// and the channel's follow.
+    #[arg(long, value_parser = namespace)]
+    namespace: Option<String>,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    keys: u64,
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
@@ -240,15 +306,32 @@ fn show(text: &str) {
 impl Scenario {
     fn run(self, progress: bool) -> Result<Report, RunError> {
         match self {
-            Self::Connect { server } => {
-                connect::run(&server.connecting(progress), subscribing(0, 0), None)
+            Self::Connect { server, foreign } => {
+                let mut subscribing = subscribing(0, 0);
+                foreign.into(&mut subscribing);
+                connect::run(&server.connecting(progress), subscribing, None)
             }
-            Self::Idle { server, settle, hold, channels } => {
+            Self::Idle { server, settle, hold, channels, foreign } => {
                 let holding = Holding { settle, hold };
-                let subscribing = subscribing(channels, u32::from(channels > 0));
+                let mut subscribing = subscribing(channels, u32::from(channels > 0));
+                foreign.into(&mut subscribing);
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
-            Self::Fanout { server, fanout } => fanout.run(&server.connecting(progress)),
+            Self::Fanout { server, mut fanout, foreign } => {
+                foreign.check_publish()?;
+                if !foreign.is_there() {
+                    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
+                }
+                let (mut subscribing, feed, times) = fanout.parts()?;
+                foreign.into(&mut subscribing);
+                fanout::run(&server.connecting(progress), subscribing, feed, times)
+            }
+            Self::Publish { server, publish } => publish.run(&server.connecting(progress)),
+            Self::Slow { server, slow } => slow.run(&server.connecting(progress)),
+            Self::Churn { server, churn } => churn.run(&server.connecting(progress)),
+            Self::Recover { server, recover } => recover.run(&server.connecting(progress)),
+            Self::Storm { server, storm } => storm.run(&server.connecting(progress)),
+            Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
             Self::SelfTest { connections, threads, size, batch, duration, verify } => {
                 let mut subscribing = subscribing(1, 1);
                 subscribing.verify = verify;
@@ -290,7 +373,8 @@ impl ServerArgs {
 }
 
 impl FanoutArgs {
-    fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    /// What to subscribe to, what to publish, and for how long.
+    fn parts(self) -> Result<(Subscribing, Feed, Times), RunError> {
         if self.per_connection > self.channels {
             return Err(RunError::Usage(format!(
                 "--per-connection {} needs at least as many --channels",
@@ -298,17 +382,24 @@ impl FanoutArgs {
             )));
         }
         let mut subscribing = subscribing(self.channels, self.per_connection);
-        subscribing.prefix = format!("{}:{}", self.namespace, subscribing.prefix);
+        if let Some(namespace) = self.namespace {
+            subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
+        }
         subscribing.verify = self.verify;
         subscribing.sample = if self.verify { 1 } else { self.sample };
-        let feed = Feed { rate: self.rate, window: self.window, payload_bytes: self.size as usize };
+        let feed = Feed {
+            rate: self.rate,
+            window: self.window,
+            payload_bytes: self.size as usize,
+            keys: self.keys,
+        };
         let times = Times {
             warmup: self.warmup,
             duration: self.duration,
             drain: self.drain,
             late_max: Duration::from_millis(self.late_max),
         };
-        fanout::run(connecting, subscribing, feed, times)
+        Ok((subscribing, feed, times))
     }
 }
 
@@ -320,6 +411,8 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         prefix: format!("r{:x}.", clock::now()),
         verify: false,
         sample: 16,
+        conduct: Conduct::Steady,
+        foreign: None,
     }
 }
 

@@ -32,13 +32,25 @@ const fn figure(name: &'static str, path: &'static str, better: Better) -> Figur
 }
 
 /// Everything that is compared, in the order in which it is shown.
-pub(crate) const FIGURES: [Figure; 16] = [
+pub(crate) const FIGURES: [Figure; 28] = [
     figure("deliveries/s", "/fanout/delivered_per_second", Better::Higher),
     figure("latency p50 ms", "/fanout/latency/p50_ms", Better::Lower),
     figure("latency p90 ms", "/fanout/latency/p90_ms", Better::Lower),
     figure("latency p99 ms", "/fanout/latency/p99_ms", Better::Lower),
     figure("latency p99.9 ms", "/fanout/latency/p999_ms", Better::Lower),
     figure("latency max ms", "/fanout/latency/max_ms", Better::Shown),
+    figure("accepted/s", "/publish/accepted_per_second", Better::Higher),
+    figure("accept p50 ms", "/publish/latency/p50_ms", Better::Lower),
+    figure("accept p99 ms", "/publish/latency/p99_ms", Better::Lower),
+    figure("answers/s", "/echo/answered_per_second", Better::Higher),
+    figure("answer p50 ms", "/echo/latency/p50_ms", Better::Lower),
+    figure("answer p99 ms", "/echo/latency/p99_ms", Better::Lower),
+    figure("command p99 ms", "/churn/answered/p99_ms", Better::Lower),
+    figure("rejoined p99 ms", "/churn/back/p99_ms", Better::Lower),
+    figure("back p50 ms", "/recover/until_back/p50_ms", Better::Lower),
+    figure("back p99 ms", "/recover/until_back/p99_ms", Better::Lower),
+    figure("served p99 ms", "/recover/until_served/p99_ms", Better::Lower),
+    figure("slow told lost", "/slow/told_total", Better::Shown),
     figure("connections/s", "/connect/per_second", Better::Higher),
     figure("handshake p50 ms", "/connect/handshake/p50_ms", Better::Lower),
     figure("handshake p99 ms", "/connect/handshake/p99_ms", Better::Lower),

@@ -23,6 +23,7 @@ mod process;
 mod progress;
 mod report;
 mod scenario;
+mod sections;
 mod series;
 mod suite;
 mod target;

@@ -3,7 +3,7 @@
 //!
 //! `loadgen/schema/report.schema.json` is made from these types; a test holds the two together.
 
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,7 @@ use crate::fault::{Invalid, RunError};
 use crate::host::Host;
 use crate::html::page;
 use crate::latency::{Distribution, Summary};
+use crate::sections::Sections;
 use crate::series::Series;
 use crate::verdict::Verdict;
 
@@ -49,6 +50,9 @@ pub(crate) struct Report {
     pub(crate) idle: Option<Idle>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fanout: Option<Fanout>,
+    /// One for each other scenario.
+    #[serde(flatten)]
+    pub(crate) sections: Sections,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<Server>,
     pub(crate) client: Client,
@@ -61,7 +65,7 @@ pub(crate) struct Report {
 }
 
 /// How connections came up.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Connect {
     pub(crate) ready: u64,
@@ -96,7 +100,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
-    /// Over the whole run: what should have come, what came, what was told by `lagged`.
+    /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
+    /// what was told by `lagged`.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,

@@ -29,6 +29,11 @@ impl Target {
         format!("ws://{}{}", self.host, self.path)
     }
 
+    /// What the `Host` header says.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The bytes that ask for the upgrade.
     pub(crate) fn request(&self) -> Vec<u8> {
         handshake::request(&self.host, &self.path)

@@ -10,11 +10,27 @@ const LISTED_MAX: usize = 100;
 
 /// One subscription of one connection.
 ///
-/// Invariant: every offset below `next` has arrived, was told, or was listed as a violation.
+/// Invariant: while it stands, every offset below `next` (and above that of `subscribed`) has
+/// arrived, was told, or was listed as a violation.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seat {
-    /// The offset that comes next; 0 until subscribed.
+    /// The offset that comes next; 0 before the first subscription.
     next: u64,
+    /// The channel's epoch, as its books number it.
+    epoch: u32,
+    stands: Stands,
+}
+
+/// How a subscription stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Stands {
+    /// Events are owed, until the answer to the unsubscribe that is under way.
+    Leaving,
+    /// Nothing is owed.
+    #[default]
+    Off,
+    /// Every event is owed.
+    On,
 }
 
 /// How a promise was broken.
@@ -63,14 +79,38 @@ impl fmt::Display for Violation {
 pub(crate) type Broken = (Kind, u64, u64);
 
 impl Seat {
-    /// The server says from where on it delivers.
-    pub(crate) fn subscribed(&mut self, offset: u64) {
-        self.next = offset.saturating_add(1);
+    /// The server says from where on it delivers: a new account begins.
+    pub(crate) fn subscribed(&mut self, offset: u64, epoch: u32) {
+        *self = Self { next: offset.saturating_add(1), epoch, stands: Stands::On };
+    }
+
+    /// The server says that it goes on where the subscription was left: the account goes on too.
+    pub(crate) fn recovered(&mut self) {
+        self.stands = Stands::On;
+    }
+
+    /// An unsubscribe is under way.
+    pub(crate) fn leaving(&mut self) {
+        self.stands = Stands::Leaving;
+    }
+
+    /// The subscription has ended, or its connection has: what did not come was told so.
+    pub(crate) fn left(&mut self) {
+        self.stands = Stands::Off;
+    }
+
+    pub(crate) fn stands(&self) -> Stands {
+        self.stands
+    }
+
+    /// The last place that is accounted for: epoch and offset. `None` before any subscription.
+    pub(crate) fn position(&self) -> Option<(u32, u64)> {
+        Some((self.epoch, self.next.checked_sub(1)?))
     }
 
     /// A live event came.
     pub(crate) fn event(&mut self, offset: u64) -> Option<Broken> {
-        if offset == self.next && offset != 0 {
+        if offset == self.next && offset != 0 && self.stands != Stands::Off {
             self.next = offset.saturating_add(1);
             return None;
         }
@@ -80,7 +120,7 @@ impl Seat {
     /// A latest value was shown again; it must be older than what comes next.
     pub(crate) fn snapshot(&self, offset: u64) -> Option<Broken> {
         match self.next {
-            0 => Some((Kind::NotSubscribed, offset, offset)),
+            _ if self.stands == Stands::Off => Some((Kind::NotSubscribed, offset, offset)),
             next if offset >= next => Some((Kind::SnapshotAhead, offset, offset)),
             _ => None,
         }
@@ -94,7 +134,7 @@ impl Seat {
     /// The last offset of the channel is `head`: what is still missing?
     pub(crate) fn finish(&self, head: u64) -> Option<Broken> {
         match self.next {
-            0 => None,
+            _ if self.stands != Stands::On => None,
             next if next <= head => Some((Kind::Skipped, next, head)),
             next if next > head + 1 => Some((Kind::Unpublished, head + 1, next - 1)),
             _ => None,
@@ -103,7 +143,7 @@ impl Seat {
 
     fn advance(&mut self, from: u64, to: u64) -> Option<Broken> {
         let next = self.next;
-        if next == 0 {
+        if self.stands == Stands::Off {
             return Some((Kind::NotSubscribed, from, to));
         }
         self.next = next.max(to.saturating_add(1));
@@ -157,7 +197,7 @@ mod tests {
 
     fn seat_at(offset: u64) -> Seat {
         let mut seat = Seat::default();
-        seat.subscribed(offset);
+        seat.subscribed(offset, 0);
         seat
     }
 
@@ -177,6 +217,23 @@ mod tests {
         assert_eq!(seat.event(6), None);
         assert_eq!(seat.lagged(7, 9), None);
         assert_eq!(seat.finish(9), None);
+    }
+
+    #[test]
+    fn an_account_ends_when_the_subscription_is_left_and_goes_on_when_it_is_recovered() {
+        let mut seat = seat_at(0);
+        assert_eq!(seat.event(1), None);
+        seat.leaving();
+        assert_eq!((seat.event(2), seat.finish(9)), (None, None), "until it is answered");
+        seat.left();
+        assert_eq!((seat.stands(), seat.position()), (Stands::Off, Some((0, 2))));
+        assert_eq!(seat.event(3), Some((Kind::NotSubscribed, 3, 3)));
+        seat.recovered();
+        assert_eq!(seat.event(5), Some((Kind::Skipped, 3, 4)), "recovered, but with a hole");
+        seat.left();
+        seat.subscribed(8, 1);
+        assert_eq!((seat.event(9), seat.finish(9)), (None, None), "a new account");
+        assert_eq!(Seat::default().position(), None);
     }
 
     #[test]

@@ -18,13 +18,20 @@ fn ledger(verify: bool) -> Ledger {
         prefix: "load:".into(),
         verify,
         sample: 1,
+        foreign: None,
+        conduct: crate::engine::conduct::Conduct::Steady,
     };
     Ledger::new(Arc::new(wanted), 2)
 }
 
 fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
-    let from =
-        Arrival { at: connection as usize, connection, now: 5_000_000, phase: Phase::Measure };
+    let from = Arrival {
+        at: connection as usize,
+        connection,
+        slow: false,
+        now: 5_000_000,
+        phase: Phase::Measure,
+    };
     let mut meanings = Vec::new();
     ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
     meanings
@@ -42,10 +49,10 @@ fn subscribe(ledger: &mut Ledger, connection: u32, channel: u32) -> Vec<Meaning>
 #[test]
 fn lines_of_a_batch_are_messages_and_count() {
     let mut ledger = ledger(true);
-    assert_eq!(subscribe(&mut ledger, 0, 0), [Meaning::Subscribed]);
+    assert_eq!(subscribe(&mut ledger, 0, 0), [Meaning::Subscribed { id: 1 }]);
     let batch = format!("{}\n\n{}\n{}", event(0, 11), event(0, 12), event(0, 13));
     assert_eq!(say(&mut ledger, 0, &batch).len(), 3);
-    assert_eq!((ledger.delivered, ledger.verdict.violations), (3, 0));
+    assert_eq!((ledger.all.delivered, ledger.verdict.violations), (3, 0));
     assert_eq!(ledger.bases, [Some(10), None, None]);
     assert!(ledger.latency.summary().is_some_and(|summary| summary.samples == 3));
 }
@@ -54,14 +61,14 @@ fn lines_of_a_batch_are_messages_and_count() {
 fn each_connection_and_channel_has_its_own_order() {
     let mut ledger = ledger(true);
     for (connection, channel) in [(0, 0), (0, 1), (1, 1), (1, 2)] {
-        assert_eq!(subscribe(&mut ledger, connection, channel), [Meaning::Subscribed]);
+        assert_eq!(subscribe(&mut ledger, connection, channel), [Meaning::Subscribed { id: 1 }]);
         say(&mut ledger, connection, &event(channel, 11));
     }
     assert_eq!(ledger.verdict.violations, 0);
     say(&mut ledger, 1, &event(2, 13));
     let lagged = r#"{"type":"lagged","channel":"load:1","dropped":2,"from":12,"to":13}"#;
     say(&mut ledger, 1, lagged);
-    assert_eq!(ledger.told, 2);
+    assert_eq!(ledger.all.told, 2);
     ledger.finish(&[11, 13, 13], |at| u32::try_from(at).expect("small"));
     let found: Vec<_> = ledger
         .verdict

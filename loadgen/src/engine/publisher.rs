@@ -15,6 +15,7 @@ use crate::latency::Latency;
 use crate::plan::Plan;
 use crate::wire::frame;
 use crate::wire::marks::Push;
+use crate::wire::template::Values;
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +31,8 @@ pub(crate) struct Feed {
     pub(crate) window: u64,
     /// Size of `data` in bytes.
     pub(crate) payload_bytes: usize,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    pub(crate) keys: u64,
 }
 
 impl Feed {
@@ -73,6 +76,7 @@ struct Publisher {
     text: Vec<u8>,
     fill: Vec<u8>,
     total: u64,
+    seats: u64,
     window: Window,
     done: Published,
 }
@@ -94,6 +98,14 @@ pub(crate) fn start(
     let limit = Duration::from_nanos(wanted.timeout_ns);
     let (stream, input) = wanted.target.dial(limit)?;
     stream.set_nonblocking(true)?;
+    let mut out = Vec::with_capacity(OUT_BYTES_MAX);
+    if let Some(foreign) = &wanted.foreign
+        && let Some(hello) = &foreign.hello
+    {
+        // No receiver has this number.
+        let values = Values { connection: wanted.connections, id: 1, ..Values::default() };
+        foreign.push(hello, &values, &mut out);
+    }
     let done = Published {
         sent: vec![0; wanted.channels as usize],
         lateness: Latency::new(),
@@ -106,10 +118,11 @@ pub(crate) fn start(
     };
     let publisher = Publisher {
         fill: vec![b'x'; feed.payload_bytes],
-        out: Vec::with_capacity(OUT_BYTES_MAX),
+        out,
         gone: 0,
         text: Vec::new(),
         total: 0,
+        seats: wanted.seats(),
         window: Window::default(),
         wanted,
         shared,
@@ -133,10 +146,12 @@ impl Publisher {
 
     fn publish(&mut self) -> Result<(), Fault> {
         while self.shared.phase() == Phase::Open {
+            self.flush()?;
             self.listen()?;
             clock::sleep(SECOND / 1_000);
         }
-        let plan = (self.feed.rate > 0.0).then(|| Plan::new(clock::now(), self.feed.rate));
+        let plan = (self.feed.rate > 0.0)
+            .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
         loop {
             let phase = self.shared.phase();
@@ -203,7 +218,7 @@ impl Publisher {
             self.window.moved_at = now;
         }
         let channels = u128::from(self.wanted.channels);
-        let mean = u128::from(taken) * channels / u128::from(self.wanted.seats().max(1));
+        let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
         let mean = u64::try_from(mean).unwrap_or(u64::MAX) + self.window.forgiven;
         let ahead = self.total.saturating_sub(mean);
         if ahead >= self.feed.window && now.saturating_sub(self.window.moved_at) > SECOND {
@@ -220,10 +235,18 @@ impl Publisher {
         let channels = u64::from(self.wanted.channels);
         let channel = self.total % channels;
         let mut digits = itoa::Buffer::new();
+        if self.wanted.foreign.is_some() {
+            return self.foreign(at, channel);
+        }
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
         self.text.extend_from_slice(self.wanted.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
+        if self.feed.keys > 0 {
+            self.text.extend_from_slice(br#"","key":"k"#);
+            let key = self.total / channels % self.feed.keys;
+            self.text.extend_from_slice(digits.format(key).as_bytes());
+        }
         self.text.extend_from_slice(br#"","data":"#);
         let start = self.text.len();
         self.text.extend_from_slice(br#"{"ts":"#);
@@ -233,11 +256,40 @@ impl Publisher {
         self.text.extend_from_slice(&self.fill[..room]);
         self.text.extend_from_slice(br#""}}"#);
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
-        if let Some(sent) = usize::try_from(channel).ok().and_then(|at| self.done.sent.get_mut(at))
-        {
-            *sent += 1;
-        }
+        self.count(channel);
+    }
+
+    /// Counts one event of a channel and says its number there.
+    fn count(&mut self, channel: u64) -> u64 {
         self.total += 1;
+        let sent = usize::try_from(channel).ok().and_then(|at| self.done.sent.get_mut(at));
+        sent.map_or(0, |sent| {
+            *sent += 1;
+            *sent
+        })
+    }
+
+    /// Appends one event as the server's own template says it, with marks in its payload.
+    fn foreign(&mut self, at: u64, channel: u64) {
+        let seq = self.count(channel);
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return };
+        let Some(publish) = &foreign.publish else { return };
+        let mut payload =
+            format!(r#"{{"ts":{at},"seq":{seq},"ch":{channel},"fill":""#).into_bytes();
+        let room = self.feed.payload_bytes.saturating_sub(payload.len() + 2);
+        payload.extend_from_slice(&self.fill[..room]);
+        payload.extend_from_slice(br#""}"#);
+        let name = format!("{}{channel}", wanted.prefix);
+        let values = Values {
+            channel: &name,
+            payload: &payload,
+            connection: wanted.connections,
+            id: self.total + 1,
+            seq,
+            ts: at,
+        };
+        foreign.push(publish, &values, &mut self.out);
     }
 
     /// Writes what the server takes; true when nothing is left.
@@ -264,7 +316,7 @@ impl Publisher {
 
     /// Reads answers: errors are counted, pings answered.
     fn listen(&mut self) -> Result<(), Fault> {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 32 << 10];
         match self.stream.read(&mut chunk) {
             Ok(0) => return Err(Fault::Ended),
             Ok(read) => self.input.extend_from_slice(&chunk[..read]),
@@ -279,8 +331,16 @@ impl Publisher {
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Text => answer(frame.payload, &mut self.done),
-                frame::Opcode::Binary | frame::Opcode::Pong => {}
+                frame::Opcode::Text | frame::Opcode::Binary => match &self.wanted.foreign {
+                    None => answer(frame.payload, &mut self.done),
+                    Some(foreign) if foreign.is_ping(frame.payload) => {
+                        if let Some(pong) = &foreign.pong {
+                            foreign.push(pong, &Values::default(), &mut self.out);
+                        }
+                    }
+                    Some(_) => {}
+                },
+                frame::Opcode::Pong => {}
             }
         }
         self.input.drain(..used);

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::clock;
+use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
+use crate::wire::template::Values;
 
 /// What a run wants from its receivers.
 #[derive(Debug, Clone)]
@@ -31,12 +35,31 @@ pub(crate) struct Wanted {
     pub(crate) verify: bool,
     /// Without `verify`, the due time of each nth event is read.
     pub(crate) sample: u64,
+    /// What connections do besides reading.
+    pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 impl Wanted {
-    /// Subscriptions over all connections.
+    /// Subscriptions over all connections that are not slow on purpose.
     pub(crate) fn seats(&self) -> u64 {
-        u64::from(self.connections) * u64::from(self.subscriptions)
+        let slow = match &self.conduct {
+            Conduct::Slow(slow) => (0..self.connections).filter(|c| slow.has(*c)).count(),
+            Conduct::Churn(_) | Conduct::Cut(_) | Conduct::Echo(_) | Conduct::Steady => 0,
+        };
+        (u64::from(self.connections) - slow as u64) * u64::from(self.subscriptions)
+    }
+
+    /// What the templates of a connection's nth subscription are filled with.
+    pub(crate) fn values<'a>(&self, connection: u32, slot: u32, channel: &'a str) -> Values<'a> {
+        // The hello is the first command.
+        Values { channel, connection, id: u64::from(slot) + 2, ..Values::default() }
+    }
+
+    /// The name of a connection's nth channel.
+    pub(crate) fn channel_name(&self, connection: u32, slot: u32) -> String {
+        format!("{}{}", self.prefix, self.channel(connection, slot))
     }
 
     /// What makes two runs the same work, for the report.
@@ -75,6 +98,8 @@ pub(crate) enum Phase {
     Warm,
     /// Latency is recorded.
     Measure,
+    /// Events flow, nobody leaves any more, those who are away come back.
+    Calm,
     /// The publisher has stopped; what is under way arrives.
     Drain,
     /// Threads end.
@@ -82,7 +107,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Open, Self::Warm, Self::Measure, Self::Drain, Self::Stop];
+    const ALL: [Self; 6] =
+        [Self::Open, Self::Warm, Self::Measure, Self::Calm, Self::Drain, Self::Stop];
 
     /// Its name in a report.
     pub(crate) fn name(self) -> &'static str {
@@ -90,6 +116,7 @@ impl Phase {
             Self::Open => "open",
             Self::Warm => "warm",
             Self::Measure => "measure",
+            Self::Calm => "calm",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }
@@ -114,6 +141,26 @@ pub(crate) struct Tally {
     /// System calls that read something.
     pub(crate) reads: AtomicU64,
     pub(crate) cpu_ns: AtomicU64,
+    /// Events received by connections that are slow on purpose.
+    pub(crate) slow_delivered: AtomicU64,
+    pub(crate) slow_told: AtomicU64,
+    /// Slow connections that have ended.
+    pub(crate) slow_gone: AtomicU64,
+    /// Slow connections that the server has let go of, while they were not read.
+    pub(crate) slow_hung: AtomicU64,
+    /// Connections that have left or were cut.
+    pub(crate) cut: AtomicU64,
+    /// Of those, the ones that have their subscriptions again.
+    pub(crate) back: AtomicU64,
+    /// Of those, the ones that have received an event since.
+    pub(crate) served: AtomicU64,
+    /// Returns that failed and were tried again.
+    pub(crate) retries: AtomicU64,
+    /// Acts that found no connection to act on.
+    pub(crate) skipped: AtomicU64,
+    /// When the last connection came back, and was served.
+    pub(crate) last_back: AtomicU64,
+    pub(crate) last_served: AtomicU64,
 }
 
 /// A sum over all threads at one moment.
@@ -127,16 +174,31 @@ pub(crate) struct Total {
     pub(crate) bytes: u64,
     pub(crate) reads: u64,
     pub(crate) cpu_ns: u64,
+    pub(crate) slow_delivered: u64,
+    pub(crate) slow_told: u64,
+    pub(crate) slow_gone: u64,
+    pub(crate) slow_hung: u64,
+    pub(crate) cut: u64,
+    pub(crate) back: u64,
+    pub(crate) served: u64,
+    pub(crate) retries: u64,
+    pub(crate) skipped: u64,
+    pub(crate) last_back: u64,
+    pub(crate) last_served: u64,
 }
 
 /// Everything that threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     phase: AtomicU8,
+    /// When events were to begin: a thread that wakes up late is late.
+    pub(crate) begun_at: AtomicU64,
     /// One per receiver thread.
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
     pub(crate) published: AtomicU64,
+    /// How often all connections were to be cut.
+    pub(crate) storms: AtomicU64,
     /// What went wrong first.
     pub(crate) fault: OnceLock<Fault>,
 }
@@ -145,8 +207,10 @@ impl Shared {
     pub(crate) fn new(threads: u32) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Open as u8),
+            begun_at: AtomicU64::new(0),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
+            storms: AtomicU64::new(0),
             fault: OnceLock::new(),
         }
     }
@@ -157,6 +221,9 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        if phase == Phase::Warm {
+            self.begun_at.store(clock::now(), Ordering::Relaxed);
+        }
         self.phase.store(phase as u8, Ordering::Release);
     }
 
@@ -176,6 +243,17 @@ impl Shared {
             total.bytes += tally.bytes.load(Ordering::Relaxed);
             total.reads += tally.reads.load(Ordering::Relaxed);
             total.cpu_ns += tally.cpu_ns.load(Ordering::Relaxed);
+            total.slow_delivered += tally.slow_delivered.load(Ordering::Relaxed);
+            total.slow_told += tally.slow_told.load(Ordering::Relaxed);
+            total.slow_gone += tally.slow_gone.load(Ordering::Relaxed);
+            total.slow_hung += tally.slow_hung.load(Ordering::Relaxed);
+            total.cut += tally.cut.load(Ordering::Relaxed);
+            total.back += tally.back.load(Ordering::Relaxed);
+            total.served += tally.served.load(Ordering::Relaxed);
+            total.retries += tally.retries.load(Ordering::Relaxed);
+            total.skipped += tally.skipped.load(Ordering::Relaxed);
+            total.last_back = total.last_back.max(tally.last_back.load(Ordering::Relaxed));
+            total.last_served = total.last_served.max(tally.last_served.load(Ordering::Relaxed));
         }
         total
     }

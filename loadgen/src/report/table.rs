@@ -28,6 +28,7 @@ impl Report {
         if let Some(fanout) = &self.fanout {
             rows.fanout(fanout);
         }
+        self.sections.rows(&mut rows);
         if let Some(server) = &self.server {
             let mib = server.rss_bytes >> 20;
             rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
@@ -72,15 +73,16 @@ impl fmt::Display for Report {
     }
 }
 
+/// The lines of the table.
 #[derive(Default)]
-struct Rows(Vec<(String, String)>);
+pub(crate) struct Rows(Vec<(String, String)>);
 
 impl Rows {
-    fn add(&mut self, name: &str, value: String) {
+    pub(crate) fn add(&mut self, name: &str, value: String) {
         self.0.push((name.to_owned(), value));
     }
 
-    fn summary(&mut self, name: &str, summary: Option<Summary>) {
+    pub(crate) fn summary(&mut self, name: &str, summary: Option<Summary>) {
         let Some(Summary { samples, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = summary else {
             return;
         };
@@ -111,13 +113,12 @@ impl Rows {
                 fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
             ),
         );
-        self.add(
-            "whole run",
-            format!(
-                "{} expected, {} delivered, {} told lost",
-                fanout.expected_total, fanout.delivered_total, fanout.told_total
-            ),
-        );
+        let Fanout { expected_total, delivered_total, told_total, .. } = fanout;
+        let mut whole = format!("{delivered_total} delivered, {told_total} told lost");
+        if *expected_total > 0 {
+            whole = format!("{expected_total} expected, {whole}");
+        }
+        self.add("whole run", whole);
         self.summary("latency", fanout.latency);
         self.summary("own lateness", fanout.lateness);
         if fanout.held_back + fanout.stalls > 0 {

@@ -1,17 +1,22 @@
 //! What every scenario does: meet the server, open the connections, watch the server's process.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
+use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
-use crate::engine::shared::{Total, Wanted};
+use crate::engine::shared::{Shared, Total, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
 use crate::host::Host;
 use crate::machine;
 use crate::process::{self, Sample};
 use crate::progress::Progress;
 use crate::report::{Client, Connect, Report, SCHEMA, Server};
+use crate::sections::Sections;
+use crate::series::Series;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
 
 /// How to connect, as the command line says.
 #[derive(Debug, Clone)]
@@ -36,6 +41,9 @@ pub(crate) struct Subscribing {
     pub(crate) prefix: String,
     pub(crate) verify: bool,
     pub(crate) sample: u64,
+    pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 /// Everything that is sampled at the edges of a measurement.
@@ -49,12 +57,10 @@ pub(crate) struct Moment {
 impl Connecting {
     /// Checks the machine and meets the server, then opens all connections.
     pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
-        let layout = machine::layout(self.connections, self.threads, self.sources)?;
-        if let Some(pid) = self.server_pid
-            && process::sample(pid).is_none()
-        {
-            return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
-        }
+        // IPv6 has one loopback address.
+        let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
+        let layout = machine::layout(self.connections, self.threads, sources)?;
+        self.check_pid()?;
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let mut crew = Crew::start(Wanted {
             target: self.target.clone(),
@@ -70,6 +76,8 @@ impl Connecting {
             prefix: subscribing.prefix,
             verify: subscribing.verify,
             sample: subscribing.sample,
+            conduct: subscribing.conduct,
+            foreign: subscribing.foreign,
         })?;
         crew.watch(self.server_pid);
         let mut progress = self.progress.then(|| Progress::new(self.connections));
@@ -81,15 +89,25 @@ impl Connecting {
         }
     }
 
+    /// A process that is to be watched must be there.
+    pub(crate) fn check_pid(&self) -> Result<(), RunError> {
+        match self.server_pid.filter(|pid| process::sample(*pid).is_none()) {
+            Some(pid) => {
+                Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn server_error(&self, fault: Fault) -> RunError {
         RunError::Server { url: self.target.url(), fault }
     }
 
     /// Where things stand.
-    pub(crate) fn moment(&self, crew: &Crew) -> Moment {
+    pub(crate) fn moment(&self, shared: &Shared) -> Moment {
         Moment {
             at: clock::now(),
-            total: crew.shared.total(),
+            total: shared.total(),
             server: self.server_pid.and_then(process::sample),
         }
     }
@@ -109,21 +127,37 @@ impl Connecting {
         })
     }
 
-    /// A report with what all scenarios tell.
-    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
-        let ready = done.books.iter().map(|book| book.ready_count()).sum();
-        let mut report = Report {
+    /// A report that tells nothing yet.
+    pub(crate) fn blank(&self, scenario: &'static str, threads: u32) -> Report {
+        Report {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             scenario,
             url: self.target.url(),
             command: std::env::args().collect(),
             host: Host::this(),
-            sizes: done.wanted.sizes(),
+            sizes: BTreeMap::new(),
             connections: self.connections,
             threads,
             invalid: Vec::new(),
             notes: Vec::new(),
+            connect: Connect::default(),
+            idle: None,
+            fanout: None,
+            sections: Sections::default(),
+            server: None,
+            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
+            distributions: Vec::new(),
+            series: Series::default(),
+            verdict: None,
+        }
+    }
+
+    /// A report with what all scenarios tell.
+    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
+        let ready = done.books.iter().map(|book| book.ready_count()).sum();
+        let mut report = Report {
+            sizes: done.wanted.sizes(),
             connect: Connect {
                 ready,
                 seconds: ratio(done.opening_ns, SECOND),
@@ -131,10 +165,6 @@ impl Connecting {
                 handshake: done.handshakes.summary(),
                 until_ready: done.ready.summary(),
             },
-            idle: None,
-            fanout: None,
-            server: None,
-            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
             distributions: [
                 done.latency.distribution("latency"),
                 done.handshakes.distribution("handshake"),
@@ -144,7 +174,7 @@ impl Connecting {
             .flatten()
             .collect(),
             series: done.series.clone(),
-            verdict: None,
+            ..self.blank(scenario, threads)
         };
         if done.refused > 0 {
             report.invalidate(Some(Invalid::Refused {

@@ -29,12 +29,12 @@ pub(crate) fn run(
     if let Some(holding) = holding {
         hold(&crew, holding.settle);
     }
-    let from = connecting.moment(&crew);
+    let from = connecting.moment(&crew.shared);
     let own = process::own();
     if let Some(holding) = holding {
         hold(&crew, holding.hold);
     }
-    let to = connecting.moment(&crew);
+    let to = connecting.moment(&crew.shared);
     let broken = crew.broken();
     let mut report = connecting.report(
         if holding.is_some() { "idle" } else { "connect" },

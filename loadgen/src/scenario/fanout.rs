@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
+use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::publisher::{self, Feed, Published};
 use crate::engine::shared::{Phase, Total};
 use crate::fault::{Invalid, RunError};
-use crate::process;
+use crate::process::{self, MemoryPoint, Watch};
 use crate::report::{Fanout, Report};
 use crate::scenario::common::{Connecting, Moment, Subscribing, client, hold, ratio};
 
@@ -26,6 +27,19 @@ pub(crate) struct Times {
     pub(crate) late_max: Duration,
 }
 
+/// A run in which one publisher feeds the connections.
+#[derive(Debug)]
+pub(crate) struct Fed {
+    pub(crate) report: Report,
+    pub(crate) done: CrewResult,
+    /// At the end of the run.
+    pub(crate) total: Total,
+    /// Events per channel.
+    pub(crate) sent: Vec<u64>,
+    /// The server's memory over the whole run, when its process is known.
+    pub(crate) memory: Vec<MemoryPoint>,
+}
+
 /// Publishes and receives.
 pub(crate) fn run(
     connecting: &Connecting,
@@ -33,23 +47,44 @@ pub(crate) fn run(
     feed: Feed,
     times: Times,
 ) -> Result<Report, RunError> {
+    let measured = |crew: &Crew| {
+        hold(crew, times.duration);
+    };
+    Ok(measure("fanout", connecting, subscribing, (feed, times), measured)?.report)
+}
+
+/// Publishes and receives; what is measured lasts as long as `during`.
+pub(crate) fn measure(
+    name: &'static str,
+    connecting: &Connecting,
+    subscribing: Subscribing,
+    (feed, times): (Feed, Times),
+    during: impl FnOnce(&Crew),
+) -> Result<Fed, RunError> {
     let server_before = connecting.server_pid.and_then(process::sample);
     let verify = subscribing.verify;
+    let watch = connecting.server_pid.map(Watch::start);
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
+    if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
+        // Nobody says when the subscriptions stand.
+        clock::sleep(SECOND / 2);
+    }
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
-    let mut span = (connecting.moment(&crew), connecting.moment(&crew));
+    let mut span = (connecting.moment(&crew.shared), connecting.moment(&crew.shared));
     let mut published = (0, 0);
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
-        span.0 = connecting.moment(&crew);
+        span.0 = connecting.moment(&crew.shared);
         published.0 = sent(&crew);
-        hold(&crew, times.duration);
-        span.1 = connecting.moment(&crew);
+        during(&crew);
+        span.1 = connecting.moment(&crew.shared);
         published.1 = sent(&crew);
+        crew.shared.enter(Phase::Calm);
+        calm(&crew, times.drain);
         crew.shared.enter(Phase::Drain);
         drain(&crew, times.drain);
     }
@@ -60,22 +95,40 @@ pub(crate) fn run(
     let feeder = publisher.join().map_err(|_| {
         RunError::Machine("the publisher thread panicked; please report it".to_owned())
     })?;
-    let mut report = connecting.report("fanout", wanted.threads, &done);
+    let mut report = connecting.report(name, wanted.threads, &done);
     report.sizes.extend(feed.sizes());
     report.invalidate(broken);
     report.server = connecting.server(server_before, span);
     report.client = client(own.rss_bytes, span);
     let heads = heads(&done, &feeder);
-    let expected = expected(&wanted, &feeder);
+    let expected = if wanted.conduct.is_moving() { 0 } else { expected(&wanted, &feeder) };
     report.fanout = Some(figures(span, published, &feeder, &done, (total, expected)));
     if let Some(fanout) = &mut report.fanout {
         fanout.channels = wanted.channels;
     }
-    guard(&mut report, &feeder, feed, times.late_max);
+    let away = total.cut - total.back;
+    report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
+    let unanswered = done.books.iter().map(|book| book.unanswered).sum();
+    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
+    guard(&mut report, &feeder, (feed, wanted.conduct.is_moving()), times.late_max);
     if verify {
         report.verdict = Some(done.verdict(Some(&heads)));
     }
-    Ok(report)
+    let memory = watch.map(Watch::stop).unwrap_or_default();
+    Ok(Fed { report, done, total, sent: feeder.sent, memory })
+}
+
+/// Waits until those who are away are back and served, or nothing more can be hoped for.
+fn calm(crew: &Crew, limit: Duration) {
+    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let served = matches!(crew.wanted.conduct, Conduct::Cut(_)) && crew.wanted.subscriptions > 0;
+    while clock::now() < end && crew.broken().is_none() {
+        let total = crew.shared.total();
+        if total.back >= total.cut && (!served || total.served >= total.cut) {
+            return;
+        }
+        clock::sleep(SECOND / 500);
+    }
 }
 
 fn sent(crew: &Crew) -> u64 {
@@ -90,10 +143,13 @@ fn drain(crew: &Crew, limit: Duration) {
     let seats = crew.wanted.seats();
     loop {
         clock::sleep(SECOND / 100);
-        let Total { delivered, told, .. } = crew.shared.total();
+        let total = crew.shared.total();
+        let Total { delivered, told, .. } = total;
+        let slow = total.slow_delivered + total.slow_told + total.slow_gone;
         let (now, got) = (clock::now(), delivered + told);
-        if got != seen {
-            (seen, moved_at) = (got, now);
+        let is_still = got + slow == seen;
+        if !is_still {
+            (seen, moved_at) = (got + slow, now);
         }
         let due = u128::from(sent(crew)) * u128::from(seats) / u128::from(crew.wanted.channels);
         let is_all = u128::from(got) >= due && now - moved_at > SECOND / 5;
@@ -112,7 +168,7 @@ fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
 /// Deliveries that the whole run owes.
 fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
     let mut expected = 0;
-    for connection in 0..wanted.connections {
+    for connection in (0..wanted.connections).filter(|c| !wanted.conduct.is_slow(*c)) {
         for slot in 0..wanted.subscriptions {
             let channel = wanted.channel(connection, slot) as usize;
             expected += feeder.sent.get(channel).copied().unwrap_or(0);
@@ -153,7 +209,12 @@ fn figures(
 }
 
 /// Finds the reasons to throw the run away.
-fn guard(report: &mut Report, feeder: &Published, feed: Feed, late_max: Duration) {
+fn guard(
+    report: &mut Report,
+    feeder: &Published,
+    (feed, is_moving): (Feed, bool),
+    late_max: Duration,
+) {
     let mut reasons = Vec::new();
     if let Some(fault) = &feeder.fault {
         reasons.push(Invalid::PublisherLost(fault.clone()));
@@ -169,7 +230,7 @@ fn guard(report: &mut Report, feeder: &Published, feed: Feed, late_max: Duration
     }
     if let Some(fanout) = &report.fanout {
         let got = fanout.delivered_total + fanout.told_total;
-        if got != fanout.expected_total {
+        if got != fanout.expected_total && !is_moving {
             let deliveries = fanout.expected_total.abs_diff(got);
             reasons.push(Invalid::Missing { deliveries });
         }

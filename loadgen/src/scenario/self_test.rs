@@ -28,9 +28,9 @@ pub(crate) fn run(
     crew.shared.enter(Phase::Warm);
     hold(&crew, times.0);
     crew.shared.enter(Phase::Measure);
-    let from = connecting.moment(&crew);
+    let from = connecting.moment(&crew.shared);
     hold(&crew, times.1);
-    let to = connecting.moment(&crew);
+    let to = connecting.moment(&crew.shared);
     let broken = crew.broken();
     let own = process::own();
     let threads = crew.wanted.threads;

@@ -9,8 +9,10 @@ use crate::compare::{FIGURES, number, read};
 use crate::html::page::{document, escape};
 
 /// The figures that are shown of each run.
-const COLUMNS: [&str; 6] = [
+const COLUMNS: [&str; 8] = [
     "deliveries/s",
+    "accepted/s",
+    "answers/s",
     "latency p50 ms",
     "latency p99 ms",
     "connections/s",

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 /// How much is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scale {
-    /// About a minute: what a CI runs.
+    /// A minute and a half: what a CI runs.
     Small,
     /// Also 100,000 connections.
     Full,
@@ -34,7 +34,7 @@ const fn full(name: &'static str, arguments: &'static [&'static str]) -> Case {
 
 /// Every run, in order. A run's name is the name of its report in a baseline: a run that becomes
 /// other work gets another name.
-pub(crate) const SET: [Case; 8] = [
+pub(crate) const SET: [Case; 15] = [
     small("connect-10k", &["connect", "-c", "10000"]),
     small("idle-10k", &["idle", "-c", "10000", "--settle", "2", "--hold", "3"]),
     small("fanout-1k-w512", &["fanout", "-c", "1000", "--window", "512"]),
@@ -43,6 +43,47 @@ pub(crate) const SET: [Case; 8] = [
     small(
         "fanout-10k-1000ch",
         &["fanout", "-c", "10000", "--channels", "1000", "--window", "4096"],
+    ),
+    small("publish-20", &["publish", "-c", "20", "--duration", "3", "--verify"]),
+    small("publish-20-ndjson", &["publish", "-c", "20", "--via", "ndjson", "--duration", "3"]),
+    small("echo-100", &["echo", "-c", "100", "--duration", "3"]),
+    small(
+        "slow-1k",
+        &["slow", "-c", "1000", "--share", "0.1", "--rate", "100", "--duration", "3", "--verify"],
+    ),
+    small(
+        "churn-1k",
+        &[
+            "churn",
+            "-c",
+            "1000",
+            "--churn-rate",
+            "200",
+            "--rate",
+            "100",
+            "--duration",
+            "3",
+            "--verify",
+        ],
+    ),
+    small(
+        "recover-1k",
+        &[
+            "recover",
+            "-c",
+            "1000",
+            "--cut-rate",
+            "100",
+            "--rate",
+            "100",
+            "--duration",
+            "3",
+            "--verify",
+        ],
+    ),
+    small(
+        "storm-1k",
+        &["storm", "-c", "1000", "--rounds", "2", "--rate", "100", "--duration", "1", "--verify"],
     ),
     full("idle-100k", &["idle", "-c", "100000", "--settle", "3", "--hold", "10"]),
     // A window of one: each event has reached all before the next one leaves.

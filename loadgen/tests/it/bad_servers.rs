@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::relay::CONSENT;
+use crate::relay::{self, CONSENT, Sin};
 use crate::run;
 
 /// A server that reads a request, writes `answer` and then waits or closes.
@@ -84,4 +84,84 @@ fn the_self_test_holds_its_own_promise() {
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
     assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+}
+
+/// Every scenario that connects, with little to do.
+fn scenarios() -> Vec<Vec<&'static str>> {
+    let short = ["--warmup", "0.1", "--duration", "0.3", "--drain", "1"].as_slice();
+    let with = |first: &[&'static str]| [first, short].concat();
+    vec![
+        vec!["connect"],
+        vec!["idle", "--channels", "1", "--settle", "0.1", "--hold", "0.2"],
+        with(&["fanout", "--rate", "100", "--verify"]),
+        with(&["publish", "--rate", "100"]),
+        with(&["publish", "--via", "http"]),
+        with(&["publish", "--via", "ndjson"]),
+        with(&["slow", "--share", "0.5", "--verify"]),
+        with(&["churn", "--verify"]),
+        with(&["recover", "--verify"]),
+        with(&["storm", "--limit", "1", "--verify"]),
+        with(&["echo"]),
+        with(&["fanout", "--rate", "100", "--publish-frame", "{payload}"]),
+    ]
+}
+
+#[test]
+fn no_scenario_hangs_or_panics_whatever_answers() {
+    let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
+    let answers: [(Vec<u8>, bool); 8] = [
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true),
+        (b"\x00\xFF garbage \r\n\r\n".to_vec(), true),
+        (b"".to_vec(), true),
+        (b"".to_vec(), false),
+        (consent_then(b"\xFF\xFF\xFF"), true),
+        (consent_then(b"\x88\x06\x0F\xA1down"), true),
+        (consent_then(b"\x81\x02{}"), true),
+        (consent_then(b""), false),
+    ];
+    for (answer, stays) in answers {
+        let shown = String::from_utf8_lossy(&answer).into_owned();
+        let url = server(answer, stays);
+        for scenario in scenarios() {
+            let ran = run(&[&scenario, ["--timeout", "1", "-c", "4", &url].as_slice()].concat());
+            let shown = format!("{scenario:?} against {shown:?}: {}", ran.text);
+            assert!(!ran.text.contains("panicked"), "{shown}");
+            match ran.code {
+                2 => assert!(ran.text.contains("INVALID: "), "{shown}"),
+                3 => assert!(ran.text.starts_with("weir-loadgen: ws://127.0.0.1:"), "{shown}"),
+                // Only these may find nothing wrong in a server that consents and says nothing.
+                0 => assert!(["connect", "idle"].contains(&scenario[0]), "{shown}"),
+                code => panic!("exit code {code}: {shown}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_a_sentence_in_every_scenario() {
+    for scenario in scenarios() {
+        let ran = run(&[scenario.as_slice(), &["-c", "4", "ws://127.0.0.1:1/ws"]].concat());
+        assert_eq!(ran.code, 3, "{scenario:?}: {}", ran.text);
+        assert!(ran.text.contains("nothing listens there"), "{scenario:?}: {}", ran.text);
+    }
+}
+
+#[test]
+fn a_server_that_resets_in_the_middle_is_a_sentence() {
+    for scenario in ["slow", "churn", "recover", "storm"] {
+        let url = relay::start(Sin::Cut);
+        let short =
+            ["-c", "10", "--rate", "200", "--warmup", "0.1", "--drain", "1", "--timeout", "1"];
+        let ran = run(&[&[scenario], short.as_slice(), &["--duration", "1", &url]].concat());
+        assert_eq!(ran.code, 2, "{scenario}: {}", ran.text);
+        assert!(ran.text.contains("connections were lost"), "{scenario}: {}", ran.text);
+    }
+}
+
+#[test]
+fn the_machine_is_looked_at_before_the_run() {
+    let ran =
+        run(&["idle", "-c", "30000", "--sources", "1", "--threads", "64", "ws://127.0.0.1:1/"]);
+    assert_eq!(ran.code, 4, "{}", ran.text);
+    assert!(ran.text.contains("use --sources"), "{}", ran.text);
 }

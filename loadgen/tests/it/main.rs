@@ -2,7 +2,10 @@
 
 mod bad_servers;
 mod compare;
+mod conduct;
 mod fanout;
+mod foreign;
+mod publish;
 mod relay;
 mod schema;
 mod suite;
