@@ -1,5 +1,5 @@
 //! Which parser serves which message: Weir's scanner, a simd-json tape, or serde_json's borrowed
-//! raw values; and what it costs to write an event.
+//! raw values; and what it costs to write an event, beside serde_json.
 //!
 //! The rivals do less than `Parser`: they validate and find the fields, but check no field.
 
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::{Arc, OnceLock};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use simd_json::{Buffers, Tape};
 use weir::proto::dialect::json::{Parser, encode_event};
@@ -123,10 +123,38 @@ fn parse(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn encode(criterion: &mut Criterion) {
-    let Ok(channel) = "telemetry:host-7".parse() else { return };
-    let event = Event {
-        channel,
+/// What serde_json is asked to write: the same fields in the same order.
+#[derive(Serialize)]
+struct EventText<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    channel: &'a str,
+    offset: u64,
+    ts: u64,
+    key: &'a str,
+    from: AuthorText<'a>,
+    data: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct AuthorText<'a> {
+    /// An id is formatted on both sides.
+    client: Shown<'a, ClientId>,
+    user: &'a str,
+}
+
+/// Anything as its `Display` has it.
+struct Shown<'a, T>(&'a T);
+
+impl<T: std::fmt::Display> Serialize for Shown<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
+    }
+}
+
+fn event(data: &str) -> Event {
+    Event {
+        channel: "telemetry:host-7".parse().expect("a good name"),
         alias: Alias(1),
         offset: 123_456,
         ts_ms: 1_732_153_200_123,
@@ -134,17 +162,56 @@ fn encode(criterion: &mut Criterion) {
         key: Some("cpu0".into()),
         from: Some(Arc::new(Author { client: ClientId(u64::MAX / 3), user: Some("u1".into()) })),
         hidden_from: None,
-        payload: Payload::Json(telemetry(128).into_bytes().into()),
+        payload: Payload::Json(data.as_bytes().into()),
         json_frame: OnceLock::new(),
+    }
+}
+
+/// Writes what [`encode_event`] writes for [`event`].
+fn serde_event(event: &Event, data: &RawValue, out: &mut Vec<u8>) {
+    let author = event.from.as_deref().expect("an author");
+    let text = EventText {
+        kind: "event",
+        channel: event.channel.as_str(),
+        offset: event.offset,
+        ts: event.ts_ms,
+        key: event.key.as_deref().unwrap_or_default(),
+        from: AuthorText {
+            client: Shown(&author.client),
+            user: author.user.as_deref().unwrap_or_default(),
+        },
+        data,
     };
-    let mut out = Vec::with_capacity(1024);
-    criterion.bench_function("encode_event/128 B", |bencher| {
-        bencher.iter(|| {
-            out.clear();
-            encode_event(black_box(&event), &mut out);
-            out.len()
+    serde_json::to_writer(out, &text).expect("a vector takes everything");
+}
+
+fn encode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode_event");
+    for (name, bytes) in [("128 B", 128), ("1 KiB", 1 << 10), ("64 KiB", 64 << 10)] {
+        let data = telemetry(bytes);
+        let event = event(&data);
+        let raw: &RawValue = serde_json::from_str(&data).expect("JSON");
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        encode_event(&event, &mut ours);
+        serde_event(&event, raw, &mut theirs);
+        assert_eq!(ours, theirs, "{name}: the same bytes");
+        group.throughput(Throughput::Bytes(u64::try_from(ours.len()).unwrap_or(0)));
+        group.bench_function(BenchmarkId::new("weir", name), |bencher| {
+            bencher.iter(|| {
+                ours.clear();
+                encode_event(black_box(&event), &mut ours);
+                black_box(ours.as_slice()).len()
+            });
         });
-    });
+        group.bench_function(BenchmarkId::new("serde_json", name), |bencher| {
+            bencher.iter(|| {
+                theirs.clear();
+                serde_event(black_box(&event), black_box(raw), &mut theirs);
+                black_box(theirs.as_slice()).len()
+            });
+        });
+    }
+    group.finish();
 }
 
 criterion_group!(benches, parse, encode);

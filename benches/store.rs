@@ -1,12 +1,11 @@
-//! The memory store's publish: an offset, and the event into the mailboxes of 0, 1 or 2 shards.
-//! Beside it, the plain thing: one lock around one `HashMap`.
-//!
-//! One thread: what the store's many locks are for, threads that do not meet, is not measured.
+//! The memory store's publish: an offset, and the event into the mailboxes of 0, 1 or 2 shards; by
+//! one thread, and by two at once. Beside it, the plain thing: one lock around one `HashMap`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use parking_lot::Mutex;
@@ -24,6 +23,9 @@ const SHARDS: [u16; 3] = [0, 1, 2];
 
 /// Events between two visits of a shard to its mailbox.
 const BATCH: usize = 64;
+
+/// Publishers at once, where they meet.
+const THREADS: usize = 2;
 
 const NOW: Now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
 const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
@@ -69,12 +71,12 @@ struct Naive {
 
 impl Naive {
     fn new(names: &[String], shards: u16, deliver: Arc<dyn Deliver>) -> Self {
-        let channel = |(name, alias): (&String, u32)| {
+        let channel = |name: &String| {
             let shards = (0..shards).map(ShardId).collect();
             let parsed = name.parse().expect("a good name");
-            (name.clone(), Plain { name: parsed, alias: Alias(alias), offset: 0, shards })
+            (name.clone(), Plain { name: parsed, alias: Alias(1), offset: 0, shards })
         };
-        Self { channels: Mutex::new(names.iter().zip(1..).map(channel).collect()), deliver }
+        Self { channels: Mutex::new(names.iter().map(channel).collect()), deliver }
     }
 
     fn publish(&self, event: NewEvent<'_>) -> Option<u64> {
@@ -150,8 +152,74 @@ fn publish(c: &mut Criterion) {
     group.finish();
 }
 
+/// Two threads publish `batches` times [`BATCH`] events each. Returns how long both took.
+///
+/// With `apart` they never use the same channel, else they take the same ones in the same order.
+fn race(batches: u64, names: &[String], apart: bool, publish: impl Fn(&str) + Sync) -> Duration {
+    let start = Barrier::new(THREADS + 1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let mine: Vec<&str> = names
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| !apart || index % THREADS == thread)
+                    .map(|(_, name)| name.as_str())
+                    .collect();
+                let (start, publish) = (&start, &publish);
+                scope.spawn(move || {
+                    let mut next = mine.iter().cycle();
+                    start.wait();
+                    for _ in 0..batches {
+                        next.by_ref().take(BATCH).for_each(|name| publish(name));
+                    }
+                })
+            })
+            .collect();
+        start.wait();
+        let begun = now();
+        for thread in threads {
+            thread.join().expect("publishes");
+        }
+        begun.elapsed()
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "Criterion asks for the time that threads took")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Only the append: with subscribers, the threads would meet in the mailboxes as well.
+fn contention(c: &mut Criterion) {
+    let names: Vec<String> = (0..CHANNELS).map(|n| format!("telemetry:host-{n}")).collect();
+    let deliver: Arc<dyn Deliver> = Arc::new(Mail::default());
+    let memory = Memory::new(Arc::clone(&deliver));
+    let naive = Naive::new(&names, 0, deliver);
+    let mut group = c.benchmark_group("publish by 2 threads");
+    group.throughput(Throughput::Elements((BATCH * THREADS) as u64));
+    for (case, apart) in [("other channels", true), ("the same channels", false)] {
+        group.bench_function(BenchmarkId::new("weir", case), |b| {
+            b.iter_custom(|batches| {
+                race(batches, &names, apart, |channel| {
+                    black_box(memory.publish(event(channel), NOW)).expect("it is there");
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("one lock", case), |b| {
+            b.iter_custom(|batches| {
+                race(batches, &names, apart, |channel| {
+                    black_box(naive.publish(event(channel))).expect("it is there");
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     publish(&mut criterion);
+    contention(&mut criterion);
     criterion.final_summary();
 }

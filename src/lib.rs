@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
@@ -33,7 +34,7 @@ pub mod shard;
 pub mod store;
 
 pub use config::Config;
-pub use proto::name::{BadName, ChannelName, ClientId};
+pub use proto::name::{BadClientId, BadName, ChannelName, ClientId};
 pub use proto::position::{Epoch, Position};
 pub use server::{Builder, Gateway, Handle, StartError};
 pub use shard::PublishError;

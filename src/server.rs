@@ -54,7 +54,8 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// A gateway that listens.
+/// A gateway that listens, until [`Gateway::run_until`] has ended it. Dropped before, it drains
+/// without anybody who waits for the end.
 ///
 /// ```no_run
 /// # async fn example(config: weir::Config) -> Result<(), Box<dyn std::error::Error>> {
@@ -100,7 +101,7 @@ impl Builder {
         let Config { listen, shards, mut node, http, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.connections_max;
-        let separate = wanted as u64 > descriptors.saturating_sub(fdtable::RESERVE);
+        let separate = wanted as u64 > descriptors.saturating_sub(fdtable::RESERVE) && separable();
         let room = descriptors.saturating_sub(fdtable::RESERVE.min(descriptors / 2));
         let room = if separate { room.saturating_mul(shards as u64) } else { room };
         node.connections_max = wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
@@ -113,24 +114,26 @@ impl Builder {
         let node = Arc::new(Node::new(node, store, mailboxes));
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
-        let runtimes: Result<Vec<Runtime>, io::Error> = (0..shards).map(|_| runtime()).collect();
-        let mut threads = Vec::new();
-        for (index, runtime) in runtimes.map_err(StartError::Thread)?.into_iter().enumerate() {
+        let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
+        // From here on what has begun ends with it, also where the start fails.
+        let mut gateway = Gateway { node, address, connections_max, shards: Vec::new() };
+        for (index, engine) in engines.map_err(StartError::Thread)?.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-            let plan = Plan { id, address, separate, node: Arc::clone(&node), http: http.clone() };
+            let plan =
+                Plan { id, address, separate, node: Arc::clone(&gateway.node), http: http.clone() };
             let (ready, is_ready) = std::sync::mpsc::channel();
             let (done, is_done) = oneshot::channel();
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || plan.run(&runtime, &ready, done))
+                .spawn(move || plan.run(engine, &ready, done))
                 .map_err(StartError::Thread)?;
             match is_ready.recv() {
-                Ok(Ok(())) => threads.push((thread, is_done)),
+                Ok(Ok(())) => gateway.shards.push((thread, is_done)),
                 Ok(Err(source)) => return Err(StartError::Listen { address, source }),
                 Err(_) => return Err(StartError::Shard),
             }
         }
-        Ok(Gateway { node, address, connections_max, shards: threads })
+        Ok(gateway)
     }
 }
 
@@ -161,9 +164,9 @@ impl Gateway {
     /// # Errors
     ///
     /// [`StartError::Shard`] when a shard ended by itself.
-    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
-        let (threads, ends): (Vec<_>, Vec<_>) = self.shards.into_iter().unzip();
-        let mut ends = ends;
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let shards = std::mem::take(&mut self.shards);
+        let (threads, mut ends): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
         let lost = std::future::poll_fn(|cx| {
             for end in &mut ends {
                 if std::pin::Pin::new(end).poll(cx).is_ready() {
@@ -184,6 +187,13 @@ impl Gateway {
             thread.join().map_err(|_| StartError::Shard)?;
         }
         Ok(())
+    }
+}
+
+/// Begins the drain, and does not wait for its end: the threads end by themselves.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.node.drain();
     }
 }
 
@@ -236,7 +246,7 @@ struct Plan {
 impl Plan {
     fn run(
         self,
-        runtime: &Runtime,
+        engine: Engine,
         ready: &std::sync::mpsc::Sender<io::Result<()>>,
         done: oneshot::Sender<()>,
     ) {
@@ -246,13 +256,13 @@ impl Plan {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let local = Local::new(self.id, self.node);
-            let turns = local.clone();
-            local.spawn(async move { turns.run().await });
             drop(ready.send(Ok(())));
-            crate::http::serve(listener, local.clone(), Rc::new(self.http)).await;
-            local.end();
+            let doors = crate::http::serve(listener, local.clone(), Rc::new(self.http));
+            local.run(doors).await;
         };
-        LocalSet::new().block_on(runtime, shard);
+        if let Some(runtime) = &engine.0 {
+            LocalSet::new().block_on(runtime, shard);
+        }
         if done.send(()).is_err() {
             tracing::debug!("nobody waits for the end of this shard");
         }
@@ -272,8 +282,34 @@ impl Plan {
     }
 }
 
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// A shard's runtime. Its end waits for nothing, so that a start may fail inside of another
+/// runtime, where waiting is a panic.
+struct Engine(Option<Runtime>);
+
+impl Engine {
+    fn new() -> io::Result<Self> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map(Some).map(Self)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Whether shards may have descriptor tables of their own; says so where they may not.
+fn separable() -> bool {
+    let tried = fdtable::try_separate();
+    if let Err(error) = &tried {
+        tracing::warn!(
+            "the system refuses shards their own descriptor tables (unshare: {error}): they share \
+             the process's limit of open files"
+        );
+    }
+    tried.is_ok()
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -38,7 +38,7 @@ pub enum Command {
     Sub(Subscribe),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
-    Check(Check),
+    Check(Settings),
     /// Print a commented configuration with every default.
     #[command(after_help = "Example:\n  weir config > weir.toml")]
     Config,
@@ -47,6 +47,20 @@ pub enum Command {
 /// Flags of `weir serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
+    /// Its settings.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Also publish this machine's telemetry to telemetry:HOST.
+    #[arg(long)]
+    pub demo: bool,
+    /// Send back every message on /echo, for conformance tests.
+    #[arg(long, hide = true)]
+    pub echo: bool,
+}
+
+/// Flags of every command that reads the settings of a gateway.
+#[derive(Debug, Args)]
+pub struct Settings {
     /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -56,9 +70,6 @@ pub struct Serve {
     /// Threads that serve connections; 0 is one per core.
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,
-    /// Also publish this machine's telemetry to telemetry:HOST.
-    #[arg(long)]
-    pub demo: bool,
     /// Listen where others can connect, though there is no authentication.
     #[arg(long)]
     pub insecure: bool,
@@ -67,9 +78,9 @@ pub struct Serve {
     pub log_format: Option<String>,
 }
 
-impl Serve {
-    /// The flags that are settings.
-    pub fn settings(&self) -> Vec<(Key, &'static str, String)> {
+impl Settings {
+    /// The flags that stand for keys of the configuration.
+    pub fn keys(&self) -> Vec<(Key, &'static str, String)> {
         let flags = [
             (Key::Listen, "--listen", &self.listen),
             (Key::Shards, "--shards", &self.shards),
@@ -129,14 +140,6 @@ pub enum Format {
     Json,
 }
 
-/// Flags of `weir check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// The configuration, a TOML file.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +159,13 @@ mod tests {
     #[test]
     fn usage_is_checked() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
-        for line in ["weir", "weir --demo", "weir serve --shards 2", "weir pub a -1 --key k"] {
+        for line in [
+            "weir",
+            "weir --demo",
+            "weir serve --shards 2",
+            "weir check --insecure",
+            "weir pub a -1",
+        ] {
             assert!(parse(line).is_ok(), "{line}");
         }
         for line in [

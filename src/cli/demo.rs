@@ -6,12 +6,13 @@ use crate::server::Handle;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Ten times a second.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Rates are of the last second: the kernel counts a core's time in hundredths of one.
+/// Rates are of the last ten samples, a second's worth: the kernel counts a core's time in
+/// hundredths of one.
 const WINDOW: usize = 10;
 
 /// Publishes this machine's telemetry to `telemetry:HOST` until the gateway stops.
@@ -25,13 +26,13 @@ pub async fn run(handle: Handle) {
     tracing::info!("demo: this machine's telemetry is on {name}");
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut past = VecDeque::from([Sample::take()]);
+    let mut past = VecDeque::with_capacity(WINDOW + 1);
     let mut failed = false;
     loop {
         ticks.tick().await;
-        let sample = Sample::take();
-        let first = past.front().unwrap_or(&sample);
-        for (key, value) in sample.events(first, past.len()) {
+        let (at, sample) = (now(), Sample::take());
+        let before = past.front().map(|(then, before)| (at - *then, before));
+        for (key, value) in sample.events(before) {
             let published = handle.publish(&name, Some(&key), value.to_string().into_bytes()).await;
             match published {
                 Ok(_) => failed = false,
@@ -42,11 +43,17 @@ pub async fn run(handle: Handle) {
                 Err(_) => {}
             }
         }
-        past.push_back(sample);
+        past.push_back((at, sample));
         if past.len() > WINDOW {
             past.pop_front();
         }
     }
+}
+
+/// Ticks that come late are skipped, so that only the clock knows how long a rate has run.
+#[expect(clippy::disallowed_methods, reason = "measures this machine, not the gateway")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// The channel of a host: what no channel name may hold becomes `-`.
@@ -77,29 +84,37 @@ impl Sample {
         }
     }
 
-    /// Keys and data; rates are since `before`, which is `periods` old.
-    fn events(&self, before: &Self, periods: usize) -> Vec<(String, Value)> {
-        let mut events = Vec::with_capacity(self.cores.len() + 3);
-        for (at, (ticks, before)) in self.cores.iter().zip(&before.cores).enumerate() {
-            events.push((format!("cpu{at}"), json!({"percent": ticks.percent_since(*before)})));
-        }
+    /// Keys and data. Rates are since another sample, so long before this one; without it there
+    /// are none.
+    fn events(&self, before: Option<(Duration, &Self)>) -> Vec<(String, Value)> {
+        let mut events = before.map_or_else(Vec::new, |(age, before)| self.rates(age, before));
         if let Some((total, available)) = self.memory {
-            let used = proc::ratio(total.saturating_sub(available), total);
-            let value = json!({"total": total, "available": available, "used_percent": used});
+            let used = total.saturating_sub(available);
+            let percent = proc::ratio(used, total);
+            let value = json!({"used_bytes": used, "used_percent": percent});
             events.push(("memory".to_owned(), value));
         }
-        let rate = |after: u64, before: u64| {
-            let tenths = u64::try_from(periods).unwrap_or(u64::MAX).max(1);
-            after.saturating_sub(before).saturating_mul(10) / tenths
-        };
-        let received = rate(self.network.0, before.network.0);
-        let sent = rate(self.network.1, before.network.1);
-        let value = json!({"received_per_s": received, "sent_per_s": sent});
-        events.push(("network".to_owned(), value));
         if let Some([one, five, fifteen]) = self.load {
-            let value = json!({"one": one, "five": five, "fifteen": fifteen});
+            let value = json!({"load_1m": one, "load_5m": five, "load_15m": fifteen});
             events.push(("load".to_owned(), value));
         }
+        events
+    }
+
+    fn rates(&self, age: Duration, before: &Self) -> Vec<(String, Value)> {
+        let cores = self.cores.iter().zip(&before.cores).enumerate();
+        let mut events: Vec<_> = cores
+            .map(|(at, (ticks, before))| {
+                (format!("cpu{at}"), json!({"percent": ticks.percent_since(*before)}))
+            })
+            .collect();
+        let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = |after: u64, before: u64| after.saturating_sub(before).saturating_mul(1000) / ms;
+        let value = json!({
+            "received_bytes_per_s": rate(self.network.0, before.network.0),
+            "sent_bytes_per_s": rate(self.network.1, before.network.1),
+        });
+        events.push(("network".to_owned(), value));
         events
     }
 }
@@ -130,11 +145,14 @@ mod tests {
             network: (500, 100),
             load: Some([1.0, 0.5, 0.25]),
         };
-        let events = after.events(&before, 5);
+        let events = after.events(Some((Duration::from_millis(2500), &before)));
         let keys: Vec<&str> = events.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["cpu0", "memory", "network", "load"]);
+        assert_eq!(keys, ["cpu0", "network", "memory", "load"]);
         assert_eq!(events[0].1, json!({"percent": 50.0}));
-        assert_eq!(events[1].1["used_percent"], json!(75.0));
-        assert_eq!(events[2].1, json!({"received_per_s": 1000, "sent_per_s": 200}));
+        assert_eq!(events[1].1, json!({"received_bytes_per_s": 200, "sent_bytes_per_s": 40}));
+        assert_eq!(events[2].1, json!({"used_bytes": 750, "used_percent": 75.0}));
+        assert_eq!(events[3].1, json!({"load_1m": 1.0, "load_5m": 0.5, "load_15m": 0.25}));
+        let keys: Vec<String> = after.events(None).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["memory", "load"], "the first sample has no rates");
     }
 }

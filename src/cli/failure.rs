@@ -19,13 +19,6 @@ pub(super) enum Failure {
     /// `--key` is not a key.
     #[error("--key must be 1 to {} bytes", crate::proto::name::KEY_BYTES_MAX)]
     Key,
-    /// Listening where anybody can connect.
-    #[error(
-        "refusing to listen on {0}: it is not loopback and there is no authentication yet, so \
-         whoever reaches it may publish and read everything; listen on 127.0.0.1, or say \
-         --insecure if the network is yours"
-    )]
-    Exposed(std::net::SocketAddr),
     /// What was said on standard error already.
     #[error("not everything was done")]
     Partly,
@@ -49,7 +42,6 @@ impl Failure {
         match self {
             Self::PipeClosed => 0,
             Self::Client(_)
-            | Self::Exposed(_)
             | Self::Partly
             | Self::Settings(_)
             | Self::Start(_)

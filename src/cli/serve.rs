@@ -10,11 +10,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
-    let (_, mut config) = files::load(flags.config.as_deref(), flags.settings())?;
-    config.insecure = flags.insecure;
+    let (raw, mut config) = files::load(&flags.settings)?;
+    config.http.echo = flags.echo;
     logging::start(&config.log);
-    if config.exposed() {
-        return Err(Failure::Exposed(config.listen));
+    for one in &raw.foreign {
+        tracing::warn!("{one}; it is left alone");
     }
     run::block_on(serve(config, flags.demo))
 }

@@ -57,21 +57,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How many threads serve connections; at least 1.
     pub shards: usize,
-    /// Whether strangers may be let in without authentication (`--insecure`).
-    pub insecure: bool,
     /// Options of the node.
     pub node: NodeOptions,
     /// Options of the HTTP side.
     pub http: HttpOptions,
     /// Options of the log.
     pub log: LogOptions,
-}
-
-impl Config {
-    /// Whether others than this machine could reach the gateway, and nobody said they may.
-    pub fn exposed(&self) -> bool {
-        !self.insecure && !self.listen.ip().to_canonical().is_loopback()
-    }
 }
 
 impl RawConfig {
@@ -93,7 +84,6 @@ impl RawConfig {
         let config = Config {
             listen: check.listen(),
             shards,
-            insecure: false,
             node: check.node(machine),
             http: check.http(),
             log: check.log(),
@@ -127,11 +117,24 @@ impl Check<'_> {
             Some(port) => format!("127.0.0.1:{port}"),
             None => text.clone(),
         };
-        address.parse().unwrap_or_else(|_| {
-            let right = "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\"";
+        let Ok(address) = address.parse::<SocketAddr>() else {
+            let right = if text.starts_with("unix:") {
+                "and unix sockets are not listened on in this version: say a TCP address and port"
+            } else if text.contains(',') {
+                "and several addresses are not listened on in this version: say one"
+            } else {
+                "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\""
+            };
             self.fault(Key::Listen, &format!("is {text:?}, {right}"));
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
-        })
+            return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        };
+        if !self.raw.insecure && !address.ip().to_canonical().is_loopback() {
+            let problem = "is not loopback, and without authentication whoever reaches it may \
+                 publish and read everything: listen on 127.0.0.1, or say --insecure if the \
+                 network is yours";
+            self.fault(Key::Listen, &format!("{text:?} {problem}"));
+        }
+        address
     }
 
     fn node(&mut self, machine: &Machine) -> NodeOptions {
@@ -258,6 +261,7 @@ impl Check<'_> {
             header_bytes: self.count(Key::HttpHeaderBytes),
             body_bytes: self.count(Key::HttpBodyBytes),
             origins: self.origins(),
+            echo: false,
         }
     }
 

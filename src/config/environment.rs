@@ -1,6 +1,6 @@
 //! Settings from `WEIR_` variables.
 
-use crate::config::fault::{BadSetting, Source, nearest};
+use crate::config::fault::{BadSetting, Source, distance, unknown};
 use crate::config::key::Key;
 use crate::config::raw::RawConfig;
 use crate::config::value::RawValue;
@@ -26,7 +26,10 @@ pub(super) fn read(
         }
         match Key::ALL.into_iter().find(|key| key.variable() == name) {
             Some(key) => raw.set(key, RawValue::Text(value), Source::Environment(name)),
-            None => bad.push(unknown(name)),
+            None => {
+                let fault = fault(&name);
+                if is_meant_for_us(rest) { bad.push(fault) } else { raw.foreign.push(fault) }
+            }
         }
     }
     if let Some(value) = log.filter(|value| !value.is_empty()) {
@@ -41,14 +44,18 @@ fn of_kubernetes(rest: &str, value: &str) -> bool {
     rest.starts_with("SERVICE_") || rest.starts_with("PORT_") || (rest == "PORT" && address)
 }
 
-fn unknown(name: String) -> BadSetting {
+/// Whether an unknown variable is a slip: it names a section, or is a character away from a
+/// setting. Others may be anybody's, like the `WEIR_VERSION` of an image or somebody's
+/// `WEIR_HOME`.
+fn is_meant_for_us(rest: &str) -> bool {
+    let slip = |key: Key| distance(rest, &key.variable()["WEIR_".len()..]) == 1;
+    rest.contains("__") || Key::ALL.into_iter().any(slip)
+}
+
+fn fault(name: &str) -> BadSetting {
     let known: Vec<String> = Key::ALL.into_iter().map(Key::variable).collect();
-    let all = known.iter().map(String::as_str).chain(OTHERS).chain(["WEIR_LOG"]);
-    let problem = match nearest(&name, all) {
-        Some(near) => format!("no such setting; the nearest is {near}"),
-        None => "no such setting".to_owned(),
-    };
-    BadSetting::new(Source::Environment(name), "", problem)
+    let problem = unknown("setting", name, known.iter().map(String::as_str));
+    BadSetting::new(Source::Environment(name.to_owned()), "", problem)
 }
 
 #[cfg(test)]
@@ -77,11 +84,22 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_variable_is_named_with_the_nearest() {
-        let (_, bad) = read_all(&[("WEIR_LIMITS__CONECTIONS", "5")]);
-        let text = bad.first().map(ToString::to_string).unwrap_or_default();
-        assert!(text.starts_with("WEIR_LIMITS__CONECTIONS: no such setting"), "{text}");
-        assert!(text.ends_with("WEIR_LIMITS__CONNECTIONS"), "{text}");
+    fn a_slip_is_a_fault_and_what_may_be_anybodys_is_not() {
+        let (_, bad) = read_all(&[
+            ("WEIR_LIMITS__CONECTIONS", "5"),
+            ("WEIR_AUTH__REQUIRED", "true"),
+            ("WEIR_SHARD", "2"),
+        ]);
+        let texts: Vec<String> = bad.iter().map(ToString::to_string).collect();
+        let wanted = [
+            "WEIR_LIMITS__CONECTIONS: no such setting; the nearest is WEIR_LIMITS__CONNECTIONS",
+            "WEIR_AUTH__REQUIRED: no such setting in this version",
+            "WEIR_SHARD: no such setting; the nearest is WEIR_SHARDS",
+        ];
+        assert_eq!(texts, wanted);
+        let (raw, bad) = read_all(&[("WEIR_VERSION", "1"), ("WEIR_HOME", "/opt/weir")]);
+        assert_eq!(bad, []);
+        assert_eq!(raw.foreign.len(), 2, "they are named all the same");
     }
 
     #[test]

@@ -56,16 +56,31 @@ impl fmt::Display for BadSetting {
     }
 }
 
-/// The candidate that `word` most likely meant.
-pub(super) fn nearest<'a>(
+/// What is wrong with a name that is none of `candidates`, and which one may have been meant.
+/// `what` is what it should have been.
+pub(super) fn unknown<'a>(
+    what: &str,
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    candidates.into_iter().min_by_key(|candidate| distance(word, candidate))
+) -> String {
+    match nearest(word, candidates) {
+        Some(near) => format!("no such {what}; the nearest is {near}"),
+        None => format!("no such {what} in this version"),
+    }
+}
+
+/// The candidate that `word` most likely meant, if one is so close that it may be a slip.
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // A section before it, which the candidates have too, makes no slip likelier.
+    let own = word.rsplit('.').next().and_then(|part| part.rsplit("__").next());
+    let far = (own.map_or(0, |own| own.trim_start_matches("WEIR_").len()) / 3).max(2);
+    let measured = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
+    let close = measured.filter(|(distance, _)| *distance <= far);
+    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
 /// How many single characters must change to turn `a` into `b` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.bytes().enumerate() {
         let mut diagonal = i;
@@ -88,6 +103,9 @@ mod tests {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "ab"), 2);
         assert_eq!(nearest("lisen", ["shards", "listen", "drain"]), Some("listen"));
-        assert_eq!(nearest("x", []), None);
+        assert_eq!(nearest("dr", ["shards", "node", "drain"]), None);
+        assert_eq!(nearest("history", ["slow", "name", "slow_choice"]), None);
+        assert_eq!(unknown("key", "a.names", ["a.name"]), "no such key; the nearest is a.name");
+        assert_eq!(unknown("key", "tls", ["limits", "log"]), "no such key in this version");
     }
 }

@@ -28,6 +28,10 @@ pub(super) struct RawNamespace {
 pub struct RawConfig {
     pub(super) settings: [Option<Written>; Key::ALL.len()],
     pub(super) namespaces: Vec<RawNamespace>,
+    /// Whether strangers may be let in without authentication.
+    pub(super) insecure: bool,
+    /// `WEIR_` variables that are no setting and do not look like a slip; to be warned of.
+    pub foreign: Vec<BadSetting>,
 }
 
 /// Where settings come from.
@@ -39,6 +43,8 @@ pub struct Inputs<'a> {
     pub environment: Vec<(String, String)>,
     /// Flags of the command line: the setting, the flag's name, its value.
     pub flags: Vec<(Key, &'static str, String)>,
+    /// Whether strangers may be let in without authentication (`--insecure`).
+    pub insecure: bool,
 }
 
 impl RawConfig {
@@ -48,6 +54,7 @@ impl RawConfig {
             Some(path) => file::load(path, bad),
             None => Self::default(),
         };
+        raw.insecure = inputs.insecure;
         environment::read(&mut raw, inputs.environment, bad);
         for (key, flag, value) in inputs.flags {
             raw.set(key, RawValue::Text(value), Source::Flag(flag));

@@ -9,12 +9,17 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
-use super::outbox::{Outbox, OutboxLimit, Slice};
+use super::outbox::{OutboxLimit, Slice};
 use super::policy::Policy;
 use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
-use super::session::Session;
 use crate::proto::event::{Author, Event};
 use crate::proto::name::{Alias, ChannelName, ClientId};
+
+mod seat;
+
+pub use seat::Seat;
+
+use seat::{Listed, Member, Round, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -23,23 +28,6 @@ const BATCHES: usize = 8;
 /// A connection's place in its shard's hub.
 pub type SeatId = usize;
 
-/// A subscription as its seat knows it.
-#[derive(Debug, Clone, Copy)]
-struct Sub {
-    alias: Alias,
-    /// Its index among the topic's members.
-    member: u32,
-}
-
-/// A subscription as its topic knows it: all that the fan-out looks at.
-#[derive(Debug, Clone, Copy)]
-struct Member {
-    seat: u32,
-    policy: Policy,
-    /// Events up to this offset are not for this member.
-    position: u64,
-}
-
 /// One channel with members on this shard.
 #[derive(Debug)]
 struct Topic {
@@ -47,52 +35,6 @@ struct Topic {
     members: Vec<Member>,
     /// The run being filled by the batch.
     open: Option<Rc<Run>>,
-}
-
-/// One connection.
-#[derive(Debug)]
-pub struct Seat {
-    /// What waits to be written.
-    pub outbox: Outbox,
-    /// Its standing.
-    pub session: Session,
-    /// Who it is, as its events say.
-    pub author: Arc<Author>,
-    /// The kernel takes no more: writing waits until it does.
-    pub blocked: bool,
-    /// It is in the queue of those to be written.
-    dirty: bool,
-    /// Since when its data lane is full (node milliseconds); `None` below half.
-    full_since_ms: Option<u64>,
-    /// It is in the list of those whose fullness is looked at.
-    listed: bool,
-    /// It is in the list of those whose next batch may be too much.
-    near: bool,
-    /// It was waited for, in vain: not again before it has come down to half.
-    excused: bool,
-    /// It is to be closed as a slow consumer: no event may follow those it has missed.
-    over: bool,
-    subs: Vec<Sub>,
-}
-
-impl Seat {
-    /// Whether it waits for its socket with more than half of its queue in use, has lost nothing
-    /// since it was last below, and has not been waited for.
-    fn is_near(&self, limit: OutboxLimit) -> bool {
-        self.blocked && self.full_since_ms.is_none() && !self.excused && !self.at_half(limit)
-    }
-
-    fn at_half(&self, limit: OutboxLimit) -> bool {
-        self.outbox.data_bytes() <= limit.bytes / 2 && self.outbox.data_events() <= limit.events / 2
-    }
-
-    /// Forgets what was of a queue that is at half or less.
-    fn look(&mut self, limit: OutboxLimit) {
-        if (self.full_since_ms.is_some() || self.excused) && self.at_half(limit) {
-            self.full_since_ms = None;
-            self.excused = false;
-        }
-    }
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -119,9 +61,11 @@ pub struct Hub {
     topics: HashMap<Alias, Topic, RandomState>,
     touched: Vec<Alias>,
     dirty: VecDeque<u32>,
-    full: Vec<u32>,
+    full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
-    near: Vec<u32>,
+    near: Vec<Listed>,
+    /// Seats whose data lane was long at some time since the last look but one.
+    roomy: Vec<Listed>,
     press: Press,
     limit: OutboxLimit,
     subscriptions: u64,
@@ -138,6 +82,7 @@ impl Hub {
             dirty: VecDeque::new(),
             full: Vec::new(),
             near: Vec::new(),
+            roomy: Vec::new(),
             press: Press::default(),
             limit,
             subscriptions: 0,
@@ -147,19 +92,7 @@ impl Hub {
     /// Gives a connection a seat.
     pub fn open(&mut self, author: Arc<Author>, now_ms: u64) -> SeatId {
         let client = author.client;
-        let id = self.seats.insert(Seat {
-            outbox: Outbox::default(),
-            session: Session::new(now_ms),
-            author,
-            blocked: false,
-            dirty: false,
-            full_since_ms: None,
-            listed: false,
-            near: false,
-            excused: false,
-            over: false,
-            subs: Vec::new(),
-        });
+        let id = self.seats.insert(Seat::new(author, now_ms));
         self.clients.insert(client, narrow(id));
         id
     }
@@ -229,9 +162,10 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy) {
-        if let Some(sub) = self.sub(id, alias)
+    /// Changes the policy of a subscription there is; without one it stays as it was.
+    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Option<Policy>) {
+        if let Some(policy) = policy
+            && let Some(sub) = self.sub(id, alias)
             && let Some(topic) = self.topics.get_mut(&alias)
             && let Some(member) = topic.members.get_mut(sub.member as usize)
         {
@@ -308,50 +242,49 @@ impl Hub {
         }
     }
 
+    /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
+    /// it adds to the next [`Hub::fan_out`].
+    pub fn begins(&self, event: &Event) -> usize {
+        let topic = self.topics.get(&event.alias).filter(|topic| topic.open.is_none());
+        topic.map_or(0, |topic| topic.members.len())
+    }
+
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        for alias in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for alias in touched.drain(..) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
-            let Some(run) = topic.open.take() else { continue };
+            let Some(mut run) = topic.open.take() else { continue };
+            self.press.seal(&mut run);
             let members = std::mem::take(&mut topic.members);
             for member in &members {
-                self.offer(*member, &run, writer, (now_ms, outcome));
+                self.offer(*member, &run, &mut Round { writer, now_ms, outcome });
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
             }
             self.press.issue(run);
         }
+        self.touched = touched;
     }
 
-    fn offer(
-        &mut self,
-        member: Member,
-        run: &Rc<Run>,
-        writer: &mut impl Writer,
-        (now_ms, outcome): (u64, &mut Outcome),
-    ) {
+    fn offer(&mut self, member: Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
         let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
         if !seat.dirty {
             seat.dirty = true;
             self.dirty.push_back(member.seat);
         }
         let mut from = run.after(member.position);
-        let (full, near) = (&mut self.full, &mut self.near);
-        let mut target = Target { seat, member, full, near, limit: self.limit };
+        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
+        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
         for (hidden, client) in run.hidden() {
             if *client == target.seat.author.client && *hidden >= from {
-                target.put(
-                    Slice { run: Rc::clone(run), from, to: *hidden },
-                    writer,
-                    now_ms,
-                    outcome,
-                );
+                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
                 from = hidden + 1;
             }
         }
         let slice = Slice { run: Rc::clone(run), from, to: run.len() };
-        target.put(slice, writer, now_ms, outcome);
+        target.put(slice, round);
     }
 
     /// Puts a seat among those to be written.
@@ -386,14 +319,14 @@ impl Hub {
     /// again before they have come down to half.
     pub fn is_near(&mut self, excuse: bool) -> bool {
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.near.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.near = seat.is_near(limit);
             seat.near
         });
         if excuse {
-            for id in self.near.drain(..) {
-                if let Some(seat) = seats.get_mut(id as usize) {
+            for listed in self.near.drain(..) {
+                if let Some(seat) = listed.find(seats) {
                     seat.near = false;
                     seat.excused = true;
                 }
@@ -402,76 +335,34 @@ impl Hub {
         !self.near.is_empty()
     }
 
-    /// Forgets the fullness of queues that are at half or less, and names those that have been
+    /// Forgets the fullness of queues that are at half or less, gives back the room of queues that
+    /// were short and are empty since the last look, and names those that have been
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
         let (seats, limit) = (&mut self.seats, self.limit);
-        self.full.retain(|id| {
-            let Some(seat) = seats.get_mut(*id as usize) else { return false };
+        self.near.retain(|listed| listed.find(seats).is_some());
+        self.roomy.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
+            seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
+            if !seat.roomy {
+                seat.outbox.rest();
+            }
+            seat.roomy
+        });
+        self.full.retain(|listed| {
+            let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
             if seat
                 .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since <= before))
+                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
             {
-                over.push(*id as usize);
+                over.push(listed.seat as usize);
             }
             seat.listed = seat.full_since_ms.is_some();
             seat.listed
         });
         over
-    }
-}
-
-/// Where a slice is put.
-struct Target<'a> {
-    seat: &'a mut Seat,
-    member: Member,
-    full: &'a mut Vec<u32>,
-    near: &'a mut Vec<u32>,
-    limit: OutboxLimit,
-}
-
-impl Target<'_> {
-    fn put(&mut self, slice: Slice, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        if slice.from >= slice.to {
-            return;
-        }
-        let lost = u64::from(slice.to - slice.from);
-        if self.seat.over {
-            outcome.dropped[Policy::Disconnect as usize] += lost;
-            return;
-        }
-        // It may have been written since the last look, and be full again at the next.
-        self.seat.look(self.limit);
-        let Err(super::outbox::Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
-            if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
-                self.near.push(self.member.seat);
-            }
-            return;
-        };
-        if !self.seat.blocked {
-            writer.write(self.member.seat as usize, self.seat);
-            if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
-                return;
-            }
-        }
-        self.seat.look(self.limit);
-        if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = Some(now_ms);
-        }
-        if !std::mem::replace(&mut self.seat.listed, true) {
-            self.full.push(self.member.seat);
-        }
-        let dropped = match self.member.policy {
-            Policy::Disconnect => {
-                self.seat.over = true;
-                outcome.overflowed.push(self.member.seat as usize);
-                lost
-            }
-            Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
-        };
-        outcome.dropped[self.member.policy as usize] += dropped;
     }
 }
 

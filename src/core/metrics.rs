@@ -28,22 +28,37 @@ counters! {
     CommandsPublish => ("commands", Some(("type", "publish")), "Commands of clients, by type."),
     CommandsSubscribe => ("commands", Some(("type", "subscribe")), "Commands of clients, by type."),
     CommandsUnsubscribe => ("commands", Some(("type", "unsubscribe")), "Commands of clients, by type."),
-    CommandsOther => ("commands", Some(("type", "other")), "Commands of clients, by type."),
+    CommandsAuth => ("commands", Some(("type", "auth")), "Commands of clients, by type."),
+    CommandsHistory => ("commands", Some(("type", "history")), "Commands of clients, by type."),
+    CommandsPresence => ("commands", Some(("type", "presence")), "Commands of clients, by type."),
+    CommandsRequest => ("commands", Some(("type", "request")), "Commands of clients, by type."),
+    CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
     DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
+    DroppedClosed => ("events_dropped", Some(("policy", "closed")), "Events dropped from queues, by policy."),
+    DroppedUnsubscribed => ("events_dropped", Some(("policy", "unsubscribed")), "Events dropped from queues, by policy."),
     EventsPublishedEmbed => ("events_published", Some(("door", "embed")), "Events taken, by the door they came through."),
     EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
     FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),
     Panics => ("panics", None, "Connections ended by a panic of their own."),
-    UpgradeRejected => ("upgrade_rejected", None, "Handshakes answered with an HTTP error."),
+    RejectedBadRequest => ("upgrade_rejected", Some(("reason", "bad_request")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedForbidden => ("upgrade_rejected", Some(("reason", "forbidden")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedMethod => ("upgrade_rejected", Some(("reason", "method_not_allowed")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedOverloaded => ("upgrade_rejected", Some(("reason", "overloaded")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedUnavailable => ("upgrade_rejected", Some(("reason", "unavailable")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedUpgrade => ("upgrade_rejected", Some(("reason", "upgrade_required")), "Handshakes answered with an HTTP error, by its code."),
     Upgrades => ("upgrades", None, "Handshakes answered with 101."),
 }
 
 /// The count of [`Counter`] variants.
 pub const COUNTERS: usize = Counter::ALL.len();
+
+/// The codes of errors that only HTTP has, beside those of [`ErrorCode::ALL`].
+pub const HTTP_ERRORS: [&str; 5] =
+    ["forbidden", "method_not_allowed", "not_found", "timeout", "upgrade_required"];
 
 /// What a shard measures over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +116,7 @@ pub struct Metrics {
     counters: [Cell<u64>; COUNTERS],
     closed: [Cell<u64>; CloseReason::CODES.len()],
     errors: [Cell<u64>; ErrorCode::ALL.len()],
+    http_errors: [Cell<u64>; HTTP_ERRORS.len()],
     timings: [Live; Timing::ALL.len()],
     batch: Live,
 }
@@ -130,6 +146,7 @@ impl Default for Metrics {
             counters: std::array::from_fn(|_| Cell::new(0)),
             closed: std::array::from_fn(|_| Cell::new(0)),
             errors: std::array::from_fn(|_| Cell::new(0)),
+            http_errors: std::array::from_fn(|_| Cell::new(0)),
             timings: std::array::from_fn(|_| Live::default()),
             batch: Live::default(),
         }
@@ -155,6 +172,15 @@ impl Metrics {
         cell.set(cell.get() + 1);
     }
 
+    /// Counts an error answered over HTTP, by the code it was answered with.
+    pub fn http_error(&self, code: &str) {
+        if let Some(error) = ErrorCode::ALL.into_iter().find(|error| error.as_str() == code) {
+            self.error(error);
+        } else if let Some(at) = HTTP_ERRORS.iter().position(|known| *known == code) {
+            self.http_errors[at].set(self.http_errors[at].get() + 1);
+        }
+    }
+
     /// Counts `times` observations of a duration.
     pub fn time(&self, timing: Timing, microseconds: u64, times: u64) {
         self.timings[timing as usize].record(microseconds, times, &BOUNDS_US);
@@ -171,6 +197,7 @@ impl Metrics {
             counters: std::array::from_fn(|i| self.counters[i].get()),
             closed: std::array::from_fn(|i| self.closed[i].get()),
             errors: std::array::from_fn(|i| self.errors[i].get()),
+            http_errors: std::array::from_fn(|i| self.http_errors[i].get()),
             timings: std::array::from_fn(|i| self.timings[i].copy()),
             batch: self.batch.copy(),
             gauges,
@@ -202,6 +229,8 @@ pub struct Snapshot {
     pub closed: [u64; CloseReason::CODES.len()],
     /// Errors told, by [`ErrorCode::ALL`].
     pub errors: [u64; ErrorCode::ALL.len()],
+    /// Errors told, by [`HTTP_ERRORS`].
+    pub http_errors: [u64; HTTP_ERRORS.len()],
     /// By [`Timing`].
     pub timings: [Histogram; Timing::ALL.len()],
     /// Events by mailbox turn.
@@ -216,6 +245,12 @@ impl Snapshot {
         self.counters[counter as usize]
     }
 
+    /// Errors told, by their codes.
+    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let errors = ErrorCode::ALL.iter().map(|code| code.as_str()).zip(self.errors);
+        errors.chain(HTTP_ERRORS.into_iter().zip(self.http_errors))
+    }
+
     /// Adds another shard's figures.
     pub fn add(&mut self, other: &Self) {
         fn sum<const N: usize>(mine: &mut [u64; N], theirs: &[u64; N]) {
@@ -226,6 +261,7 @@ impl Snapshot {
         sum(&mut self.counters, &other.counters);
         sum(&mut self.closed, &other.closed);
         sum(&mut self.errors, &other.errors);
+        sum(&mut self.http_errors, &other.http_errors);
         for (mine, theirs) in self.timings.iter_mut().zip(&other.timings) {
             mine.add(theirs);
         }

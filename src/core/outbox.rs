@@ -6,19 +6,25 @@ use std::io::IoSlice;
 
 mod item;
 mod room;
+mod tally;
 
 pub use item::Slice;
 
 use item::Item;
+use tally::Tally;
 
 use super::run::Run;
-use crate::proto::dialect::json;
 use crate::proto::name::Alias;
-use crate::proto::push::Push;
-use crate::proto::ws::frame;
 
 /// Slices handed to one write at most.
 pub const SLICES_MAX: usize = 32;
+
+/// Written bytes that the control lane may keep in front of those that wait. Where more wait, it
+/// may keep as many as wait: cutting them off then moves no more bytes than were written.
+const CONTROL_WRITTEN_BYTES: usize = 4_096;
+
+/// Items that a data lane keeps room for however long it has been empty.
+const LANE_KEPT: usize = 16;
 
 /// The bounds of a data lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +43,10 @@ pub struct Full;
 ///
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
-/// that frame is finished before anything else.
+/// that frame is finished before anything else; the control lane holds fewer written bytes than
+/// 4 KiB or than wait behind them; every slice but the front [fits] its run.
+///
+/// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
 pub struct Outbox {
     control: Vec<u8>,
@@ -47,6 +56,8 @@ pub struct Outbox {
     cut: usize,
     bytes: usize,
     events: usize,
+    /// Made where the lane overflows, gone when it is empty.
+    tally: Option<Box<Tally>>,
 }
 
 /// What a write achieved, for the counters.
@@ -76,6 +87,18 @@ impl Outbox {
         self.control_bytes() == 0 && self.data.is_empty()
     }
 
+    /// Whether the data lane is longer than what it may keep room for while it is not used.
+    pub fn is_long(&self) -> bool {
+        self.data.len() > LANE_KEPT
+    }
+
+    /// Gives back the room of a data lane that is empty.
+    pub fn rest(&mut self) {
+        if self.data.is_empty() && self.data.capacity() > LANE_KEPT {
+            self.data = VecDeque::new();
+        }
+    }
+
     /// The control lane's end, to append whole frames to.
     pub fn control(&mut self) -> &mut Vec<u8> {
         &mut self.control
@@ -101,7 +124,10 @@ impl Outbox {
         }
         self.bytes += bytes;
         self.events += events;
-        self.data.push_back(Item::Slice(slice));
+        if let Some(tally) = &mut self.tally {
+            tally.ends_with(&slice);
+        }
+        self.data.push_back(Item::Slice(slice.fit()));
         self.check();
     }
 
@@ -141,6 +167,7 @@ impl Outbox {
     }
 
     fn recount(&mut self) {
+        self.tally = None;
         (self.bytes, self.events) = self.sums();
     }
 
@@ -158,17 +185,14 @@ impl Outbox {
         sums
     }
 
-    /// Encodes the notices that the next write will reach. `unix_ms` gives their age.
+    /// Encodes the notices that the next write reaches as they are true at `unix_ms`, but one that
+    /// is half written.
     fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
-        for item in self.data.iter_mut().take(SLICES_MAX) {
-            if let Item::Gap(gap) = item
-                && gap.frame.is_empty()
-            {
-                let mut text = Vec::with_capacity(160);
-                let age_ms = unix_ms().saturating_sub(gap.ts_ms);
-                let channel = gap.channel.as_str();
-                json::encode_push(&Push::Lagged { channel, hole: gap.hole, age_ms }, &mut text);
-                frame::push_text(&text, &mut gap.frame);
+        let begun = usize::from(self.cut > 0);
+        let mut now = None;
+        for item in self.data.iter_mut().take(SLICES_MAX).skip(begun) {
+            if let Item::Gap(gap) = item {
+                gap.tell(*now.get_or_insert_with(&unix_ms));
             }
         }
     }
@@ -233,11 +257,7 @@ impl Outbox {
         if self.cut == 0 || self.data.is_empty() {
             let step = written.min(self.control_bytes());
             written -= step;
-            self.control_from += step;
-            if self.control_from == self.control.len() {
-                self.control = Vec::new();
-                self.control_from = 0;
-            }
+            self.advance_control(step);
         }
         while written > 0 && !self.data.is_empty() {
             let left = self.data.front().map_or(0, |front| front.as_bytes().len()) - self.cut;
@@ -245,10 +265,21 @@ impl Outbox {
             written -= step;
             self.advance_front(step, sink);
         }
-        if self.data.is_empty() && self.data.capacity() > 16 {
-            self.data = VecDeque::new();
+        if self.data.is_empty() {
+            self.tally = None;
         }
         self.check();
+    }
+
+    fn advance_control(&mut self, step: usize) {
+        self.control_from += step;
+        if self.control_bytes() == 0 {
+            self.control = Vec::new();
+            self.control_from = 0;
+        } else if self.control_from >= CONTROL_WRITTEN_BYTES.max(self.control_bytes()) {
+            self.control.drain(..self.control_from);
+            self.control_from = 0;
+        }
     }
 
     /// Takes `step` bytes, at most what is left of it, off the front item.
@@ -275,13 +306,27 @@ impl Outbox {
         };
         if done {
             self.cut = 0;
-            self.data.pop_front();
+            let gone = self.data.pop_front();
+            if let (Some(tally), Some(gone)) = (&mut self.tally, gone) {
+                tally.left(&gone);
+            }
         }
     }
 
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
         debug_assert!(self.control_from <= self.control.len(), "control cursor");
+        debug_assert!(
+            self.control_from < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
+            "written control bytes are cut off"
+        );
+        debug_assert!(
+            self.data.iter().skip(1).all(|item| match item {
+                Item::Slice(slice) => slice.fits(),
+                Item::Gap(_) | Item::Last(_) => true,
+            }),
+            "a queue pins little more than it counts"
+        );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");
     }
 }

@@ -1,20 +1,33 @@
 //! A run: the frames of one channel's events of one batch, laid end to end once for a shard and
 //! shared by all subscribers.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
-/// A run closes at this many bytes, so that a slow reader cannot pin much more than it counts.
+/// A run closes at this many bytes.
+///
+/// A queue keeps the whole run of each of its slices in memory. What that comes to for a queue
+/// with `bytes` in `events`: at most [`PINNED_TIMES`] times `bytes`, or [`PINNED_BYTES_MIN`] for
+/// each event where that is more; and one run of this size, twice over for the room that it grew
+/// by, for the slice in front, which is being written. Slices of which that would not be true,
+/// because most of their run is hidden, dropped or before their position, get a run of their own.
 pub const RUN_BYTES_MAX: usize = 128 * 1024;
 
-/// Runs kept for reuse beyond those in queues.
+/// A slice shares a run that takes at most that many times its own bytes.
+pub const PINNED_TIMES: usize = 4;
+
+/// And one that takes no more than this, whatever the slice has.
+pub const PINNED_BYTES_MIN: usize = 1_024;
+
+/// Runs kept for reuse at most.
 const SPARE_MAX: usize = 4_096;
 
-/// A spare run whose buffer grew beyond this is freed instead of kept.
-const SPARE_BYTES_MAX: usize = 256 * 1024;
+/// Memory of the runs kept for reuse at most.
+const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Where a run ends and the next begins.
 #[derive(Debug, Clone, Copy)]
@@ -25,17 +38,24 @@ pub struct RunLimit {
     pub frames: usize,
 }
 
+/// Where a frame ends, and how much later than the first its event was taken.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    end: u32,
+    later_ms: u32,
+}
+
 /// Frames of consecutive events of one channel.
 ///
-/// Invariants: `ends` is increasing and its last element is `bytes.len()`; frame `i` is the
-/// event with offset `first_offset + i`.
+/// Invariants: the ends of `frames` are increasing and the last of them is `bytes.len()`; frame
+/// `i` is the event with offset `first_offset + i`.
 #[derive(Debug)]
 pub struct Run {
     channel: ChannelName,
     alias: Alias,
     first_offset: u64,
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    frames: Vec<Frame>,
     /// Frames that one client asked not to see, by index.
     hidden: Vec<(u32, ClientId)>,
     /// When the first event was taken, node clock.
@@ -59,12 +79,12 @@ impl Run {
 
     /// How many frames.
     pub fn len(&self) -> u32 {
-        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.frames.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.frames.is_empty()
     }
 
     /// The offset of frame `index`.
@@ -93,16 +113,17 @@ impl Run {
         self.made_ns
     }
 
-    /// When the first event was taken, in Unix milliseconds.
-    pub fn ts_ms(&self) -> u64 {
-        self.ts_ms
+    /// When the event of frame `index` was taken, in Unix milliseconds.
+    pub fn ts_ms(&self, index: u32) -> u64 {
+        let later_ms = self.frames.get(index as usize).map_or(0, |frame| frame.later_ms);
+        self.ts_ms + u64::from(later_ms)
     }
 
     /// Where frame `index` begins.
     pub fn start(&self, index: u32) -> usize {
         match index.checked_sub(1) {
             Some(before) => {
-                self.ends.get(before as usize).map_or(self.bytes.len(), |e| *e as usize)
+                self.frames.get(before as usize).map_or(self.bytes.len(), |f| f.end as usize)
             }
             None => 0,
         }
@@ -120,18 +141,47 @@ impl Run {
 
     /// The index of the frame that holds byte `at` (its end when `at` is the end of all).
     pub fn frame_at(&self, at: usize) -> u32 {
-        let index = self.ends.partition_point(|end| *end as usize <= at);
+        let index = self.frames.partition_point(|frame| frame.end as usize <= at);
         u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// Memory that it takes.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>()
+            + self.bytes.capacity()
+            + self.frames.capacity() * size_of::<Frame>()
+            + self.hidden.capacity() * size_of::<(u32, ClientId)>()
+    }
+
+    /// A run with nothing but the frames `from..to`; what was hidden of them is not marked.
+    pub(super) fn part(&self, from: u32, to: u32) -> Self {
+        let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
+        let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
+        Self {
+            channel: self.channel.clone(),
+            first_offset: self.offset(from),
+            bytes: self.slice(from, to).to_vec(),
+            frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
+            hidden: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// Gives back room that was grown for another run's frames.
+    fn seal(&mut self) {
+        fit(&mut self.bytes, 512);
+        fit(&mut self.frames, 16);
+        fit(&mut self.hidden, 8);
     }
 
     /// Appends an event, unless the run is full or the event does not follow the last one.
     fn push(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
-        let follows = self.first_offset + self.ends.len() as u64 == event.offset;
-        let full = self.bytes.len() >= max.bytes || self.ends.len() >= max.frames;
-        if !self.ends.is_empty() && (full || !follows) {
+        let follows = self.first_offset + self.frames.len() as u64 == event.offset;
+        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
+        if !self.frames.is_empty() && (full || !follows) {
             return false;
         }
-        if self.ends.is_empty() {
+        if self.frames.is_empty() {
             self.first_offset = event.offset;
             self.taken_ns = event.taken_ns;
             self.ts_ms = event.ts_ms;
@@ -139,22 +189,37 @@ impl Run {
         let before = self.bytes.len();
         event.append_json_frame(&mut self.bytes, scratch);
         if before > 0 && self.bytes.len() > max.bytes {
-            // The next run begins with it.
+            // The next run begins with it, as it was encoded here.
+            event.keep_json_frame(self.bytes.get(before..).unwrap_or_default());
             self.bytes.truncate(before);
             return false;
         }
         if let Some(client) = event.hidden_from {
             self.hidden.push((self.len(), client));
         }
-        self.ends.push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+        let later_ms = event.ts_ms.saturating_sub(self.ts_ms);
+        self.frames.push(Frame {
+            end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            later_ms: u32::try_from(later_ms).unwrap_or(u32::MAX),
+        });
         true
     }
 }
 
+/// Gives back room beyond what growing by doubling leaves, and beyond `least`.
+fn fit<T>(vec: &mut Vec<T>, least: usize) {
+    if vec.capacity() > least.max(2 * vec.len()) {
+        vec.shrink_to(least);
+    }
+}
+
 /// Makes runs and takes them back when the last subscriber has let go.
+///
+/// Invariant: `bytes` is the sum of the footprints of `issued`.
 #[derive(Debug, Default)]
 pub struct Press {
-    issued: std::collections::VecDeque<Rc<Run>>,
+    issued: VecDeque<Rc<Run>>,
+    bytes: usize,
     scratch: Vec<u8>,
 }
 
@@ -178,32 +243,51 @@ impl Press {
         Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.scratch))
     }
 
-    /// Remembers a run for reuse once its subscribers are done with it.
+    /// Ends a run: it takes little more memory than its frames need.
+    pub fn seal(&mut self, run: &mut Rc<Run>) {
+        if let Some(run) = Rc::get_mut(run) {
+            run.seal();
+        }
+    }
+
+    /// Remembers a sealed run for reuse once its subscribers are done with it.
     pub fn issue(&mut self, run: Rc<Run>) {
-        if run.bytes.capacity() <= SPARE_BYTES_MAX && self.issued.len() < SPARE_MAX {
+        let bytes = run.footprint();
+        let full =
+            |press: &Self| press.issued.len() == SPARE_MAX || press.bytes + bytes > SPARE_BYTES_MAX;
+        // One that a slow reader pins is of no use here.
+        if full(self) && self.issued.front().is_some_and(|first| Rc::strong_count(first) > 1) {
+            self.next();
+        }
+        if !full(self) {
+            self.bytes += bytes;
             self.issued.push_back(run);
         }
     }
 
-    /// Runs remembered.
-    pub fn issued(&self) -> usize {
-        self.issued.len()
+    fn next(&mut self) -> Option<Rc<Run>> {
+        let run = self.issued.pop_front()?;
+        self.bytes -= run.footprint();
+        Some(run)
     }
 
     fn take(&mut self, event: &Arc<Event>) -> Rc<Run> {
         // Old runs come back first; one that a slow reader pins goes to the end of the line.
         for _ in 0..self.issued.len().min(4) {
-            let Some(mut run) = self.issued.pop_front() else { break };
+            let Some(mut run) = self.next() else { break };
             match Rc::get_mut(&mut run) {
                 Some(free) => {
                     free.channel.clone_from(&event.channel);
                     free.alias = event.alias;
                     free.bytes.clear();
-                    free.ends.clear();
+                    free.frames.clear();
                     free.hidden.clear();
                     return run;
                 }
-                None => self.issued.push_back(run),
+                None => {
+                    self.bytes += run.footprint();
+                    self.issued.push_back(run);
+                }
             }
         }
         Rc::new(Run {
@@ -211,7 +295,7 @@ impl Press {
             alias: event.alias,
             first_offset: event.offset,
             bytes: Vec::new(),
-            ends: Vec::new(),
+            frames: Vec::new(),
             hidden: Vec::new(),
             taken_ns: event.taken_ns,
             made_ns: 0,

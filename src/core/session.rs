@@ -10,8 +10,12 @@ use crate::proto::name;
 /// Bad messages a minute that are answered; one more closes with 4504.
 const STRIKES_MAX: u16 = 100;
 
-/// The minute in which they are counted, in milliseconds.
-const STRIKES_WINDOW_MS: u64 = 60_000;
+/// The minute in which they are counted, in seconds.
+const STRIKES_WINDOW_S: u32 = 60;
+
+/// A tick that comes this much too late, in milliseconds, finds a node that stood still: what its
+/// clients sent meanwhile is yet to be read.
+const LATE_MS: u64 = 1_000;
 
 /// How long a client may take to finish a message it has begun, in milliseconds.
 const MESSAGE_MS: u64 = 30_000;
@@ -40,76 +44,150 @@ pub enum Beat {
 #[derive(Debug)]
 pub struct Session {
     heard_ms: u64,
-    strikes_since_ms: u64,
     /// Since when a message is unfinished; 0 is never.
     unfinished_ms: u64,
+    /// When the shard's timer looks at it; `u64::MAX` is never.
+    armed_ms: u64,
+    /// When a ping went out that nothing has followed; 0 is not at all.
+    pinged_ms: u64,
+    /// When the present minute of strikes began, in seconds.
+    strikes_since_s: u32,
     strikes: u16,
-    pinged: bool,
+    /// It is not read, for a reason that is not its own: time does not pass for it.
+    held: bool,
 }
+
+/// There are a hundred thousand of them.
+const _: () = assert!(size_of::<Session>() <= 40);
 
 impl Session {
     /// A client that was heard of at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
         Self {
             heard_ms: now_ms,
-            strikes_since_ms: now_ms,
             unfinished_ms: 0,
+            armed_ms: u64::MAX,
+            pinged_ms: 0,
+            strikes_since_s: seconds(now_ms),
             strikes: 0,
-            pinged: false,
+            held: false,
         }
     }
 
     /// Bytes came from the client.
     pub fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
-        self.pinged = false;
+        self.pinged_ms = 0;
+    }
+
+    /// The client is not read from here on, so that no message of its can be late. Where that is
+    /// for its own unread answers (not `held`), it has the time of a ping to take some of them.
+    pub fn hold(&mut self, held: bool, now_ms: u64) {
+        self.unfinished_ms = 0;
+        self.held = held;
+        self.heard(now_ms);
+    }
+
+    /// The client is read again.
+    pub fn release(&mut self, now_ms: u64) {
+        self.held = false;
+        self.heard(now_ms);
     }
 
     /// When [`Session::tick`] is next due.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
-        let wait =
-            if self.pinged { heartbeat.interval + heartbeat.timeout } else { heartbeat.interval };
-        self.heard_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2)
+        let beat_ms = self.beat_at(heartbeat);
+        match self.unfinished_ms {
+            0 => beat_ms,
+            begun_ms => beat_ms.min(begun_ms + MESSAGE_MS),
+        }
+    }
+
+    fn beat_at(&self, heartbeat: Heartbeat) -> u64 {
+        match self.pinged_ms {
+            0 => self.heard_ms + millis(heartbeat.interval),
+            pinged_ms => pinged_ms + millis(heartbeat.timeout),
+        }
+    }
+
+    /// Wants to be looked at by `at_ms`. Whether a timer is to be set for it: not when one is set
+    /// that comes no later, which then sets the next.
+    pub fn arm(&mut self, at_ms: u64) -> bool {
+        let earlier = at_ms < self.armed_ms;
+        if earlier {
+            self.armed_ms = at_ms;
+        }
+        earlier
+    }
+
+    /// The timer set for `at_ms` has fired. Whether it still counts: an earlier one may have been
+    /// set since.
+    pub fn fired(&mut self, at_ms: u64) -> bool {
+        let counts = at_ms == self.armed_ms;
+        if counts {
+            self.armed_ms = u64::MAX;
+        }
+        counts
     }
 
     /// Time has passed.
+    ///
+    /// A client is given up when it had the time it has, and not when the node had it: after a
+    /// pause of the whole node everybody is asked again.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
-        if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
-            return Beat::Close(CloseReason::MessageTimeout);
+        if self.held {
+            self.heard(now_ms);
         }
-        if now_ms < self.wake_at(heartbeat) {
+        let due_ms = self.wake_at(heartbeat);
+        if now_ms < due_ms {
             return Beat::Wait;
         }
-        if self.pinged {
+        let late = now_ms - due_ms >= LATE_MS;
+        if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
+            if !late {
+                return Beat::Close(CloseReason::MessageTimeout);
+            }
+            self.unfinished_ms = now_ms;
+        }
+        if now_ms < self.beat_at(heartbeat) {
+            return Beat::Wait;
+        }
+        if self.pinged_ms > 0 && !late {
             return Beat::Close(CloseReason::PingTimeout);
         }
-        self.pinged = true;
+        self.pinged_ms = now_ms.max(1);
         Beat::Ping
     }
 
     /// The client's bytes ended inside a message (`inside`), after others that were whole
-    /// (`finished`). Returns when to tick for it, when that message has just begun.
-    pub fn unfinished(&mut self, inside: bool, finished: bool, now_ms: u64) -> Option<u64> {
+    /// (`finished`).
+    pub fn unfinished(&mut self, inside: bool, finished: bool, now_ms: u64) {
         if !inside {
             self.unfinished_ms = 0;
-            return None;
-        }
-        let begins = finished || self.unfinished_ms == 0;
-        if begins {
+        } else if finished || self.unfinished_ms == 0 {
             self.unfinished_ms = now_ms.max(1);
         }
-        begins.then_some(now_ms.max(1) + MESSAGE_MS)
     }
 
     /// The client sent something undecodable or senseless. Says when it was once too often.
     pub fn strike(&mut self, now_ms: u64) -> Option<CloseReason> {
-        if now_ms.saturating_sub(self.strikes_since_ms) >= STRIKES_WINDOW_MS {
-            self.strikes_since_ms = now_ms;
+        let now_s = seconds(now_ms);
+        if now_s.saturating_sub(self.strikes_since_s) >= STRIKES_WINDOW_S {
+            self.strikes_since_s = now_s;
             self.strikes = 0;
         }
         self.strikes = self.strikes.saturating_add(1);
         (self.strikes > STRIKES_MAX).then_some(CloseReason::TooManyErrors)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    // Half of all, so that a time can be added.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX / 2)
+}
+
+fn seconds(millis: u64) -> u32 {
+    u32::try_from(millis / 1_000).unwrap_or(u32::MAX)
 }
 
 /// Checks what does not depend on the node's state: names, and what this node does not offer.
@@ -168,20 +246,86 @@ mod tests {
         assert_eq!(session.tick(HEARTBEAT, 36_000), Beat::Wait);
     }
 
+    /// The node stood still for 40 s (SIGSTOP, a laptop's lid).
+    #[test]
+    fn nobody_is_given_up_before_a_ping_had_its_time() {
+        let mut idle = Session::new(0);
+        assert_eq!(idle.tick(HEARTBEAT, 41_000), Beat::Ping);
+        assert_eq!(idle.wake_at(HEARTBEAT), 51_000);
+        assert_eq!(idle.tick(HEARTBEAT, 50_999), Beat::Wait);
+        let over = Beat::Close(CloseReason::PingTimeout);
+        assert_eq!(idle.tick(HEARTBEAT, 51_100), over);
+
+        // Its pong may be here, unread.
+        let mut pinged = Session::new(0);
+        assert_eq!(pinged.tick(HEARTBEAT, 25_000), Beat::Ping);
+        assert_eq!(pinged.tick(HEARTBEAT, 66_000), Beat::Ping);
+        assert_eq!(pinged.tick(HEARTBEAT, 76_000), over);
+
+        // And so may the rest of its message.
+        let mut writing = Session::new(0);
+        writing.unfinished(true, false, 1_000);
+        assert_eq!(writing.tick(HEARTBEAT, 41_000), Beat::Ping);
+        writing.heard(41_001);
+        assert_eq!(writing.tick(HEARTBEAT, 70_999), Beat::Ping);
+        writing.heard(71_000);
+        assert_eq!(writing.tick(HEARTBEAT, 71_001), Beat::Close(CloseReason::MessageTimeout));
+    }
+
     #[test]
     fn a_message_has_thirty_seconds() {
         let mut session = Session::new(0);
-        assert_eq!(session.unfinished(true, false, 5), Some(30_005));
-        assert_eq!(session.unfinished(true, false, 20_000), None, "the same message");
+        session.unfinished(true, false, 5);
+        // The same message.
+        session.unfinished(true, false, 20_000);
         session.heard(30_000);
+        assert_eq!(session.wake_at(HEARTBEAT), 30_005);
         assert_eq!(session.tick(HEARTBEAT, 30_004), Beat::Wait);
         let over = Beat::Close(CloseReason::MessageTimeout);
         assert_eq!(session.tick(HEARTBEAT, 30_005), over);
-        assert_eq!(session.unfinished(true, true, 30_006), Some(60_006), "another message");
+        // Another message.
+        session.unfinished(true, true, 30_006);
         assert_eq!(session.tick(HEARTBEAT, 30_007), Beat::Wait);
-        assert_eq!(session.unfinished(false, true, 30_008), None);
+        session.unfinished(false, true, 30_008);
         session.heard(70_000);
         assert_eq!(session.tick(HEARTBEAT, 70_001), Beat::Wait);
+    }
+
+    /// A publisher that waits for room in a mailbox, for minutes.
+    #[test]
+    fn a_client_that_is_not_read_is_not_judged() {
+        let mut session = Session::new(0);
+        session.unfinished(true, false, 1_000);
+        session.hold(true, 2_000);
+        for minute in 1..5 {
+            assert_eq!(session.tick(HEARTBEAT, minute * 60_000), Beat::Wait);
+            assert_eq!(session.wake_at(HEARTBEAT), minute * 60_000 + 25_000);
+        }
+        session.release(260_000);
+        session.unfinished(true, false, 260_000);
+        assert_eq!(session.tick(HEARTBEAT, 285_000), Beat::Ping);
+        session.heard(289_000);
+        assert_eq!(session.tick(HEARTBEAT, 290_000), Beat::Close(CloseReason::MessageTimeout));
+
+        // Whoever leaves its answers unread has no more time than any silent client.
+        let mut deaf = Session::new(0);
+        deaf.unfinished(true, false, 1_000);
+        deaf.hold(false, 20_000);
+        assert_eq!(deaf.tick(HEARTBEAT, 45_000), Beat::Ping);
+        assert_eq!(deaf.tick(HEARTBEAT, 55_000), Beat::Close(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn one_timer_is_set_and_only_an_earlier_one_replaces_it() {
+        let mut session = Session::new(0);
+        assert!(session.arm(25_000));
+        assert!(!session.arm(25_000), "it is set");
+        assert!(!session.arm(60_000), "the one that is set comes first");
+        assert!(session.arm(5_000));
+        assert!(session.fired(5_000));
+        assert!(session.arm(26_000));
+        assert!(!session.fired(25_000), "left over");
+        assert!(session.fired(26_000));
     }
 
     #[test]

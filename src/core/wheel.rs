@@ -27,8 +27,19 @@ impl<T> Wheel<T> {
         self.slot(slot).push((at_ms, item));
     }
 
-    /// Hands out everything due before the slot of `now_ms`: up to one slot late, never early.
-    pub fn expire(&mut self, now_ms: u64, due: &mut Vec<T>) {
+    /// How many deadlines are remembered.
+    pub fn len(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.iter().all(Vec::is_empty)
+    }
+
+    /// Hands out everything due before the slot of `now_ms`, each with the time it was remembered
+    /// for: up to one slot late, never early.
+    pub fn expire(&mut self, now_ms: u64, due: &mut Vec<(u64, T)>) {
         let end = now_ms / SLOT_MS;
         // After a long stop, one turn visits every slot.
         let mut turns = (end.saturating_sub(self.next)).min(SLOTS as u64);
@@ -37,7 +48,7 @@ impl<T> Wheel<T> {
             let mut kept = Vec::new();
             for (at_ms, item) in std::mem::take(self.slot(slot)) {
                 if at_ms / SLOT_MS < end {
-                    due.push(item);
+                    due.push((at_ms, item));
                 } else {
                     kept.push((at_ms, item));
                 }
@@ -69,7 +80,8 @@ mod tests {
         while now < 300_000 {
             let mut due = Vec::new();
             wheel.expire(now, &mut due);
-            for at in due {
+            for (at_ms, at) in due {
+                assert_eq!(at_ms, at);
                 assert!(at <= now, "{at} was early at {now}");
                 assert!(now.saturating_sub(at.max(1_000)) < 2 * SLOT_MS, "{at} was late at {now}");
                 seen.push(at);
@@ -86,8 +98,10 @@ mod tests {
         for at in 0..1_000 {
             wheel.insert(at * 97, at);
         }
+        assert_eq!(wheel.len(), 1_000);
         let mut due = Vec::new();
         wheel.expire(10_000_000, &mut due);
         assert_eq!(due.len(), 1_000);
+        assert!(wheel.is_empty());
     }
 }

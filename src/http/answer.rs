@@ -145,3 +145,23 @@ pub(super) fn bytes(body: Bytes, content_type: &'static str) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overloaded_node_says_when_to_come_back() {
+        let refusal = Refusal::from(PublishError::Overloaded);
+        let answer = refusal.answer();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+        let body = serde_json::to_value(ErrorBody {
+            code: refusal.code,
+            message: "",
+            retry_after_ms: refusal.retry.map(|retry| retry.as_millis()),
+        });
+        let wanted = r#"{"code":"overloaded","message":"","retry_after_ms":1000}"#;
+        assert_eq!(body.unwrap(), serde_json::from_str::<serde_json::Value>(wanted).unwrap());
+    }
+}

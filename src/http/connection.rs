@@ -14,13 +14,14 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
-use super::listen::Doors;
+use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
+use crate::proto::ws::deflate::Agreed;
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -33,8 +34,13 @@ pub(super) struct Peer {
     pub(super) ip: IpAddr,
     /// Set once a handshake was answered with 101.
     pub(super) upgraded: Cell<bool>,
-    /// Set once a head came with both kinds of body length.
+    /// Set where that handshake was one for the echo, with what was agreed about compression.
+    pub(super) echo: Cell<Option<Option<Agreed>>>,
+    /// Set once a head came with both kinds of body length, or one that is not read.
     pub(super) two_lengths: Rc<Cell<bool>>,
+    /// The last request of this connection, while the node drains: it counts until its answer is
+    /// written and the connection has ended.
+    pub(super) last: Cell<Option<Busy>>,
 }
 
 /// An answer, there or to come. Handshakes are answered without a future of their own.
@@ -86,29 +92,63 @@ impl Drop for Open {
 /// Serves one socket to its end, or to its handshake.
 pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
+    let (end, socket, read_buf) = speak(socket, ip, &doors).await;
+    // A copy, so that some few bytes do not keep hyper's whole buffer.
+    let early = match read_buf.len() {
+        0 => Bytes::new(),
+        _ => Bytes::copy_from_slice(&read_buf),
+    };
+    drop(read_buf);
+    match end {
+        Ok(Next::Gateway) => doors.shard.adopt(socket, &early),
+        Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early.to_vec(), agreed),
+        Ok(Next::Close) => linger(socket).await,
+        Err(error) if error.is_parse() => linger(socket).await,
+        Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
+    }
+}
+
+/// What a socket is for when it has no more HTTP to speak.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Next {
+    /// It is a WebSocket of the gateway.
+    Gateway,
+    /// It is a WebSocket of the hidden echo, with what was agreed about compression.
+    Echo(Option<Agreed>),
+    /// It is to be closed.
+    Close,
+}
+
+/// Speaks HTTP. Gives back what the socket is for from here on, the socket, and what was read from
+/// it and not used. Over any stream, so that benches need no socket.
+pub(super) async fn speak<S>(
+    socket: S,
+    ip: IpAddr,
+    doors: &Rc<Doors>,
+) -> (hyper::Result<Next>, S, Bytes)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let two_lengths = Rc::new(Cell::new(false));
     let wire = Wire::new(socket, Rc::clone(&two_lengths));
-    let upgraded = Cell::new(false);
-    let peer = Rc::new(Peer { doors, ip: ip.to_canonical(), upgraded, two_lengths });
+    let peer = Rc::new(Peer {
+        doors: Rc::clone(doors),
+        ip: ip.to_canonical(),
+        upgraded: Cell::new(false),
+        echo: Cell::new(None),
+        two_lengths,
+        last: Cell::new(None),
+    });
     let routes = Routes(Rc::clone(&peer));
     let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
     let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
     let parts = http.into_parts();
-    let socket = parts.io.into_inner().socket;
-    match end {
-        Ok(()) if peer.upgraded.get() => {
-            // A copy, so that some few bytes do not keep hyper's whole buffer.
-            let early = match parts.read_buf.len() {
-                0 => Bytes::new(),
-                _ => Bytes::copy_from_slice(&parts.read_buf),
-            };
-            drop(parts.read_buf);
-            peer.doors.shard.adopt(socket, &early);
-        }
-        Ok(()) => linger(socket).await,
-        Err(error) if error.is_parse() => linger(socket).await,
-        Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
-    }
+    let next = match peer.echo.take() {
+        Some(agreed) => Next::Echo(agreed),
+        None if peer.upgraded.get() => Next::Gateway,
+        None => Next::Close,
+    };
+    (end.map(|()| next), parts.io.into_inner().socket, parts.read_buf)
 }
 
 /// Ends our side and reads on a little.

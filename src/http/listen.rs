@@ -3,15 +3,19 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use super::connection;
 use crate::core::metrics::Counter;
+use crate::proto::error::ErrorCode;
 use crate::shard::Local;
 
 /// How long the loop rests when the process or the machine lacks descriptors or memory.
@@ -22,6 +26,9 @@ const ACCEPTS_PER_TURN: u32 = 32;
 
 /// Sockets of one shard that speak HTTP at the same time; WebSockets do not count.
 const HTTP_CONNECTIONS_MAX: usize = 16_384;
+
+/// How long the end of a drain waits for requests that are being answered.
+const FINISH: Duration = Duration::from_secs(3);
 
 /// The smallest buffer hyper takes; a smaller `header_bytes` still holds for whole heads.
 const BUFFER_BYTES_MIN: usize = 8192;
@@ -43,19 +50,46 @@ pub struct HttpOptions {
     /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
     /// any.
     pub origins: Vec<String>,
+    /// Whether `/echo` sends every message back, for conformance tests.
+    pub echo: bool,
 }
 
 /// What every connection of a shard shares.
-pub(super) struct Doors {
+#[doc(hidden)]
+pub struct Doors {
     pub(super) shard: Local,
     pub(super) options: Rc<HttpOptions>,
     pub(super) builder: http1::Builder,
     /// Sockets that speak HTTP now.
     pub(super) open: Cell<usize>,
+    /// Requests that are being answered.
+    busy: Cell<usize>,
+    /// Rings when the last of them is.
+    quiet: Notify,
+}
+
+/// Counts a request among those that are being answered.
+pub(super) struct Busy(Rc<Doors>);
+
+impl Busy {
+    pub(super) fn new(doors: &Rc<Doors>) -> Self {
+        doors.busy.set(doors.busy.get() + 1);
+        Self(Rc::clone(doors))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get().saturating_sub(1));
+        if self.0.busy.get() == 0 {
+            self.0.quiet.notify_one();
+        }
+    }
 }
 
 impl Doors {
-    fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
+    /// The doors of `shard`, without a listener.
+    pub fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
         let mut builder = http1::Builder::new();
         // Without a timer the header time-out does nothing.
         builder
@@ -63,11 +97,28 @@ impl Doors {
             .header_read_timeout(options.header_timeout)
             .max_header_size(options.header_bytes)
             .max_buf_size(options.header_bytes.max(BUFFER_BYTES_MIN));
-        Self { shard, options, builder, open: Cell::new(0) }
+        Self {
+            shard,
+            options,
+            builder,
+            open: Cell::new(0),
+            busy: Cell::new(0),
+            quiet: Notify::new(),
+        }
+    }
+
+    /// Speaks HTTP over any stream until it ends, or has been answered with 101: then gives it
+    /// back. For benches.
+    pub async fn upgrade<S>(self: &Rc<Self>, stream: S) -> Option<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
+        matches!(end, Ok(connection::Next::Gateway)).then_some(stream)
     }
 }
 
-/// Accepts the connections of one shard until it is drained.
+/// Accepts the connections of one shard until it is drained, and answers what was asked before.
 pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>) {
     let doors = Rc::new(Doors::new(shard.clone(), options));
     let mut complaints = Complaints::default();
@@ -77,7 +128,7 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
     loop {
         let next = tokio::select! {
             biased;
-            () = &mut drained => return,
+            () = &mut drained => break,
             next = listener.accept() => next,
         };
         match next {
@@ -102,11 +153,21 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
             tokio::task::yield_now().await;
         }
     }
+    drop(listener);
+    let finished = async {
+        while doors.busy.get() > 0 {
+            doors.quiet.notified().await;
+        }
+    };
+    if tokio::time::timeout(FINISH, finished).await.is_err() {
+        tracing::warn!("{} requests were cut off by the end of the drain", doors.busy.get());
+    }
 }
 
 /// Answers without reading; whether the peer gets it is up to the kernel.
 fn turn_away(socket: &TcpStream, doors: &Doors) {
-    doors.shard.metrics().add(Counter::UpgradeRejected, 1);
+    doors.shard.metrics().add(Counter::RejectedOverloaded, 1);
+    doors.shard.metrics().error(ErrorCode::Overloaded);
     if let Err(error) = socket.try_write(CROWDED) {
         tracing::debug!(%error, "a connection beyond the limit went unanswered");
     }

@@ -13,4 +13,6 @@ mod scrape;
 mod upgrade;
 mod wire;
 
+#[doc(hidden)]
+pub use listen::Doors;
 pub use listen::{HttpOptions, serve};

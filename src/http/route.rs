@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
+use super::listen::Busy;
 use super::{api, guard, page, query, scrape, upgrade};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
@@ -37,19 +38,36 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     if request.uri().path() == "/ws" {
         let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
         return Answer::Ready(Some(done.unwrap_or_else(|refusal| {
-            peer.doors.shard.metrics().add(Counter::UpgradeRejected, 1);
-            ended(&request, refusal.answer())
+            peer.doors.shard.metrics().add(rejected(refusal.code), 1);
+            peer.doors.shard.metrics().http_error(refusal.code);
+            ended(peer, &request, refusal.answer())
         })));
     }
+    if request.uri().path() == "/echo" && peer.doors.options.echo {
+        let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
+        let answer = done.unwrap_or_else(|refusal| ended(peer, &request, refusal.answer()));
+        return Answer::Ready(Some(answer));
+    }
     match check(peer, &request).and_then(|host| find(peer, &request, host)) {
-        Err(refusal) => Answer::Ready(Some(ended(&request, refusal.answer()))),
+        Err(refusal) => {
+            peer.doors.shard.metrics().http_error(refusal.code);
+            Answer::Ready(Some(ended(peer, &request, refusal.answer())))
+        }
         Ok(place) => {
             let peer = Rc::clone(peer);
+            let busy = Busy::new(&peer.doors);
             Answer::Later(Box::pin(async move {
                 let chunked = is_chunked(&request);
                 let done = go(&peer, place, request).await;
-                let mut answer = done.unwrap_or_else(|refusal| refusal.answer());
-                if chunked {
+                let mut answer = done.unwrap_or_else(|refusal| {
+                    peer.doors.shard.metrics().http_error(refusal.code);
+                    refusal.answer()
+                });
+                let draining = peer.doors.shard.node().draining();
+                if draining {
+                    peer.last.set(Some(busy));
+                }
+                if chunked || draining {
                     close(&mut answer);
                 }
                 answer
@@ -58,9 +76,23 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     }
 }
 
-/// Ends the connection where the request's body is not read and may have no known end.
-fn ended(request: &Request<Incoming>, mut answer: Response) -> Response {
-    if is_chunked(request) {
+/// The counter of handshakes that were refused with that code.
+fn rejected(code: &str) -> Counter {
+    match code {
+        "forbidden" => Counter::RejectedForbidden,
+        "method_not_allowed" => Counter::RejectedMethod,
+        "overloaded" => Counter::RejectedOverloaded,
+        "unavailable" => Counter::RejectedUnavailable,
+        "upgrade_required" => Counter::RejectedUpgrade,
+        _ => Counter::RejectedBadRequest,
+    }
+}
+
+/// Ends the connection where the request's body is not read and may have no known end, and where
+/// the node is on its way out.
+fn ended(peer: &Peer, request: &Request<Incoming>, mut answer: Response) -> Response {
+    let draining = peer.doors.shard.node().draining();
+    if is_chunked(request) || peer.two_lengths.get() || draining {
         close(&mut answer);
     }
     answer
@@ -78,7 +110,7 @@ fn close(answer: &mut Response) {
 /// The checks of every request; gives its `Host`.
 fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Refusal> {
     if peer.two_lengths.get() {
-        return Err(Refusal::bad("Content-Length and Transfer-Encoding exclude each other"));
+        return Err(Refusal::bad("Content-Length stands without Transfer-Encoding, in few digits"));
     }
     let host = guard::single(request.headers(), header::HOST, "more than one Host header")?;
     let host = match host.map(HeaderValue::to_str) {

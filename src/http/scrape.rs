@@ -32,6 +32,11 @@ const GAUGES: [Gauge; 5] = [
 /// `GET /metrics`.
 pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
     let shards = node.stats().await;
+    if shards.len() < node.shards() {
+        // Sums without it would go back, and the figures of the others stand under its number.
+        let message = "a shard has ended, or does not answer";
+        return Err(Refusal::unavailable(ErrorCode::Unavailable, message));
+    }
     let text = write(Scrape::new(shards, node.channel_count()));
     Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
 }
@@ -73,6 +78,10 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("channels", "Living channels.", None, MetricType::Gauge)?
             .encode_gauge(&self.channels)?;
+        // The memory store has nowhere to go.
+        encoder
+            .encode_descriptor("store_up", "Whether the store is there.", None, MetricType::Gauge)?
+            .encode_gauge(&1_u64)?;
         for (name, help, value) in GAUGES {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (index, shard) in self.shards.iter().enumerate() {
@@ -103,8 +112,7 @@ fn counters(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Resul
     let closed = CloseReason::CODES.iter().copied().zip(total.closed);
     let help = "Connections ended, by close code.";
     by_code(encoder, ("connections_closed", help), closed)?;
-    let errors = ErrorCode::ALL.iter().map(|code| code.as_str()).zip(total.errors);
-    by_code(encoder, ("errors", "Errors told to clients, by code."), errors)
+    by_code(encoder, ("errors", "Errors told to clients, by code."), total.errors())
 }
 
 fn by_code(
@@ -167,6 +175,8 @@ mod tests {
         for line in [
             concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "weir_channels 7",
+            "weir_store_up 1",
+            "weir_errors_total{code=\"not_found\"} 0",
             "weir_connections{shard=\"0\"} 5",
             "weir_connections{shard=\"1\"} 5",
             "weir_upgrades_total 4",

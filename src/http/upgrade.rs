@@ -12,6 +12,7 @@ use super::connection::Peer;
 use super::guard;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
+use crate::proto::ws::deflate::{Agreed, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
 
 /// The subprotocol that is spoken; also when none is offered.
@@ -50,6 +51,28 @@ pub(super) fn answer(
     peer.upgraded.set(true);
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol))
+}
+
+/// As [`answer`], for the echo: speaks no subprotocol and takes anybody.
+pub(super) fn echo(peer: &Peer, request: &Request<Incoming>) -> Result<Response, Refusal> {
+    check_request(request)?;
+    let headers = request.headers();
+    check_upgrade(headers)?;
+    let accept = check_key(headers)?;
+    let agreed = agree(headers, Wish::default());
+    peer.upgraded.set(true);
+    peer.echo.set(Some(agreed));
+    let mut answer = switching(accept, None);
+    if let Some(value) = agreed.and_then(|it| HeaderValue::from_str(&it.to_string()).ok()) {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+    }
+    Ok(answer)
+}
+
+/// What is agreed about compression.
+fn agree(headers: &HeaderMap, wish: Wish) -> Option<Agreed> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    negotiate(lines.iter().filter_map(|line| line.to_str().ok()), wish)
 }
 
 fn switching(accept: HeaderValue, subprotocol: Option<&'static str>) -> Response {

@@ -1,5 +1,5 @@
 //! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
-//! twice), and ends writes that a peer does not take.
+//! twice, or in too many digits), and ends writes that a peer does not take.
 
 use std::cell::Cell;
 use std::io;
@@ -9,27 +9,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// How long a peer may leave an answer untaken.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// The bytes of a header line that are looked at; more than any sane length line has.
+/// The bytes of a header line that are looked at. A line with a length that is longer is refused.
 const LINE_BYTES: usize = 64;
 
 /// A socket that speaks HTTP.
-pub(super) struct Wire {
-    pub(super) socket: TcpStream,
+pub(super) struct Wire<S> {
+    pub(super) socket: S,
     heads: Heads,
-    /// Set when a head came whose body has two lengths.
+    /// Set when a head came whose body has two lengths, or one that is not read.
     two_lengths: Rc<Cell<bool>>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
-impl Wire {
-    pub(super) fn new(socket: TcpStream, two_lengths: Rc<Cell<bool>>) -> Self {
+impl<S> Wire<S> {
+    pub(super) fn new(socket: S, two_lengths: Rc<Cell<bool>>) -> Self {
         Self { socket, heads: Heads::default(), two_lengths, stall: None }
     }
 
@@ -48,7 +47,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,7 +62,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,7 +94,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Finds heads with both `Content-Length` and `Transfer-Encoding`.
+/// Finds heads with both `Content-Length` and `Transfer-Encoding`, or a `Content-Length` line that
+/// is too long to be read here.
 ///
 /// hyper drops the former in silence (RFC 9112, section 6.3, allows that), and who stands in
 /// front of us may have believed it: request smuggling. Bodies with a length are skipped; behind
@@ -123,7 +123,7 @@ impl Default for Heads {
 }
 
 impl Heads {
-    /// Takes the next bytes of the connection; whether they completed a head with two lengths.
+    /// Takes the next bytes of the connection; whether they completed such a line.
     fn read(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match self.at {
@@ -157,13 +157,17 @@ impl Heads {
         self.line_len += bytes.len();
     }
 
-    /// Reads a whole line; whether it made the head one with two lengths.
+    /// Reads a whole line; whether it leaves the length of the body in doubt.
     fn line(&mut self) -> bool {
         let len = std::mem::take(&mut self.line_len);
         let line = self.line[..len.min(LINE_BYTES)].trim_ascii_end();
         if line.is_empty() && len <= LINE_BYTES {
             self.head_ended();
         } else if let Some(value) = value_of(line, b"content-length:") {
+            if len > LINE_BYTES {
+                // Its digits are out of sight, and hyper would go by them.
+                return true;
+            }
             // What is no number, hyper refuses.
             let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
             self.length = Some(number.unwrap_or(0));
@@ -196,6 +200,31 @@ mod tests {
     fn two_lengths(input: &[u8], step: usize) -> bool {
         let mut heads = Heads::default();
         input.chunks(step).any(|bytes| heads.read(bytes))
+    }
+
+    /// hyper reads 40 here. Whoever reads 0 takes the body for the next head, and is at the end
+    /// of the stream, as it thinks, before the second request comes.
+    #[test]
+    fn a_length_line_beyond_the_buffer_is_refused() {
+        for zeros in [48, 49, 100, 5_000] {
+            let input = format!(
+                "POST / HTTP/1.1\r\nContent-Length: {}40\r\n\r\nx\r\nTransfer-Encoding: \
+                 chunked\r\n\r\n",
+                "0".repeat(zeros)
+            );
+            for step in [1, 7, 64, input.len()] {
+                assert!(two_lengths(input.as_bytes(), step), "{zeros} zeros, {step} at a time");
+            }
+            let spaces = format!("POST / HTTP/1.1\ncontent-length:{}40\n\n", " ".repeat(zeros));
+            assert!(two_lengths(spaces.as_bytes(), 3));
+        }
+        // What is just short enough is read as it is.
+        let input = format!(
+            "POST / HTTP/1.1\r\nContent-Length: {}40\r\n\r\n{}",
+            "0".repeat(45),
+            "\r\nTransfer-Encoding: chunked\r\nContent-Length: 1"
+        );
+        assert!(!two_lengths(input.as_bytes(), 9));
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
-    pub const CODES: [&'static str; 13] = [
-        "4503", "1011", "1000", "4002", "1002", "1003", "1007", "1009", "4001", "4000", "1006",
-        "4504", "1008",
+    pub const CODES: [&'static str; 12] = [
+        "4503", "1011", "1000", "4002", "1002", "1007", "1009", "4001", "4000", "1006", "4504",
+        "1008",
     ];
 
     /// The place of this reason's code in [`Self::CODES`], for counters.
@@ -44,16 +44,15 @@ impl CloseReason {
             Self::PeerClosed => 2,
             Self::PingTimeout => 3,
             Self::Protocol(error) => match error.close_code() {
-                1003 => 5,
-                1007 => 6,
-                1009 => 7,
+                1007 => 5,
+                1009 => 6,
                 _ => 4,
             },
-            Self::Shutdown => 8,
-            Self::SlowConsumer => 9,
-            Self::Socket => 10,
-            Self::TooManyErrors => 11,
-            Self::MessageTimeout => 12,
+            Self::Shutdown => 7,
+            Self::SlowConsumer => 8,
+            Self::Socket => 9,
+            Self::TooManyErrors => 10,
+            Self::MessageTimeout => 11,
         }
     }
 
@@ -108,5 +107,93 @@ impl CloseReason {
             | Self::TooManyErrors => true,
             Self::PeerClosed | Self::Protocol(_) | Self::Socket => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every reason. The match does not compile when one is missing.
+    fn all() -> Vec<CloseReason> {
+        use CloseReason as R;
+        use ProtocolError as P;
+        let protocol = [
+            P::CloseCode,
+            P::CloseLength,
+            P::CloseReason,
+            P::Continuation,
+            P::ControlFragmented,
+            P::ControlLength,
+            P::Deflate,
+            P::Interleaved,
+            P::LongLength,
+            P::Masked,
+            P::ReservedBits,
+            P::ReservedOpcode,
+            P::TooBig,
+            P::Unmasked,
+            P::Utf8,
+        ];
+        let others = [
+            R::Disconnected,
+            R::Internal,
+            R::MessageTimeout,
+            R::PeerClosed,
+            R::PingTimeout,
+            R::Shutdown,
+            R::SlowConsumer,
+            R::Socket,
+            R::TooManyErrors,
+        ];
+        let all: Vec<R> = protocol.map(R::Protocol).into_iter().chain(others).collect();
+        for reason in &all {
+            match reason {
+                R::Disconnected
+                | R::Internal
+                | R::MessageTimeout
+                | R::PeerClosed
+                | R::PingTimeout
+                | R::Shutdown
+                | R::SlowConsumer
+                | R::Socket
+                | R::TooManyErrors
+                | R::Protocol(
+                    P::CloseCode
+                    | P::CloseLength
+                    | P::CloseReason
+                    | P::Continuation
+                    | P::ControlFragmented
+                    | P::ControlLength
+                    | P::Deflate
+                    | P::Interleaved
+                    | P::LongLength
+                    | P::Masked
+                    | P::ReservedBits
+                    | P::ReservedOpcode
+                    | P::TooBig
+                    | P::Unmasked
+                    | P::Utf8,
+                ) => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_reason_has_the_same_code_everywhere() {
+        for reason in all() {
+            // 1006 is RFC 6455's number for a connection that ended without a close frame.
+            let code = reason.code().unwrap_or(1006);
+            assert_eq!(CloseReason::CODES[reason.index()], code.to_string(), "{reason:?}");
+            assert_eq!(reason.reconnect(), code < 4500, "{reason:?}");
+            let text = reason.text();
+            assert_eq!(text.is_empty(), reason == CloseReason::PeerClosed, "{reason:?}");
+            assert!(text.len() <= 123, "{reason:?}: a close frame has room for 123 bytes");
+        }
+        let used: BTreeSet<usize> = all().into_iter().map(CloseReason::index).collect();
+        assert_eq!(used, (0..CloseReason::CODES.len()).collect(), "every code has a reason");
     }
 }

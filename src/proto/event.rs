@@ -86,4 +86,9 @@ impl Event {
             out.extend_from_slice(self.json_frame());
         }
     }
+
+    /// Keeps what [`Event::append_json_frame`] has appended, for those who ask again.
+    pub fn keep_json_frame(&self, frame: &[u8]) {
+        self.json_frame.get_or_init(|| Box::from(frame));
+    }
 }

@@ -113,9 +113,10 @@ impl fmt::Debug for ChannelName {
     }
 }
 
-/// The node's number for a living channel: the same for every connection, never reused.
+/// The node's number for a living channel: the same for every connection, never reused. With 64
+/// bits it does not come round, however many channels are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Alias(pub u32);
+pub struct Alias(pub u64);
 
 /// One thread's index, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,11 +143,20 @@ fn base36(mut value: u64, text: &mut [u8; 13]) -> &str {
     std::str::from_utf8(text).unwrap_or_default()
 }
 
-impl std::str::FromStr for ClientId {
-    type Err = std::num::ParseIntError;
+/// The text is not a client id: 13 characters of `0-9 a-z`, as every client has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a client id is 13 characters of 0-9 a-z")]
+pub struct BadClientId;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 36).map(Self)
+impl std::str::FromStr for ClientId {
+    type Err = BadClientId;
+
+    fn from_str(text: &str) -> Result<Self, BadClientId> {
+        // Else a sign, capitals and missing zeros would be taken too.
+        let exact =
+            text.len() == 13 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z'));
+        let id = if exact { u64::from_str_radix(text, 36).ok() } else { None };
+        id.map(Self).ok_or(BadClientId)
     }
 }
 
@@ -188,6 +198,25 @@ mod tests {
             let text = ClientId(id).to_string();
             assert_eq!(text.len(), 13);
             assert_eq!(text.parse(), Ok(ClientId(id)));
+        }
+    }
+
+    #[test]
+    fn a_client_id_has_one_text() {
+        let cases = [
+            "",
+            "z",
+            "000000000000",
+            "00000000000001",
+            "000000000000Z",
+            "+00000000000z",
+            "-00000000000z",
+            "000000000000 ",
+            "00000000000\u{e9}",
+            "zzzzzzzzzzzzz",
+        ];
+        for text in cases {
+            assert_eq!(text.parse::<ClientId>(), Err(BadClientId), "{text}");
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum Push<'a> {
         /// The head; events after it follow.
         position: Position,
         /// The node's number for the channel.
-        alias: u32,
+        alias: u64,
         /// Whether nothing was missed; `None` when `since` was not given.
         recovered: Option<bool>,
         /// Whether the channel was subscribed already, and only its options changed.

@@ -13,6 +13,7 @@ use crate::proto::dialect::json;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::ShardId;
+use crate::proto::position::Position;
 use crate::proto::push::Push;
 use crate::proto::ws::frame;
 use crate::store::{NewEvent, Now};
@@ -120,10 +121,10 @@ impl Shard {
         if let Some(have) = self.node.store().find(channel)
             && self.hub.borrow().is_subscribed(asker.id, have.alias)
         {
-            self.hub.borrow_mut().update(asker.id, have.alias, policy);
+            self.hub.borrow_mut().update(asker.id, have.alias, subscribe.slow.map(|_| policy));
             let (position, alias) = (have.head, have.alias.0);
-            let (recovered, updated) = (None, true);
-            let push = Push::Subscribed { id, channel, position, alias, recovered, updated };
+            let recovered = recovered(subscribe, position);
+            let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
             self.answer(asker.id, &push);
             return Ok(());
         }
@@ -140,10 +141,7 @@ impl Shard {
         let (alias, position) = (joined.alias, joined.head);
         let join = (policy, position.offset);
         self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
-        // Nothing is kept of a channel's past: whoever missed nothing has recovered.
-        let recovered =
-            subscribe.since.map(|(epoch, offset)| position.missed_since(epoch, offset) == Some(0));
-        let alias = alias.0;
+        let (alias, recovered) = (alias.0, recovered(subscribe, position));
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
         Ok(())
@@ -155,11 +153,16 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
+        let queued = || {
+            self.hub.borrow_mut().seat(asker.id).map_or(0, |seat| seat.outbox.data_events() as u64)
+        };
+        let before = queued();
         let ended = self
             .node
             .store()
             .find(channel)
             .and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias));
+        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
         let Some(last) = ended else {
             let message = "this connection has no subscription to that channel";
             return Err(CommandError::new(id, ErrorCode::NotSubscribed, message));
@@ -182,6 +185,11 @@ impl Shard {
     }
 }
 
+/// Nothing is kept of a channel's past: whoever missed nothing has recovered.
+fn recovered(subscribe: &Subscribe<'_>, head: Position) -> Option<bool> {
+    subscribe.since.map(|(epoch, offset)| head.missed_since(epoch, offset) == Some(0))
+}
+
 fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {
     CommandError::new(id, ErrorCode::Unavailable, away.to_string())
 }
@@ -192,10 +200,10 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Publish(_) => Counter::CommandsPublish,
         Command::Subscribe(_) => Counter::CommandsSubscribe,
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
-        Command::Auth
-        | Command::History
-        | Command::Presence
-        | Command::Request
-        | Command::Signal => Counter::CommandsOther,
+        Command::Auth => Counter::CommandsAuth,
+        Command::History => Counter::CommandsHistory,
+        Command::Presence => Counter::CommandsPresence,
+        Command::Request => Counter::CommandsRequest,
+        Command::Signal => Counter::CommandsSignal,
     }
 }

@@ -2,6 +2,7 @@
 //! the close through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 use super::command::Asker;
 use super::flush::{Flushed, forget_readable};
 use super::local::{Local, Socket};
+use super::mailbox::Room;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
@@ -34,8 +36,12 @@ struct Connection {
     decoder: Decoder,
     /// Bytes read and not yet decoded, while the client is held back.
     held: Vec<u8>,
-    /// The shard whose mailbox this client has filled.
-    crowded: Option<ShardId>,
+    /// How many of these, at the front, are messages of a text frame that was decoded.
+    held_text: usize,
+    /// Room in the mailbox that this client has filled.
+    crowded: Option<Box<Room>>,
+    /// It is not read for now, and its session knows.
+    waiting: bool,
     /// Our half of the stream is shut.
     shut: bool,
     /// Bytes thrown away behind our close.
@@ -45,11 +51,11 @@ struct Connection {
 /// What becomes of a connection after some of its bytes.
 enum Next {
     Close(CloseReason),
-    /// Not read until the mailbox of that shard has room.
-    Hold(ShardId),
+    /// Not read until the mailbox of that shard has room; with the rest of the text frame.
+    Hold(ShardId, Vec<u8>),
     Read,
-    /// Not read until its answers have been written.
-    Unread,
+    /// Not read until its answers have been written; with the rest of the text frame.
+    Unread(Vec<u8>),
 }
 
 /// Drives one connection to its end.
@@ -60,25 +66,38 @@ pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
         id,
         decoder: Decoder::new(),
         held: early,
+        held_text: 0,
         crowded: None,
+        waiting: false,
         shut: false,
         ignored: 0,
     };
     let reason = std::future::poll_fn(|cx| {
-        // A panic in one connection ends that connection alone.
+        // A panic in one connection ends that connection alone; a panic over that, at once.
         catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
-            .unwrap_or_else(|_| connection.panicked())
+            .or_else(|_| catch_unwind(AssertUnwindSafe(|| connection.panicked(cx))))
+            .unwrap_or(Poll::Ready(CloseReason::Internal))
     })
     .await;
     shard.remove(id, reason);
 }
 
 impl Connection {
-    fn panicked(&self) -> Poll<CloseReason> {
-        let shard = &self.local.0;
+    /// Gives up what the panic may have left half done, and closes with 1011.
+    fn panicked(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let shard = Rc::clone(&self.local.0);
         shard.metrics.add(Counter::Panics, 1);
+        self.decoder = Decoder::new();
+        self.held = Vec::new();
+        self.held_text = 0;
+        self.crowded = None;
+        let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
-        Poll::Ready(CloseReason::Internal)
+        remember_waker(&socket, cx);
+        if self.poll_write(&socket, cx).is_err() {
+            return Poll::Ready(CloseReason::Internal);
+        }
+        self.poll_ending(&socket, cx)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
@@ -120,6 +139,10 @@ impl Connection {
                 }
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.blocked = false;
+                    if self.waiting {
+                        // It takes its answers, so it lives, though none of its bytes are read.
+                        seat.session.heard(shard.node.clock().node_ms());
+                    }
                 }
             }
             match shard.flush(self.id) {
@@ -133,17 +156,20 @@ impl Connection {
     /// Reads and carries out requests. A reason ends the connection.
     fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
         for _ in 0..READS_A_TURN {
-            if let Some(crowded) = self.crowded {
-                let mailbox = self.local.0.node.mailboxes().of(crowded)?;
-                if mailbox.poll_room(cx).is_pending() {
+            if let Some(room) = &mut self.crowded {
+                if Pin::new(room).poll(cx).is_pending() {
+                    self.wait(true);
                     return None;
                 }
                 self.crowded = None;
+                self.go_on();
             }
             if self.unread() {
                 // Answers wait for the socket, which wakes this task when it takes them.
+                self.wait(false);
                 return None;
             }
+            self.go_on();
             if self.held.is_empty() {
                 match self.poll_read(socket, cx) {
                     Poll::Pending => return None,
@@ -170,6 +196,29 @@ impl Connection {
         None
     }
 
+    /// Tells the session that it is not read: for no fault of its own (`held`), or for answers that
+    /// it does not take.
+    fn wait(&mut self, held: bool) {
+        if !std::mem::replace(&mut self.waiting, true) {
+            let shard = &self.local.0;
+            let now_ms = shard.node.clock().node_ms();
+            if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                seat.session.hold(held, now_ms);
+            }
+        }
+    }
+
+    /// Tells the session that it is read again.
+    fn go_on(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            let shard = &self.local.0;
+            let now_ms = shard.node.clock().node_ms();
+            if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+                seat.session.release(now_ms);
+            }
+        }
+    }
+
     /// Whether its unread answers exceed the bound: then it is not read.
     fn unread(&self) -> bool {
         unread(&self.local, self.id)
@@ -182,7 +231,7 @@ impl Connection {
             Poll::Ready(Ok(())) => {}
         }
         let shard = Rc::clone(&self.local.0);
-        let mut scratch = shard.scratch.take();
+        let mut scratch = shard.scratch();
         let reason = match socket.stream.try_read(&mut scratch) {
             Ok(0) => Some(CloseReason::Socket),
             Ok(read) => {
@@ -199,7 +248,6 @@ impl Connection {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(CloseReason::Socket),
         };
-        shard.scratch.set(scratch);
         Poll::Ready(reason)
     }
 
@@ -210,13 +258,30 @@ impl Connection {
         let now = shard.node.clock().now();
         let asker = Asker { id: self.id, author: &author, now };
         let max = shard.node.options().message_bytes;
-        let mut rest = bytes;
+        let (text, mut rest) = bytes.split_at_mut(std::mem::take(&mut self.held_text));
         let mut finished = false;
+        let mut next = asker.requests(&self.local, text);
         loop {
-            let next = match self.decoder.next(&mut rest, max) {
+            let (crowded, text) = match next {
+                Next::Close(reason) => return Some(reason),
+                Next::Hold(crowded, text) => (Some(crowded), Some(text)),
+                Next::Read => (None, None),
+                Next::Unread(text) => (None, Some(text)),
+            };
+            if let Some(text) = text {
+                let room = crowded.map(|crowded| shard.node.mailboxes().room(crowded));
+                self.crowded = room.map(Box::new);
+                self.held_text = text.len();
+                self.held = text;
+                self.held.extend_from_slice(rest);
+                return None;
+            }
+            next = match self.decoder.next(&mut rest, max) {
                 Ok(Some(message)) => {
-                    finished = true;
-                    asker.take(&self.local, message)
+                    let next = asker.take(&self.local, message);
+                    // Not by a ping between the fragments of a message that goes on behind it.
+                    finished |= self.decoder.is_idle();
+                    next
                 }
                 Ok(None) => {
                     self.note_unfinished(finished, now.node_ns / 1_000_000);
@@ -224,32 +289,19 @@ impl Connection {
                 }
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
-            match next {
-                Next::Close(reason) => return Some(reason),
-                Next::Hold(shard) => {
-                    self.crowded = Some(shard);
-                    self.held = rest.to_vec();
-                    return None;
-                }
-                Next::Read => {}
-                Next::Unread => {
-                    self.held = rest.to_vec();
-                    return None;
-                }
-            }
         }
     }
 
     /// Remembers since when a message is unfinished, and looks again when it has had its time.
     fn note_unfinished(&self, finished: bool, now_ms: u64) {
         let shard = &self.local.0;
-        let idle = self.decoder.is_idle();
-        let begun = shard.hub.borrow_mut().seat(self.id).and_then(|seat| {
-            let wake_at = seat.session.unfinished(!idle, finished, now_ms)?;
-            Some((wake_at, seat.author.client))
-        });
-        if let Some((wake_at, client)) = begun {
-            shard.beat(self.id, client, wake_at);
+        let inside = !self.decoder.is_idle();
+        if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+            seat.session.unfinished(inside, finished, now_ms);
+            if inside {
+                let wake_at = seat.session.wake_at(shard.node.options().heartbeat());
+                shard.arm((self.id, seat.author.client), &mut seat.session, wake_at);
+            }
         }
     }
 
@@ -278,10 +330,7 @@ impl Connection {
                 Poll::Ready(Err(_)) => return Poll::Ready(ending.reason),
                 Poll::Ready(Ok(())) => {}
             }
-            let mut scratch = shard.scratch.take();
-            let read = socket.stream.try_read(&mut scratch);
-            shard.scratch.set(scratch);
-            match read {
+            match socket.stream.try_read(&mut shard.scratch()) {
                 Ok(0) => return Poll::Ready(ending.reason),
                 Ok(read) => self.ignored += read,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -298,6 +347,11 @@ fn unread(local: &Local, id: SeatId) -> bool {
     let shard = &local.0;
     let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
+}
+
+/// The messages of a text frame that were not carried out, for later.
+fn rest(messages: json::Messages<'_>) -> Vec<u8> {
+    messages.collect::<Vec<_>>().join(&b'\n')
 }
 
 /// The reason under which a connection is counted whose socket failed.
@@ -337,7 +391,6 @@ impl Asker<'_> {
             Message::Close(close) => {
                 // Nothing of ours follows: the peer's code goes back, and the stream ends.
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    seat.outbox.clear_data();
                     let (code, reason) = close.unwrap_or((1000, ""));
                     frame::close(code, reason, seat.outbox.control());
                 }
@@ -346,35 +399,34 @@ impl Asker<'_> {
         }
     }
 
+    /// Carries out the messages of a text frame, up to the one behind which it is not read.
     fn requests(&self, local: &Local, text: &[u8]) -> Next {
         let shard = &local.0;
-        let mut next = Next::Read;
-        for message in json::messages(text) {
+        let mut messages = json::messages(text);
+        while let Some(message) = messages.next() {
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
             };
             match result {
                 Ok(None) => {}
-                Ok(Some(crowded)) => next = Next::Hold(crowded),
-                Err(error) => match self.refuse(local, &error) {
-                    Next::Close(reason) => next = Next::Close(reason),
-                    Next::Hold(_) | Next::Read | Next::Unread => {}
-                },
+                Ok(Some(crowded)) => return Next::Hold(crowded, rest(messages)),
+                Err(error) => {
+                    if let Next::Close(reason) = self.refuse(local, &error) {
+                        return Next::Close(reason);
+                    }
+                }
             }
-            if matches!(next, Next::Close(_)) {
-                break;
+            if unread(local, self.id) {
+                return Next::Unread(rest(messages));
             }
         }
-        match next {
-            Next::Read => self.unless_unread(local),
-            Next::Close(_) | Next::Hold(_) | Next::Unread => next,
-        }
+        Next::Read
     }
 
     /// Stops reading a client that does not read its answers.
     fn unless_unread(&self, local: &Local) -> Next {
-        if unread(local, self.id) { Next::Unread } else { Next::Read }
+        if unread(local, self.id) { Next::Unread(Vec::new()) } else { Next::Read }
     }
 
     /// Tells an error, and counts those that a working client does not make.

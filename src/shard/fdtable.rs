@@ -24,6 +24,16 @@ pub fn raise_limit() -> u64 {
     hard
 }
 
+/// Whether threads may have tables of their own here; tried on a thread that then ends.
+///
+/// # Errors
+///
+/// As [`separate`]; a container's seccomp profile may say EPERM.
+pub fn try_separate() -> io::Result<()> {
+    let trial = std::thread::Builder::new().name("unshare".to_owned()).spawn(separate)?;
+    trial.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
 /// Gives the calling thread a descriptor table of its own, a copy of the process's.
 ///
 /// Call it before the thread opens anything, and build the thread's runtime before it and on

@@ -11,11 +11,15 @@ use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json;
+use crate::proto::name::ClientId;
 use crate::proto::push::Push;
 use crate::proto::ws::frame::{self, Opcode};
 
 /// How long a peer may take to answer a close, in milliseconds.
 const CLOSE_MS: u64 = 5_000;
+
+/// The same during a drain, so that silent clients do not hold up its end by five seconds.
+const CLOSE_DRAINING_MS: u64 = 4_000;
 
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
@@ -28,7 +32,8 @@ impl Shard {
         if socket.ending.get().is_some() {
             return;
         }
-        let deadline_ms = self.node.clock().node_ms() + CLOSE_MS;
+        let patience_ms = if self.node.draining() { CLOSE_DRAINING_MS } else { CLOSE_MS };
+        let deadline_ms = self.node.clock().node_ms() + patience_ms;
         socket.ending.set(Some(Ending { reason, deadline_ms }));
         self.metrics.closed(reason);
         self.leave_channels(id);
@@ -50,18 +55,22 @@ impl Shard {
                 // What was queued before goes out before.
                 seat.outbox.push_last(last.into_boxed_slice());
             } else {
-                let dropped = seat.outbox.clear_data();
-                if reason == CloseReason::SlowConsumer {
-                    self.metrics.add(Counter::DroppedDisconnect, dropped);
-                }
+                self.count_lost(reason, seat.outbox.clear_data());
                 seat.outbox.control().extend_from_slice(&last);
             }
+            self.arm((id, socket.client), &mut seat.session, deadline_ms);
         }
-        self.beat(id, socket.client, deadline_ms);
         // The task of the connection sees the rest through.
         if self.flush(id) != Flushed::Blocked {
             wake(&socket);
         }
+    }
+
+    /// Counts events that were queued for a connection and will not be written, because it ends.
+    fn count_lost(&self, reason: CloseReason, events: u64) {
+        let slow = reason == CloseReason::SlowConsumer;
+        let counter = if slow { Counter::DroppedDisconnect } else { Counter::DroppedClosed };
+        self.metrics.add(counter, events);
     }
 
     /// When a client sent away by a drain should come back: at random, so that not all come at
@@ -81,6 +90,9 @@ impl Shard {
     /// Takes a connection away for good.
     pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
         self.leave_channels(id);
+        // What a socket that failed, or a close that had its time, has left unwritten.
+        let left = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events());
+        self.count_lost(reason, left as u64);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {
@@ -104,32 +116,47 @@ impl Shard {
         }
     }
 
-    fn tick(&self, id: SeatId, now_ms: u64) {
-        let Some(socket) = self.socket(id) else { return };
-        if let Some(ending) = socket.ending.get() {
-            if now_ms >= ending.deadline_ms {
-                wake(&socket);
-            }
-            return;
-        }
+    /// The timer of a connection has fired that was set for `at_ms`.
+    fn tick(&self, (id, client): (SeatId, ClientId), at_ms: u64, now_ms: u64) {
+        let Some(socket) = self.socket(id).filter(|socket| socket.client == client) else { return };
         let heartbeat = self.node.options().heartbeat();
-        let (beat, wake_at) = {
+        let beat = {
             let mut hub = self.hub.borrow_mut();
             let Some(seat) = hub.seat(id) else { return };
+            if !seat.session.fired(at_ms) {
+                return;
+            }
+            if let Some(ending) = socket.ending.get() {
+                if now_ms >= ending.deadline_ms {
+                    wake(&socket);
+                } else {
+                    self.arm((id, client), &mut seat.session, ending.deadline_ms);
+                }
+                return;
+            }
             let beat = seat.session.tick(heartbeat, now_ms);
             if beat == Beat::Ping {
                 frame::control(Opcode::Ping, &[], seat.outbox.control());
             }
-            (beat, seat.session.wake_at(heartbeat))
+            let wake_at = seat.session.wake_at(heartbeat);
+            self.arm((id, client), &mut seat.session, wake_at);
+            beat
         };
         match beat {
             Beat::Close(reason) => self.begin_close(id, reason),
             Beat::Ping | Beat::Wait => {
-                self.beat(id, socket.client, wake_at);
                 if self.flush(id) == Flushed::Broken {
                     wake(&socket);
                 }
             }
+        }
+    }
+
+    /// Looks at every connection whose time has come.
+    pub(super) fn expire(&self, now_ms: u64, due: &mut Vec<(u64, (u32, ClientId))>) {
+        self.wheel.borrow_mut().expire(now_ms, due);
+        for (at_ms, (seat, client)) in due.drain(..) {
+            self.tick((seat as usize, client), at_ms, now_ms);
         }
     }
 
@@ -181,17 +208,20 @@ pub(super) async fn time(local: Local) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = Vec::new();
     let mut turn = 0_u64;
+    let (mut last_ms, mut skipped) = (clock.node_ms(), false);
     loop {
         ticks.tick().await;
-        turn += 1;
         let now_ms = clock.node_ms();
-        shard.wheel.borrow_mut().expire(now_ms, &mut due);
-        for (seat, client) in due.drain(..) {
-            let id = seat as usize;
-            if shard.socket(id).is_some_and(|socket| socket.client == client) {
-                shard.tick(id, now_ms);
-            }
+        let late = now_ms - last_ms > SLOT_MS * 3;
+        last_ms = now_ms;
+        // After a pause of the process the answers to our pings may lie in the sockets: they are
+        // read before anybody is judged. Once, for a shard may also be late for its load.
+        skipped = late && !skipped;
+        if skipped {
+            continue;
         }
+        turn += 1;
+        shard.expire(now_ms, &mut due);
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         }

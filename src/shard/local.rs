@@ -15,6 +15,7 @@ use super::mailbox::Mailbox;
 use super::node::Node;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
+use crate::core::session::Session;
 use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
@@ -48,13 +49,40 @@ pub(super) struct Shard {
     pub(super) node: Arc<Node>,
     pub(super) hub: RefCell<Hub>,
     pub(super) sockets: RefCell<Vec<Option<Rc<Socket>>>>,
-    pub(super) scratch: Cell<Vec<u8>>,
+    scratch: Cell<Vec<u8>>,
     pub(super) parser: RefCell<Parser>,
     pub(super) metrics: Metrics,
     pub(super) wheel: RefCell<Wheel<(u32, ClientId)>>,
     /// The seats still to be closed by a drain, and when it began.
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
+}
+
+/// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
+/// without it every connection of the shard would read nothing, and take that for the end.
+pub(super) struct Scratch<'a> {
+    home: &'a Cell<Vec<u8>>,
+    bytes: Vec<u8>,
+}
+
+impl std::ops::Deref for Scratch<'_> {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl std::ops::DerefMut for Scratch<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.home.set(std::mem::take(&mut self.bytes));
+    }
 }
 
 /// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
@@ -120,7 +148,8 @@ impl Local {
                 };
                 json::encode_push(&welcome, &mut text);
                 frame::push_text(&text, seat.outbox.control());
-                shard.beat(id, client, seat.session.wake_at(options.heartbeat()));
+                let wake_at = seat.session.wake_at(options.heartbeat());
+                shard.arm((id, client), &mut seat.session, wake_at);
             }
             id
         };
@@ -143,13 +172,6 @@ impl Local {
         }
     }
 
-    /// Ends the shard: its mailbox takes nothing any more.
-    pub fn end(&self) {
-        if let Some(mailbox) = self.0.mailbox() {
-            mailbox.close();
-        }
-    }
-
     /// Resolves when a drain has closed the last connection of the node: until then HTTP goes on.
     pub async fn drained(&self) {
         self.0.empty.notified().await;
@@ -161,13 +183,21 @@ impl Shard {
         self.node.mailboxes().of(self.id)
     }
 
+    /// The buffer to read into, one reader at a time.
+    pub(super) fn scratch(&self) -> Scratch<'_> {
+        Scratch { home: &self.scratch, bytes: self.scratch.take() }
+    }
+
     pub(super) fn socket(&self, id: SeatId) -> Option<Rc<Socket>> {
         self.sockets.borrow().get(id)?.clone()
     }
 
-    /// Looks at the connection again at `at_ms`.
-    pub(super) fn beat(&self, id: SeatId, client: ClientId, at_ms: u64) {
-        let seat = u32::try_from(id).unwrap_or(u32::MAX);
-        self.wheel.borrow_mut().insert(at_ms, (seat, client));
+    /// Looks at the connection again by `at_ms`. There is one entry in the wheel for each
+    /// connection, but for one that an earlier one has made void and that is yet to fire.
+    pub(super) fn arm(&self, (id, client): (SeatId, ClientId), session: &mut Session, at_ms: u64) {
+        if session.arm(at_ms) {
+            let seat = u32::try_from(id).unwrap_or(u32::MAX);
+            self.wheel.borrow_mut().insert(at_ms, (seat, client));
+        }
     }
 }

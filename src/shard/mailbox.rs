@@ -1,9 +1,12 @@
 //! What other threads may give a shard: events in order, and orders of the node. One lock, swapped
 //! whole, one wake when it goes from empty to non-empty.
 
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -32,13 +35,17 @@ pub(super) enum Order {
 #[derive(Debug, Default)]
 struct Inner {
     mail: Vec<Arc<Event>>,
+    /// Payload of the mail, and of what is in hand.
     bytes: usize,
     orders: Vec<Order>,
     /// Events that the shard has taken and not yet fanned out.
     in_hand: usize,
     /// The shard has ended: nothing is taken any more.
     closed: bool,
-    waiting: Vec<Waker>,
+    /// Who waits for room, by the numbers that [`Room`]s have.
+    waiting: HashMap<u64, Waker, RandomState>,
+    /// The last of these numbers.
+    last_id: u64,
 }
 
 impl Inner {
@@ -90,7 +97,7 @@ impl Mailbox {
     pub(super) fn close(&self) {
         let ended = Inner { closed: true, ..Inner::default() };
         let last = std::mem::replace(&mut *self.inner.lock(), ended);
-        last.waiting.into_iter().for_each(Waker::wake);
+        last.waiting.into_values().for_each(Waker::wake);
     }
 
     /// Waits for mail or orders; may come back without any.
@@ -98,36 +105,46 @@ impl Mailbox {
         self.bell.notified().await;
     }
 
-    /// Takes everything. `mail` and `orders` must be empty; their room is reused.
-    pub(super) fn take(&self, mail: &mut Vec<Arc<Event>>, orders: &mut Vec<Order>) {
+    /// Takes all mail. `mail` must be empty; its room is reused.
+    pub(super) fn take(&self, mail: &mut Vec<Arc<Event>>) {
         let mut inner = self.inner.lock();
         std::mem::swap(&mut inner.mail, mail);
-        std::mem::swap(&mut inner.orders, orders);
         inner.in_hand = mail.len();
-        inner.bytes = 0;
     }
 
-    /// Says how many events of the last [`Mailbox::take`] are still to be fanned out, and lets
-    /// waiting publishers go on when there is room again.
-    pub(super) fn settle(&self, in_hand: usize) {
+    /// Takes all orders. `orders` must be empty; its room is reused.
+    pub(super) fn take_orders(&self, orders: &mut Vec<Order>) {
+        std::mem::swap(&mut self.inner.lock().orders, orders);
+    }
+
+    /// Says how many events of the last [`Mailbox::take`] were fanned out, and their payload, and
+    /// lets waiting publishers go on when there is room again.
+    pub(super) fn settle(&self, events: usize, bytes: usize) {
         let mut inner = self.inner.lock();
-        inner.in_hand = in_hand;
+        inner.in_hand = inner.in_hand.saturating_sub(events);
+        inner.bytes = inner.bytes.saturating_sub(bytes);
         if !inner.waiting.is_empty() && inner.at_half() {
             let waiting = std::mem::take(&mut inner.waiting);
             drop(inner);
-            waiting.into_iter().for_each(Waker::wake);
+            waiting.into_values().for_each(Waker::wake);
         }
     }
 
     /// Ready when the mailbox is at half or less, after it had been crowded.
-    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_room(&self, id: &mut Option<u64>, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.inner.lock();
         if inner.at_half() {
             return Poll::Ready(());
         }
-        if !inner.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            inner.waiting.push(cx.waker().clone());
-        }
+        let id = *id.get_or_insert_with(|| {
+            inner.last_id += 1;
+            inner.last_id
+        });
+        inner
+            .waiting
+            .entry(id)
+            .and_modify(|waker| waker.clone_from(cx.waker()))
+            .or_insert_with(|| cx.waker().clone());
         Poll::Pending
     }
 
@@ -158,10 +175,136 @@ impl Mailboxes {
     pub(super) fn all(&self) -> &[Mailbox] {
         &self.0
     }
+
+    /// Waits for mail of `shard` and takes all of it, as its turns do. For benches: `mail` must be
+    /// empty.
+    #[doc(hidden)]
+    pub async fn collect(&self, shard: ShardId, mail: &mut Vec<Arc<Event>>) {
+        let Some(mailbox) = self.of(shard) else { return };
+        loop {
+            mailbox.take(mail);
+            if !mail.is_empty() {
+                let bytes = mail.iter().map(|event| event.payload.len()).sum();
+                return mailbox.settle(mail.len(), bytes);
+            }
+            mailbox.ring().await;
+        }
+    }
+
+    /// Room in a shard's mailbox, to be waited for.
+    pub(super) fn room(self: &Arc<Self>, shard: ShardId) -> Room {
+        Room { mailboxes: Arc::clone(self), shard, id: None }
+    }
+}
+
+/// Resolves when a mailbox that was crowded is at half or less. Registered there exactly while it
+/// waits.
+#[derive(Debug)]
+pub(super) struct Room {
+    mailboxes: Arc<Mailboxes>,
+    shard: ShardId,
+    /// Its number in the mailbox, once it waits.
+    id: Option<u64>,
+}
+
+impl Future for Room {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { mailboxes, shard, id } = &mut *self;
+        mailboxes.of(*shard).map_or(Poll::Ready(()), |mailbox| mailbox.poll_room(id, cx))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(id) = self.id
+            && let Some(mailbox) = self.mailboxes.of(self.shard)
+        {
+            mailbox.inner.lock().waiting.remove(&id);
+        }
+    }
 }
 
 impl Deliver for Mailboxes {
     fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool {
         self.of(shard).is_some_and(|mailbox| mailbox.push(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::proto::event::Payload;
+    use crate::proto::name::{Alias, ChannelName};
+
+    fn event(bytes: usize) -> Arc<Event> {
+        Arc::new(Event {
+            channel: ChannelName::from_checked("room:1"),
+            alias: Alias(1),
+            offset: 1,
+            ts_ms: 0,
+            taken_ns: 0,
+            key: None,
+            from: None,
+            hidden_from: None,
+            payload: Payload::Opaque(vec![0; bytes].into()),
+            json_frame: OnceLock::new(),
+        })
+    }
+
+    fn is_ready(room: &mut Room) -> bool {
+        Pin::new(room).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn what_a_shard_has_in_hand_still_counts() {
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let mailbox = &mailboxes.all()[0];
+        for _ in 0..16 {
+            mailbox.push(event(BYTES_MAX / 16));
+        }
+        assert!(mailbox.is_crowded());
+        let mut mail = Vec::new();
+        mailbox.take(&mut mail);
+        let mut room = mailboxes.room(ShardId(0));
+        assert!(mailbox.is_crowded() && !is_ready(&mut room), "nothing of it was fanned out");
+        mailbox.settle(7, 7 * (BYTES_MAX / 16));
+        assert!(!mailbox.is_crowded() && !is_ready(&mut room), "more than half");
+        mailbox.settle(1, BYTES_MAX / 16);
+        assert!(is_ready(&mut room));
+        mailbox.settle(8, 8 * (BYTES_MAX / 16));
+        assert_eq!((mailbox.depth(), mailbox.inner.lock().bytes), (0, 0));
+    }
+
+    #[test]
+    fn whoever_waits_is_registered_once_and_as_long_as_it_waits() {
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let mailbox = &mailboxes.all()[0];
+        mailbox.push(event(BYTES_MAX));
+        let mut rooms = [mailboxes.room(ShardId(0)), mailboxes.room(ShardId(0))];
+        for _ in 0..3 {
+            assert!(!rooms.iter_mut().any(is_ready));
+        }
+        let waiting = || mailbox.inner.lock().waiting.len();
+        assert_eq!(waiting(), 2);
+        let [mut first, second] = rooms;
+        drop(second);
+        assert_eq!(waiting(), 1);
+        mailbox.close();
+        assert!(is_ready(&mut first), "a shard that has ended holds nobody back");
+    }
+
+    #[test]
+    fn orders_come_without_the_mail() {
+        let mailboxes = Mailboxes::new(1);
+        let mailbox = &mailboxes.all()[0];
+        mailbox.push(event(1));
+        mailbox.order(Order::Drain);
+        let mut orders = Vec::new();
+        mailbox.take_orders(&mut orders);
+        assert_eq!((orders.len(), mailbox.depth()), (1, 1));
     }
 }

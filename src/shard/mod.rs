@@ -4,12 +4,15 @@
 pub mod clock;
 mod command;
 mod connection;
+mod echo;
 pub mod fdtable;
 mod flush;
 mod life;
 mod local;
 mod mailbox;
 mod node;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use local::Local;

@@ -7,14 +7,17 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
-use super::mailbox::{Mailboxes, Order};
+use super::mailbox::{Mailbox, Mailboxes, Order};
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
-use crate::proto::name::ClientId;
+use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
+
+/// How long whoever asks the shards waits for their answers.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How a node treats its connections.
 #[derive(Debug, Clone)]
@@ -114,7 +117,7 @@ impl Node {
         &*self.store
     }
 
-    pub(super) fn mailboxes(&self) -> &Mailboxes {
+    pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {
         &self.mailboxes
     }
 
@@ -160,14 +163,21 @@ impl Node {
         if self.options.policies.of(&event.channel).is_none() {
             return Err(PublishError::UnknownChannel);
         }
-        let crowded = self.mailboxes.all().iter().filter(|mailbox| mailbox.is_crowded());
-        for mailbox in crowded {
-            let room = std::future::poll_fn(|cx| mailbox.poll_room(cx));
-            tokio::time::timeout(self.options.publish_timeout, room)
+        if self.mailboxes.all().iter().any(Mailbox::is_crowded) {
+            tokio::time::timeout(self.options.publish_timeout, self.room())
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }
         Ok(self.store.publish(event, self.clock.now())?.position)
+    }
+
+    /// Waits for room in every mailbox that has none, one after the other.
+    async fn room(&self) {
+        for (shard, mailbox) in (0..).map(ShardId).zip(self.mailboxes.all()) {
+            if mailbox.is_crowded() {
+                self.mailboxes.room(shard).await;
+            }
+        }
     }
 
     /// Counts an event that the embedding program published.
@@ -175,7 +185,13 @@ impl Node {
         self.embedded.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.all().len()
+    }
+
     /// The counters of every shard, in their order; what has no shard is counted with the first.
+    /// A shard that has ended, or does not answer in five seconds, is missing.
     pub async fn stats(&self) -> Vec<Snapshot> {
         let mut all = self.ask(Order::Stats).await;
         if let Some(first) = all.first_mut() {
@@ -199,9 +215,14 @@ impl Node {
             answers.push(answer);
         }
         let mut all = Vec::new();
-        for answer in answers {
-            // A shard that has ended has nothing to say.
-            all.extend(answer.await);
+        let collect = async {
+            for answer in answers {
+                // A shard that has ended has nothing to say.
+                all.extend(answer.await);
+            }
+        };
+        if tokio::time::timeout(ANSWER, collect).await.is_err() {
+            tracing::warn!("a shard has not answered within {ANSWER:?}");
         }
         all
     }

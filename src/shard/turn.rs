@@ -17,6 +17,9 @@ use crate::proto::event::Event;
 /// Connections written before reads, accepts and timers have their chance.
 const WRITES_A_TURN: usize = 256;
 
+/// Members that a turn hands runs to before others have their chance; one channel may have more.
+const OFFERS_A_TURN: usize = 10_000;
+
 /// Writes that share one look at the clock.
 const WRITES_A_CLOCK: usize = 16;
 
@@ -36,9 +39,8 @@ struct Hold {
     not_before_ns: u64,
 }
 
-/// Runs the shard: its turns and its timer. Ends with the thread.
-pub(super) async fn run(local: Local) {
-    local.spawn(life::time(local.clone()));
+/// Runs the shard's turns, for as long as the shard lives.
+async fn turns(local: Local) {
     let shard = &local.0;
     let Some(mailbox) = shard.mailbox() else { return };
     let clock = shard.node.clock();
@@ -48,12 +50,14 @@ pub(super) async fn run(local: Local) {
     let mut streak = 0_u32;
     let mut hold = Hold::default();
     loop {
+        // Orders do not wait for the end of a stream of events.
+        mailbox.take_orders(&mut orders);
+        for order in orders.drain(..) {
+            shard.obey(order);
+        }
         if in_hand.is_empty() {
-            mailbox.take(&mut mail, &mut orders);
+            mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
-            for order in orders.drain(..) {
-                shard.obey(order);
-            }
         }
         if in_hand.is_empty() {
             streak = 0;
@@ -65,36 +69,73 @@ pub(super) async fn run(local: Local) {
             shard.wait_for_readers(&mut hold).await;
         }
         let started_ns = clock.node_ns();
-        shard.fan_out(&mut in_hand);
-        mailbox.settle(in_hand.len());
+        let (events, bytes) = shard.fan_out(&mut in_hand);
+        mailbox.settle(events, bytes);
         shard.write_round(started_ns).await;
     }
 }
 
 impl Local {
-    /// Runs the shard on this thread, for ever: its turns, its timer, its drain.
-    pub async fn run(&self) {
-        run(self.clone()).await;
+    /// Runs the shard on this thread until `doors` end: its turns, its timer, its drain.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them does: a shard that has lost its turns or its timer must not live on.
+    pub async fn run(&self, doors: impl Future<Output = ()>) {
+        // Also when one of them panics: who waits for this shard waits for nothing.
+        let _ended = Ended(self);
+        // Tasks, so that they take turns with those of the connections, and no more often.
+        let turns = tokio::task::spawn_local(turns(self.clone()));
+        let time = tokio::task::spawn_local(life::time(self.clone()));
+        let over = tokio::select! {
+            over = turns => over,
+            over = time => over,
+            () = doors => Ok(()),
+        };
+        if let Err(error) = over
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Ends the shard with its scope: its mailbox takes nothing any more.
+struct Ended<'a>(&'a Local);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(mailbox) = self.0.0.mailbox() {
+            mailbox.close();
+        }
     }
 }
 
 impl Shard {
-    /// Fans out as much of `in_hand` as one run a channel holds.
-    fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) {
+    /// Fans out as much of `in_hand` as one run a channel holds, and not many channels with many
+    /// members at once. Returns how many events, and their payload.
+    pub(super) fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) -> (usize, usize) {
         let now_ns = self.node.clock().node_ns();
-        let before = in_hand.len();
+        let (mut events, mut bytes) = (0, 0);
+        let mut offers = 0;
         let mut outcome = Outcome::default();
         {
             let mut hub = self.hub.borrow_mut();
             while let Some(event) = in_hand.front() {
+                offers += hub.begins(event);
+                if offers > OFFERS_A_TURN && events > 0 {
+                    break;
+                }
                 if !hub.load(event, now_ns) {
                     break;
                 }
+                events += 1;
+                bytes += event.payload.len();
                 in_hand.pop_front();
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);
         }
-        self.metrics.batch((before - in_hand.len()) as u64);
+        self.metrics.batch(events as u64);
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,
@@ -105,6 +146,7 @@ impl Shard {
         for id in outcome.overflowed {
             self.begin_close(id, CloseReason::SlowConsumer);
         }
+        (events, bytes)
     }
 
     /// Writes every dirty connection once, and lets others in between.

@@ -19,7 +19,8 @@ use crate::proto::name::ShardId;
 /// 2. Every shard that subscribed gets every event after the head it was told, in offset order,
 ///    once; a shard that left gets none.
 /// 3. An event is delivered before its publisher is told its position.
-/// 4. A channel with subscribers keeps its epoch and alias.
+/// 4. A channel with subscribers keeps its epoch and alias. One without may be freed, and begins
+///    again with others: after a while without use, or sooner where there are too many.
 ///
 /// Not promised: any order between channels.
 pub trait Store: Send + Sync {

@@ -249,7 +249,7 @@ fn data_survives_token_for_token() {
 
 /// Messages that are `bad_request`, each for a reason of its own.
 fn bad_messages() -> Vec<String> {
-    let hundred_thousand = "[".repeat(60_000);
+    let hundred_thousand = "[".repeat(100_000);
     let too_deep = format!(
         r#"{{"type":"publish","channel":"room:1","data":{}{}}}"#,
         "[".repeat(80),
@@ -303,7 +303,7 @@ fn bad_messages() -> Vec<String> {
 
 #[test]
 fn a_bad_message_is_answered_and_changes_nothing() {
-    let gateway = Gateway::start();
+    let gateway = Gateway::configured("[limits]\nmessage_bytes = \"128KiB\"\n");
     let mut client = Client::connect(&gateway);
     client.subscribe("room:1");
     for case in bad_messages() {

@@ -31,6 +31,7 @@ const BAD: &[(&str, &str, &[u16])] = &[
     ("a POST", "POST /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
     ("a PUT", "PUT /ws HTTP/1.1\nHOST\nUP\nKEY\nV13\nContent-Length: 0", &[405]),
     ("another path", "GET /nowhere HTTP/1.1\nHOST\nUP\nKEY\nV13", &[404]),
+    ("the echo that nobody asked for", "GET /echo HTTP/1.1\nHOST\nUP\nKEY\nV13", &[404]),
     ("no upgrade at all", "GET /ws HTTP/1.1\nHOST", &[400, 426]),
     ("no Upgrade", "GET /ws HTTP/1.1\nHOST\nConnection: Upgrade\nKEY\nV13", &[400, 426]),
     (
@@ -224,6 +225,20 @@ fn a_slow_handshake_is_cut() {
     assert_eq!(gateway.get("/healthz").status, 200);
 }
 
+/// The default: five seconds for a head, neither less nor much more.
+#[test]
+fn half_a_handshake_is_cut_after_five_seconds() {
+    let gateway = Gateway::start();
+    let begun = now();
+    let mut half = Raw::open(gateway.addr);
+    half.send(b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgra");
+    let answer = half.rest();
+    let waited = begun.elapsed();
+    assert!(!answer.starts_with(b"HTTP/1.1 101"), "never upgraded");
+    let wanted = Duration::from_secs(5)..Duration::from_secs(15);
+    assert!(wanted.contains(&waited), "cut after {waited:?}");
+}
+
 #[test]
 fn an_idle_upgraded_client_is_not_cut_by_the_header_timeout() {
     let gateway = Gateway::configured("[http]\nheader_timeout = \"300ms\"\n");
@@ -236,15 +251,24 @@ fn an_idle_upgraded_client_is_not_cut_by_the_header_timeout() {
 #[test]
 fn headers_are_bounded_in_bytes_and_number() {
     let gateway = Gateway::start();
-    let rss = gateway.rss();
     let long = "x".repeat(20_000);
     let many: Vec<_> = (0..150).map(|i| format!("X-{i}: 1")).collect();
     let big = format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\nX-Long: {long}");
     let numerous = format!("GET /ws HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}\n{}", many.join("\n"));
     let path = format!("GET /ws?{long} HTTP/1.1\nHOST\n{UP}\nKEY\n{V13}");
-    for (what, lines) in [("big", big), ("numerous", numerous), ("path", path)] {
-        let got = answer(&gateway, &request(&gateway, &lines));
-        assert!(matches!(got.status, 414 | 431), "{what}: {}", got.head);
+    let refuse_all = || {
+        for (what, lines) in [("big", &big), ("numerous", &numerous), ("path", &path)] {
+            let got = answer(&gateway, &request(&gateway, lines));
+            assert!(matches!(got.status, 414 | 431), "{what}: {}", got.head);
+        }
+    };
+    // What the first requests of a process cost is not what these cost.
+    for _ in 0..10 {
+        refuse_all();
+    }
+    let rss = gateway.rss();
+    for _ in 0..10 {
+        refuse_all();
     }
     // Headers for ever: refused long before they end.
     let mut raw = Raw::open(gateway.addr);

@@ -1,16 +1,20 @@
 //! Starts the real program on a free port, and speaks to it through fastwebsockets, a client that
 //! is not ours. Nothing here sleeps to let something happen: it waits for what should happen.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,6 +75,76 @@ fn without_settings(command: &mut Command) {
             command.env_remove(name);
         }
     }
+}
+
+/// A child process with an end: killed when dropped, and when it lives longer than twice
+/// [`PATIENCE`], so that whoever reads its output never waits for ever.
+pub(crate) struct Kid {
+    child: Arc<Mutex<Child>>,
+    /// Whoever watches the time ends with it.
+    _alive: mpsc::SyncSender<()>,
+}
+
+impl Kid {
+    /// Starts it. What is piped may be taken.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let child = Arc::new(Mutex::new(command.spawn().unwrap()));
+        let (alive, gone) = mpsc::sync_channel(1);
+        let watched = Arc::clone(&child);
+        std::thread::spawn(move || {
+            if gone.recv_timeout(2 * PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                watched.lock().kill().ok();
+            }
+        });
+        Self { child, _alive: alive }
+    }
+
+    /// Its standard input, which was piped.
+    pub(crate) fn stdin(&self) -> ChildStdin {
+        self.child.lock().stdin.take().unwrap()
+    }
+
+    /// Its standard output, which was piped.
+    pub(crate) fn stdout(&self) -> BufReader<ChildStdout> {
+        BufReader::new(self.child.lock().stdout.take().unwrap())
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&self) -> ExitStatus {
+        wait_for("the end of a command", || self.child.lock().try_wait().unwrap())
+    }
+
+    /// Waits for its end, and gives all that it wrote to what was piped and not taken.
+    pub(crate) fn output(&self) -> Output {
+        fn whole(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                if let Some(mut from) = from {
+                    from.read_to_end(&mut bytes).unwrap();
+                }
+                bytes
+            })
+        }
+        let stdout = whole(self.child.lock().stdout.take());
+        let stderr = whole(self.child.lock().stderr.take());
+        let status = self.ended();
+        Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+    }
+}
+
+impl Drop for Kid {
+    fn drop(&mut self) {
+        let mut child = self.child.lock();
+        child.kill().ok();
+        child.wait().ok();
+    }
+}
+
+/// Runs a command to its end, within the time that a [`Kid`] has.
+pub(crate) fn finished(command: &mut Command) -> Output {
+    let kid =
+        Kid::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    kid.output()
 }
 
 /// A running gateway; killed when dropped.
@@ -172,9 +246,25 @@ impl Gateway {
         line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Its open descriptors, in the table of the main thread.
+    /// Its open files, over the tables of all threads: each shard may have one of its own. What is
+    /// in several counts once, by what it is (`socket:[4711]`).
     pub(crate) fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let tables = tasks.filter_map(|task| fs::read_dir(task.ok()?.path().join("fd")).ok());
+        let files = tables.flatten().filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        files.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Open WebSockets, as it counts them.
+    pub(crate) fn connections(&self) -> usize {
+        let scrape = self.get("/metrics").text();
+        let all = scrape.lines().filter(|line| line.starts_with("weir_connections{"));
+        all.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+    }
+
+    /// Waits until it counts this many open WebSockets.
+    pub(crate) fn wait_for_connections(&self, count: usize) {
+        wait_for("the connections to be counted", || (self.connections() == count).then_some(()));
     }
 
     /// Processor time used so far, in clock ticks (hundredths of a second).

@@ -1,8 +1,10 @@
 //! The HTTP API: publishing, looking, scraping, and who may not.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, sum, wait_for};
+use crate::harness::{Client, Gateway, PATIENCE, now, sum, wait_for};
 use crate::raw::{Answer, http};
 
 const PUBLISH: &str = "/api/v1/publish";
@@ -275,16 +277,107 @@ fn an_operator_can_end_a_connection() {
 #[test]
 fn a_get_with_two_lengths_is_not_smuggled() {
     let gateway = Gateway::start();
-    for headers in [
-        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
-        "Content-Length: 4\r\nContent-Length: 5\r\n",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-    ] {
-        let mut raw = crate::raw::Raw::open(gateway.addr);
-        let start = "POST /api/v1/publish HTTP/1.1\r\nContent-Type: application/json\r\n";
-        let head = format!("{start}Host: {}\r\n{headers}\r\n", gateway.addr);
-        raw.send(head.as_bytes());
-        raw.send(b"0\r\n\r\n");
-        assert_eq!(raw.answer().status, 400, "{headers}");
+    let starts = [
+        "POST /api/v1/publish HTTP/1.1\r\nContent-Type: application/json\r\n",
+        "GET /api/v1/channels HTTP/1.1\r\n",
+        "GET /api/v1/stats HTTP/1.1\r\n",
+        "GET /healthz HTTP/1.1\r\n",
+        "GET /nowhere HTTP/1.1\r\n",
+        "GET /ws HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\n",
+    ];
+    for start in starts {
+        for headers in [
+            "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+            "Content-Length: 4\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        ] {
+            let mut raw = crate::raw::Raw::open(gateway.addr);
+            let head = format!("{start}Host: {}\r\n{headers}\r\n", gateway.addr);
+            raw.send(head.as_bytes());
+            raw.send(b"0\r\n\r\nGET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(raw.answer().status, 400, "{start}{headers}");
+            let rest = String::from_utf8_lossy(&raw.rest()).into_owned();
+            assert!(!rest.contains("ready"), "{start}{headers} let one through: {rest}");
+        }
     }
+}
+
+/// A body that nobody asked for is a body: what stands in it is not a request.
+#[test]
+fn the_body_of_a_get_is_no_request() {
+    let gateway = Gateway::start();
+    let inner = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let chunked = [format!("{:x}\r\n", inner.len()).as_bytes(), inner, b"\r\n0\r\n\r\n"].concat();
+    let length = format!("Content-Length: {}", inner.len());
+    for path in ["/", "/healthz", "/api/v1/channels", "/api/v1/stats", "/metrics"] {
+        let bodies = [(length.as_str(), &inner[..]), ("Transfer-Encoding: chunked", &chunked)];
+        for (header, body) in bodies {
+            let mut raw = crate::raw::Raw::open(gateway.addr);
+            let host = format!("Host: {}\r\n", gateway.addr);
+            let head = format!("GET {path} HTTP/1.1\r\n{host}{header}\r\n\r\n");
+            let next = format!("GET /readyz HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+            raw.send(&[head.as_bytes(), body, next.as_bytes()].concat());
+            let said = String::from_utf8_lossy(&raw.rest()).into_owned();
+            let statuses: Vec<_> =
+                said.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+            let fits = matches!(&statuses[..], ["200" | "400"] | ["200", "200"]);
+            assert!(fits, "{path} with {header}: {statuses:?}");
+        }
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_configured_does_not_exist_where_that_is_asked() {
+    let gateway = Gateway::configured("strict_namespaces = true\n[[namespace]]\nname = \"room\"\n");
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    for channel in ["rooms:1", "roo:1", "other:room:1"] {
+        for command in ["subscribe", "publish"] {
+            let asked = json!({"type": command, "channel": channel, "data": 1});
+            let answer = client.ask(asked);
+            assert_eq!(answer["code"], "unknown_channel", "{command} {channel}: {answer}");
+        }
+        let body = json!({"channel": channel, "data": 1}).to_string();
+        assert_eq!(gateway.post(PUBLISH, &body).error(404), "unknown_channel", "{channel}");
+        let path = format!("/api/v1/channels/{channel}/events");
+        let put = http(gateway.addr, "PUT", &path, &[], b"1");
+        assert_eq!(put.error(404), "unknown_channel", "{channel}");
+        let good = json!({"channel": "room:1", "data": channel}).to_string();
+        let lines = ndjson(&gateway, format!("{body}\n{good}\n").as_bytes()).json();
+        assert_eq!(lines["accepted"], 1, "{lines}");
+        assert_eq!(lines["rejected"][0]["code"], "unknown_channel", "{lines}");
+        assert_eq!(client.expect("event")["data"], channel);
+    }
+    let names = gateway.get("/api/v1/channels").json();
+    assert_eq!(names["channels"].as_array().unwrap().len(), 1, "a refusal makes no channel");
+    client.expect_nothing();
+}
+
+/// The one test that waits for the fixed half minute of a body.
+#[test]
+fn a_body_that_does_not_come_is_answered_with_408() {
+    let gateway = Gateway::start();
+    let begun = now();
+    let post = |header: &str, some: &[u8]| {
+        let mut raw = crate::raw::Raw::open(gateway.addr);
+        raw.0.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+        let kind = "Content-Type: application/json";
+        let host = gateway.addr;
+        let head = format!("POST {PUBLISH} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\n{header}\r\n\r\n");
+        raw.send(head.as_bytes());
+        raw.send(some);
+        raw
+    };
+    let slow = [
+        post("Content-Length: 40", b"{\"channel\":\"room:1\""),
+        post("Content-Length: 40", b""),
+        post("Transfer-Encoding: chunked", b"3\r\n{\"c"),
+    ];
+    for mut raw in slow {
+        assert_eq!(raw.answer().error(408), "timeout");
+        assert!(begun.elapsed() >= Duration::from_secs(29), "{:?}", begun.elapsed());
+    }
+    assert_eq!(gateway.post(PUBLISH, r#"{"channel":"room:1","data":1}"#).json()["offset"], 1);
 }

@@ -6,18 +6,26 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, PATIENCE, now, wait_for, weir};
+use crate::harness::{Client, Gateway, PATIENCE, finished, now, wait_for, weir};
 use crate::raw::{Raw, handshake_request, masked};
 
 #[test]
 fn a_drain_tells_every_client_and_exits_with_0() {
-    let mut gateway = Gateway::configured("drain = \"2s\"\n");
+    let mut gateway = Gateway::configured("drain = \"5s\"\n");
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&gateway)).collect();
     for client in &mut clients {
         client.subscribe("room:1");
     }
     let confirmed = clients[0].ask(json!({"type": "ping"}));
     assert_eq!(confirmed["type"], "pong");
+    // They read from before the signal on, so that the times are those of the gateway.
+    let readers = clients.into_iter().map(|mut client| {
+        std::thread::spawn(move || {
+            let ended = client.ended();
+            (ended, now())
+        })
+    });
+    let readers: Vec<_> = readers.collect();
     let begun = now();
     gateway.signal(Signal::TERM);
     wait_for("readyz to say 503", || (gateway.get("/readyz").status == 503).then_some(()));
@@ -26,13 +34,7 @@ fn a_drain_tells_every_client_and_exits_with_0() {
     assert!(late.head().starts_with("HTTP/1.1 503 "), "no new client while draining");
     let mut waits = BTreeSet::new();
     let mut ends = Vec::new();
-    let readers = clients.into_iter().map(|mut client| {
-        std::thread::spawn(move || {
-            let ended = client.ended();
-            (ended, now())
-        })
-    });
-    for reader in readers.collect::<Vec<_>>() {
+    for reader in readers {
         let (ended, at) = reader.join().unwrap();
         assert_eq!((ended.code, ended.reason.as_str()), (Some(4001), "shutdown"));
         let push = ended.messages.last().unwrap();
@@ -43,11 +45,11 @@ fn a_drain_tells_every_client_and_exits_with_0() {
     }
     let first = ends.iter().min().unwrap();
     let spread = ends.iter().max().unwrap().duration_since(*first);
-    assert!(spread > Duration::from_millis(400), "spread over the drain, not at once: {spread:?}");
+    assert!(spread > Duration::from_secs(2), "spread over the drain, not at once: {spread:?}");
     assert!(waits.len() > 1, "they do not all come back at once: {waits:?}");
     let status = gateway.ended();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(2 + 5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5 + 5), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -67,8 +69,8 @@ fn a_second_signal_ends_it_at_once() {
     wait_for("readyz to say 503", || (gateway.get("/readyz").status == 503).then_some(()));
     let begun = now();
     gateway.signal(Signal::TERM);
-    gateway.ended();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(gateway.ended().code(), Some(1), "as documented: it was cut short");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -80,13 +82,13 @@ fn a_client_that_answers_nothing_does_not_hold_up_the_end() {
     let begun = now();
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.ended().code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[test]
 fn a_used_port_is_an_error_at_the_start() {
     let gateway = Gateway::start();
-    let output = weir(&["serve", "--listen", &gateway.addr.to_string()]).output().unwrap();
+    let output = finished(&mut weir(&["serve", "--listen", &gateway.addr.to_string()]));
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&gateway.addr.port().to_string()), "it names the address: {said}");
@@ -127,6 +129,8 @@ fn without_descriptors_it_backs_off_and_recovers() {
     });
     Client::connect(&gateway).expect_nothing();
     early.expect_nothing();
+    // Otherwise there were enough, and all this proves nothing.
+    assert!(gateway.metric("weir_accept_errors_total") > 0.5, "it never ran out of descriptors");
 }
 
 /// A reset after every prefix of a conversation; then everything is as it was.
@@ -146,12 +150,7 @@ fn resets_at_every_moment_leave_nothing_behind() {
         raw.send(sent);
         socket2::SockRef::from(&raw.0).set_linger(Some(Duration::ZERO)).unwrap();
     };
-    for end in 0..20 {
-        reset(&talk[..end]);
-    }
-    wait_for("the first resets to be over", || {
-        (gateway.get("/healthz").status == 200).then_some(())
-    });
+    gateway.wait_for_connections(1);
     let files = gateway.files();
     for _ in 0..4 {
         for end in 0..=talk.len() {
@@ -160,7 +159,7 @@ fn resets_at_every_moment_leave_nothing_behind() {
     }
     wait_for("descriptors and subscriptions to come back", || {
         let one_left = (gateway.metric("weir_subscriptions") - 1.0).abs() < 0.5;
-        (one_left && gateway.files() <= files + 2).then_some(())
+        (one_left && gateway.connections() == 1 && gateway.files() <= files + 2).then_some(())
     });
     // Whether a reset overtook the subscribe is the kernel's affair; that nobody stayed is ours.
     let channels = gateway.get("/api/v1/channels?prefix=room:2").json();
@@ -198,9 +197,14 @@ fn churn_leaves_neither_memory_nor_descriptors() {
         wait_for("all of them to be gone", || {
             (gateway.metric("weir_subscriptions") < 0.5).then_some(())
         });
+        gateway.wait_for_connections(0);
     };
     churn(200);
     let (rss, files) = (gateway.rss(), gateway.files());
+    let held: Vec<_> = (0..100).map(|_| Client::connect(&gateway)).collect();
+    let seen = gateway.files();
+    assert!(seen >= files + 50, "the count sees what shards hold: {files}, then {seen}");
+    drop(held);
     churn(1000);
     wait_for("descriptors to come back", || (gateway.files() <= files + 2).then_some(()));
     let grown = gateway.rss().saturating_sub(rss);

@@ -1,12 +1,15 @@
 //! Black-box tests: the real program, somebody else's client, one file for each behaviour.
 
 mod basics;
+mod browser;
 mod cli;
 mod handshake;
 mod harness;
 mod http;
 mod lifecycle;
+mod mended;
 mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod threats;

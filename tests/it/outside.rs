@@ -1,35 +1,31 @@
 //! A client in another language: Python's `websockets` reads what `weir pub` sends.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Gateway, skip, weir};
+use crate::harness::{Gateway, Kid, finished, skip, weir};
 
 #[test]
 fn python_reads_what_the_command_line_publishes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/venv/bin/python");
-    let probe = Command::new(&python).args(["-c", "import websockets"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
+    let mut probe = Command::new(&python);
+    if !python.exists() || !finished(probe.args(["-c", "import websockets"])).status.success() {
         skip("target/venv has no Python with `websockets`; tests/run makes it");
         return;
     }
     let gateway = Gateway::start();
     let script = root.join("tests/it/client.py");
-    let mut client = Command::new(&python)
-        .arg(script)
-        .arg(gateway.url())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut client = Command::new(&python);
+    let client = Kid::start(client.arg(script).arg(gateway.url()).stdout(Stdio::piped()));
+    let mut lines = client.stdout().lines();
     assert_eq!(lines.next().unwrap().unwrap(), "subscribed");
     let mut publisher = weir(&["pub", "room:1", "--stdin", "--url", &gateway.url()]);
-    let mut publisher = publisher.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    publisher.stdin.take().unwrap().write_all(b"{\"v\":1}\n{\"v\":2}\n").unwrap();
-    assert!(publisher.wait().unwrap().success());
+    let publisher = Kid::start(publisher.stdin(Stdio::piped()).stdout(Stdio::null()));
+    publisher.stdin().write_all(b"{\"v\":1}\n{\"v\":2}\n").unwrap();
+    assert!(publisher.ended().success());
     let said: Vec<_> = lines.map(Result::unwrap).collect();
-    assert!(client.wait().unwrap().success(), "{said:?}");
+    assert!(client.ended().success(), "{said:?}");
     assert_eq!(said, ["ok"]);
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{Client, Gateway, now};
 use crate::raw::{Raw, masked};
 
@@ -119,11 +121,13 @@ fn what_is_odd_but_allowed_is_served() {
 #[test]
 fn a_close_is_answered_and_ends_the_connection() {
     let gateway = Gateway::start();
+    let mut subscriber = Client::connect(&gateway);
+    subscriber.subscribe("late:1");
     for code in [1000_u16, 1001, 1003, 1007, 1011, 3000, 3999, 4000, 4999] {
         let mut raw = Raw::websocket(&gateway);
         let payload = [&code.to_be_bytes()[..], b"bye"].concat();
         // What follows a close is not read, neither as a command nor as a fault.
-        let mut after = masked(0x81, br#"{"type":"subscribe","channel":"late:1"}"#);
+        let mut after = masked(0x81, br#"{"type":"publish","channel":"late:1","data":"late"}"#);
         after.extend([0xFF; 16]);
         raw.send(&[masked(0x88, &payload), after].concat());
         let answered = raw.close_code();
@@ -133,28 +137,39 @@ fn a_close_is_answered_and_ends_the_connection() {
     raw.send(&masked(0x88, b""));
     assert!(matches!(raw.close_code(), Some(1000 | 1005)));
     let mut polite = Client::connect(&gateway);
+    polite.publish("late:1", &json!("in time"));
     assert!(polite.close(1000).is_some());
+    let event = subscriber.expect("event");
+    assert_eq!((&event["data"], &event["offset"]), (&json!("in time"), &json!(1)));
+    subscriber.expect_nothing();
 }
 
 #[test]
 fn a_size_limit_holds_at_the_header() {
     let gateway = Gateway::start();
-    let rss = gateway.rss();
-    for length in [65_537_u64, 1 << 31, 1 << 40, 1 << 62, (1 << 63) - 1] {
+    let announce = |length: u64| {
         let mut raw = Raw::websocket(&gateway);
         raw.send(&[&[0x81, 0xFF][..], &length.to_be_bytes(), &[1, 2, 3, 4]].concat());
-        assert_eq!(raw.close_code(), Some(1009), "{length}");
+        raw
+    };
+    for _ in 0..100 {
+        assert_eq!(announce(1 << 40).close_code(), Some(1009));
     }
-    let mut raw = Raw::websocket(&gateway);
-    raw.send(&[&[0x81, 0xFF][..], &(1_u64 << 63).to_be_bytes(), &[1, 2, 3, 4]].concat());
-    assert!(matches!(raw.close_code(), Some(1002 | 1009)), "the highest bit is never set");
+    let rss = gateway.rss();
+    for length in [65_537_u64, 1 << 31, 1 << 40, 1 << 62, (1 << 63) - 1] {
+        assert_eq!(announce(length).close_code(), Some(1009), "{length}");
+    }
+    assert!(
+        matches!(announce(1 << 63).close_code(), Some(1002 | 1009)),
+        "the highest bit is never set"
+    );
     let full = format!(r#"{{"type":"ping","id":1,"pad":"{}"}}"#, "x".repeat(65_536 - 33));
     let full = &full[..full.len().min(65_536)];
     let mut raw = Raw::websocket(&gateway);
     raw.send(&masked(0x81, full.as_bytes()));
     assert!(raw.frame().unwrap().1.starts_with(b"{\"type\":\"pong\""), "{}", full.len());
     let grown = gateway.rss().saturating_sub(rss);
-    assert!(grown < 2 * MIB, "grew by {grown}");
+    assert!(grown < MIB, "grew by {grown}");
 }
 
 /// Announces the largest legal message three hundred times and sends none of them.
@@ -166,43 +181,51 @@ fn promised_bytes_cost_nothing() {
         raw.send(&[&[0x81, 0xFF][..], &65_536_u64.to_be_bytes(), &[1, 2, 3, 4]].concat());
         raw
     };
-    drop((0..50).map(promise).collect::<Vec<_>>());
+    drop((0..300).map(promise).collect::<Vec<_>>());
     let idle: Vec<_> = (0..300).map(|_| Raw::websocket(&gateway)).collect();
     let rss = gateway.rss();
     drop(idle);
     let held: Vec<_> = (0..300).map(promise).collect();
     Client::connect(&gateway).expect_nothing();
     let grown = gateway.rss().saturating_sub(rss);
-    assert!(grown < 2 * MIB, "{} promises cost {grown} bytes", held.len());
+    assert!(grown < MIB, "{} promises cost {grown} bytes", held.len());
 }
 
-/// Endless fragments of one byte, none, and 4 KiB, with pings between: cut at the limit.
+/// Endless fragments of one byte, none, 4 KiB and 64 KiB, with pings between: cut at the limit.
 #[test]
 fn endless_fragments_end_at_the_limit() {
-    let gateway = Gateway::configured("[limits]\nmessage_bytes = 65536\n");
-    drop(Raw::websocket(&gateway));
-    let rss = gateway.rss();
-    for size in [1_usize, 4096] {
-        let mut raw = Raw::websocket(&gateway);
+    let small = Gateway::configured("[limits]\nmessage_bytes = 65536\n");
+    let large = "[limits]\nmessage_bytes = \"1MiB\"\nqueue_bytes = \"1MiB\"\n";
+    let large = Gateway::configured(large);
+    for (gateway, size, limit) in
+        [(&small, 1_usize, 65_536), (&small, 4096, 65_536), (&large, 65_536, MIB)]
+    {
+        for _ in 0..20 {
+            Raw::websocket(gateway).send(&masked(0x81, PING));
+        }
+        let rss = gateway.rss();
+        let mut raw = Raw::websocket(gateway);
         let mut sent = 0_usize;
         let some = masked(0x00, &vec![b' '; size]).repeat((4096 / size).max(1));
         let some = [some, masked(0x89, b"p"), masked(0x00, b"")].concat();
         raw.send(&masked(0x01, b"{"));
         // Some megabytes fit into the kernel's buffers before the end is felt.
         while sent < 64 << 20 && raw.send_within(Duration::from_secs(10), &some).is_ok() {
-            sent += 4096;
+            sent += size.max(4096);
         }
         assert!(sent < 64 << 20, "64 megabytes of fragments of {size} was taken");
         let grown = gateway.rss().saturating_sub(rss);
-        assert!(grown < 2 * MIB, "grew by {grown}");
+        // A message grows by doubling: for a moment it stands there twice.
+        assert!(grown < 2 * limit + MIB, "fragments of {size}: grew by {grown}");
         // The close frame is lost when our own unread bytes reset the connection.
         assert!(matches!(raw_close(&mut raw), None | Some(1009)), "fragments of {size}");
     }
     // No reset here: exactly one byte too many, and nothing after it.
-    let mut raw = Raw::websocket(&gateway);
+    let mut raw = Raw::websocket(&small);
     raw.send(&[masked(0x01, &[b' '; 65_000]), masked(0x00, &[b' '; 537])].concat());
     assert_eq!(raw.close_code(), Some(1009));
-    assert!(gateway.metric("weir_connections_closed_total{code=\"1009\"") >= 3.0);
+    assert!(small.metric("weir_connections_closed_total{code=\"1009\"") >= 3.0);
+    assert!(large.metric("weir_connections_closed_total{code=\"1009\"") >= 1.0);
 }
 
 /// The close code, from a connection that may be reset at any byte.
@@ -239,7 +262,7 @@ fn pings_of_a_client_that_does_not_read_stay_bounded() {
     assert!(peak < MIB, "grew by {peak}");
     let asked = now();
     bystander.expect_nothing();
-    assert!(asked.elapsed() < Duration::from_secs(1), "others notice nothing");
+    assert!(asked.elapsed() < Duration::from_secs(5), "others notice nothing");
 }
 
 /// Publishes from a client that does not read its answers: it is not read any more.
@@ -267,17 +290,22 @@ fn unread_answers_stop_the_reading() {
 
 #[test]
 fn a_silent_client_is_pinged_and_then_cut() {
-    let gateway = Gateway::configured("[http]\nping = \"300ms\"\nping_timeout = \"200ms\"\n");
+    let gateway = Gateway::configured("[http]\nping = \"3s\"\nping_timeout = \"2500ms\"\n");
+    // One that answers stays.
+    let mut alive = Raw::websocket(&gateway);
+    let alive = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (first, payload) = alive.frame().unwrap();
+            assert_eq!(first, 0x89);
+            alive.send(&masked(0x8A, &payload));
+        }
+        alive.send(&masked(0x81, PING));
+        assert_eq!(alive.frame().unwrap(), (0x81, PONG.to_vec()));
+    });
     let mut silent = Raw::websocket(&gateway);
     assert_eq!(silent.frame().unwrap().0, 0x89, "a ping comes");
     let (_, text) = silent.frame().unwrap();
     assert!(text.starts_with(br#"{"type":"disconnect","code":4002"#));
     assert_eq!(silent.close_code(), Some(4002));
-    // One that answers stays: fastwebsockets does so while it reads.
-    let mut alive = Raw::websocket(&gateway);
-    for _ in 0..4 {
-        let (first, payload) = alive.frame().unwrap();
-        assert_eq!(first, 0x89);
-        alive.send(&masked(0x8A, &payload));
-    }
+    alive.join().unwrap();
 }

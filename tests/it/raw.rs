@@ -118,7 +118,10 @@ pub(crate) struct Raw(pub(crate) TcpStream);
 impl Raw {
     /// Connects.
     pub(crate) fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
+        Self::with(TcpStream::connect(addr).unwrap())
+    }
+
+    fn with(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -127,7 +130,21 @@ impl Raw {
 
     /// Connects and shakes hands; the welcome is read.
     pub(crate) fn websocket(gateway: &Gateway) -> Self {
-        let mut raw = Self::open(gateway.addr);
+        Self::open(gateway.addr).upgraded(gateway)
+    }
+
+    /// As [`Raw::websocket`], with a small receive buffer, so that not reading soon blocks the
+    /// sender.
+    pub(crate) fn narrow(gateway: &Gateway) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&gateway.addr.into()).unwrap();
+        Self::with(socket.into()).upgraded(gateway)
+    }
+
+    fn upgraded(self, gateway: &Gateway) -> Self {
+        let mut raw = self;
         raw.send(handshake_request(gateway.addr, &[]).as_bytes());
         let head = raw.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");

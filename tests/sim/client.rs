@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) subscribed: [u64; 3],
     /// Connections that were closed as slow.
     pub(crate) slow: u64,
+    /// Connections begun to be closed: by the policy, and by a queue that stayed full.
+    pub(crate) cut: [u64; 2],
     /// Channels that began another life.
     pub(crate) reborn: u64,
 }
@@ -44,13 +46,16 @@ impl Tally {
             *sum += more;
         }
         self.slow += other.slow;
+        for (sum, more) in self.cut.iter_mut().zip(other.cut) {
+            *sum += more;
+        }
         self.reborn += other.reborn;
     }
 
     /// Whether everything happened.
     pub(crate) fn complete(&self) -> bool {
         let all = [self.events, self.lagged, self.hidden, self.slow, self.reborn];
-        all.iter().chain(&self.subscribed).all(|count| *count > 0)
+        all.iter().chain(&self.subscribed).chain(&self.cut).all(|count| *count > 0)
     }
 }
 

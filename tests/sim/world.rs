@@ -46,6 +46,10 @@ struct Connection {
     stalled: bool,
     /// The server has begun to close it.
     ending: bool,
+    /// The channels it has, with what is to happen when it is slow.
+    policies: HashMap<&'static str, Policy>,
+    /// When its queue was last seen at half or less.
+    half_ms: u64,
 }
 
 /// Everything, at one moment.
@@ -63,6 +67,8 @@ pub(crate) struct World {
     lives: HashMap<&'static str, u64>,
     published: u64,
     tally: Tally,
+    /// Nobody leaves and nobody is cut: all that is written is read in the end.
+    lasting: bool,
 }
 
 impl World {
@@ -88,6 +94,7 @@ impl World {
             lives: HashMap::new(),
             published: 0,
             tally: Tally::default(),
+            lasting: seed.is_multiple_of(4),
         }
     }
 
@@ -104,6 +111,7 @@ impl World {
             (54..70, _) => self.turn(shard),
             (70..90, _) => self.read(connection),
             (90..93, _) => self.connections[connection].stalled ^= true,
+            (93..95, _) if self.lasting => {}
             (93..95, _) => self.disconnect(connection),
             (95..98, _) => self.look(shard),
             _ => self.time(),
@@ -122,9 +130,18 @@ impl World {
         let seat = there.hub.open(Arc::clone(&author), self.now_ms);
         let capacity = self.rng.usize(1..2_000);
         there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
-        let client = Client::new(author.client);
-        let (stalled, ending) = (false, false);
-        self.connections.push(Connection { shard, seat, author, client, stalled, ending });
+        let (stalled, ending, policies) = (false, false, HashMap::new());
+        let (client, half_ms) = (Client::new(author.client), self.now_ms);
+        self.connections.push(Connection {
+            shard,
+            seat,
+            author,
+            client,
+            stalled,
+            ending,
+            policies,
+            half_ms,
+        });
     }
 
     /// Puts an answer on the control lane, and writes it, or leaves it to a later turn.
@@ -145,17 +162,21 @@ impl World {
 
     fn subscribe(&mut self, index: usize, channel: &'static str) {
         let now = self.now();
-        let policy = Policy::ALL[usize::from(self.rng.u8(0..4) > 0)];
-        let connection = &self.connections[index];
+        let mut policy = Policy::ALL[usize::from(self.rng.u8(0..4) > 0)];
+        if self.lasting {
+            policy = Policy::DropOldest;
+        }
+        let connection = &mut self.connections[index];
         if connection.ending {
             return;
         }
+        connection.policies.insert(channel, policy);
         let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
         let have =
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
         let (updated, joined) = match have {
             Some(have) => {
-                shard.hub.update(seat, have.alias, policy);
+                shard.hub.update(seat, have.alias, Some(policy));
                 (true, have)
             }
             None => {
@@ -178,6 +199,7 @@ impl World {
         let Some(have) = self.store.find(channel) else { return };
         let Some(last) = shard.hub.unsubscribe(connection.seat, have.alias) else { return };
         self.store.unsubscribe(channel, shard.id, last, now);
+        self.connections[index].policies.remove(channel);
         self.answer(index, &Push::Unsubscribed { id: None, channel }, "unsubscribed");
     }
 
@@ -207,7 +229,7 @@ impl World {
 
     /// The alias of a channel that was just used.
     fn live(&mut self, channel: &'static str) -> u64 {
-        let alias = u64::from(self.store.find(channel).unwrap().alias.0);
+        let alias = self.store.find(channel).unwrap().alias.0;
         self.logs.entry(alias).or_default();
         let before = self.lives.insert(channel, alias);
         self.tally.reborn += u64::from(before.is_some_and(|before| before != alias));
@@ -221,6 +243,7 @@ impl World {
             shard.in_hand.extend(self.mailboxes.take(shard.id));
         }
         let mut outcome = Outcome::default();
+        let longest = shard.in_hand.iter().map(|event| frame_bytes(event)).max();
         while let Some(event) = shard.in_hand.front() {
             if !shard.hub.load(event, self.now_ms) {
                 break;
@@ -229,7 +252,14 @@ impl World {
         }
         shard.hub.fan_out(&mut shard.net, self.now_ms, &mut outcome);
         for seat in outcome.overflowed {
-            self.close_slow(index, seat);
+            let blocked = self.shards[index].hub.seat(seat).unwrap().blocked;
+            let connection = self.connection(index, seat);
+            let strict = connection.policies.values().any(|policy| *policy == Policy::Disconnect);
+            assert!(strict, "{:?} never asked to be closed", connection.author);
+            // But for an event that is larger than the whole queue.
+            let fits = longest.is_none_or(|bytes| bytes <= self.limit.bytes);
+            assert!(blocked || !fits, "a socket that takes bytes is not slow");
+            self.tally.cut[0] += u64::from(self.close_slow(index, seat));
         }
         let shard = &mut self.shards[index];
         for _ in 0..self.rng.usize(0..20) {
@@ -238,13 +268,18 @@ impl World {
         }
     }
 
-    /// Begins to close a connection, as the driver of a socket does.
-    fn close_slow(&mut self, shard: usize, seat: SeatId) {
+    /// The connection in a seat that a hub has named.
+    fn connection(&mut self, shard: usize, seat: SeatId) -> &mut Connection {
         let mut all = self.connections.iter_mut();
         let found = all.find(|connection| (connection.shard, connection.seat) == (shard, seat));
-        let connection = found.expect("only seats that are there are named");
-        if std::mem::replace(&mut connection.ending, true) {
-            return;
+        found.expect("only seats that are there are named")
+    }
+
+    /// Begins to close a connection, as the driver of a socket does. `false` when it has begun.
+    fn close_slow(&mut self, shard: usize, seat: SeatId) -> bool {
+        assert!(!self.lasting, "nobody is cut in this world");
+        if std::mem::replace(&mut self.connection(shard, seat).ending, true) {
+            return false;
         }
         let (now, store) = (self.now(), &self.store);
         let Shard { id, hub, net, .. } = &mut self.shards[shard];
@@ -257,6 +292,7 @@ impl World {
         frame::push_text(&text, there.outbox.control());
         frame::close(reason.code().unwrap(), reason.text(), there.outbox.control());
         net.write(seat, there);
+        true
     }
 
     /// The client reads some of what is there, and the server writes into the room.
@@ -296,9 +332,13 @@ impl World {
 
     /// A shard looks for queues that have been full for too long.
     fn look(&mut self, shard: usize) {
-        let before = self.now_ms.checked_sub(SLOW_MS);
+        let before = self.now_ms.checked_sub(SLOW_MS).filter(|_| !self.lasting);
         for seat in self.shards[shard].hub.still_full(before) {
-            self.close_slow(shard, seat);
+            // What was at half since then has been full for a shorter time.
+            let half_ms = self.connection(shard, seat).half_ms;
+            let full_ms = self.now_ms - half_ms;
+            assert!(full_ms >= SLOW_MS, "seat {seat} was at half {full_ms} ms ago");
+            self.tally.cut[1] += u64::from(self.close_slow(shard, seat));
         }
     }
 
@@ -310,11 +350,15 @@ impl World {
     }
 
     fn check(&mut self) {
-        for connection in &self.connections {
+        for connection in &mut self.connections {
             let hub = &mut self.shards[connection.shard].hub;
             let outbox = &hub.seat(connection.seat).unwrap().outbox;
             assert!(outbox.data_bytes() <= self.limit.bytes, "bytes of {:?}", connection.author);
             assert!(outbox.data_events() <= self.limit.events, "events of {:?}", connection.author);
+            let half = OutboxLimit { bytes: self.limit.bytes / 2, events: self.limit.events / 2 };
+            if outbox.data_bytes() <= half.bytes && outbox.data_events() <= half.events {
+                connection.half_ms = self.now_ms;
+            }
         }
         let subscribers: u64 = self.shards.iter().map(|shard| shard.hub.subscriptions()).sum();
         let channels = self.store.channels("", None, usize::MAX);
@@ -352,10 +396,20 @@ impl World {
         self.check();
         let delivered: u64 = self.shards.iter().map(|shard| shard.net.delivered).sum();
         assert!(self.tally.events <= delivered, "nothing is read that was not written");
+        if self.lasting {
+            assert_eq!(self.tally.events, delivered, "what was counted as delivered was read");
+        }
         for shard in &self.shards {
             assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));
             assert_eq!(shard.hub.queues(), (0, 0));
         }
         self.tally
     }
+}
+
+/// The length of an event's frame, without making the frame that the event keeps.
+fn frame_bytes(event: &Event) -> usize {
+    let mut text = Vec::new();
+    json::encode_event(event, &mut text);
+    frame::text(&text).len()
 }

@@ -31,7 +31,6 @@ fn nothing_written_is_the_defaults() {
     assert_eq!(config.node.slow_disconnect, Some(Duration::from_secs(30)));
     assert_eq!(config.node.ping_interval, Duration::from_secs(25));
     assert_eq!(config.http.body_bytes, 16 << 20);
-    assert!(!config.exposed());
 }
 
 #[test]
@@ -44,6 +43,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         file: Some(&path),
         environment: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         flags: vec![(Key::Shards, "--shards", "3".to_owned())],
+        insecure: false,
     };
     let raw = RawConfig::load(inputs, &mut bad);
     std::fs::remove_file(&path).unwrap();
@@ -75,6 +75,21 @@ fn all_problems_are_reported_together() {
     assert_eq!(found.len(), wanted.len(), "{found:#?}");
     for text in wanted {
         assert!(found.iter().any(|line| line.starts_with(text)), "{text}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_refused_with_a_sentence() {
+    for (listen, problem) in [
+        ("\"unix:/run/weir.sock\"", "and unix sockets are not listened on in this version"),
+        ("\"127.0.0.1:1,127.0.0.2:1\"", "and several addresses are not listened on"),
+        ("[\"127.0.0.1:1\", \"[::1]:1\"]", "is a list, must be a text in quotes"),
+        ("\"8080\"", "must be an address and a port"),
+    ] {
+        let found = faults(&format!("listen = {listen}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("w.toml:1: listen: is "), "{found:?}");
+        assert!(found[0].contains(problem), "{found:?}");
     }
 }
 
@@ -115,7 +130,7 @@ fn zero_is_never_where_the_comment_says_so() {
 }
 
 #[test]
-fn only_loopback_is_not_exposed() {
+fn only_loopback_is_taken_without_insecure() {
     for (listen, exposed) in [
         ("127.0.0.1:1", false),
         ("127.9.9.9:1", false),
@@ -126,9 +141,12 @@ fn only_loopback_is_not_exposed() {
         ("[::]:1", true),
         ("192.168.1.1:1", true),
     ] {
-        let mut config = check(&format!("listen = {listen:?}")).unwrap();
-        assert_eq!(config.exposed(), exposed, "{listen}");
-        config.insecure = true;
-        assert!(!config.exposed());
+        let text = format!("listen = {listen:?}");
+        let found = faults(&text);
+        assert_eq!(found.iter().any(|one| one.contains("--insecure")), exposed, "{found:?}");
+        assert_eq!(found.len(), usize::from(exposed), "{found:?}");
+        let mut raw = RawConfig::parse(&text, Path::new("w.toml"), &mut Vec::new());
+        raw.insecure = true;
+        assert!(raw.check(&machine(), Vec::new()).is_ok(), "{listen}");
     }
 }

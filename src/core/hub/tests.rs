@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::io::IoSlice;
 
 use super::*;
-use crate::core::outbox::tests::{Got, Reader, channel, drain, event, hidden_event, runs};
+use crate::core::outbox::tests::{
+    Got, Reader, channel, drain, event, hidden_event, lane_room, runs,
+};
 use crate::core::outbox::{Delivered, SLICES_MAX};
+use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES};
 
 const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 8 };
 
@@ -41,7 +44,7 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
     hub.open(Arc::new(Author { client: ClientId(client), user: None }), 0)
 }
 
-fn join(hub: &mut Hub, id: SeatId, alias: u32, policy: Policy) {
+fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
     hub.subscribe(id, (&channel(alias), Alias(alias)), (policy, 0));
 }
 
@@ -58,7 +61,7 @@ fn publish(hub: &mut Hub, events: &[Arc<Event>], kernel: &mut Kernel) -> Outcome
     outcome
 }
 
-fn events(alias: u32, offsets: std::ops::Range<u64>) -> Vec<Arc<Event>> {
+fn events(alias: u64, offsets: std::ops::Range<u64>) -> Vec<Arc<Event>> {
     offsets.map(|offset| event(alias, offset, 9)).collect()
 }
 
@@ -67,7 +70,7 @@ fn received(hub: &mut Hub, id: SeatId) -> Vec<Got> {
 }
 
 /// Every seat and topic names the other, and the count is right.
-fn check(hub: &Hub, model: &BTreeSet<(SeatId, u32)>) {
+fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
         for sub in &seat.subs {
@@ -93,7 +96,7 @@ fn the_books_are_right_whoever_comes_and_goes() {
         let mut model = BTreeSet::new();
         let mut seats = Vec::new();
         for client in 0..300 {
-            let alias = rng.u32(0..6);
+            let alias = rng.u64(0..6);
             let at = rng.usize(0..seats.len().max(1));
             match (rng.u8(0..10), seats.get(at).copied()) {
                 (0 | 1, _) | (_, None) => seats.push(seat(&mut hub, client)),
@@ -101,7 +104,7 @@ fn the_books_are_right_whoever_comes_and_goes() {
                     seats.swap_remove(at);
                     let mut left = Vec::new();
                     hub.close(id, |name, last| left.push((name.to_string(), last)));
-                    let had: Vec<u32> =
+                    let had: Vec<u64> =
                         model.iter().filter(|(seat, _)| *seat == id).map(|(_, a)| *a).collect();
                     model.retain(|(seat, _)| *seat != id);
                     let last = |alias| model.iter().all(|(_, other)| *other != alias);
@@ -141,6 +144,40 @@ fn a_client_does_not_see_the_events_it_asked_not_to_see() {
     assert_eq!(received(&mut hub, own), [Got::Event(1, 2)]);
     let all: Vec<Got> = (1..5).map(|offset| Got::Event(1, offset)).collect();
     assert_eq!(received(&mut hub, other), all);
+}
+
+/// The memory of all runs that a queue keeps alive.
+fn pinned(hub: &mut Hub, id: SeatId) -> usize {
+    let mut runs = runs(&hub.seat(id).unwrap().outbox);
+    runs.dedup_by(|a, b| Rc::ptr_eq(a, b));
+    runs.iter().map(|run| run.footprint()).sum()
+}
+
+#[test]
+fn a_queue_pins_little_more_than_it_counts() {
+    const EVENTS: usize = 160;
+    let sized = |offset, size, hidden| hidden_event(1, offset, size, hidden);
+    let own = Some(ClientId(1));
+    // Batches of a large and a small event, of which only the small one is wanted.
+    let cases = [("hidden", own, 0), ("dropped", None, 0), ("position", None, 1)];
+    for (name, hidden_from, position) in cases {
+        let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: EVENTS });
+        let id = seat(&mut hub, 1);
+        hub.subscribe(id, (&channel(1), Alias(1)), (Policy::DropOldest, position));
+        hub.seat(id).unwrap().blocked = true;
+        for batch in 0..100 {
+            let offset = 2 * batch + 1;
+            // Only the first batch has more than small ones, but where they are hidden.
+            let size = if hidden_from.is_some() || batch == 0 { 50_000 } else { 9 };
+            let events = [sized(offset, size, hidden_from), sized(offset + 1, 9, None)];
+            publish(&mut hub, &events, &mut Kernel::default());
+        }
+        let outbox = &hub.seat(id).unwrap().outbox;
+        let bound = (outbox.data_bytes() * PINNED_TIMES).max(EVENTS * PINNED_BYTES_MIN);
+        let counted = outbox.data_bytes();
+        let found = pinned(&mut hub, id);
+        assert!(counted < 60_000 && found <= bound, "{name}: {found} bytes for {counted}");
+    }
 }
 
 #[test]
@@ -223,6 +260,22 @@ fn a_slow_subscriber_costs_only_itself() {
     assert_eq!(slow.len(), 9);
     kernel.got.extend(received(&mut hub, ids[2]));
     assert_eq!(kernel.got.len(), 12);
+}
+
+#[test]
+fn an_update_without_a_policy_leaves_it_as_it_is() {
+    let overflowed = |update: Option<Policy>| {
+        let mut hub = Hub::new(LIMIT);
+        let id = seat(&mut hub, 1);
+        join(&mut hub, id, 1, Policy::Disconnect);
+        hub.update(id, Alias(1), update);
+        hub.seat(id).unwrap().blocked = true;
+        publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
+    };
+    let cases = [(None, 1), (Some(Policy::Disconnect), 1), (Some(Policy::DropOldest), 0)];
+    for (update, expected) in cases {
+        assert_eq!(overflowed(update), expected, "{update:?}");
+    }
 }
 
 #[test]
@@ -328,4 +381,62 @@ fn a_seat_is_written_once_and_its_successor_not_for_it() {
     let successor = seat(&mut hub, 3);
     assert_eq!(successor, first, "the place is used again");
     assert_eq!([hub.next_dirty(), hub.next_dirty()], [Some(second), None]);
+}
+
+#[test]
+fn the_lists_of_late_seats_name_each_once_whoever_had_its_place_before() {
+    let mut hub = Hub::new(LIMIT);
+    let mut offset = 0;
+    let mut fill = |hub: &mut Hub, client, count| {
+        let id = seat(hub, client);
+        join(hub, id, 1, Policy::DropOldest);
+        hub.seat(id).unwrap().blocked = true;
+        for event in &events(1, offset + 1..offset + 1 + count) {
+            assert!(hub.load(event, 1));
+            hub.fan_out(&mut Kernel::default(), 1, &mut Outcome::default());
+        }
+        offset += count;
+        id
+    };
+    for client in 0..10 {
+        // Late, but nothing lost; then full.
+        let near = fill(&mut hub, 2 * client, 6);
+        hub.close(near, |_, _| {});
+        let full = fill(&mut hub, 2 * client + 1, 12);
+        assert_eq!(full, near, "the place is used again");
+        hub.close(full, |_, _| {});
+    }
+    let id = fill(&mut hub, 30, 6);
+    assert_eq!(hub.still_full(Some(u64::MAX)), [0; 0], "this one has lost nothing");
+    assert!(hub.is_near(false));
+    assert_eq!((hub.near.len(), hub.full.len()), (1, 0));
+    hub.close(id, |_, _| {});
+    let id = fill(&mut hub, 31, 12);
+    assert_eq!(hub.still_full(Some(u64::MAX)), [id], "named once");
+    assert!(!hub.is_near(false));
+}
+
+#[test]
+fn the_room_of_a_long_queue_goes_back_when_it_was_not_used_between_two_looks() {
+    let mut hub = Hub::new(OutboxLimit { events: 100, ..LIMIT });
+    let id = seat(&mut hub, 1);
+    join(&mut hub, id, 1, Policy::DropOldest);
+    let mut offset = 0;
+    let mut burst = |hub: &mut Hub| {
+        for _ in 0..40 {
+            offset += 1;
+            publish(hub, &events(1, offset..offset + 1), &mut Kernel::default());
+        }
+        assert_eq!(received(hub, id).len(), 40);
+    };
+    let room = |hub: &mut Hub| lane_room(&hub.seat(id).unwrap().outbox);
+    for _ in 0..3 {
+        burst(&mut hub);
+        assert_eq!(hub.still_full(None), [0; 0]);
+        assert!(room(&mut hub) >= 40, "used since the last look");
+    }
+    hub.still_full(None);
+    assert_eq!((room(&mut hub), hub.roomy.len()), (0, 0));
+    burst(&mut hub);
+    assert_eq!(hub.roomy.len(), 1, "and all over again");
 }

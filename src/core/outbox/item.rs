@@ -1,10 +1,13 @@
 //! What stands in a data lane.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::core::run::Run;
+use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
+use crate::proto::dialect::json;
 use crate::proto::name::{Alias, ChannelName};
-use crate::proto::push::Hole;
+use crate::proto::push::{Hole, Push};
+use crate::proto::ws::frame;
 
 /// Frames `from..to` of a run.
 #[derive(Debug, Clone)]
@@ -22,6 +25,21 @@ impl Slice {
         self.run.size(self.from, self.to)
     }
 
+    /// Whether its run takes no more memory than a queue may pin for it.
+    pub(super) fn fits(&self) -> bool {
+        self.from == 0 && self.to == self.run.len()
+            || self.run.footprint() <= PINNED_BYTES_MIN.max(PINNED_TIMES * self.bytes())
+    }
+
+    /// The same frames, in a run of their own where this one takes too much memory for them.
+    pub(super) fn fit(self) -> Self {
+        if self.fits() {
+            return self;
+        }
+        let run = Rc::new(self.run.part(self.from, self.to));
+        Self { from: 0, to: run.len(), run }
+    }
+
     pub(super) fn events(&self) -> usize {
         self.to.saturating_sub(self.from) as usize
     }
@@ -32,11 +50,30 @@ impl Slice {
 pub(super) struct Gap {
     pub(super) channel: ChannelName,
     pub(super) alias: Alias,
-    pub(super) hole: Hole,
+    /// Shared with the tally, which finds it where the lane is long.
+    pub(super) hole: Rc<Cell<Hole>>,
     /// When the oldest dropped event was taken, Unix time.
     pub(super) ts_ms: u64,
-    /// The `lagged` frame, once it is about to be written; cleared when the hole grows.
+    /// What `frame` tells: the hole, and its age in milliseconds.
+    pub(super) told: Option<(Hole, u64)>,
+    /// The `lagged` frame, as it was last about to be written.
     pub(super) frame: Vec<u8>,
+}
+
+impl Gap {
+    /// Encodes the notice as it is true at `unix_ms`.
+    pub(super) fn tell(&mut self, unix_ms: u64) {
+        let (hole, age_ms) = (self.hole.get(), unix_ms.saturating_sub(self.ts_ms));
+        if self.told == Some((hole, age_ms)) {
+            return;
+        }
+        self.told = Some((hole, age_ms));
+        let mut text = Vec::with_capacity(160);
+        let channel = self.channel.as_str();
+        json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
+        self.frame.clear();
+        frame::push_text(&text, &mut self.frame);
+    }
 }
 
 /// One thing in the lane.

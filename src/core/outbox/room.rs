@@ -1,8 +1,10 @@
 //! Makes room by dropping the oldest of a channel, and keeps the account of what went.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::item::{Gap, Item, Slice};
+use super::tally::Tally;
 use super::{Outbox, OutboxLimit};
 use crate::core::run::Run;
 use crate::proto::name::Alias;
@@ -12,18 +14,60 @@ impl Outbox {
     /// Queues a slice, and drops as many of the oldest queued events of its channel (and where
     /// that is not enough, of its own oldest) as the limits ask for. Returns how many went.
     pub fn push_dropping_oldest(&mut self, mut slice: Slice, limit: OutboxLimit) -> u64 {
-        let (mut bytes, mut events) = (slice.bytes(), slice.events());
-        let mut dropped = 0;
-        let mut at = 0;
-        // The gap that the next dropped event of this channel belongs to.
-        let mut gap = None;
+        let alias = slice.run.alias();
+        if self.tally.is_none() {
+            self.tally = Some(Box::new(Tally::of(&self.data)));
+        }
+        let (mut dropped, gap) =
+            if self.has_droppable(alias) { self.drop_oldest(&slice, limit) } else { (0, None) };
+        // What is still too much is the new events' own oldest part.
+        let own = slice.from;
+        let mut over = self.over(&slice, limit);
+        while slice.from < slice.to && !over.is_none() {
+            slice.from += 1;
+            over = self.over(&slice, limit);
+        }
+        if slice.from > own {
+            dropped += u64::from(slice.from - own);
+            let lost = Slice { run: Rc::clone(&slice.run), from: own, to: slice.from };
+            self.widen_last(gap, &lost);
+        }
+        let (bytes, events) = (slice.bytes(), slice.events());
+        self.append(slice, bytes, events);
+        self.check();
+        dropped
+    }
+
+    /// What would be too much with `slice`.
+    fn over(&self, slice: &Slice, limit: OutboxLimit) -> Over {
+        Over {
+            bytes: (self.bytes + slice.bytes()).saturating_sub(limit.bytes),
+            events: (self.events + slice.events()).saturating_sub(limit.events),
+        }
+    }
+
+    /// Whether a channel has more in the lane than a frame on its way.
+    fn has_droppable(&self, alias: Alias) -> bool {
+        let slices = self.tally.as_ref().map_or(0, |tally| tally.slices(alias));
+        let begun = match self.data.front() {
+            Some(Item::Slice(front)) => {
+                self.cut > 0 && front.run.alias() == alias && front.from + 1 == front.to
+            }
+            Some(Item::Gap(_) | Item::Last(_)) | None => false,
+        };
+        slices > usize::from(begun)
+    }
+
+    /// Drops queued events of the channel of `slice`, oldest first, until that has room or none
+    /// are left. Returns how many went, and where the gap is that the next one belongs to.
+    fn drop_oldest(&mut self, slice: &Slice, limit: OutboxLimit) -> (u64, Option<usize>) {
+        let (mut dropped, mut at, mut gap) = (0, 0, None);
         while at < self.data.len() {
-            let over_bytes = (self.bytes + bytes).saturating_sub(limit.bytes);
-            let over_events = (self.events + events).saturating_sub(limit.events);
-            if over_bytes == 0 && over_events == 0 {
+            let over = self.over(slice, limit);
+            if over.is_none() {
                 break;
             }
-            match self.visit(at, slice.run.alias(), gap, (over_bytes, over_events)) {
+            match self.visit(at, slice.run.alias(), gap, over) {
                 Visit::Kept { gap: known } => {
                     gap = known;
                     at += 1;
@@ -38,46 +82,22 @@ impl Outbox {
                 }
             }
         }
-        // What is still too much is the new events' own oldest part.
-        let own = slice.from;
-        while slice.from < slice.to
-            && (self.bytes + bytes > limit.bytes || self.events + events > limit.events)
-        {
-            bytes -= slice.run.size(slice.from, slice.from + 1);
-            events -= 1;
-            slice.from += 1;
-        }
-        if slice.from > own {
-            dropped += u64::from(slice.from - own);
-            let lost = Slice { run: Rc::clone(&slice.run), from: own, to: slice.from };
-            self.widen(gap.or_else(|| self.last_gap(slice.run.alias())), self.data.len(), &lost);
-        }
-        self.append(slice, bytes, events);
-        self.check();
-        dropped
+        (dropped, gap)
     }
 
     /// Looks at the item `at` on the way to make room in the channel `alias`.
-    fn visit(
-        &mut self,
-        at: usize,
-        alias: Alias,
-        gap: Option<usize>,
-        over: (usize, usize),
-    ) -> Visit {
+    fn visit(&mut self, at: usize, alias: Alias, gap: Option<usize>, over: Over) -> Visit {
         let begun = at == 0 && self.cut > 0;
         match self.data.get(at) {
             Some(Item::Gap(here)) if here.alias == alias => {
-                let hole = here.hole;
+                let hole = here.hole.get();
                 match gap {
                     // Not the one that the slice before it has just left here.
                     Some(first) if first < at => {
-                        if let Some(Item::Gap(first)) = self.data.get_mut(first) {
-                            first.hole.to = hole.to;
-                            first.hole.dropped += hole.dropped;
-                            first.frame.clear();
+                        if let Some(Item::Gap(first)) = self.data.get(first) {
+                            extend(&first.hole, hole);
                         }
-                        self.data.remove(at);
+                        self.remove(at);
                         Visit::Removed { events: 0, gap }
                     }
                     // A notice that is half written cannot grow.
@@ -111,7 +131,10 @@ impl Outbox {
                     let rest = Slice { run: Rc::clone(&here.run), from: lost.to, to: here.to };
                     here.to = lost.from;
                     if !whole {
-                        self.data.insert(at + 1, Item::Slice(rest));
+                        if let Some(tally) = &mut self.tally {
+                            tally.parted(rest.run.alias());
+                        }
+                        self.data.insert(at + 1, Item::Slice(rest.fit()));
                     }
                     let gap = self.widen(None, at + 1, lost);
                     return if whole {
@@ -121,12 +144,15 @@ impl Outbox {
                     };
                 }
                 here.from = lost.to;
+                if !whole {
+                    *here = here.clone().fit();
+                }
                 whole
             }
             _ => false,
         };
         if whole {
-            self.data.remove(at);
+            self.remove(at);
             let gap = self.widen(gap, at, lost);
             Visit::Removed { events, gap: Some(gap) }
         } else {
@@ -135,49 +161,89 @@ impl Outbox {
         }
     }
 
+    fn remove(&mut self, at: usize) {
+        if let (Some(gone), Some(tally)) = (self.data.remove(at), &mut self.tally) {
+            tally.left(&gone);
+        }
+    }
+
     /// Adds `lost` to the gap at `gap`, or makes one at `at`. Returns where it is.
     fn widen(&mut self, gap: Option<usize>, at: usize, lost: &Slice) -> usize {
-        let (from, to) = (lost.run.offset(lost.from), lost.run.offset(lost.to.saturating_sub(1)));
-        let dropped = u64::from(lost.to - lost.from);
         if let Some(index) = gap
-            && let Some(Item::Gap(gap)) = self.data.get_mut(index)
+            && let Some(Item::Gap(gap)) = self.data.get(index)
         {
-            gap.hole.to = to;
-            gap.hole.dropped += dropped;
-            gap.frame.clear();
+            extend(&gap.hole, hole(lost));
             return index;
         }
-        let gap = Gap {
-            channel: lost.run.channel().clone(),
-            alias: lost.run.alias(),
-            hole: Hole { from, to, dropped },
-            ts_ms: lost.run.ts_ms(),
-            frame: Vec::new(),
-        };
-        self.data.insert(at, Item::Gap(Box::new(gap)));
+        self.data.insert(at, Item::Gap(Box::new(gap_of(lost))));
         at
     }
 
-    /// The gap of a channel when it is the last thing queued of it and may still grow.
-    fn last_gap(&self, alias: Alias) -> Option<usize> {
-        for (index, item) in self.data.iter().enumerate().rev() {
-            match item {
-                Item::Gap(gap) if gap.alias == alias => {
-                    return (index > 0 || self.cut == 0).then_some(index);
-                }
-                Item::Slice(slice) if slice.run.alias() == alias => return None,
-                Item::Gap(_) | Item::Last(_) | Item::Slice(_) => {}
-            }
+    /// Adds `lost` to the gap at `gap`, or else to one that is the last thing queued of its
+    /// channel and may still grow, or makes one at the end.
+    fn widen_last(&mut self, gap: Option<usize>, lost: &Slice) {
+        let alias = lost.run.alias();
+        let last = self.tally.as_ref().and_then(|tally| tally.last_gap(alias));
+        let begun = match self.data.front() {
+            Some(Item::Gap(front)) if self.cut > 0 => Some(&front.hole),
+            Some(Item::Gap(_) | Item::Last(_) | Item::Slice(_)) | None => None,
+        };
+        if gap.is_none()
+            && let Some(last) = last
+            && begun.is_none_or(|begun| !Rc::ptr_eq(begun, last))
+        {
+            extend(last, hole(lost));
+            return;
         }
-        None
+        let at = self.widen(gap, self.data.len(), lost);
+        if let (Some(Item::Gap(gap)), Some(tally)) = (self.data.get(at), &mut self.tally) {
+            tally.ends_with_gap(alias, &gap.hole);
+        }
+    }
+}
+
+/// The hole that dropping `lost` leaves.
+fn hole(lost: &Slice) -> Hole {
+    let (from, to) = (lost.run.offset(lost.from), lost.run.offset(lost.to.saturating_sub(1)));
+    Hole { from, to, dropped: u64::from(lost.to - lost.from) }
+}
+
+/// The gap that dropping `lost` leaves.
+fn gap_of(lost: &Slice) -> Gap {
+    Gap {
+        channel: lost.run.channel().clone(),
+        alias: lost.run.alias(),
+        hole: Rc::new(Cell::new(hole(lost))),
+        ts_ms: lost.run.ts_ms(lost.from),
+        told: None,
+        frame: Vec::new(),
+    }
+}
+
+/// Adds a later hole of the same channel.
+fn extend(hole: &Cell<Hole>, more: Hole) {
+    let before = hole.get();
+    hole.set(Hole { to: more.to, dropped: before.dropped + more.dropped, ..before });
+}
+
+/// What is beyond the limits.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    bytes: usize,
+    events: usize,
+}
+
+impl Over {
+    fn is_none(self) -> bool {
+        self.bytes == 0 && self.events == 0
     }
 }
 
 /// The first frame that may stay when `over` bytes and events must go.
-fn enough(run: &Run, (first, end): (u32, u32), over: (usize, usize)) -> u32 {
-    let by_bytes = run.frame_at((run.start(first) + over.0).saturating_sub(1)) + 1;
-    let by_events = first + u32::try_from(over.1).unwrap_or(u32::MAX - first);
-    let by_bytes = if over.0 == 0 { first } else { by_bytes };
+fn enough(run: &Run, (first, end): (u32, u32), over: Over) -> u32 {
+    let by_bytes = run.frame_at((run.start(first) + over.bytes).saturating_sub(1)) + 1;
+    let by_events = first + u32::try_from(over.events).unwrap_or(u32::MAX - first);
+    let by_bytes = if over.bytes == 0 { first } else { by_bytes };
     by_bytes.max(by_events).clamp(first, end)
 }
 

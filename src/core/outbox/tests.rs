@@ -13,18 +13,18 @@ use super::*;
 use crate::core::run::{Press, RunLimit};
 use crate::proto::event::{Event, Payload};
 use crate::proto::name::ClientId;
-use crate::proto::ws::frame::Opcode;
+use crate::proto::ws::frame::{self, Opcode};
 
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
 /// An event of the channel `c<alias>` whose data are a text of `size` digits.
-pub(in crate::core) fn event(alias: u32, offset: u64, size: usize) -> Arc<Event> {
+pub(in crate::core) fn event(alias: u64, offset: u64, size: usize) -> Arc<Event> {
     hidden_event(alias, offset, size, None)
 }
 
 /// As [`event`], and one client does not want to see it.
 pub(in crate::core) fn hidden_event(
-    alias: u32,
+    alias: u64,
     offset: u64,
     size: usize,
     hidden_from: Option<ClientId>,
@@ -44,7 +44,7 @@ pub(in crate::core) fn hidden_event(
 }
 
 /// The name that goes with an alias.
-pub(in crate::core) fn channel(alias: u32) -> ChannelName {
+pub(in crate::core) fn channel(alias: u64) -> ChannelName {
     format!("c{alias}").parse().unwrap()
 }
 
@@ -57,7 +57,12 @@ pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     slices.collect()
 }
 
-fn slice(alias: u32, offsets: std::ops::Range<u64>, size: usize) -> Slice {
+/// Items that a data lane has room for.
+pub(in crate::core) fn lane_room(outbox: &Outbox) -> usize {
+    outbox.data.capacity()
+}
+
+fn slice(alias: u64, offsets: std::ops::Range<u64>, size: usize) -> Slice {
     let mut press = Press::default();
     let mut run = press.begin(&event(alias, offsets.start, size), 0);
     for offset in offsets.start + 1..offsets.end {
@@ -73,9 +78,9 @@ pub(in crate::core) enum Got {
     /// A ping, with the number in its payload.
     Control(u64),
     /// An event of that channel with that offset.
-    Event(u32, u64),
+    Event(u64, u64),
     /// The range `from..=to` of that channel, and how many of it were dropped.
-    Lagged(u32, u64, u64, u64),
+    Lagged(u64, u64, u64, u64),
     /// A close frame.
     Last,
 }
@@ -135,12 +140,15 @@ impl Delivered for Sink {
 
 /// Hands at most `room` bytes to the kernel, which is `wire`.
 fn write(outbox: &mut Outbox, room: usize, sink: &mut impl Delivered) -> Vec<u8> {
-    let sole = outbox.sole().map(<[u8]>::to_vec);
+    let sole = outbox.sole().map(|bytes| bytes.as_ptr_range());
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let used = outbox.gather(|| 2_000, &mut slices);
-    let mut wire: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
-    assert!(sole.is_none_or(|sole| sole == wire), "what waits alone is what is gathered");
-    wire.truncate(room);
+    let (first, more) = (slices[0].as_ptr_range(), used > 1);
+    assert!(sole.is_none_or(|sole| sole == first && !more), "what waits alone is what is gathered");
+    let mut wire = Vec::new();
+    for slice in &slices[..used] {
+        wire.extend_from_slice(&slice[..slice.len().min(room - wire.len())]);
+    }
     outbox.advance(wire.len(), sink);
     wire
 }
@@ -281,4 +289,49 @@ fn the_last_bytes_go_out_behind_all_that_was_queued() {
     outbox.push_last(close.into_boxed_slice());
     frame::control(Opcode::Ping, b"1", outbox.control());
     assert_eq!(drain(&mut outbox), [Got::Control(1), Got::Event(1, 1), Got::Last]);
+}
+
+#[test]
+fn a_reader_that_is_never_done_does_not_make_the_control_lane_grow() {
+    let (mut outbox, mut sink) = (Outbox::default(), Sink::default());
+    outbox.control().extend_from_slice(&[7; 50]);
+    for _ in 0..1_000_000 {
+        outbox.control().extend_from_slice(&[7; 100]);
+        outbox.advance(50, &mut sink);
+        outbox.advance(50, &mut sink);
+    }
+    assert_eq!(outbox.control_bytes(), 50);
+    let capacity = outbox.control.capacity();
+    assert!(capacity <= 4 * CONTROL_WRITTEN_BYTES, "{capacity} bytes for 50");
+}
+
+#[test]
+fn a_notice_says_how_old_its_oldest_event_is_when_it_is_written() {
+    let mut press = Press::default();
+    let aged = |offset| {
+        let mut event = event(1, offset, 9);
+        Arc::get_mut(&mut event).unwrap().ts_ms = 1_000 * offset;
+        event
+    };
+    let mut run = press.begin(&aged(1), 0);
+    assert!((2..5).all(|offset| press.append(&mut run, &aged(offset), ANY)));
+    let mut outbox = Outbox::default();
+    let limit = OutboxLimit { events: 2, ..ROOMY };
+    // The first event of the run is another's: the oldest dropped one is the second.
+    let slice = |from, to| Slice { run: Rc::clone(&run), from, to };
+    outbox.push(slice(1, 3), limit).unwrap();
+    outbox.push_dropping_oldest(slice(3, 4), limit);
+    let age = |outbox: &mut Outbox, room, now| {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let used = outbox.gather(|| now, &mut slices);
+        assert!(used > 0);
+        let text = String::from_utf8_lossy(&slices[0]).into_owned();
+        outbox.advance(room, &mut Sink::default());
+        let (_, age) = text.split_once("\"age_ms\":").expect("a notice");
+        age.trim_end_matches('}').parse::<u64>().expect("a number")
+    };
+    assert_eq!(age(&mut outbox, 0, 2_100), 100, "nothing of it is taken");
+    assert_eq!(age(&mut outbox, 0, 2_100), 100);
+    assert_eq!(age(&mut outbox, 3, 9_000), 7_000, "told again");
+    assert_eq!(age(&mut outbox, 1, 9_999), 7_000, "a frame on its way stays as it is");
 }

@@ -58,6 +58,19 @@ fn a_run_ends_before_its_limits_and_at_a_hole() {
 }
 
 #[test]
+fn an_event_that_begins_the_next_run_is_encoded_once() {
+    let mut press = Press::default();
+    let mut run = press.begin(&event(1, 1, 100), 0);
+    let limit = RunLimit { bytes: run.slice(0, 1).len() + 1, ..ANY };
+    let mut next = event(1, 2, 100);
+    assert!(!press.append(&mut run, &next, limit));
+    // Were it encoded again, it would be with this number.
+    Arc::get_mut(&mut next).unwrap().ts_ms = 7;
+    let again = press.begin(&next, 0);
+    assert_eq!(again.slice(0, 1), event(1, 2, 100).json_frame());
+}
+
+#[test]
 fn a_run_is_used_again_once_nobody_holds_it() {
     let mut press = Press::default();
     let held = press.begin(&hidden_event(1, 1, 99, Some(ClientId(1))), 0);
@@ -67,8 +80,44 @@ fn a_run_is_used_again_once_nobody_holds_it() {
     let address = Rc::as_ptr(&held);
     drop(held);
     let again = press.begin(&event(2, 8, 9), 3);
-    assert_eq!((Rc::as_ptr(&again), press.issued()), (address, 0));
+    assert_eq!((Rc::as_ptr(&again), press.issued.len()), (address, 0));
     assert_eq!((again.alias(), again.offset(0), again.len()), (Alias(2), 8, 1));
     assert_eq!((again.hidden(), again.made_ns()), (&[][..], 3), "nothing is left of the first");
     assert_eq!(again.slice(0, 1), event(2, 8, 9).json_frame());
+}
+
+#[test]
+fn a_small_run_does_not_keep_the_room_of_a_large_one() {
+    let mut press = Press::default();
+    let mut large = press.begin(&event(1, 1, 100_000), 0);
+    press.seal(&mut large);
+    press.issue(large);
+    let mut small = press.begin(&event(1, 2, 9), 0);
+    assert!(small.footprint() > 100_000, "the room is used again");
+    press.seal(&mut small);
+    assert!(small.footprint() <= PINNED_BYTES_MIN, "{}", small.footprint());
+    assert_eq!(small.slice(0, 1), event(1, 2, 9).json_frame());
+}
+
+#[test]
+fn what_is_kept_for_reuse_is_bounded_in_bytes() {
+    let mut press = Press::default();
+    let issue = |press: &mut Press, size| {
+        let mut run = Press::default().begin(&event(1, 1, size), 0);
+        press.seal(&mut run);
+        press.issue(Rc::clone(&run));
+        run
+    };
+    let pinned: Vec<Rc<Run>> = (0..100).map(|_| issue(&mut press, 100_000)).collect();
+    let sum = |press: &Press| press.issued.iter().map(|run| run.footprint()).sum::<usize>();
+    assert!(press.bytes <= SPARE_BYTES_MAX && press.bytes == sum(&press), "{}", press.bytes);
+    let last = issue(&mut press, 9);
+    assert!(Rc::ptr_eq(press.issued.back().unwrap(), &last), "pinned ones give way");
+    drop(pinned);
+    for _ in 0..2 * SPARE_MAX {
+        issue(&mut press, 9);
+    }
+    assert!(press.issued.len() <= SPARE_MAX && press.bytes <= SPARE_BYTES_MAX);
+    while press.next().is_some() {}
+    assert_eq!(press.bytes, 0);
 }

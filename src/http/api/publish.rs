@@ -17,6 +17,7 @@ use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
 use crate::proto::name::{self, KEY_BYTES_MAX};
 use crate::proto::position::Position;
+use crate::shard::PublishError;
 use crate::store::NewEvent;
 
 /// Lines between two turns of the shard's other work.
@@ -102,8 +103,12 @@ async fn lines(peer: &Peer, text: &[u8]) -> Response {
             (_, Err(refusal)) => Err(refusal),
             (Some(refusal), Ok(_)) => Err(refusal.clone()),
             (None, Ok(new)) => node.publish(new).await.map_err(|error| {
+                let of_the_node =
+                    matches!(error, PublishError::Overloaded | PublishError::Unavailable);
                 let refusal = Refusal::from(error);
-                stopped = Some(refusal.clone());
+                if of_the_node {
+                    stopped = Some(refusal.clone());
+                }
                 refusal
             }),
         };

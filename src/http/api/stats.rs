@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use crate::core::metrics::{Counter, Snapshot};
 use crate::http::answer::{Response, json};
 use crate::proto::close::CloseReason;
-use crate::proto::error::ErrorCode;
 use crate::shard::Node;
 
 /// `GET /api/v1/stats`.
@@ -50,8 +49,7 @@ fn picture(snapshot: &Snapshot) -> Map<String, Value> {
     picture.insert("counters".into(), counters(snapshot).into());
     let closed = CloseReason::CODES.iter().zip(snapshot.closed);
     picture.insert("closed".into(), nonzero(closed.map(|(code, count)| (*code, count))));
-    let errors = ErrorCode::ALL.iter().zip(snapshot.errors);
-    picture.insert("errors".into(), nonzero(errors.map(|(code, count)| (code.as_str(), count))));
+    picture.insert("errors".into(), nonzero(snapshot.errors()));
     picture
 }
 

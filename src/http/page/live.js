@@ -5,6 +5,8 @@ import { connect } from "/weir.js";
 
 const CHANNELS_MAX = 60;
 const ROWS_MAX = 48;
+const HIDDEN_MAX = 999;
+const IDLE_MS = 10000;
 const POINTS = 60;
 const LIST_EVERY_MS = 2000;
 
@@ -12,6 +14,7 @@ const $ = (id) => document.getElementById(id);
 const cards = new Map();
 const removed = new Set();
 const total = { events: 0, missed: 0, rate: 0 };
+let drawnAt = performance.now();
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
 
@@ -43,6 +46,7 @@ class Card {
   constructor(channel) {
     this.channel = channel;
     this.rows = new Map();
+    this.hidden = new Map(); // label -> when it last came and found no room
     this.events = 0;
     this.before = 0;
     this.dropped = 0;
@@ -80,13 +84,15 @@ class Card {
     this.events += 1;
     total.events += 1;
     const label = event.key ?? "";
-    if ("data_b64" in event) return this.row(label || "bytes").set(`${event.data_b64.length} base64`);
+    if ("data_b64" in event) return this.row(label || "bytes")?.set(`${event.data_b64.length} base64`);
     const data = event.data;
     if (data === null || typeof data !== "object" || Array.isArray(data)) {
-      return this.row(label || "value").set(data);
+      return this.row(label || "value")?.set(data);
     }
     for (const [field, value] of Object.entries(data)) {
-      this.row(label ? `${label} ${field}` : field).set(value);
+      // `load load_1m` would say it twice.
+      const bare = !label || field.startsWith(`${label}_`);
+      this.row(bare ? field : `${label} ${field}`)?.set(value);
     }
   }
 
@@ -99,26 +105,42 @@ class Card {
       + (age === undefined ? "" : `, ${number.format(age)} ms old`);
   }
 
+  /** The row of `label`; nothing where the card is full. */
   row(label) {
     let row = this.rows.get(label);
-    if (!row) {
-      if (this.rows.size >= ROWS_MAX) {
-        const [oldest, dropped] = this.rows.entries().next().value;
-        dropped.root.remove();
-        this.rows.delete(oldest);
-      }
-      row = new Row(label);
-      this.rows.set(label, row);
-      this.body.append(row.root);
+    if (row) return row;
+    if (this.rows.size >= ROWS_MAX) {
+      if (this.hidden.size < HIDDEN_MAX || this.hidden.has(label)) this.hidden.set(label, drawnAt);
+      return undefined;
     }
+    this.hidden.delete(label);
+    row = new Row(label);
+    this.rows.set(label, row);
+    this.body.append(row.root);
     return row;
+  }
+
+  /** Takes away what has not come for a while, if something else has no room. */
+  tidy() {
+    for (const [label, at] of this.hidden) {
+      if (drawnAt - at > IDLE_MS) this.hidden.delete(label);
+    }
+    if (!this.hidden.size) return;
+    for (const [label, row] of this.rows) {
+      if (drawnAt - row.at <= IDLE_MS) continue;
+      row.root.remove();
+      this.rows.delete(label);
+    }
   }
 
   draw(seconds) {
     const rate = (this.events - this.before) / seconds;
     this.before = this.events;
+    this.tidy();
     if (this.events) {
-      this.info.textContent = `${short(rate)}/s \u00b7 ${number.format(this.events)}`;
+      const { size } = this.hidden;
+      const more = size ? ` \u00b7 ${size}${size < HIDDEN_MAX ? "" : " or"} more` : "";
+      this.info.textContent = `${short(rate)}/s \u00b7 ${number.format(this.events)}${more}`;
     }
     return rate;
   }
@@ -136,6 +158,7 @@ class Row {
 
   set(value) {
     this.value = value;
+    this.at = drawnAt;
     this.dirty = true;
     if (typeof value === "number") {
       this.points.push(value);
@@ -231,7 +254,6 @@ async function list() {
   setTimeout(list, LIST_EVERY_MS);
 }
 
-let drawnAt = performance.now();
 setInterval(() => {
   const now = performance.now();
   const seconds = (now - drawnAt) / 1000;

@@ -11,11 +11,15 @@
 //
 // It reconnects by itself with full jitter between 500 ms and 20 s, waits the `retry_after_ms`
 // it is told, stays away after a close code of 4500 or more, and subscribes again from the last
-// position of each channel.
+// position of each channel. Publishes that find no connection wait for one, up to ten seconds, and
+// go out after the subscriptions.
 
 const DELAY_MIN_MS = 500;
 const DELAY_MAX_MS = 20000;
 const ANSWER_MS = 10000;
+const CONNECT_MS = 20000;
+const HELD_MAX = 1000;
+const HELD_CHARS_MAX = 4 << 20;
 
 /** An error answer of the gateway; `code` is stable (docs/protocol.md, errors). */
 export class WeirError extends Error {
@@ -49,6 +53,8 @@ export class Weir {
   #retryAfterMs = 0;
   #nextId = 1;
   #waiting = new Map(); // id -> { resolve, reject, timer }
+  #held = new Map(); // id -> the text of a publish that waits for a connection
+  #heldChars = 0;
   #channels = new Map(); // name -> { handlers, since }
 
   /**
@@ -74,36 +80,37 @@ export class Weir {
     return { channel, close: () => this.#unsubscribe(channel, entry) };
   }
 
-  /** Publishes an event; resolves to its place. `options`: `key`, `echo`. */
+  /**
+   * Publishes an event; resolves to its place. `options`: `key`, `echo`. Without a connection it
+   * waits for one. An event whose answer is lost with the connection may have been published.
+   */
   publish(channel, data, options = {}) {
-    return this.#ask({ type: "publish", channel, ...options, data });
+    return this.#ask({ type: "publish", channel, ...options, data }, this.state !== "open");
   }
 
   /** Publishes without an answer; whether it could be sent. Failures are not told. */
   send(channel, data, options = {}) {
-    return this.#send({ type: "publish", channel, ...options, data });
+    if (this.state !== "open") return false;
+    return this.#send(JSON.stringify({ type: "publish", channel, ...options, data }));
   }
 
   /** Ends the client for good. */
   close() {
-    clearTimeout(this.#timer);
-    this.#drop("closed");
-    this.#enter("closed", { reason: "closed by the page" });
+    if (this.state !== "closed") this.#end("closed", { reason: "closed by the page" });
   }
 
   #open() {
-    this.#enter("connecting");
     const socket = new WebSocket(this.#url, "weir.v1.json");
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#read(socket, data);
-    socket.onclose = ({ code, reason }) => {
-      if (socket === this.#socket) this.#lost(code, reason);
-    };
+    socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
+    this.#watch = setTimeout(() => this.#lost(socket, 1006, "no welcome"), CONNECT_MS);
+    this.#enter("connecting");
   }
 
   #read(socket, text) {
     if (socket !== this.#socket || typeof text !== "string") return;
-    this.#alive();
+    this.#alive(socket);
     for (const line of text.split("\n")) {
       if (line) this.#take(JSON.parse(line));
     }
@@ -117,9 +124,11 @@ export class Weir {
         this.#attempt = 0;
         this.client = message.client;
         this.pingMs = message.ping_ms;
-        this.#alive();
-        this.#enter("open");
+        this.#alive(this.#socket);
+        // Before the page hears of it: what it publishes then comes after its subscriptions.
         for (const [channel, each] of this.#channels) this.#subscribe(channel, each);
+        this.#release();
+        this.#enter("open");
         this.#handlers.welcome?.(message);
         return;
       case "event":
@@ -154,22 +163,40 @@ export class Weir {
   #unsubscribe(channel, entry) {
     if (this.#channels.get(channel) !== entry) return;
     this.#channels.delete(channel);
-    this.#send({ type: "unsubscribe", channel });
+    if (this.state === "open") this.#send(JSON.stringify({ type: "unsubscribe", channel }));
   }
 
-  #ask(command) {
+  #ask(command, hold = false) {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
-      if (!this.#send({ ...command, id })) {
-        reject(new WeirError("unavailable", "not connected"));
-        return;
+      const text = JSON.stringify({ ...command, id });
+      const room = this.#held.size < HELD_MAX && this.#heldChars + text.length <= HELD_CHARS_MAX;
+      if (hold && this.state !== "closed") {
+        if (!room) throw new WeirError("overloaded", "too many events wait for a connection");
+        this.#held.set(id, text);
+        this.#heldChars += text.length;
+      } else if (!this.#send(text)) {
+        throw new WeirError("unavailable", "not connected");
       }
       const late = () => {
         this.#waiting.delete(id);
-        reject(new WeirError("timeout", "no answer in time"));
+        const unsent = this.#unhold(id);
+        reject(unsent ? new WeirError("unavailable", "no connection in time")
+          : new WeirError("timeout", "no answer in time"));
       };
       this.#waiting.set(id, { resolve, reject, timer: setTimeout(late, ANSWER_MS) });
     });
+  }
+
+  #unhold(id) {
+    const text = this.#held.get(id);
+    if (text === undefined) return false;
+    this.#heldChars -= text.length;
+    return this.#held.delete(id);
+  }
+
+  #release() {
+    for (const [id, text] of this.#held) if (this.#send(text)) this.#unhold(id);
   }
 
   #settle(message) {
@@ -184,45 +211,57 @@ export class Weir {
     }
   }
 
-  #send(command) {
+  #send(text) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
-    this.#socket.send(JSON.stringify(command));
+    this.#socket.send(text);
     return true;
   }
 
   // Browsers hide the gateway's pings, so a silent line is asked; no answer means it is dead.
-  #alive() {
-    clearTimeout(this.#watch);
+  #alive(socket) {
     if (!this.pingMs) return;
+    clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
-      this.#ask({ type: "ping" }).catch(() => this.#lost(1006, "no answer"));
+      this.#ask({ type: "ping" }).catch(() => this.#lost(socket, 1006, "no answer"));
     }, this.pingMs);
   }
 
-  #lost(code, reason) {
-    this.#drop("the connection was lost");
+  // A connection is lost once, however many notice: its close, its pings, its missing welcome.
+  #lost(socket, code, reason) {
+    if (socket !== this.#socket) return;
     if (code >= 4500) {
-      this.#enter("closed", { code, reason });
+      this.#end("the gateway closed the connection", { code, reason });
       return;
     }
+    this.#drop("the connection was lost");
     const ceiling = Math.min(DELAY_MAX_MS, DELAY_MIN_MS * 2 ** Math.min(this.#attempt++, 10));
     const delayMs = DELAY_MIN_MS + Math.random() * Math.max(ceiling - DELAY_MIN_MS, DELAY_MIN_MS);
     const waitMs = Math.max(Math.min(delayMs, DELAY_MAX_MS), this.#retryAfterMs);
     this.#retryAfterMs = 0;
-    this.#enter("waiting", { code, reason, waitMs });
     this.#timer = setTimeout(() => this.#open(), waitMs);
+    this.#enter("waiting", { code, reason, waitMs });
   }
 
+  #end(why, detail) {
+    this.#held.clear();
+    this.#heldChars = 0;
+    this.#drop(why);
+    this.#enter("closed", detail);
+  }
+
+  // Gives up the connection, and the commands whose answers it took with it.
   #drop(why) {
+    clearTimeout(this.#timer);
     clearTimeout(this.#watch);
     const socket = this.#socket;
     this.#socket = null;
     socket?.close();
-    for (const { reject, timer } of this.#waiting.values()) {
+    for (const [id, { reject, timer }] of this.#waiting) {
+      if (this.#held.has(id)) continue;
       clearTimeout(timer);
+      this.#waiting.delete(id);
       reject(new WeirError("unavailable", why));
     }
-    this.#waiting.clear();
   }
 
   #enter(state, detail = {}) {

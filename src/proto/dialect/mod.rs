@@ -1,3 +1,4 @@
 //! Between bytes and commands, and between pushes and bytes.
 
+pub mod bin;
 pub mod json;

@@ -1,8 +1,9 @@
 //! What has arrived of a message that is not whole in one input: its fragments joined, its size
 //! limited, its text checked as it arrives.
 
+use super::deflate::inflater::{Inbound, Inflater, Inflaters, deflated_bytes_max};
 use super::error::ProtocolError;
-use super::frame::{HEADER_BYTES_MAX, Header, Opcode, parse_client};
+use super::frame::{HEADER_BYTES_MAX, Header, Opcode, parse_client_with};
 use super::mask::unmask;
 
 /// What has arrived in part, of a message and of a frame in it or between.
@@ -24,6 +25,29 @@ pub(super) struct Carry {
     head: [u8; HEADER_BYTES_MAX],
     /// How many bytes of `head` have arrived.
     head_len: usize,
+    /// What is compressed in the message under way.
+    deflated: Option<Deflated>,
+}
+
+/// A compressed message under way. It waits until it is whole or [`SPOOL_BYTES_MAX`] are there, so
+/// that a client that stops in the middle of a small one does not keep an inflater.
+#[derive(Debug)]
+enum Deflated {
+    Inflating(Box<Inflater>),
+    Spooled(Vec<u8>),
+}
+
+/// Compressed bytes that wait for the rest of their message.
+const SPOOL_BYTES_MAX: usize = 16 * 1024;
+
+/// What messages are held against.
+pub(super) struct Rules<'a> {
+    /// The most bytes of a message, over all its fragments, as it is after inflating.
+    pub(super) message_bytes_max: usize,
+    /// The client's side of permessage-deflate; `None` where it was not negotiated.
+    pub(super) inbound: Option<&'a mut Inbound>,
+    /// What inflates.
+    pub(super) inflaters: &'a mut Inflaters,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,19 +82,23 @@ impl Carry {
 
     /// Bytes held, also those lent out.
     pub(super) fn bytes(&self) -> usize {
-        self.head_len + self.message.len() + self.control.len()
+        let spooled = match &self.deflated {
+            Some(Deflated::Spooled(bytes)) => bytes.len(),
+            Some(Deflated::Inflating(_)) | None => 0,
+        };
+        self.head_len + self.message.len() + self.control.len() + spooled
     }
 
     /// Takes input until something is complete or the input is empty.
     pub(super) fn advance<'i>(
         &mut self,
         input: &mut &'i mut [u8],
-        message_bytes_max: usize,
+        rules: &mut Rules<'_>,
     ) -> Result<Option<Complete<'i>>, ProtocolError> {
         loop {
             let frame = match self.frame {
                 Some(frame) => frame,
-                None => match self.take_header(input, message_bytes_max)? {
+                None => match self.take_header(input, rules)? {
                     Some(header) => self.open(header)?,
                     None => return Ok(None),
                 },
@@ -80,7 +108,7 @@ impl Carry {
             let complete = if frame.opcode.is_control() {
                 self.take_control(frame, payload)
             } else {
-                self.take_data(frame, payload, message_bytes_max)?
+                self.take_data(frame, payload, rules)?
             };
             self.check();
             if complete.is_some() || self.frame.is_some() {
@@ -93,9 +121,15 @@ impl Carry {
     fn take_header(
         &mut self,
         input: &mut &mut [u8],
-        message_bytes_max: usize,
+        rules: &Rules<'_>,
     ) -> Result<Option<Header>, ProtocolError> {
-        let room = message_bytes_max.saturating_sub(self.message.len());
+        let deflated_max = deflated_bytes_max(rules.message_bytes_max);
+        let room = match &self.deflated {
+            Some(Deflated::Inflating(inflater)) => deflated_max.saturating_sub(inflater.taken),
+            Some(Deflated::Spooled(bytes)) => deflated_max.saturating_sub(bytes.len()),
+            None => rules.message_bytes_max.saturating_sub(self.message.len()),
+        };
+        let deflated_max = rules.inbound.is_some().then_some(deflated_max);
         let had = self.head_len;
         // Through `head` also where the input holds it all: 14 bytes cost less than a second way.
         for (to, from) in self.head.iter_mut().skip(had).zip(input.iter()) {
@@ -103,7 +137,7 @@ impl Carry {
             self.head_len += 1;
         }
         let head = self.head.get(..self.head_len).unwrap_or_default();
-        let parsed = parse_client(head, room)?;
+        let parsed = parse_client_with(head, room, deflated_max)?;
         let taken = match parsed {
             Some((_, size)) => size - had,
             None => self.head_len - had,
@@ -117,7 +151,7 @@ impl Carry {
 
     /// Begins a frame, if it may stand here.
     fn open(&mut self, header: Header) -> Result<OpenFrame, ProtocolError> {
-        let Header { fin, opcode, mask, payload_len } = header;
+        let Header { fin, opcode, deflated, mask, payload_len } = header;
         match (opcode, self.kind) {
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(ProtocolError::Interleaved),
             (Opcode::Text, None) => self.kind = Some(Kind::Text),
@@ -125,6 +159,9 @@ impl Carry {
             (Opcode::Continuation, None) => return Err(ProtocolError::Continuation),
             (Opcode::Continuation, Some(_)) => {}
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => self.control.clear(),
+        }
+        if deflated {
+            self.deflated = Some(Deflated::Spooled(Vec::new()));
         }
         let frame = OpenFrame { fin, opcode, mask, missing: payload_len };
         self.frame = Some(frame);
@@ -160,23 +197,67 @@ impl Carry {
         &mut self,
         frame: OpenFrame,
         payload: &'i mut [u8],
-        message_bytes_max: usize,
+        rules: &mut Rules<'_>,
     ) -> Result<Option<Complete<'i>>, ProtocolError> {
         let ends = self.unmask(frame, payload) && frame.fin;
         let is_text = self.kind == Some(Kind::Text);
         let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
         if ends {
             self.kind = None;
-            if self.message.is_empty() {
+        }
+        let inflated = match self.deflated.take() {
+            Some(deflated) => self.take_deflated(deflated, payload, ends, rules),
+            None if ends && self.message.is_empty() => {
                 return Ok(Some(Complete::InInput(opcode, payload)));
             }
-        }
-        self.grow(payload.len(), message_bytes_max);
-        self.message.extend_from_slice(payload);
+            None => {
+                self.grow(payload.len(), rules.message_bytes_max);
+                self.message.extend_from_slice(payload);
+                Ok(())
+            }
+        };
         if is_text {
-            self.check_text(ends)?;
+            // Also of a message that broke off: which fault is told must not depend on the cut.
+            self.check_text(ends && inflated.is_ok())?;
         }
+        inflated?;
         Ok(ends.then_some(Complete::Carried(opcode)))
+    }
+
+    /// Takes a piece of a compressed message.
+    fn take_deflated(
+        &mut self,
+        deflated: Deflated,
+        payload: &[u8],
+        ends: bool,
+        rules: &mut Rules<'_>,
+    ) -> Result<(), ProtocolError> {
+        let max = rules.message_bytes_max;
+        let Some(inbound) = rules.inbound.as_deref_mut() else {
+            return Err(ProtocolError::ReservedBits);
+        };
+        let mut inflater = match deflated {
+            Deflated::Inflating(inflater) => *inflater,
+            Deflated::Spooled(mut spool) => {
+                if !ends && spool.len() + payload.len() <= SPOOL_BYTES_MAX {
+                    spool.extend_from_slice(payload);
+                    self.deflated = Some(Deflated::Spooled(spool));
+                    return Ok(());
+                }
+                let mut inflater = rules.inflaters.take(inbound)?;
+                inflater.take(&spool, inbound, &mut self.message, max)?;
+                inflater
+            }
+        };
+        inflater.take(payload, inbound, &mut self.message, max)?;
+        if ends {
+            inflater.finish(inbound, &mut self.message, max)?;
+            inbound.remember(&self.message);
+            rules.inflaters.put(inflater);
+        } else {
+            self.deflated = Some(Deflated::Inflating(Box::new(inflater)));
+        }
+        Ok(())
     }
 
     /// Makes room for `more` bytes: doubles what has arrived, but never past the limit.

@@ -6,8 +6,6 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// A binary message where only text is spoken. Raised by who reads the messages, not here.
-    BinaryRefused,
     /// A close code that may not be sent.
     CloseCode,
     /// A close frame with one byte: neither empty nor a code.
@@ -20,6 +18,8 @@ pub enum ProtocolError {
     ControlFragmented,
     /// A control frame with more than 125 bytes.
     ControlLength,
+    /// A compressed message that is corrupt, or cut off.
+    Deflate,
     /// A new message inside a fragmented one.
     Interleaved,
     /// A length that a shorter form would have held.
@@ -53,8 +53,7 @@ impl ProtocolError {
             | Self::ReservedBits
             | Self::ReservedOpcode
             | Self::Unmasked => 1002,
-            Self::BinaryRefused => 1003,
-            Self::CloseReason | Self::Utf8 => 1007,
+            Self::CloseReason | Self::Deflate | Self::Utf8 => 1007,
             Self::TooBig => 1009,
         }
     }
@@ -62,13 +61,13 @@ impl ProtocolError {
     /// The reason text of that close frame.
     pub fn text(self) -> &'static str {
         match self {
-            Self::BinaryRefused => "binary messages are not accepted",
             Self::CloseCode => "close code not allowed",
             Self::CloseLength => "close frame of one byte",
             Self::CloseReason => "close reason is not UTF-8",
             Self::Continuation => "continuation without a message",
             Self::ControlFragmented => "control frame fragmented",
             Self::ControlLength => "control frame over 125 bytes",
+            Self::Deflate => "compressed message is corrupt",
             Self::Interleaved => "message inside a fragmented message",
             Self::LongLength => "length not in its shortest form",
             Self::Masked => "frame from a server is masked",

@@ -6,6 +6,9 @@ use super::mask::unmask;
 /// The longest header: two bytes, a length of eight, a mask.
 pub const HEADER_BYTES_MAX: usize = 14;
 
+/// The bit of a compressed message's first frame.
+const RSV1: u8 = 0x40;
+
 /// The longest payload of a control frame.
 pub const CONTROL_BYTES_MAX: usize = 125;
 
@@ -53,6 +56,8 @@ pub struct Header {
     pub fin: bool,
     /// What the frame is.
     pub opcode: Opcode,
+    /// Whether RSV1 says that its message is compressed. Only where that was negotiated.
+    pub deflated: bool,
     /// The key of the payload; zeros, which change nothing, from a server.
     pub mask: [u8; 4],
     /// Bytes of payload behind the header.
@@ -72,9 +77,30 @@ pub fn parse_client(
     input: &[u8],
     payload_len_max: usize,
 ) -> Result<Option<(Header, usize)>, ProtocolError> {
-    let [_, second, ..] = input else { return Ok(None) };
+    parse_client_with(input, payload_len_max, None)
+}
+
+/// As [`parse_client`], for a client that may compress where `deflated_len_max` is there: it
+/// limits the payload of a frame that says so.
+///
+/// # Errors
+///
+/// As [`parse_client`].
+#[inline]
+pub fn parse_client_with(
+    input: &[u8],
+    payload_len_max: usize,
+    deflated_len_max: Option<usize>,
+) -> Result<Option<(Header, usize)>, ProtocolError> {
+    let [first, second, ..] = input else { return Ok(None) };
     let masked = second & 0x80 != 0;
-    let Some((header, size)) = parse(input, payload_len_max, masked, ProtocolError::Unmasked)?
+    // RSV1 stands on the first frame of a data message alone, RFC 7692, section 6.
+    let (allowed, max) = match deflated_len_max {
+        Some(max) if first & RSV1 != 0 && matches!(first & 0x0F, 0x1 | 0x2) => (RSV1, max),
+        Some(_) | None => (0, payload_len_max),
+    };
+    let fault = ProtocolError::Unmasked;
+    let Some((header, size)) = parse(input, max, allowed, masked.then_some(()).ok_or(fault))?
     else {
         return Ok(None);
     };
@@ -95,10 +121,12 @@ pub fn parse_server(
     payload_len_max: usize,
 ) -> Result<Option<(Header, usize)>, ProtocolError> {
     let [_, second, ..] = input else { return Ok(None) };
-    parse(input, payload_len_max, second & 0x80 == 0, ProtocolError::Masked)
+    let unmasked = second & 0x80 == 0;
+    parse(input, payload_len_max, 0, unmasked.then_some(()).ok_or(ProtocolError::Masked))
 }
 
-/// The header up to its mask. `mask_is_right` is false where `mask_fault` is the answer.
+/// The header up to its mask. `allowed` are the reserved bits that have a meaning here; `mask` is
+/// what the mask bit amounts to.
 ///
 /// Each check needs a prefix of what the next one needs, so a header that arrives in pieces gets
 /// the same answer as one that arrives whole.
@@ -106,18 +134,16 @@ pub fn parse_server(
 fn parse(
     input: &[u8],
     payload_len_max: usize,
-    mask_is_right: bool,
-    mask_fault: ProtocolError,
+    allowed: u8,
+    mask: Result<(), ProtocolError>,
 ) -> Result<Option<(Header, usize)>, ProtocolError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
-    if first & 0x70 != 0 {
+    if first & 0x70 & !allowed != 0 {
         return Err(ProtocolError::ReservedBits);
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
     let fin = first & 0x80 != 0;
-    if !mask_is_right {
-        return Err(mask_fault);
-    }
+    mask?;
     let short = second & 0x7F;
     if opcode.is_control() {
         if !fin {
@@ -146,12 +172,19 @@ fn parse(
     if (payload_len > payload_len_max && !opcode.is_control()) || len >> 63 != 0 {
         return Err(ProtocolError::TooBig);
     }
-    Ok(Some((Header { fin, opcode, mask: [0; 4], payload_len }, 2 + len_size)))
+    let deflated = first & RSV1 != 0;
+    Ok(Some((Header { fin, opcode, deflated, mask: [0; 4], payload_len }, 2 + len_size)))
 }
 
 /// Appends the header of an unmasked frame whose payload is `len` bytes.
 pub fn header(opcode: Opcode, fin: bool, len: usize, out: &mut Vec<u8>) {
     push_header(opcode as u8 | if fin { 0x80 } else { 0 }, 0, len, out);
+}
+
+/// Appends the header of a whole unmasked message that is compressed to `len` bytes.
+pub fn deflated_header(opcode: Opcode, len: usize, out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control(), "compressed control frame: {opcode:?}");
+    push_header(opcode as u8 | 0x80 | RSV1, 0, len, out);
 }
 
 fn push_header(first: u8, mask_bit: u8, len: usize, out: &mut Vec<u8>) {

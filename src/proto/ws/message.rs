@@ -3,9 +3,11 @@
 //! Decodes in place. What is whole in the input is lent from there; only what is incomplete is
 //! copied to a carry, and then message bytes alone: a fragment costs nothing beyond its payload.
 
-use super::carry::{Carry, Complete};
+use super::carry::{Carry, Complete, Rules};
+use super::deflate::inflater::deflated_bytes_max;
+use super::deflate::{Inbound, Inflaters};
 use super::error::ProtocolError;
-use super::frame::{Opcode, parse_client};
+use super::frame::{Opcode, parse_client_with};
 use super::mask::unmask;
 
 /// A message, or a control frame.
@@ -25,7 +27,8 @@ pub enum Message<'a> {
 
 /// Reads a client's messages from a stream that arrives in any pieces.
 ///
-/// Holds no memory beyond itself between messages.
+/// Holds no memory beyond itself between messages, but what the agreement with a client that
+/// compresses its messages together asks for.
 ///
 /// ```
 /// use weir::proto::ws::frame::{Opcode, client_frame};
@@ -45,6 +48,8 @@ pub enum Message<'a> {
 pub struct Decoder {
     /// What has arrived in part, or was lent out by the last call; `None` when idle.
     carry: Option<Box<Carry>>,
+    /// The client's side of permessage-deflate; `None` where it was not negotiated.
+    inbound: Option<Box<Inbound>>,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 16);
@@ -55,11 +60,17 @@ impl Decoder {
         Self::default()
     }
 
+    /// A decoder at the start of a stream whose messages may be compressed.
+    pub fn inflating(inbound: Inbound) -> Self {
+        Self { carry: None, inbound: Some(Box::new(inbound)) }
+    }
+
     /// Takes the next message from the front of `input`, which it advances.
     ///
     /// On `Ok(None)` the input is empty: all of it was taken. Call until then, or memory of the
     /// last message stays. `message_bytes_max` limits a message's payload over all its fragments,
-    /// from the headers, so before they arrive.
+    /// from the headers, so before they arrive; of a
+    /// compressed one, what comes out.
     ///
     /// # Errors
     ///
@@ -70,6 +81,21 @@ impl Decoder {
         input: &mut &'i mut [u8],
         message_bytes_max: usize,
     ) -> Result<Option<Message<'m>>, ProtocolError> {
+        self.next_with(input, message_bytes_max, &mut Inflaters::default())
+    }
+
+    /// As [`Self::next`], with inflaters that others use too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    #[inline]
+    pub fn next_with<'m, 'i: 'm>(
+        &'m mut self,
+        input: &mut &'i mut [u8],
+        message_bytes_max: usize,
+        inflaters: &mut Inflaters,
+    ) -> Result<Option<Message<'m>>, ProtocolError> {
         if self.carry.as_ref().is_some_and(|carry| carry.is_idle()) {
             self.carry = None;
         }
@@ -77,8 +103,11 @@ impl Decoder {
             if input.is_empty() {
                 return Ok(None);
             }
-            if let Some((header, size)) = parse_client(input, message_bytes_max)?
+            let deflated_max =
+                self.inbound.is_some().then(|| deflated_bytes_max(message_bytes_max));
+            if let Some((header, size)) = parse_client_with(input, message_bytes_max, deflated_max)?
                 && header.fin
+                && !header.deflated
                 && header.opcode != Opcode::Continuation
                 && let Some(frame) = input.split_off_mut(..size.saturating_add(header.payload_len))
             {
@@ -87,17 +116,19 @@ impl Decoder {
                 return whole(header.opcode, payload).map(Some);
             }
         }
-        self.next_in_parts(input, message_bytes_max)
+        self.next_in_parts(input, message_bytes_max, inflaters)
     }
 
-    /// As [`Self::next`], for what is not one whole frame in the input.
+    /// As [`Self::next`], for what is not one whole frame in the input, or is compressed.
     fn next_in_parts<'m, 'i: 'm>(
         &'m mut self,
         input: &mut &'i mut [u8],
         message_bytes_max: usize,
+        inflaters: &mut Inflaters,
     ) -> Result<Option<Message<'m>>, ProtocolError> {
         let carry = self.carry.get_or_insert_default();
-        match carry.advance(input, message_bytes_max)? {
+        let inbound = self.inbound.as_deref_mut();
+        match carry.advance(input, &mut Rules { message_bytes_max, inbound, inflaters })? {
             None => Ok(None),
             // Its characters were checked as they arrived.
             Some(Complete::Carried(Opcode::Text)) => {
@@ -111,6 +142,11 @@ impl Decoder {
     /// Whether no message and no frame is under way.
     pub fn is_idle(&self) -> bool {
         self.carry.as_ref().is_none_or(|carry| carry.is_idle())
+    }
+
+    /// Bytes that the client's next compressed message may point back to.
+    pub fn kept(&self) -> usize {
+        self.inbound.as_ref().map_or(0, |inbound| inbound.kept())
     }
 
     /// Bytes of an incomplete message or frame that are held.

@@ -1,6 +1,7 @@
-//! RFC 6455, sans-IO: frames out, messages in, the handshake's key.
+//! RFC 6455 and RFC 7692, sans-IO: frames out, messages in, the handshake's key.
 
 mod carry;
+pub mod deflate;
 pub mod error;
 pub mod frame;
 pub mod handshake;

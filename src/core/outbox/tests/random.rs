@@ -12,7 +12,7 @@ const CHANNELS: usize = 3;
 #[derive(Debug, Clone)]
 enum Op {
     Clear,
-    Control,
+    Control(usize),
     Purge(usize),
     Push { channel: usize, frames: u64, size: usize },
     Write(usize),
@@ -21,9 +21,10 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => Just(Op::Clear),
-        3 => Just(Op::Control),
+        3 => (1_usize..3).prop_map(Op::Control),
+        1 => (40_usize..60).prop_map(Op::Control),
         2 => (0..CHANNELS).prop_map(Op::Purge),
-        20 => (0..CHANNELS, 1_u64..7, 1_usize..220)
+        20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000])
             .prop_map(|(channel, frames, size)| Op::Push { channel, frames, size }),
         4 => Just(Op::Write(1)),
         8 => (1_usize..600).prop_map(Op::Write),
@@ -84,12 +85,12 @@ impl Model {
             match got {
                 Got::Event(channel, offset) => {
                     self.read += 1;
-                    self.due[channel as usize].told(offset, offset);
+                    self.due[usize::try_from(channel).unwrap()].told(offset, offset);
                 }
                 Got::Lagged(channel, from, to, dropped) => {
                     assert_eq!(dropped, to - from + 1, "nothing was hidden");
                     self.lagged += dropped;
-                    self.due[channel as usize].told(from, to);
+                    self.due[usize::try_from(channel).unwrap()].told(from, to);
                 }
                 Got::Control(_) | Got::Last => panic!("not queued"),
             }
@@ -102,32 +103,41 @@ impl Model {
                 self.outbox.clear_data();
                 (0..CHANNELS).for_each(|channel| self.forget(channel));
             }
-            Op::Control => {
-                if self.controls.is_empty() {
-                    self.passing = !self.reader.bytes.is_empty();
-                }
-                let text = self.control_next.to_string();
-                frame::control(Opcode::Ping, text.as_bytes(), self.outbox.control());
-                self.controls.push_back(self.control_next);
-                self.control_next += 1;
-            }
+            Op::Control(frames) => self.push_control(frames),
             Op::Purge(channel) => {
-                self.outbox.purge(Alias(u32::try_from(channel).unwrap()));
+                self.outbox.purge(Alias(channel as u64));
                 self.forget(channel);
             }
             Op::Push { channel, frames, size } => {
                 let due = &mut self.due[channel];
                 let offsets = due.queued + 1..due.queued + 1 + frames;
                 due.queued += frames;
-                let slice = slice(u32::try_from(channel).unwrap(), offsets, size);
+                let slice = slice(channel as u64, offsets, size);
                 if self.outbox.push(slice.clone(), limit).is_err() {
                     self.dropped += self.outbox.push_dropping_oldest(slice, limit);
                 }
             }
             Op::Write(room) => self.write(room),
         }
+        let (waiting, kept) = (self.outbox.control_bytes(), self.outbox.control.len());
+        assert!(kept < waiting + waiting.max(CONTROL_WRITTEN_BYTES), "{kept} for {waiting}");
+        if let Some(tally) = &self.outbox.tally {
+            assert_eq!(**tally, Tally::of(&self.outbox.data), "the tally is of this lane");
+        }
         assert!(self.outbox.data_bytes() <= limit.bytes, "bytes");
         assert!(self.outbox.data_events() <= limit.events, "events");
+    }
+
+    fn push_control(&mut self, frames: usize) {
+        if self.controls.is_empty() {
+            self.passing = !self.reader.bytes.is_empty();
+        }
+        for _ in 0..frames {
+            let text = format!("{:0>100}", self.control_next);
+            frame::control(Opcode::Ping, text.as_bytes(), self.outbox.control());
+            self.controls.push_back(self.control_next);
+            self.control_next += 1;
+        }
     }
 
     fn forget(&mut self, channel: usize) {

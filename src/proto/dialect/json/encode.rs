@@ -65,7 +65,7 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             if let Some(recovered) = recovered {
                 flag(out, ",\"recovered\":", recovered);
             }
-            number(out, ",\"alias\":", u64::from(alias));
+            number(out, ",\"alias\":", alias);
             if updated {
                 flag(out, ",\"updated\":", true);
             }

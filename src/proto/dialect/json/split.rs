@@ -17,9 +17,15 @@ pub struct Messages<'a> {
 /// Costs a search for `\n` in the usual frame. With line breaks it reads the frame once, or up to
 /// the end of its first value.
 pub fn messages(frame: &[u8]) -> Messages<'_> {
-    let rest = frame.trim_ascii_end();
+    let end = frame.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
+    let rest = &frame[..end];
     let whole = memchr::memchr(b'\n', rest).is_none() || scan::is_json(rest);
     Messages { rest, whole }
+}
+
+/// White space as JSON has it: not what else ASCII calls so, such as a form feed.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -36,7 +42,7 @@ impl<'a> Iterator for Messages<'a> {
                 None => (self.rest, &self.rest[..0]),
             };
             self.rest = rest;
-            if !line.trim_ascii().is_empty() {
+            if !line.iter().copied().all(is_space) {
                 return Some(line);
             }
         }
@@ -53,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_one_value_or_lines() {
-        let cases: [(&str, &[&str]); 11] = [
+        let cases: [(&str, &[&str]); 13] = [
             (r#"{"a":1}"#, &[r#"{"a":1}"#]),
             ("{\"a\":1}\r\n\n", &[r#"{"a":1}"#]),
             ("{\n\"a\"\n:1\n}", &["{\n\"a\"\n:1\n}"]),
@@ -65,6 +71,8 @@ mod tests {
             ("", &[]),
             (" \n\n", &[]),
             ("not json", &["not json"]),
+            ("{}\u{c}", &["{}\u{c}"]),
+            ("{}\n\u{c}\n{}", &["{}", "\u{c}", "{}"]),
         ];
         for (frame, lines) in cases {
             assert_eq!(split(frame), lines, "{frame:?}");

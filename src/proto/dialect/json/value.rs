@@ -2,8 +2,8 @@
 
 use crate::proto::event::Payload;
 
-/// The deepest nesting of a value.
-const DEPTH_MAX: usize = 64;
+/// The deepest nesting of a value, as of the fields of a message.
+const DEPTH_MAX: u32 = super::scan::LEVELS_MAX;
 
 /// Takes a valid JSON text as a payload: tokens stay as they are, white space between them goes.
 ///
@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 64;
 /// Where `text` is not JSON at all, the result is some text or some error, and no panic.
 pub fn take(text: &[u8]) -> Result<Payload, &'static str> {
     let mut kept = Vec::with_capacity(text.len());
-    let mut depth = 0_usize;
+    let mut depth = 0_u32;
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
@@ -108,5 +108,49 @@ mod tests {
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
         assert!(take(nested(64).as_bytes()).is_ok());
         assert!(take(nested(65).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_value_may_be_as_deep_as_in_a_message() {
+        let nested = |depth| r#"{"a":"#.repeat(depth) + "1" + &"}".repeat(depth);
+        for (depth, fits) in [(1, true), (64, true), (65, false), (1_000, false)] {
+            let data = nested(depth);
+            let message = format!(r#"{{"type":"publish","channel":"a","data":{data}}}"#);
+            let mut parser = crate::proto::dialect::json::Parser::new();
+            assert_eq!(parser.parse(message.as_bytes()).is_ok(), fits, "{depth}");
+            assert_eq!(take(data.as_bytes()).is_ok(), fits, "{depth}");
+            assert_eq!(check(data.as_bytes()).is_ok(), fits, "{depth}");
+        }
+    }
+
+    #[test]
+    fn a_cut_value_is_no_value() {
+        let cases = [
+            r#"{"a\"":[1.5e3,true,null],"b":{"c":[]}}"#,
+            r#""\ud83d\ude00\n\\\u00e9""#,
+            r#"["\ud83d\ude00",{"":"\""}]"#,
+        ];
+        for text in cases {
+            assert!(check(text.as_bytes()).is_ok(), "{text}");
+            for cut in 0..text.len() {
+                let cut = &text.as_bytes()[..cut];
+                assert!(check(cut).is_err(), "{}", String::from_utf8_lossy(cut));
+                // No JSON: some result, and no panic.
+                drop(take(cut));
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..48),
+            text in r#"(["\\{}\[\], 1ua]|\\u[dD][89abc][0-9a-f]{2}|\\u[0-9a-f]{0,4}){0,24}"#,
+        ) {
+            drop(take(&bytes));
+            drop(take(text.as_bytes()));
+            proptest::prop_assert!(check(&bytes).is_err() || take(&bytes).is_ok());
+            proptest::prop_assert!(check(text.as_bytes()).is_err() || take(text.as_bytes()).is_ok());
+        }
     }
 }

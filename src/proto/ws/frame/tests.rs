@@ -28,7 +28,7 @@ fn server_headers_round_trip_at_every_length_form() {
         {
             let mut bytes = Vec::new();
             header(opcode, fin, len, &mut bytes);
-            let expected = Header { fin, opcode, mask: [0; 4], payload_len: len };
+            let expected = Header { fin, opcode, deflated: false, mask: [0; 4], payload_len: len };
             assert_eq!(each_prefix(parse_server, &bytes, MAX), Ok(Some((expected, bytes.len()))));
             assert_eq!(parse_client(&bytes, MAX), Err(ProtocolError::Unmasked));
         }
@@ -41,8 +41,13 @@ fn client_headers_round_trip_at_every_length_form() {
         let mut bytes = Vec::new();
         push_header(0x82, 0x80, len, &mut bytes);
         bytes.extend_from_slice(&[9, 8, 7, 6]);
-        let expected =
-            Header { fin: true, opcode: Opcode::Binary, mask: [9, 8, 7, 6], payload_len: len };
+        let expected = Header {
+            fin: true,
+            opcode: Opcode::Binary,
+            deflated: false,
+            mask: [9, 8, 7, 6],
+            payload_len: len,
+        };
         assert_eq!(each_prefix(parse_client, &bytes, MAX), Ok(Some((expected, bytes.len()))));
         assert_eq!(parse_server(&bytes, MAX), Err(ProtocolError::Masked));
     }

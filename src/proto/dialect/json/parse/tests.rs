@@ -179,6 +179,10 @@ fn every_command_is_read() {
     ];
     for (text, expected) in cases {
         assert_eq!(read(text), expected, "{text}");
+        let end = text.trim_end().len();
+        for cut in (0..end).filter(|cut| text.is_char_boundary(*cut)) {
+            assert!(Parser::new().parse(&text.as_bytes()[..cut]).is_err(), "{}", &text[..cut]);
+        }
     }
 }
 

@@ -1,0 +1,190 @@
+//! One connection's seat, and what becomes of a slice that is put into its queue.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::{Outcome, Writer};
+use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
+use crate::core::policy::Policy;
+use crate::core::session::Session;
+use crate::proto::event::Author;
+use crate::proto::name::{Alias, ClientId};
+
+/// A subscription as its seat knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sub {
+    pub(super) alias: Alias,
+    /// Its index among the topic's members.
+    pub(super) member: u32,
+}
+
+/// A subscription as its topic knows it: all that the fan-out looks at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) seat: u32,
+    pub(super) policy: Policy,
+    /// Events up to this offset are not for this member.
+    pub(super) position: u64,
+}
+
+/// An entry in a list of seats. It is of no account once another client has the place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) seat: u32,
+    pub(super) client: ClientId,
+}
+
+impl Listed {
+    pub(super) fn find(self, seats: &mut Slab<Seat>) -> Option<&mut Seat> {
+        seats.get_mut(self.seat as usize).filter(|seat| seat.author.client == self.client)
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Seat {
+    /// What waits to be written.
+    pub outbox: Outbox,
+    /// Its standing.
+    pub session: Session,
+    /// Who it is, as its events say.
+    pub author: Arc<Author>,
+    /// The kernel takes no more: writing waits until it does.
+    pub blocked: bool,
+    /// It is in the queue of those to be written.
+    pub(super) dirty: bool,
+    /// Since when its data lane is full (node milliseconds, from 1); `None` below half.
+    pub(super) full_since_ms: Option<NonZeroU64>,
+    /// It is in the list of those whose fullness is looked at.
+    pub(super) listed: bool,
+    /// It is in the list of those whose next batch may be too much.
+    pub(super) near: bool,
+    /// It was waited for, in vain: not again before it has come down to half.
+    pub(super) excused: bool,
+    /// It is to be closed as a slow consumer: no event may follow those it has missed.
+    pub(super) over: bool,
+    /// Its data lane was long since the last look.
+    pub(super) long: bool,
+    /// It is in the list of those whose data lane was long.
+    pub(super) roomy: bool,
+    pub(super) subs: Vec<Sub>,
+}
+
+impl Seat {
+    /// A connection that was heard of at `now_ms`.
+    pub(super) fn new(author: Arc<Author>, now_ms: u64) -> Self {
+        Self {
+            outbox: Outbox::default(),
+            session: Session::new(now_ms),
+            author,
+            blocked: false,
+            dirty: false,
+            full_since_ms: None,
+            listed: false,
+            near: false,
+            excused: false,
+            over: false,
+            long: false,
+            roomy: false,
+            subs: Vec::new(),
+        }
+    }
+
+    /// Whether it waits for its socket with more than half of its queue in use, has lost nothing
+    /// since it was last below, and has not been waited for.
+    pub(super) fn is_near(&self, limit: OutboxLimit) -> bool {
+        self.blocked && self.full_since_ms.is_none() && !self.excused && !self.at_half(limit)
+    }
+
+    fn at_half(&self, limit: OutboxLimit) -> bool {
+        self.outbox.data_bytes() <= limit.bytes / 2 && self.outbox.data_events() <= limit.events / 2
+    }
+
+    /// Forgets what was of a queue that is at half or less.
+    pub(super) fn look(&mut self, limit: OutboxLimit) {
+        if (self.full_since_ms.is_some() || self.excused) && self.at_half(limit) {
+            self.full_since_ms = None;
+            self.excused = false;
+        }
+    }
+}
+
+/// One round of a fan-out: who writes out of turn, when it is, and what there is to tell.
+pub(super) struct Round<'a, W> {
+    pub(super) writer: &'a mut W,
+    pub(super) now_ms: u64,
+    pub(super) outcome: &'a mut Outcome,
+}
+
+/// Where a slice is put.
+pub(super) struct Target<'a> {
+    pub(super) seat: &'a mut Seat,
+    pub(super) member: Member,
+    pub(super) full: &'a mut Vec<Listed>,
+    pub(super) near: &'a mut Vec<Listed>,
+    pub(super) roomy: &'a mut Vec<Listed>,
+    pub(super) limit: OutboxLimit,
+}
+
+impl Target<'_> {
+    fn listed(&self) -> Listed {
+        Listed { seat: self.member.seat, client: self.seat.author.client }
+    }
+
+    /// Remembers a seat whose data lane has grown, to take the room back when it is not used.
+    fn note_length(&mut self) {
+        if self.seat.outbox.is_long() {
+            self.seat.long = true;
+            if !std::mem::replace(&mut self.seat.roomy, true) {
+                let listed = self.listed();
+                self.roomy.push(listed);
+            }
+        }
+    }
+
+    pub(super) fn put(&mut self, slice: Slice, round: &mut Round<'_, impl Writer>) {
+        if slice.from >= slice.to {
+            return;
+        }
+        let lost = u64::from(slice.to - slice.from);
+        if self.seat.over {
+            round.outcome.dropped[Policy::Disconnect as usize] += lost;
+            return;
+        }
+        // It may have been written since the last look, and be full again at the next.
+        self.seat.look(self.limit);
+        let Err(Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
+            if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
+                let listed = self.listed();
+                self.near.push(listed);
+            }
+            self.note_length();
+            return;
+        };
+        if !self.seat.blocked {
+            round.writer.write(self.member.seat as usize, self.seat);
+            if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
+                return;
+            }
+        }
+        self.seat.look(self.limit);
+        if self.seat.full_since_ms.is_none() {
+            self.seat.full_since_ms = NonZeroU64::new(round.now_ms.max(1));
+        }
+        if !std::mem::replace(&mut self.seat.listed, true) {
+            let listed = self.listed();
+            self.full.push(listed);
+        }
+        let dropped = match self.member.policy {
+            Policy::Disconnect => {
+                self.seat.over = true;
+                round.outcome.overflowed.push(self.member.seat as usize);
+                lost
+            }
+            Policy::DropOldest => self.seat.outbox.push_dropping_oldest(slice, self.limit),
+        };
+        round.outcome.dropped[self.member.policy as usize] += dropped;
+    }
+}

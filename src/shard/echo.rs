@@ -1,0 +1,134 @@
+//! The echo of `weir serve --echo`: sends every message back as it came, through the codec of the
+//! gateway and nothing else of it. For conformance tests; no seat, no hub, no limit but its own.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::local::Local;
+use crate::proto::ws::deflate::{Agreed, Deflater, Inbound, Inflaters};
+use crate::proto::ws::frame::{self, Opcode};
+use crate::proto::ws::message::{Decoder, Message};
+
+/// The largest message that is sent back, in bytes: the largest of the conformance suite.
+const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes that wait to be written before the next message is decoded.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// The level of compression; a conformance suite wants bytes, not speed.
+const LEVEL: u32 = 1;
+
+/// One connection that is echoed.
+struct Echo {
+    decoder: Decoder,
+    inflaters: Inflaters,
+    /// What compresses, and the window the client gave us; `None` where that was not agreed.
+    deflater: Option<(Deflater, u8)>,
+    out: Vec<u8>,
+}
+
+/// Whether a connection goes on.
+enum Next {
+    Close,
+    Read,
+    Write,
+}
+
+impl Local {
+    /// Echoes a WebSocket whose 101 has been written, until it ends.
+    pub fn echo(&self, mut stream: TcpStream, early: Vec<u8>, agreed: Option<Agreed>) {
+        self.spawn(async move {
+            let mut echo = Echo::new(agreed);
+            if let Err(error) = echo.run(&mut stream, early).await {
+                tracing::debug!(%error, "an echoed connection broke off");
+            }
+        });
+    }
+}
+
+impl Echo {
+    fn new(agreed: Option<Agreed>) -> Self {
+        let decoder = agreed.map(|agreed| Decoder::inflating(Inbound::new(&agreed)));
+        let deflater = agreed.map(|agreed| {
+            let bits = agreed.server_window_bits;
+            (Deflater::with_window(LEVEL, 0, bits), bits)
+        });
+        let (inflaters, out) = (Inflaters::default(), Vec::new());
+        Self { decoder: decoder.unwrap_or_default(), inflaters, deflater, out }
+    }
+
+    async fn run(&mut self, stream: &mut TcpStream, early: Vec<u8>) -> std::io::Result<()> {
+        let mut bytes = early;
+        loop {
+            let mut rest = bytes.as_mut_slice();
+            loop {
+                let next = self.take(&mut rest);
+                stream.write_all(&self.out).await?;
+                self.out.clear();
+                match next {
+                    Next::Close => return finish(stream, &mut bytes).await,
+                    Next::Read => break,
+                    Next::Write => {}
+                }
+            }
+            bytes.resize(READ_BYTES, 0);
+            let read = stream.read(&mut bytes).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            bytes.truncate(read);
+        }
+    }
+
+    /// Answers the messages at the front of `input`, until there is enough to write.
+    fn take(&mut self, input: &mut &mut [u8]) -> Next {
+        while self.out.len() < WRITE_BYTES {
+            match self.decoder.next_with(input, MESSAGE_BYTES, &mut self.inflaters) {
+                Ok(Some(Message::Text(text))) => {
+                    send(&mut self.deflater, Opcode::Text, text, &mut self.out);
+                }
+                Ok(Some(Message::Binary(bytes))) => {
+                    send(&mut self.deflater, Opcode::Binary, bytes, &mut self.out);
+                }
+                Ok(Some(Message::Ping(payload))) => {
+                    frame::control(Opcode::Pong, payload, &mut self.out);
+                }
+                Ok(Some(Message::Pong(_))) => {}
+                Ok(Some(Message::Close(close))) => {
+                    let (code, reason) = close.unwrap_or((1000, ""));
+                    frame::close(code, reason, &mut self.out);
+                    return Next::Close;
+                }
+                Ok(None) => return Next::Read,
+                Err(error) => {
+                    frame::close(error.close_code(), error.text(), &mut self.out);
+                    return Next::Close;
+                }
+            }
+        }
+        Next::Write
+    }
+}
+
+fn send(deflater: &mut Option<(Deflater, u8)>, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    match deflater {
+        Some((deflater, window_bits)) => {
+            deflater.frame(opcode, payload, *window_bits, out);
+        }
+        None => {
+            frame::header(opcode, true, payload.len(), out);
+            out.extend_from_slice(payload);
+        }
+    }
+}
+
+/// Ends our side, and reads on until the peer has ended its own: no reset overtakes the close.
+async fn finish(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    bytes.resize(READ_BYTES, 0);
+    while stream.read(bytes).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,192 @@
+// Runs the browser client that a gateway serves: the README's example, a lost connection, a line
+// that falls silent, close(). Prints `ok`, or fails with what was wrong.
+//
+//   node browser.mjs HOST:PORT README.md
+//
+// The client goes through a proxy of this script, which can cut and silence its connections. Its
+// clock goes on only when the script says so, and its timers and sockets can be counted.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import net from "node:net";
+
+const [gateway, readme] = process.argv.slice(2);
+const [host, port] = gateway.split(":");
+setTimeout(() => { console.error("took too long"); process.exit(1); }, 60000).unref();
+
+const pairs = new Set();
+const proxy = net.createServer((near) => {
+  const far = net.connect(Number(port), host);
+  const pair = { near, far };
+  pairs.add(pair);
+  near.pipe(far);
+  far.pipe(near);
+  for (const [one, other] of [[near, far], [far, near]]) {
+    one.on("error", () => {});
+    one.on("close", () => { pairs.delete(pair); other.destroy(); });
+  }
+});
+await new Promise((listening) => proxy.listen(0, "127.0.0.1", listening));
+const cut = () => { for (const { near } of pairs) near.destroy(); };
+const silence = () => { for (const { near, far } of pairs) { far.unpipe(near); far.resume(); } };
+
+globalThis.location = { href: `http://127.0.0.1:${proxy.address().port}/` };
+const timers = new Map(); // id -> { due, run }
+const sockets = [];
+let clock = 0;
+let timersMade = 0;
+globalThis.bench = {
+  setTimeout(run, ms) {
+    timers.set(++timersMade, { due: clock + ms, run });
+    return timersMade;
+  },
+  clearTimeout: (id) => timers.delete(id),
+  WebSocket: class extends WebSocket {
+    sent = [];
+    constructor(...how) {
+      super(...how);
+      sockets.push(this);
+    }
+    send(text) {
+      this.sent.push(JSON.parse(text));
+      super.send(text);
+    }
+  },
+};
+const kinds = (socket) => socket.sent.map(({ type }) => type);
+
+const module = (text) => `data:text/javascript;base64,${Buffer.from(text).toString("base64")}`;
+const source = await (await fetch(`http://${gateway}/weir.js`)).text();
+const client = module(`const { setTimeout, clearTimeout, WebSocket } = bench;\n${source}`);
+const { connect, WeirError } = await import(client);
+
+/** Lets the client's clock go on by `ms`, and what follows from it happen. */
+async function elapse(ms) {
+  clock += ms;
+  for (const [id, { due, run }] of timers) if (due <= clock && timers.delete(id)) run();
+  await new Promise((later) => setImmediate(later));
+}
+
+async function until(what, ready) {
+  for (let tries = 0; tries < 6000; tries += 1) {
+    if (ready()) return;
+    await new Promise((later) => setTimeout(later, 5));
+  }
+  assert.fail(`waited for: ${what}`);
+}
+
+/** A client that notes its states and the texts it receives on `room:2`. */
+function watched() {
+  const seen = { states: [], texts: [] };
+  seen.weir = connect(undefined, { state: (state) => seen.states.push(state) });
+  seen.weir.subscribe("room:2", { event: ({ data }) => seen.texts.push(data) });
+  return seen;
+}
+
+const rejected = (promise, code) => assert.rejects(promise, (error) => {
+  assert.ok(error instanceof WeirError, String(error));
+  assert.equal(error.code, code, error.message);
+  return true;
+});
+
+async function readmeExample() {
+  const text = readFileSync(readme, "utf8");
+  const [, example] = text.match(/```js\n(import [^]*?\n)```/);
+  const printed = [];
+  globalThis.page = { log: (...words) => printed.push(words), warn: console.error };
+  const steps = example.replace('"/weir.js"', JSON.stringify(client));
+  const { weir } = await import(module(`const console = page;\n${steps}\nexport { weir };`));
+  await until("the example's own event", () => printed.length > 0);
+  assert.deepEqual(printed, [[1, { text: "hello" }]]);
+  assert.deepEqual(kinds(sockets[0]), ["subscribe", "publish"], "the subscription goes first");
+  weir.close();
+}
+
+async function lostConnection() {
+  const { weir, states, texts } = watched();
+  await weir.publish("room:2", "before");
+  await until("its event", () => texts.length === 1);
+  const first = sockets.length;
+  cut();
+  await until("the loss", () => weir.state === "waiting");
+  assert.equal(weir.send("room:2", "nobody hears this"), false);
+  const held = weir.publish("room:2", "during");
+  await elapse(1000);
+  await held;
+  await until("both events", () => texts.length === 2);
+  assert.deepEqual(texts, ["before", "during"]);
+  assert.deepEqual(kinds(sockets.at(-1)).slice(0, 2), ["subscribe", "publish"]);
+  assert.equal(sockets.at(-1).sent[0].since.offset, 1, "from where it was");
+  assert.equal(sockets.length, first + 1);
+  assert.deepEqual(states, ["connecting", "open", "waiting", "connecting", "open"]);
+  weir.close();
+}
+
+async function silentLine() {
+  const { weir, states } = watched();
+  await until("the connection", () => weir.state === "open");
+  const [first, socket] = [sockets.length, sockets.at(-1)];
+  silence();
+  const unheard = rejected(weir.publish("room:2", "unheard"), "timeout");
+  await elapse(weir.pingMs);
+  assert.equal(kinds(socket).at(-1), "ping", "a silent line is asked");
+  await unheard;
+  await elapse(10000);
+  assert.equal(weir.state, "waiting", "no answer is a loss");
+  await elapse(1000);
+  await until("another connection", () => weir.state === "open");
+  await elapse(1000);
+  assert.equal(sockets.length, first + 1, "one loss, one connection");
+  assert.deepEqual(states, ["connecting", "open", "waiting", "connecting", "open"]);
+  weir.close();
+}
+
+async function closed() {
+  const { weir, states } = watched();
+  await until("the connection", () => weir.state === "open");
+  const [first, socket] = [sockets.length, sockets.at(-1)];
+  silence();
+  await elapse(weir.pingMs);
+  assert.equal(kinds(socket).at(-1), "ping");
+  weir.close();
+  weir.close();
+  await elapse(0);
+  assert.equal(timers.size, 0, "nothing is left that could come back");
+  await rejected(weir.publish("room:2", "late"), "unavailable");
+  assert.equal(sockets.length, first);
+  assert.deepEqual(states, ["connecting", "open", "closed"]);
+}
+
+async function toldToStayAway() {
+  const { weir, states } = watched();
+  await until("the connection", () => weir.state === "open");
+  const first = sockets.length;
+  const body = JSON.stringify({ client: weir.client });
+  const headers = { "Content-Type": "application/json" };
+  await fetch(`http://${gateway}/api/v1/disconnect`, { method: "POST", headers, body });
+  await until("the end", () => weir.state === "closed");
+  assert.equal(timers.size, 0);
+  assert.equal(sockets.length, first);
+  assert.deepEqual(states, ["connecting", "open", "closed"]);
+}
+
+async function boundedWait() {
+  const { weir } = watched();
+  await until("the connection", () => weir.state === "open");
+  cut();
+  await until("the loss", () => weir.state === "waiting");
+  const held = [];
+  for (let n = 0; n < 1000; n += 1) held.push(weir.publish("room:3", n));
+  await rejected(weir.publish("room:3", "one too many"), "overloaded");
+  const given = Promise.all(held.map((one) => rejected(one, "unavailable")));
+  weir.close();
+  await given;
+  assert.equal(timers.size, 0);
+}
+
+for (const step of [readmeExample, lostConnection, silentLine, closed, toldToStayAway, boundedWait]) {
+  await step();
+  assert.equal(timers.size, 0, `${step.name} leaves no timer`);
+}
+console.log("ok");
+process.exit(0);

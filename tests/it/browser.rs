@@ -1,0 +1,36 @@
+//! The browser client that the gateway serves, run by Node.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Gateway, skip};
+
+/// A `node` that has a `WebSocket` of its own: with a flag from 20.10, without from 22.
+fn node() -> Option<Command> {
+    const PROBE: &str = "process.exit(typeof WebSocket === 'function' ? 0 : 1)";
+    let ways: [&[&str]; 2] = [&[], &["--experimental-websocket"]];
+    ways.into_iter().find_map(|way| {
+        let probe = Command::new("node").args(way).args(["-e", PROBE]).output();
+        probe.is_ok_and(|output| output.status.success()).then(|| {
+            let mut node = Command::new("node");
+            node.args(way);
+            node
+        })
+    })
+}
+
+#[test]
+fn the_browser_client_does_what_the_readme_says_and_comes_back_once() {
+    let Some(mut node) = node() else {
+        skip("no `node` with a WebSocket: it needs Node 20.10 or later");
+        return;
+    };
+    let gateway = Gateway::start();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = root.join("tests/it/browser.mjs");
+    node.arg(script).arg(gateway.addr.to_string()).arg(root.join("README.md"));
+    let output = node.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(output.stdout, b"ok\n", "{said}");
+}
