@@ -29,6 +29,8 @@ use foreign::ForeignArgs;
 
 /// Where channels are unless another is asked for.
 const NAMESPACE: &str = "load";
+/// A prime: servers batch by powers of two, and the same place of each batch is not a sample.
+const SAMPLE: u64 = 17;
 
 const EXAMPLES: &str = "Examples:
   weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
@@ -250,7 +252,7 @@ struct FanoutArgs {
     #[arg(long)]
     verify: bool,
     /// Without --verify: look at the due time of each nth event.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = SAMPLE, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
     /// The namespace of the channels, by default `load`, and none with templates; a run's number
     /// and the channel's follow.
@@ -335,7 +337,7 @@ impl Scenario {
             Self::SelfTest { connections, threads, size, batch, duration, verify } => {
                 let mut subscribing = subscribing(1, 1);
                 subscribing.verify = verify;
-                subscribing.sample = if verify { 1 } else { 16 };
+                subscribing.sample = if verify { 1 } else { SAMPLE };
                 let channel = format!("{}0", subscribing.prefix);
                 let blast = Blast { channel, payload_bytes: size, batch };
                 let connecting = Connecting {
@@ -410,7 +412,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         per_connection,
         prefix: format!("r{:x}.", clock::now()),
         verify: false,
-        sample: 16,
+        sample: SAMPLE,
         conduct: Conduct::Steady,
         foreign: None,
     }

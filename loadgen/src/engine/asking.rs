@@ -44,7 +44,7 @@ impl Worker {
         while self.planned < end {
             let at = usize::try_from(self.planned % lanes).unwrap_or(0);
             let due = plan.due(self.planned);
-            if phase == Phase::Measure {
+            if self.shared.span().has(due) {
                 self.books.lateness.record(now.saturating_sub(due));
             }
             self.planned += 1;
@@ -81,7 +81,7 @@ impl Worker {
         let Conduct::Echo(echo) = &self.wanted.conduct else { return false };
         let closed = echo.rate == 0.0;
         let refused = text.starts_with(br#"{"type":"error""#);
-        let now = clock::now();
+        let (now, measured) = (clock::now(), self.shared.span());
         let mut found = 0;
         let mut rest = text;
         while let Some(start) = memmem::find(rest, &echo.mark) {
@@ -97,7 +97,7 @@ impl Worker {
                 continue;
             }
             self.books.ledger.all.delivered += 1;
-            if phase == Phase::Measure {
+            if measured.has(due) {
                 let latency = plan::latency(due, now);
                 self.books.answers.record(latency);
                 self.books.ledger.slices.record(now, latency);

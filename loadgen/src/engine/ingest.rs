@@ -161,7 +161,7 @@ impl Ingest {
                 break;
             }
             if phase < Phase::Drain {
-                self.make(plan, phase);
+                self.make(plan);
             }
             events.clear();
             // A wait that was cut short is as good as one that timed out.
@@ -194,8 +194,8 @@ impl Ingest {
     }
 
     /// Deals what is due to the publishers in turn, and writes what their windows allow.
-    fn make(&mut self, plan: Option<Plan>, phase: Phase) {
-        let now = clock::now();
+    fn make(&mut self, plan: Option<Plan>) {
+        let (now, span) = (clock::now(), self.shared.span());
         let lanes = self.lanes.len() as u64;
         let Some(plan) = plan else {
             for at in 0..self.lanes.len() {
@@ -208,11 +208,13 @@ impl Ingest {
         let end = due.min(self.planned + 1_024);
         while self.planned < end {
             let at = usize::try_from(self.planned % lanes).unwrap_or(0);
+            let due = plan.due(self.planned);
             if let Some(Some(lane)) = self.lanes.get_mut(at) {
                 lane.owed += 1;
-                if phase == Phase::Measure && lane.owed == 1 {
-                    self.done.lateness.record(now.saturating_sub(plan.due(self.planned)));
-                }
+            }
+            // Dealing waits for nobody, so this is the generator's own lateness.
+            if span.has(due) {
+                self.done.lateness.record(now.saturating_sub(due));
             }
             self.planned += 1;
             self.fill(at, now, Some(plan));
@@ -245,7 +247,7 @@ impl Ingest {
         let outcome = lane
             .listen(&self.job.style, &mut self.chunk, &mut self.heard)
             .and_then(|()| lane.flush());
-        self.book(at, phase);
+        self.book(at);
         match outcome {
             Ok(()) if phase < Phase::Drain => self.fill(at, clock::now(), plan),
             Ok(()) => {}
@@ -254,15 +256,16 @@ impl Ingest {
     }
 
     /// Books what an answer said.
-    fn book(&mut self, at: usize, phase: Phase) {
+    fn book(&mut self, at: usize) {
         let now = clock::now();
         let heard = std::mem::take(&mut self.heard);
         let told = heard.accepted.len() as u64 + heard.refused > 0;
         if let Some(Some(lane)) = self.lanes.get_mut(at).filter(|_| told) {
             lane.moved_at = now;
         }
-        if phase == Phase::Measure {
-            for due in &heard.accepted {
+        let span = self.shared.span();
+        for due in &heard.accepted {
+            if span.has(*due) {
                 let latency = plan::latency(*due, now);
                 self.done.latency.record(latency);
                 self.done.slices.record(now, latency);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::shared::{Phase, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
-use crate::plan;
+use crate::plan::{self, Span};
 use crate::series::Slices;
 use crate::verdict::{Broken, Kind, Seat, Stands, Verdict};
 use crate::wire::marks::{self, Event, Marks, Push};
@@ -24,6 +24,7 @@ pub(crate) struct Arrival {
     pub(crate) slow: bool,
     pub(crate) now: u64,
     pub(crate) phase: Phase,
+    pub(crate) measured: Span,
 }
 
 /// What a text means to its connection.
@@ -127,9 +128,9 @@ impl Ledger {
             return Meaning::Counted;
         }
         self.until_sample = self.wanted.sample.saturating_sub(1);
-        if from.phase == Phase::Measure
-            && !from.slow
+        if !from.slow
             && let Some(due) = self.marks.due(event)
+            && from.measured.has(due)
         {
             let latency = plan::latency(due, from.now);
             self.latency.record(latency);
@@ -155,7 +156,7 @@ impl Ledger {
                 continue;
             }
             self.until_sample = self.wanted.sample.saturating_sub(1);
-            if from.phase == Phase::Measure && !from.slow {
+            if !from.slow && from.measured.has(event.due) {
                 let latency = plan::latency(event.due, from.now);
                 self.latency.record(latency);
                 self.slices.record(from.now, latency);

@@ -30,7 +30,8 @@ fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
         connection,
         slow: false,
         now: 5_000_000,
-        phase: Phase::Measure,
+        phase: Phase::Drain,
+        measured: Span { from: 9, until: 10 },
     };
     let mut meanings = Vec::new();
     ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
@@ -55,6 +56,17 @@ fn lines_of_a_batch_are_messages_and_count() {
     assert_eq!((ledger.all.delivered, ledger.verdict.violations), (3, 0));
     assert_eq!(ledger.bases, [Some(10), None, None]);
     assert!(ledger.latency.summary().is_some_and(|summary| summary.samples == 3));
+}
+
+#[test]
+fn latency_is_of_what_was_due_while_it_was_measured() {
+    let mut ledger = ledger(false);
+    subscribe(&mut ledger, 0, 0);
+    for (due, samples) in [(8, 0), (9, 1), (10, 1)] {
+        let text = r#"{"type":"event","channel":"load:0","offset":11,"data":{"ts":DUE}}"#;
+        say(&mut ledger, 0, &text.replace("DUE", &due.to_string()));
+        assert_eq!(ledger.latency.count(), samples, "due at {due}, received in the drain");
+    }
 }
 
 #[test]

@@ -76,6 +76,8 @@ struct Publisher {
     text: Vec<u8>,
     fill: Vec<u8>,
     total: u64,
+    /// When the server last held it back.
+    free_at: u64,
     seats: u64,
     window: Window,
     done: Published,
@@ -122,6 +124,7 @@ pub(crate) fn start(
         gone: 0,
         text: Vec::new(),
         total: 0,
+        free_at: 0,
         seats: wanted.seats(),
         window: Window::default(),
         wanted,
@@ -158,7 +161,7 @@ impl Publisher {
             if phase >= Phase::Drain {
                 break;
             }
-            let made = self.make(plan, phase);
+            let made = self.make(plan);
             let blocked = !self.flush()?;
             self.listen()?;
             if made == 0 || blocked {
@@ -184,24 +187,24 @@ impl Publisher {
     }
 
     /// Makes the events that are due and allowed, and says how many.
-    fn make(&mut self, plan: Option<Plan>, phase: Phase) -> u64 {
-        let now = clock::now();
+    fn make(&mut self, plan: Option<Plan>) -> u64 {
+        let (now, span) = (clock::now(), self.shared.span());
         let due = match plan {
             Some(plan) => plan.due_by(now).saturating_sub(self.total),
             None => self.room(now),
         };
         let batch = due.min(BATCH);
-        // What the server held back is its own lateness, not ours.
-        let clear = phase == Phase::Measure && self.out.len() == self.gone;
         for made in 0..batch {
             if self.out.len() - self.gone > OUT_BYTES_MAX {
                 self.done.held_back += 1;
+                self.free_at = now;
                 self.shared.published.store(self.total, Ordering::Relaxed);
                 return made;
             }
             let at = plan.map_or(now, |plan| plan.due(self.total));
-            if clear {
-                self.done.lateness.record(now.saturating_sub(at));
+            // While the server took nothing more, it was late and not the generator.
+            if span.has(at) {
+                self.done.lateness.record(now.saturating_sub(at.max(self.free_at)));
             }
             self.event(at);
         }

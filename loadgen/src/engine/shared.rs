@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::clock;
 use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
+use crate::plan::Span;
 use crate::target::Target;
 use crate::wire::foreign::Foreign;
 use crate::wire::template::Values;
@@ -193,6 +194,8 @@ pub(crate) struct Shared {
     phase: AtomicU8,
     /// When events were to begin: a thread that wakes up late is late.
     pub(crate) begun_at: AtomicU64,
+    measured_from: AtomicU64,
+    measured_until: AtomicU64,
     /// One per receiver thread.
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
@@ -208,6 +211,8 @@ impl Shared {
         Self {
             phase: AtomicU8::new(Phase::Open as u8),
             begun_at: AtomicU64::new(0),
+            measured_from: AtomicU64::new(u64::MAX),
+            measured_until: AtomicU64::new(u64::MAX),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
             storms: AtomicU64::new(0),
@@ -221,10 +226,26 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
-        if phase == Phase::Warm {
-            self.begun_at.store(clock::now(), Ordering::Relaxed);
+        let before = self.phase();
+        let now = clock::now();
+        match phase {
+            Phase::Open => {}
+            Phase::Warm => self.begun_at.store(now, Ordering::Relaxed),
+            Phase::Measure => self.measured_from.store(now, Ordering::Relaxed),
+            Phase::Calm | Phase::Drain | Phase::Stop if before == Phase::Measure => {
+                self.measured_until.store(now, Ordering::Relaxed);
+            }
+            Phase::Calm | Phase::Drain | Phase::Stop => {}
         }
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// What is measured, as far as it is known.
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            from: self.measured_from.load(Ordering::Relaxed),
+            until: self.measured_until.load(Ordering::Relaxed),
+        }
     }
 
     /// Keeps the first fault; later ones are only counted by their tallies.
@@ -256,5 +277,25 @@ impl Shared {
             total.last_served = total.last_served.max(tally.last_served.load(Ordering::Relaxed));
         }
         total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measured_span_ends_once_with_the_phase() {
+        let shared = Shared::new(1);
+        shared.enter(Phase::Warm);
+        assert!(!shared.span().has(clock::now()), "warm-up");
+        shared.enter(Phase::Measure);
+        let due = clock::now();
+        assert!(shared.span().has(due));
+        shared.enter(Phase::Calm);
+        let span = shared.span();
+        shared.enter(Phase::Drain);
+        assert_eq!(shared.span(), span, "what comes later does not move it");
+        assert!(span.has(due) && !span.has(clock::now()), "what is due after it");
     }
 }

@@ -262,7 +262,7 @@ impl Worker {
         }
         let connection = number(at, self.id, self.wanted.threads);
         let slow = self.wanted.conduct.is_slow(connection);
-        let from = Arrival { at, connection, slow, now, phase };
+        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span() };
         let before = self.books.ledger.all.delivered;
         while let Some((frame, len)) = frame::next(&input[used..]).map_err(Fault::BadFrame)? {
             used += len;
