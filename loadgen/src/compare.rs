@@ -32,7 +32,7 @@ const fn figure(name: &'static str, path: &'static str, better: Better) -> Figur
 }
 
 /// Everything that is compared, in the order in which it is shown.
-pub(crate) const FIGURES: [Figure; 28] = [
+pub(crate) const FIGURES: [Figure; 30] = [
     figure("deliveries/s", "/fanout/delivered_per_second", Better::Higher),
     figure("latency p50 ms", "/fanout/latency/p50_ms", Better::Lower),
     figure("latency p90 ms", "/fanout/latency/p90_ms", Better::Lower),
@@ -54,6 +54,8 @@ pub(crate) const FIGURES: [Figure; 28] = [
     figure("connections/s", "/connect/per_second", Better::Higher),
     figure("handshake p50 ms", "/connect/handshake/p50_ms", Better::Lower),
     figure("handshake p99 ms", "/connect/handshake/p99_ms", Better::Lower),
+    figure("server us/connection", "/connect/server_cpu_us", Better::Lower),
+    figure("client us/connection", "/connect/client_cpu_us", Better::Lower),
     figure("server s/million", "/server/cpu_seconds_per_million", Better::Lower),
     figure("server cores", "/server/cores", Better::Shown),
     figure("server B/connection", "/idle/server_bytes_per_connection", Better::Lower),

@@ -158,8 +158,8 @@ pub(crate) enum Invalid {
     ConnectionsLost { lost: u64, why: Option<Fault> },
     /// The generator sent events later than they were due, by its own fault.
     GeneratorLate { p99_ns: u64, max_ns: u64 },
-    /// Receiver threads had no CPU left in an open-loop run.
-    GeneratorSaturated { percent: u64 },
+    /// The busiest thread had no CPU in reserve in an open-loop run.
+    GeneratorSaturated { percent: u64, waited: u64 },
     /// What arrived or was told is not what was published.
     Missing { deliveries: u64 },
     /// Commands had no answer.
@@ -176,6 +176,10 @@ pub(crate) enum Invalid {
     PublishRefused { errors: u64, first: String },
     /// The publisher lost its connection.
     PublisherLost(Fault),
+    /// Fewer events a second were sent than the plan asked for.
+    RateNotReached { wanted: u64, got: u64 },
+    /// The server's process has ended.
+    ServerGone { pid: u32 },
     /// Commands were answered with errors.
     Refused { errors: u64, why: Option<Fault> },
 }
@@ -193,9 +197,11 @@ impl fmt::Display for Invalid {
                 ms(*p99_ns),
                 ms(*max_ns)
             ),
-            Self::GeneratorSaturated { percent } => {
-                write!(f, "the receiver threads used {percent} % of their CPU; use more --threads")
-            }
+            Self::GeneratorSaturated { percent, waited } => write!(
+                f,
+                "the busiest thread ran or waited for a CPU {percent} % of the time ({waited} % of \
+                 it waited): use more --threads, or a quieter machine"
+            ),
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
@@ -211,6 +217,10 @@ impl fmt::Display for Invalid {
                 write!(f, "{errors} publishes were refused; the first: {first}")
             }
             Self::PublisherLost(fault) => write!(f, "the publisher lost its connection: {fault}"),
+            Self::RateNotReached { wanted, got } => {
+                write!(f, "the rate was not reached: {got} of {wanted} events a second")
+            }
+            Self::ServerGone { pid } => write!(f, "the server's process {pid} has ended"),
             Self::Refused { errors, why: Some(why) } => {
                 write!(f, "{errors} commands of subscribers failed; the first: {why}")
             }

@@ -75,6 +75,11 @@ pub(crate) struct Connect {
     pub(crate) handshake: Option<Summary>,
     /// From connecting to the last `subscribed`.
     pub(crate) until_ready: Option<Summary>,
+    /// CPU that a connection took while all were opened, in microseconds; only in `connect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cpu_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_cpu_us: Option<f64>,
 }
 
 /// What holding connections costs.
@@ -119,6 +124,10 @@ pub(crate) struct Server {
     pub(crate) rss_bytes_before: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) cores: f64,
+    /// Of these, in the program itself,
+    pub(crate) user_cores: f64,
+    /// and in the kernel.
+    pub(crate) system_cores: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_seconds_per_million: Option<f64>,
 }
@@ -129,6 +138,12 @@ pub(crate) struct Server {
 pub(crate) struct Client {
     pub(crate) rss_bytes: u64,
     pub(crate) receiver_cores: f64,
+    /// The share of the time that the busiest receiver thread ran.
+    pub(crate) busiest_receiver: f64,
+    /// The largest share of the time that a receiver thread was ready to run and had no CPU.
+    pub(crate) waited_for_cpu: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) publisher_cores: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_seconds_per_million: Option<f64>,
     /// Deliveries a second that one core of receivers would take at this price.

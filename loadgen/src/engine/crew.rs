@@ -20,7 +20,7 @@ pub(crate) struct Crew {
     pub(crate) shared: Arc<Shared>,
     threads: Vec<JoinHandle<Option<Books>>>,
     sampler: Option<Sampler>,
-    started: u64,
+    pub(crate) started: u64,
 }
 
 /// What all threads brought home.

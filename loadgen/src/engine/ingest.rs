@@ -17,6 +17,7 @@ use crate::engine::shared::{Phase, Shared};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::{self, Plan};
+use crate::process::RunQueue;
 use crate::series::Slices;
 use crate::target::Target;
 
@@ -155,6 +156,7 @@ impl Ingest {
             (rate > 0.0).then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), rate));
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
         let mut looked_at = clock::now();
+        let queue = RunQueue::own();
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
@@ -175,7 +177,7 @@ impl Ingest {
             if now.saturating_sub(looked_at) > SECOND / 50 {
                 looked_at = now;
                 self.expire(now);
-                self.tally().cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+                self.tally().book_cpu(&queue);
             }
         }
         let lanes = self.lanes.iter().flatten();

@@ -59,7 +59,6 @@ pub(crate) struct Published {
     pub(crate) held_back: u64,
     /// Times that a window was given up because nothing came for a second.
     pub(crate) stalls: u64,
-    pub(crate) cpu_ns: u64,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -115,7 +114,6 @@ pub(crate) fn start(
         first_error: String::new(),
         held_back: 0,
         stalls: 0,
-        cpu_ns: 0,
         fault: None,
     };
     let publisher = Publisher {
@@ -143,7 +141,6 @@ impl Publisher {
         if let Err(fault) = self.publish() {
             self.done.fault = Some(fault);
         }
-        self.done.cpu_ns = clock::thread_cpu();
         self.done
     }
 
@@ -156,12 +153,17 @@ impl Publisher {
         let plan = (self.feed.rate > 0.0)
             .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
+        let mut cpu_at = 0;
         loop {
             let phase = self.shared.phase();
             if phase >= Phase::Drain {
                 break;
             }
             let made = self.make(plan);
+            if clock::now().saturating_sub(cpu_at) > SECOND / 50 {
+                cpu_at = clock::now();
+                self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+            }
             let blocked = !self.flush()?;
             self.listen()?;
             if made == 0 || blocked {

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::plan::Span;
+use crate::process::RunQueue;
 use crate::target::Target;
 use crate::wire::foreign::Foreign;
 use crate::wire::template::Values;
@@ -142,6 +143,8 @@ pub(crate) struct Tally {
     /// System calls that read something.
     pub(crate) reads: AtomicU64,
     pub(crate) cpu_ns: AtomicU64,
+    /// How long the thread was ready to run and had no CPU.
+    pub(crate) waited_ns: AtomicU64,
     /// Events received by connections that are slow on purpose.
     pub(crate) slow_delivered: AtomicU64,
     pub(crate) slow_told: AtomicU64,
@@ -162,6 +165,14 @@ pub(crate) struct Tally {
     /// When the last connection came back, and was served.
     pub(crate) last_back: AtomicU64,
     pub(crate) last_served: AtomicU64,
+}
+
+impl Tally {
+    /// Books what the calling thread has used of the CPU, and how long it has waited for it.
+    pub(crate) fn book_cpu(&self, queue: &RunQueue) {
+        self.cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+        self.waited_ns.store(queue.waited(), Ordering::Relaxed);
+    }
 }
 
 /// A sum over all threads at one moment.
@@ -200,6 +211,8 @@ pub(crate) struct Shared {
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
     pub(crate) published: AtomicU64,
+    /// CPU of the one publisher of a fan-out.
+    pub(crate) publisher_ns: AtomicU64,
     /// How often all connections were to be cut.
     pub(crate) storms: AtomicU64,
     /// What went wrong first.
@@ -215,6 +228,7 @@ impl Shared {
             measured_until: AtomicU64::new(u64::MAX),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
+            publisher_ns: AtomicU64::new(0),
             storms: AtomicU64::new(0),
             fault: OnceLock::new(),
         }

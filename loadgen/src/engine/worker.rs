@@ -21,6 +21,7 @@ use crate::engine::socket;
 use crate::fault::Fault;
 use crate::machine;
 use crate::plan::Plan;
+use crate::process::RunQueue;
 use crate::wire::{frame, handshake};
 
 /// One read takes at most this much.
@@ -94,6 +95,7 @@ pub(crate) struct Worker {
     pub(super) planned: u64,
     reads: u64,
     bytes: u64,
+    queue: RunQueue,
     pub(crate) books: Books,
 }
 
@@ -139,6 +141,7 @@ impl Worker {
             opened_at: clock::now(),
             reads: 0,
             bytes: 0,
+            queue: RunQueue::own(),
             books,
             wanted,
             shared,
@@ -170,7 +173,7 @@ impl Worker {
             self.publish_counters();
             if now.saturating_sub(cpu_at) > SECOND / 50 {
                 cpu_at = now;
-                self.tally().cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+                self.tally().book_cpu(&self.queue);
             }
         }
     }

@@ -17,6 +17,11 @@ impl Report {
         rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
         rows.summary("handshake", self.connect.handshake);
         rows.summary("until ready", self.connect.until_ready);
+        if let Some(client) = self.connect.client_cpu_us {
+            let server = self.connect.server_cpu_us;
+            let server = server.map_or_else(String::new, |us| format!(", server {us:.0} us"));
+            rows.add("CPU for each", format!("client {client:.0} us{server}"));
+        }
         if let Some(idle) = &self.idle {
             rows.add("held for", format!("{:.1} s", idle.seconds));
             let mut memory = format!("client {:.0} B", idle.client_bytes_per_connection);
@@ -31,15 +36,26 @@ impl Report {
         self.sections.rows(&mut rows);
         if let Some(server) = &self.server {
             let mib = server.rss_bytes >> 20;
-            rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
+            rows.add(
+                "server",
+                format!(
+                    "{:.2} cores ({:.2} user, {:.2} system), {mib} MiB resident",
+                    server.cores, server.user_cores, server.system_cores
+                ),
+            );
             rows.price("server CPU", server.cpu_seconds_per_million);
+        }
+        if let Some(cores) = self.client.publisher_cores {
+            rows.add("publisher CPU", format!("{cores:.2} cores"));
         }
         rows.add(
             "receivers",
             format!(
-                "{:.2} cores on {} threads, {} MiB resident",
+                "{:.2} cores on {} threads (busiest {:.0} %, waited {:.0} %), {} MiB resident",
                 self.client.receiver_cores,
                 self.threads,
+                self.client.busiest_receiver * 100.0,
+                self.client.waited_for_cpu * 100.0,
                 self.client.rss_bytes >> 20
             ),
         );

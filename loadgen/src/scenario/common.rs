@@ -6,13 +6,14 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
-use crate::engine::shared::{Shared, Total, Wanted};
+use crate::engine::shared::{Shared, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
 use crate::host::Host;
 use crate::machine;
 use crate::process::{self, Sample};
 use crate::progress::Progress;
-use crate::report::{Client, Connect, Report, SCHEMA, Server};
+use crate::report::{Client, Connect, Report, SCHEMA};
+use crate::scenario::moment::{Moment, Stretch, ratio};
 use crate::sections::Sections;
 use crate::series::Series;
 use crate::target::Target;
@@ -44,14 +45,6 @@ pub(crate) struct Subscribing {
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
     pub(crate) foreign: Option<Foreign>,
-}
-
-/// Everything that is sampled at the edges of a measurement.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) at: u64,
-    pub(crate) total: Total,
-    pub(crate) server: Option<Sample>,
 }
 
 impl Connecting {
@@ -105,26 +98,20 @@ impl Connecting {
 
     /// Where things stand.
     pub(crate) fn moment(&self, shared: &Shared) -> Moment {
-        Moment {
-            at: clock::now(),
-            total: shared.total(),
-            server: self.server_pid.and_then(process::sample),
-        }
+        Moment::now(shared, self.server_pid.and_then(process::sample))
     }
 
-    /// The server's process between two moments; `before` is its state before any connection.
-    pub(crate) fn server(&self, before: Option<Sample>, span: (Moment, Moment)) -> Option<Server> {
-        let (from, to) = span;
-        let (first, last) = (from.server?, to.server?);
-        let delivered = to.total.delivered - from.total.delivered;
-        let used = last.cpu_ns.saturating_sub(first.cpu_ns);
-        Some(Server {
-            pid: self.server_pid?,
-            rss_bytes_before: before?.rss_bytes,
-            rss_bytes: last.rss_bytes,
-            cores: ratio(used, to.at - from.at),
-            cpu_seconds_per_million: per_million(used, delivered),
-        })
+    /// Books the server's process; `before` is its state before any connection. One that has died
+    /// makes the run invalid.
+    pub(crate) fn book_server(
+        &self,
+        stretch: &Stretch,
+        before: Option<Sample>,
+        report: &mut Report,
+    ) {
+        report.server = stretch.server(self.server_pid, before);
+        let gone = self.server_pid.filter(|pid| process::sample(*pid).is_none());
+        report.invalidate(gone.map(|pid| Invalid::ServerGone { pid }));
     }
 
     /// A report that tells nothing yet.
@@ -164,6 +151,7 @@ impl Connecting {
                 per_second: ratio(ready * SECOND, done.opening_ns),
                 handshake: done.handshakes.summary(),
                 until_ready: done.ready.summary(),
+                ..Connect::default()
             },
             distributions: [
                 done.latency.distribution("latency"),
@@ -184,29 +172,6 @@ impl Connecting {
         }
         report
     }
-}
-
-/// The receivers between two moments.
-pub(crate) fn client(rss_bytes: u64, span: (Moment, Moment)) -> Client {
-    let (from, to) = span;
-    let used = to.total.cpu_ns.saturating_sub(from.total.cpu_ns);
-    let delivered = to.total.delivered - from.total.delivered;
-    Client {
-        rss_bytes,
-        receiver_cores: ratio(used, to.at - from.at),
-        cpu_seconds_per_million: per_million(used, delivered),
-        ceiling_per_core: (delivered > 0).then(|| ratio(delivered.saturating_mul(SECOND), used)),
-    }
-}
-
-/// One number over another; 0 over nothing.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
-fn per_million(nanos: u64, deliveries: u64) -> Option<f64> {
-    (deliveries > 0).then(|| ratio(nanos, deliveries) / 1_000.0)
 }
 
 /// Sleeps a duration in steps; false when connections were lost meanwhile.

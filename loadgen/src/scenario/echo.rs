@@ -10,8 +10,9 @@ use crate::fault::{Invalid, RunError};
 use crate::latency::Latency;
 use crate::process;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing, client, hold, ratio};
+use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::fanout::Times;
+use crate::scenario::moment::{Stretch, ratio};
 use crate::sections;
 
 /// Asks, and waits for the last answer.
@@ -25,14 +26,15 @@ pub(crate) fn run(
     subscribing.conduct = Conduct::Echo(echo);
     let server_before = connecting.server_pid.and_then(process::sample);
     let crew = connecting.open(subscribing)?;
-    let mut span = (connecting.moment(&crew.shared), connecting.moment(&crew.shared));
+    let at = connecting.moment(&crew.shared);
+    let mut stretch = Stretch { from: at.clone(), to: at };
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
-        span.0 = connecting.moment(&crew.shared);
+        stretch.from = connecting.moment(&crew.shared);
         hold(&crew, times.duration);
-        span.1 = connecting.moment(&crew.shared);
+        stretch.to = connecting.moment(&crew.shared);
         crew.shared.enter(Phase::Drain);
         drain(&crew, times.drain);
     }
@@ -43,8 +45,9 @@ pub(crate) fn run(
     let mut report = connecting.report("echo", threads, &done);
     report.sizes.extend([("rate", rate), ("window", if rate > 0.0 { 0.0 } else { window.into() })]);
     report.invalidate(broken);
-    report.server = connecting.server(server_before, span);
-    report.client = client(own.rss_bytes, span);
+    connecting.book_server(&stretch, server_before, &mut report);
+    report.client = stretch.client(own.rss_bytes);
+    stretch.check_reserve(rate > 0.0, &mut report);
     let (mut latency, mut lateness) = (Latency::new(), Latency::new());
     let (mut sent_total, mut unanswered) = (0, 0);
     for book in &done.books {
@@ -54,19 +57,19 @@ pub(crate) fn run(
         unanswered += book.unanswered;
     }
     report.distributions.extend(latency.distribution("latency"));
-    let answered = span.1.total.delivered - span.0.total.delivered;
-    let nanos = span.1.at - span.0.at;
+    let answered = stretch.delivered();
+    report.invalidate(stretch.check_rate(answered, rate, times.late_max));
     report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
     report.invalidate((answered == 0).then_some(Invalid::NothingAnswered));
     let max_ns = u64::try_from(times.late_max.as_nanos()).unwrap_or(u64::MAX);
     let p99_ns = lateness.at(0.99);
     report.invalidate((p99_ns > max_ns).then_some(Invalid::GeneratorLate { p99_ns, max_ns }));
     report.sections.echo = Some(sections::Echo {
-        seconds: ratio(nanos, SECOND),
+        seconds: ratio(stretch.nanos(), SECOND),
         rate,
         window,
         answered,
-        answered_per_second: ratio(answered.saturating_mul(SECOND), nanos),
+        answered_per_second: stretch.per_second(answered),
         latency: latency.summary(),
         lateness: lateness.summary(),
         sent_total,

@@ -11,7 +11,8 @@ use crate::engine::shared::{Phase, Total};
 use crate::fault::{Invalid, RunError};
 use crate::process::{self, MemoryPoint, Watch};
 use crate::report::{Fanout, Report};
-use crate::scenario::common::{Connecting, Moment, Subscribing, client, hold, ratio};
+use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::moment::{Stretch, ratio};
 
 /// What is left must go on arriving; after this long without anything the run is over.
 const DRAIN_QUIET: u64 = 2 * SECOND;
@@ -72,17 +73,15 @@ pub(crate) fn measure(
     }
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
-    let mut span = (connecting.moment(&crew.shared), connecting.moment(&crew.shared));
-    let mut published = (0, 0);
+    let at = connecting.moment(&crew.shared);
+    let mut stretch = Stretch { from: at.clone(), to: at };
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
-        span.0 = connecting.moment(&crew.shared);
-        published.0 = sent(&crew);
+        stretch.from = connecting.moment(&crew.shared);
         during(&crew);
-        span.1 = connecting.moment(&crew.shared);
-        published.1 = sent(&crew);
+        stretch.to = connecting.moment(&crew.shared);
         crew.shared.enter(Phase::Calm);
         calm(&crew, times.drain);
         crew.shared.enter(Phase::Drain);
@@ -98,11 +97,13 @@ pub(crate) fn measure(
     let mut report = connecting.report(name, wanted.threads, &done);
     report.sizes.extend(feed.sizes());
     report.invalidate(broken);
-    report.server = connecting.server(server_before, span);
-    report.client = client(own.rss_bytes, span);
+    connecting.book_server(&stretch, server_before, &mut report);
+    report.client = stretch.client(own.rss_bytes);
+    stretch.check_reserve(feed.rate > 0.0, &mut report);
+    report.invalidate(stretch.check_rate(stretch.published(), feed.rate, times.late_max));
     let heads = heads(&done, &feeder);
     let expected = if wanted.conduct.is_moving() { 0 } else { expected(&wanted, &feeder) };
-    report.fanout = Some(figures(span, published, &feeder, &done, (total, expected)));
+    report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
     if let Some(fanout) = &mut report.fanout {
         fanout.channels = wanted.channels;
     }
@@ -178,22 +179,20 @@ fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
 }
 
 fn figures(
-    span: (Moment, Moment),
-    published: (u64, u64),
+    stretch: &Stretch,
     feeder: &Published,
     done: &CrewResult,
     whole: (Total, u64),
 ) -> Fanout {
-    let (from, to) = span;
-    let nanos = to.at - from.at;
-    let per_second = |count: u64| ratio(count.saturating_mul(SECOND), nanos);
-    let delivered = to.total.delivered - from.total.delivered;
+    let Stretch { from, to } = stretch;
+    let per_second = |count| stretch.per_second(count);
+    let delivered = stretch.delivered();
     let (total, expected_total) = whole;
     Fanout {
-        seconds: ratio(nanos, SECOND),
+        seconds: ratio(stretch.nanos(), SECOND),
         channels: 0,
-        published: published.1 - published.0,
-        published_per_second: per_second(published.1 - published.0),
+        published: stretch.published(),
+        published_per_second: per_second(stretch.published()),
         delivered,
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
@@ -237,19 +236,6 @@ fn guard(
         if fanout.delivered == 0 {
             reasons.push(Invalid::Nothing);
         }
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of threads"
-    )]
-    let percent = (report.client.receiver_cores * 100.0 / f64::from(report.threads)) as u64;
-    if percent >= 95 && feed.rate > 0.0 {
-        reasons.push(Invalid::GeneratorSaturated { percent });
-    } else if percent >= 95 {
-        report.notes.push(format!(
-            "receiver threads used {percent} % of their CPU: this may be the generator's ceiling"
-        ));
     }
     for reason in reasons {
         report.invalidate(Some(reason));

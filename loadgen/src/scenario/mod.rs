@@ -5,6 +5,7 @@ pub(crate) mod common;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fanout;
+pub(crate) mod moment;
 pub(crate) mod publish;
 pub(crate) mod recover;
 pub(crate) mod self_test;

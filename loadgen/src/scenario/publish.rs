@@ -15,8 +15,9 @@ use crate::latency::Latency;
 use crate::machine;
 use crate::process;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Moment, client, ratio};
+use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
+use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::Publish;
 use crate::series::Sampler;
 use crate::verdict::{Kind, Verdict};
@@ -37,7 +38,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     shared.enter(Phase::Measure);
     let from = connecting.moment(&shared);
     hold(&shared, times.duration);
-    let to = connecting.moment(&shared);
+    let stretch = Stretch { from, to: connecting.moment(&shared) };
     shared.enter(Phase::Drain);
     drain(&shared, times.drain);
     let own = process::own();
@@ -55,13 +56,16 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     report.connect.ready = u64::from(job.publishers);
     report.connect.seconds = ratio(opening_ns, SECOND);
     report.connect.per_second = ratio(report.connect.ready * SECOND, opening_ns);
-    report.server = connecting.server(server_before, (from, to));
-    report.client = client(own.rss_bytes, (from, to));
+    connecting.book_server(&stretch, server_before, &mut report);
+    report.client = stretch.client(own.rss_bytes);
+    stretch.check_reserve(job.rate > 0.0, &mut report);
+    let rate = stretch.check_rate(stretch.published(), job.rate, times.late_max);
+    report.invalidate(rate);
     guard(&mut report, &job, &shared, (&all, times.late_max));
     if job.verify {
         report.verdict = Some(verdict(&all));
     }
-    let (figures, latency) = figures(&job, (from, to), &shared, all);
+    let (figures, latency) = figures(&job, &stretch, &shared, all);
     report.sections.publish = Some(figures);
     report.distributions.extend(latency.distribution("latency"));
     Ok(report)
@@ -95,7 +99,7 @@ fn drain(shared: &Shared, limit: Duration) {
 
 fn figures(
     job: &Job,
-    (from, to): (Moment, Moment),
+    stretch: &Stretch,
     shared: &Shared,
     all: Vec<Ingested>,
 ) -> (Publish, Latency) {
@@ -108,8 +112,7 @@ fn figures(
             *refusals.entry(code).or_default() += count;
         }
     }
-    let (nanos, total) = (to.at - from.at, shared.total());
-    let accepted = to.total.delivered - from.total.delivered;
+    let (total, accepted) = (shared.total(), stretch.delivered());
     let (via, window, batch) = match job.style.via {
         Via::WebSocket => ("websocket", job.style.window, 1),
         Via::HttpJson => ("http_json", 1, 1),
@@ -117,14 +120,14 @@ fn figures(
     };
     let figures = Publish {
         via,
-        seconds: ratio(nanos, SECOND),
+        seconds: ratio(stretch.nanos(), SECOND),
         publishers: job.publishers,
         channels: job.channels,
         window,
         batch,
         rate: job.rate,
         accepted,
-        accepted_per_second: ratio(accepted.saturating_mul(SECOND), nanos),
+        accepted_per_second: stretch.per_second(accepted),
         latency: latency.summary(),
         lateness: lateness.summary(),
         sent_total: shared.published.load(Ordering::Relaxed),

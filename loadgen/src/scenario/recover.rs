@@ -12,8 +12,9 @@ use crate::engine::shared::Total;
 use crate::fault::RunError;
 use crate::latency::Latency;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing, hold, ratio};
+use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::fanout::{self, Fed, Times};
+use crate::scenario::moment::ratio;
 use crate::sections::{Recover, Round};
 
 /// Rounds in which all connections are cut.

@@ -62,6 +62,28 @@ fn without_verify_deliveries_must_still_add_up() {
 }
 
 #[test]
+fn a_rate_that_is_never_reached_makes_the_run_invalid() {
+    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "0"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
+    assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_process_that_dies_is_named() {
+    let url = relay::start(Sin::None);
+    let mut process =
+        std::process::Command::new("sleep").arg("0.4").spawn().expect("it is everywhere");
+    let pid = process.id().to_string();
+    // Taken from the table of processes when it ends.
+    let reaper = std::thread::spawn(move || process.wait());
+    let ran = run(&["idle", "-c", "2", "--hold", "1", "--settle", "0", "--server-pid", &pid, &url]);
+    reaper.join().expect("no panic").expect("it ended");
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains(&format!("process {pid} has ended")), "{}", ran.text);
+}
+
+#[test]
 fn a_lost_connection_makes_the_run_invalid() {
     let ran = fanout(Sin::Cut, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
