@@ -176,6 +176,10 @@ pub(crate) enum Invalid {
     PublishRefused { errors: u64, first: String },
     /// The publisher lost its connection.
     PublisherLost(Fault),
+    /// Receiver threads ended by a fault of this program.
+    Panicked { threads: u64 },
+    /// What was under way still arrived when its time was up.
+    StillArriving,
     /// Fewer events a second were sent than the plan asked for.
     RateNotReached { wanted: u64, got: u64 },
     /// The server's process has ended.
@@ -217,6 +221,10 @@ impl fmt::Display for Invalid {
                 write!(f, "{errors} publishes were refused; the first: {first}")
             }
             Self::PublisherLost(fault) => write!(f, "the publisher lost its connection: {fault}"),
+            Self::Panicked { threads } => {
+                write!(f, "{threads} receiver threads panicked; please report it")
+            }
+            Self::StillArriving => f.write_str("events still arrived at the end; use more --drain"),
             Self::RateNotReached { wanted, got } => {
                 write!(f, "the rate was not reached: {got} of {wanted} events a second")
             }

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     Again,
     /// It came before `subscribed`, or on a channel that was not asked for.
     NotSubscribed,
+    /// `lagged` says another number of lost events than its offsets do.
+    Miscounted,
     /// A later offset came first, or none at all.
     Skipped,
     /// A snapshot shows what is still to come.
@@ -67,6 +69,7 @@ impl fmt::Display for Violation {
         let how = match kind {
             Kind::Again => "came or were told twice",
             Kind::NotSubscribed => "came without a subscription",
+            Kind::Miscounted => "were told with another number than theirs",
             Kind::Skipped => "neither came nor were told",
             Kind::SnapshotAhead => "were shown before their time",
             Kind::Unpublished => "were never published",
@@ -79,9 +82,16 @@ impl fmt::Display for Violation {
 pub(crate) type Broken = (Kind, u64, u64);
 
 impl Seat {
-    /// The server says from where on it delivers: a new account begins.
-    pub(crate) fn subscribed(&mut self, offset: u64, epoch: u32) {
+    /// The server says from where on it delivers: a new account begins. Where one stands already,
+    /// what lies between is missing.
+    pub(crate) fn subscribed(&mut self, offset: u64, epoch: u32) -> Option<Broken> {
+        let before = *self;
         *self = Self { next: offset.saturating_add(1), epoch, stands: Stands::On };
+        let stood = before.stands != Stands::Off && before.epoch == epoch;
+        if stood && before.next <= offset {
+            return Some((Kind::Skipped, before.next, offset));
+        }
+        None
     }
 
     /// The server says that it goes on where the subscription was left: the account goes on too.
@@ -136,7 +146,7 @@ impl Seat {
         match self.next {
             _ if self.stands != Stands::On => None,
             next if next <= head => Some((Kind::Skipped, next, head)),
-            next if next > head + 1 => Some((Kind::Unpublished, head + 1, next - 1)),
+            next if next - 1 > head => Some((Kind::Unpublished, head + 1, next - 1)),
             _ => None,
         }
     }
@@ -175,7 +185,8 @@ impl Verdict {
         let (kind, from, to) = broken;
         self.violations += 1;
         if kind == Kind::Skipped {
-            self.offsets_missing += to - from + 1;
+            let missing = to.saturating_sub(from).saturating_add(1);
+            self.offsets_missing = self.offsets_missing.saturating_add(missing);
         }
         if self.listed.len() < LISTED_MAX {
             self.listed.push(Violation { connection, channel, kind, from, to });
@@ -185,7 +196,7 @@ impl Verdict {
     /// Adds another thread's.
     pub(crate) fn merge(&mut self, other: Self) {
         self.violations += other.violations;
-        self.offsets_missing += other.offsets_missing;
+        self.offsets_missing = self.offsets_missing.saturating_add(other.offsets_missing);
         let room = LISTED_MAX.saturating_sub(self.listed.len());
         self.listed.extend(other.listed.into_iter().take(room));
     }
@@ -234,6 +245,38 @@ mod tests {
         seat.subscribed(8, 1);
         assert_eq!((seat.event(9), seat.finish(9)), (None, None), "a new account");
         assert_eq!(Seat::default().position(), None);
+    }
+
+    #[test]
+    fn a_second_subscribed_hides_no_hole() {
+        let mut seat = seat_at(0);
+        assert_eq!(seat.event(1), None);
+        assert_eq!(seat.subscribed(4, 0), Some((Kind::Skipped, 2, 4)));
+        assert_eq!((seat.subscribed(4, 0), seat.event(5)), (None, None), "nothing between");
+        assert_eq!(seat.subscribed(90, 1), None, "another epoch counts anew");
+        seat.left();
+        assert_eq!(seat.subscribed(99, 1), None, "nothing was owed");
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        let numbers = [0, 1, 7, u64::MAX - 1, u64::MAX];
+        for nth in 0..numbers.len().pow(3) {
+            let [a, b, c] = [1, 5, 25].map(|unit| numbers[nth / unit % 5]);
+            let (mut seat, mut verdict) = (seat_at(a), Verdict::default());
+            let broken = [
+                seat.event(b),
+                seat.lagged(b, c),
+                seat.snapshot(c),
+                seat.finish(c),
+                seat.subscribed(c, 0),
+                seat.event(a),
+                seat.finish(b),
+            ];
+            broken.into_iter().flatten().for_each(|broken| verdict.add(0, 0, broken));
+            let mut all = verdict.clone();
+            all.merge(verdict);
+        }
     }
 
     #[test]

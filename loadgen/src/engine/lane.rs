@@ -287,8 +287,9 @@ impl Lane {
                 for rejected in &told.rejected {
                     heard.refuse(rejected.code, 1);
                 }
-                if told.rejected_unlisted > 0 {
-                    heard.refuse("unlisted", told.rejected_unlisted);
+                let unlisted = told.rejected_unlisted.min(asked);
+                if unlisted > 0 {
+                    heard.refuse("unlisted", unlisted);
                 }
                 heard.offsets.extend(told.offset);
             }

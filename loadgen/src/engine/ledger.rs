@@ -168,6 +168,7 @@ impl Ledger {
     pub(crate) fn begin(&mut self, at: usize) {
         let subscriptions = self.wanted.subscriptions as usize;
         for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
+            *seat = Seat::default();
             seat.subscribed(0, 0);
         }
     }
@@ -185,13 +186,27 @@ impl Ledger {
             "lagged" => {
                 let first = push.from.and_then(|from| from.as_u64()).unwrap_or(0);
                 let last = push.to.unwrap_or(first).max(first);
-                self.count(from).told += last - first + 1;
+                let lost = (last - first).saturating_add(1);
+                let told = &mut self.count(from).told;
+                *told = told.saturating_add(lost);
                 self.check(channel, (first, last), from, |seat| seat.lagged(first, last));
+                if push.dropped.is_some_and(|dropped| dropped != lost) {
+                    let miscounted = (Kind::Miscounted, first, last);
+                    self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), miscounted);
+                }
                 Meaning::Counted
             }
             // The close frame behind it says the same.
             "disconnect" if from.slow => Meaning::Counted,
             "error" | "unsubscribed" | "disconnect" => {
+                // Nothing more is owed of what the server has ended.
+                match push.kind.as_ref() {
+                    "disconnect" => self.ended(from.at),
+                    "unsubscribed" => {
+                        self.seat(channel, from).into_iter().for_each(|at| self.seats[at].left());
+                    }
+                    _ => {}
+                }
                 let why = push.message.or(push.reason).unwrap_or_default();
                 Meaning::Wrong(Fault::Denied(format!("{}: {why}", push.kind)))
             }
@@ -217,7 +232,10 @@ impl Ledger {
             self.seats[at].recovered();
         } else {
             let epoch = self.epoch(push.epoch.as_deref().unwrap_or_default());
-            self.seats[at].subscribed(offset, epoch);
+            let broken = self.seats[at].subscribed(offset, epoch);
+            if let Some(broken) = broken.filter(|_| self.wanted.verify) {
+                self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), broken);
+            }
         }
         if let Some(base) = channel.and_then(|channel| self.bases.get_mut(channel as usize)) {
             *base = Some(base.map_or(offset, |known| known.min(offset)));
@@ -315,4 +333,4 @@ impl Ledger {
 
 #[cfg(test)]
 #[path = "ledger_tests.rs"]
-mod tests;
+pub(crate) mod tests;

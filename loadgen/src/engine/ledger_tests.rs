@@ -3,8 +3,8 @@
 use super::*;
 use crate::verdict::Kind;
 
-fn ledger(verify: bool) -> Ledger {
-    let wanted = Wanted {
+pub(crate) fn wanted(verify: bool) -> Wanted {
+    Wanted {
         target: "ws://127.0.0.1:1/ws?batch=1".parse().expect("valid"),
         connections: 2,
         threads: 1,
@@ -20,8 +20,11 @@ fn ledger(verify: bool) -> Ledger {
         sample: 1,
         foreign: None,
         conduct: crate::engine::conduct::Conduct::Steady,
-    };
-    Ledger::new(Arc::new(wanted), 2)
+    }
+}
+
+fn ledger(verify: bool) -> Ledger {
+    Ledger::new(Arc::new(wanted(verify)), 2)
 }
 
 fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
@@ -89,6 +92,53 @@ fn each_connection_and_channel_has_its_own_order() {
         .map(|broken| (broken.connection, broken.channel, broken.kind, broken.from, broken.to))
         .collect();
     assert_eq!(found, [(1, 2, Kind::Skipped, 12, 12), (0, 1, Kind::Skipped, 12, 13)]);
+}
+
+#[test]
+fn what_lagged_says_must_add_up() {
+    let mut ledger = ledger(true);
+    subscribe(&mut ledger, 0, 0);
+    for (dropped, violations) in [(2, 0), (1, 1), (3, 2)] {
+        let from = ledger.all.told + 11;
+        let to = from + 1;
+        let lagged = format!(
+            r#"{{"type":"lagged","channel":"load:0","dropped":{dropped},"from":{from},"to":{to}}}"#
+        );
+        say(&mut ledger, 0, &lagged);
+        assert_eq!(ledger.verdict.violations, violations, "{dropped} of 2");
+    }
+    assert_eq!(ledger.verdict.listed[0].kind, Kind::Miscounted);
+}
+
+#[test]
+fn hostile_numbers_are_violations_and_no_panic() {
+    let numbers = [0, 1, 12, u64::MAX - 1, u64::MAX];
+    for (from, to) in numbers.iter().flat_map(|a| numbers.iter().map(move |b| (*a, *b))) {
+        let mut ledger = ledger(true);
+        let subscribed =
+            format!(r#"{{"type":"subscribed","id":{to},"channel":"load:0","offset":{from}}}"#);
+        let lagged = format!(
+            r#"{{"type":"lagged","channel":"load:0","dropped":{to},"from":{from},"to":{to}}}"#
+        );
+        for text in [&subscribed, &lagged, &event(0, to), &lagged, &subscribed, &event(0, from)] {
+            say(&mut ledger, 0, text);
+        }
+        ledger.finish(&[from, to, 0], |at| u32::try_from(at).expect("small"));
+    }
+}
+
+#[test]
+fn what_the_server_has_ended_owes_nothing() {
+    for text in [
+        r#"{"type":"unsubscribed","channel":"load:0","reason":"closed"}"#,
+        r#"{"type":"disconnect","code":4001,"reason":"down"}"#,
+    ] {
+        let mut ledger = ledger(true);
+        subscribe(&mut ledger, 0, 0);
+        assert!(matches!(say(&mut ledger, 0, text)[..], [Meaning::Wrong(_)]), "{text}");
+        ledger.finish(&[99, 0, 0], |at| u32::try_from(at).expect("small"));
+        assert_eq!(ledger.verdict.violations, 0, "{text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The publisher: one thread with one connection, which sends events by plan (open loop) or as
 //! fast as subscribers take them (a window over the mean of what was delivered).
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl Feed {
 /// What a publisher brings home.
 #[derive(Debug)]
 pub(crate) struct Published {
-    /// Events per channel.
+    /// Events per channel whose last byte was handed to the kernel.
     pub(crate) sent: Vec<u64>,
     /// How late the generator itself was, while it was measured.
     pub(crate) lateness: Latency,
@@ -75,6 +76,13 @@ struct Publisher {
     text: Vec<u8>,
     fill: Vec<u8>,
     total: u64,
+    /// Events made per channel.
+    made: Vec<u64>,
+    /// Frames that were not handed over whole: where each ends in the stream, and its channel.
+    under_way: VecDeque<(u64, u32)>,
+    /// Bytes handed over before the front of `out`.
+    passed: u64,
+    flushed: u64,
     /// When the server last held it back.
     free_at: u64,
     seats: u64,
@@ -122,6 +130,10 @@ pub(crate) fn start(
         gone: 0,
         text: Vec::new(),
         total: 0,
+        made: vec![0; wanted.channels as usize],
+        under_way: VecDeque::new(),
+        passed: 0,
+        flushed: 0,
         free_at: 0,
         seats: wanted.seats(),
         window: Window::default(),
@@ -170,13 +182,10 @@ impl Publisher {
                 clock::sleep(self.pause(plan));
             }
         }
-        let limit = clock::now() + 2 * SECOND;
-        while !self.flush()? && clock::now() < limit {
-            clock::sleep(SECOND / 5_000);
-        }
         while self.shared.phase() != Phase::Stop {
+            let is_all = self.flush()?;
             self.listen()?;
-            clock::sleep(SECOND / 200);
+            clock::sleep(if is_all { SECOND / 200 } else { SECOND / 5_000 });
         }
         Ok(())
     }
@@ -200,7 +209,6 @@ impl Publisher {
             if self.out.len() - self.gone > OUT_BYTES_MAX {
                 self.done.held_back += 1;
                 self.free_at = now;
-                self.shared.published.store(self.total, Ordering::Relaxed);
                 return made;
             }
             let at = plan.map_or(now, |plan| plan.due(self.total));
@@ -208,23 +216,24 @@ impl Publisher {
             if span.has(at) {
                 self.done.lateness.record(now.saturating_sub(at.max(self.free_at)));
             }
-            self.event(at);
+            let channel = self.event(at);
+            let end = self.passed + self.out.len() as u64;
+            self.under_way.push_back((end, u32::try_from(channel).unwrap_or(u32::MAX)));
         }
-        self.shared.published.store(self.total, Ordering::Relaxed);
         batch
     }
 
     /// How many events the window allows.
     fn room(&mut self, now: u64) -> u64 {
         let total = self.shared.total();
-        let taken = total.delivered + total.told;
+        let taken = total.delivered.saturating_add(total.told);
         if taken != self.window.taken {
             self.window.taken = taken;
             self.window.moved_at = now;
         }
         let channels = u128::from(self.wanted.channels);
         let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
-        let mean = u64::try_from(mean).unwrap_or(u64::MAX) + self.window.forgiven;
+        let mean = u64::try_from(mean).unwrap_or(u64::MAX).saturating_add(self.window.forgiven);
         let ahead = self.total.saturating_sub(mean);
         if ahead >= self.feed.window && now.saturating_sub(self.window.moved_at) > SECOND {
             self.window.forgiven += ahead;
@@ -235,13 +244,14 @@ impl Publisher {
         self.feed.window.saturating_sub(ahead)
     }
 
-    /// Appends one event that is due at `at`.
-    fn event(&mut self, at: u64) {
+    /// Appends one event that is due at `at`, and says its channel.
+    fn event(&mut self, at: u64) -> u64 {
         let channels = u64::from(self.wanted.channels);
         let channel = self.total % channels;
         let mut digits = itoa::Buffer::new();
         if self.wanted.foreign.is_some() {
-            return self.foreign(at, channel);
+            self.foreign(at, channel);
+            return channel;
         }
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
@@ -262,15 +272,16 @@ impl Publisher {
         self.text.extend_from_slice(br#""}}"#);
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
+        channel
     }
 
     /// Counts one event of a channel and says its number there.
     fn count(&mut self, channel: u64) -> u64 {
         self.total += 1;
-        let sent = usize::try_from(channel).ok().and_then(|at| self.done.sent.get_mut(at));
-        sent.map_or(0, |sent| {
-            *sent += 1;
-            *sent
+        let made = usize::try_from(channel).ok().and_then(|at| self.made.get_mut(at));
+        made.map_or(0, |made| {
+            *made += 1;
+            *made
         })
     }
 
@@ -297,14 +308,30 @@ impl Publisher {
         foreign.push(publish, &values, &mut self.out);
     }
 
-    /// Writes what the server takes; true when nothing is left.
+    /// Writes what the server takes; true when nothing is left. An event counts as published when
+    /// the last byte of its frame is gone.
     fn flush(&mut self) -> Result<bool, Fault> {
+        let outcome = self.write();
+        let gone = self.passed + self.gone as u64;
+        while let Some((_, channel)) = self.under_way.front().filter(|(end, _)| *end <= gone) {
+            if let Some(sent) = self.done.sent.get_mut(*channel as usize) {
+                *sent += 1;
+            }
+            self.flushed += 1;
+            self.under_way.pop_front();
+        }
+        self.shared.published.store(self.flushed, Ordering::Relaxed);
+        outcome
+    }
+
+    fn write(&mut self) -> Result<bool, Fault> {
         while self.gone < self.out.len() {
             match self.stream.write(&self.out[self.gone..]) {
                 Ok(0) => return Err(Fault::Ended),
                 Ok(sent) => self.gone += sent,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.gone > OUT_BYTES_MAX / 2 {
+                        self.passed += self.gone as u64;
                         self.out.drain(..self.gone);
                         self.gone = 0;
                     }
@@ -314,6 +341,7 @@ impl Publisher {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.passed += self.out.len() as u64;
         self.out.clear();
         self.gone = 0;
         Ok(true)

@@ -274,12 +274,13 @@ impl Shared {
             total.failed += tally.failed.load(Ordering::Relaxed);
             total.lost += tally.lost.load(Ordering::Relaxed);
             total.delivered += tally.delivered.load(Ordering::Relaxed);
-            total.told += tally.told.load(Ordering::Relaxed);
+            total.told = total.told.saturating_add(tally.told.load(Ordering::Relaxed));
             total.bytes += tally.bytes.load(Ordering::Relaxed);
             total.reads += tally.reads.load(Ordering::Relaxed);
             total.cpu_ns += tally.cpu_ns.load(Ordering::Relaxed);
             total.slow_delivered += tally.slow_delivered.load(Ordering::Relaxed);
-            total.slow_told += tally.slow_told.load(Ordering::Relaxed);
+            total.slow_told =
+                total.slow_told.saturating_add(tally.slow_told.load(Ordering::Relaxed));
             total.slow_gone += tally.slow_gone.load(Ordering::Relaxed);
             total.slow_hung += tally.slow_hung.load(Ordering::Relaxed);
             total.cut += tally.cut.load(Ordering::Relaxed);

@@ -28,6 +28,8 @@ use crate::wire::{frame, handshake};
 const READ_BYTES: usize = 128 << 10;
 /// Carry buffers kept for the next partial frame.
 const SPARE_CARRIES_MAX: usize = 64;
+/// A larger one is not kept.
+const SPARE_CARRY_BYTES_MAX: usize = 64 << 10;
 /// Events taken from one epoll wait.
 const EVENTS_MAX: usize = 512;
 
@@ -235,7 +237,7 @@ impl Worker {
         if carried > 0 {
             self.buffer[..carried].copy_from_slice(&conn.carry);
             let mut carry = std::mem::take(&mut conn.carry);
-            if self.spare.len() < SPARE_CARRIES_MAX {
+            if self.spare.len() < SPARE_CARRIES_MAX && carry.capacity() <= SPARE_CARRY_BYTES_MAX {
                 carry.clear();
                 self.spare.push(carry);
             }

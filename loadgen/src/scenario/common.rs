@@ -164,6 +164,8 @@ impl Connecting {
             series: done.series.clone(),
             ..self.blank(scenario, threads)
         };
+        let panicked = (done.panicked > 0).then_some(Invalid::Panicked { threads: done.panicked });
+        report.invalidate(panicked);
         if done.refused > 0 {
             report.invalidate(Some(Invalid::Refused {
                 errors: done.refused,

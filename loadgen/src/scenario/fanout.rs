@@ -75,6 +75,7 @@ pub(crate) fn measure(
         .map_err(|fault| connecting.server_error(fault))?;
     let at = connecting.moment(&crew.shared);
     let mut stretch = Stretch { from: at.clone(), to: at };
+    let mut is_over = true;
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
@@ -85,7 +86,7 @@ pub(crate) fn measure(
         crew.shared.enter(Phase::Calm);
         calm(&crew, times.drain);
         crew.shared.enter(Phase::Drain);
-        drain(&crew, times.drain);
+        is_over = drain(&crew, times.drain);
     }
     let own = process::own();
     let total = shared.total();
@@ -112,8 +113,11 @@ pub(crate) fn measure(
     let unanswered = done.books.iter().map(|book| book.unanswered).sum();
     report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
     guard(&mut report, &feeder, (feed, wanted.conduct.is_moving()), times.late_max);
+    report.invalidate((!is_over).then_some(Invalid::StillArriving));
     if verify {
-        report.verdict = Some(done.verdict(Some(&heads)));
+        // Where a channel ends is known only when all was published and all had time to arrive.
+        let is_known = is_over && feeder.errors == 0 && feeder.fault.is_none();
+        report.verdict = Some(done.verdict(is_known.then_some(&heads)));
     }
     let memory = watch.map(Watch::stop).unwrap_or_default();
     Ok(Fed { report, done, total, sent: feeder.sent, memory })
@@ -136,8 +140,8 @@ fn sent(crew: &Crew) -> u64 {
     crew.shared.published.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Waits until all is there, nothing more comes, or the time is up.
-fn drain(crew: &Crew, limit: Duration) {
+/// Waits until all is there, nothing more comes, or the time is up; the last is no end.
+fn drain(crew: &Crew, limit: Duration) -> bool {
     let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
     let (mut seen, mut moved_at) = (0, clock::now());
     // Whole rounds over the channels: an upper bound that is exact when they divide.
@@ -146,16 +150,19 @@ fn drain(crew: &Crew, limit: Duration) {
         clock::sleep(SECOND / 100);
         let total = crew.shared.total();
         let Total { delivered, told, .. } = total;
-        let slow = total.slow_delivered + total.slow_told + total.slow_gone;
-        let (now, got) = (clock::now(), delivered + told);
-        let is_still = got + slow == seen;
-        if !is_still {
-            (seen, moved_at) = (got + slow, now);
+        let slow = total.slow_delivered.saturating_add(total.slow_told);
+        let slow = slow.saturating_add(total.slow_gone);
+        let (now, got) = (clock::now(), delivered.saturating_add(told));
+        if got.saturating_add(slow) != seen {
+            (seen, moved_at) = (got.saturating_add(slow), now);
         }
         let due = u128::from(sent(crew)) * u128::from(seats) / u128::from(crew.wanted.channels);
         let is_all = u128::from(got) >= due && now - moved_at > SECOND / 5;
-        if is_all || now - moved_at > DRAIN_QUIET || now > end || crew.broken().is_some() {
-            return;
+        if is_all || now - moved_at > DRAIN_QUIET || crew.broken().is_some() {
+            return true;
+        }
+        if now > end {
+            return false;
         }
     }
 }
@@ -163,7 +170,7 @@ fn drain(crew: &Crew, limit: Duration) {
 /// Where each channel must stand at the end.
 fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
     let bases = done.bases(u32::try_from(feeder.sent.len()).unwrap_or(u32::MAX));
-    bases.iter().zip(&feeder.sent).map(|(base, sent)| base + sent).collect()
+    bases.iter().zip(&feeder.sent).map(|(base, sent)| base.saturating_add(*sent)).collect()
 }
 
 /// Deliveries that the whole run owes.
@@ -228,7 +235,7 @@ fn guard(
         reasons.push(Invalid::GeneratorLate { p99_ns, max_ns });
     }
     if let Some(fanout) = &report.fanout {
-        let got = fanout.delivered_total + fanout.told_total;
+        let got = fanout.delivered_total.saturating_add(fanout.told_total);
         if got != fanout.expected_total && !is_moving {
             let deliveries = fanout.expected_total.abs_diff(got);
             reasons.push(Invalid::Missing { deliveries });

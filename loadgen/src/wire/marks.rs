@@ -54,6 +54,7 @@ pub(crate) struct Push<'a> {
     pub(crate) code: Option<serde_json::Value>,
     pub(crate) from: Option<serde_json::Value>,
     pub(crate) to: Option<u64>,
+    pub(crate) dropped: Option<u64>,
     #[serde(borrow)]
     pub(crate) message: Option<Cow<'a, str>>,
     #[serde(borrow)]

@@ -44,10 +44,13 @@ fn what_is_told_lost_is_no_violation() {
 
 #[test]
 fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
-    for (sin, how) in
-        [(Sin::Drop, "neither came nor were told"), (Sin::Repeat, "came or were told twice")]
-    {
-        let ran = fanout(sin, &["--rate", "200", "--verify"]);
+    for (sin, how) in [
+        (Sin::Drop, "neither came nor were told"),
+        (Sin::Repeat, "came or were told twice"),
+        (Sin::Miscount, "were told with another number than theirs"),
+        (Sin::Restart, "neither came nor were told"),
+    ] {
+        let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("2 violations"), "one per channel: {}", ran.text);
         assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
@@ -59,6 +62,30 @@ fn without_verify_deliveries_must_still_add_up() {
     let ran = fanout(Sin::Drop, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("INVALID: deliveries do not add up: 2 neither"), "{}", ran.text);
+}
+
+#[test]
+fn what_nobody_owes_is_no_violation() {
+    for (sin, why) in [
+        (Sin::Close, "connections were lost; the first: the server closed the connection with"),
+        (Sin::Cut, "connections were lost; the first: the server ended"),
+        (Sin::CutPublisher, "the publisher lost its connection"),
+        (Sin::Reject, "publishes were refused; the first: too much"),
+    ] {
+        let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
+        assert_eq!(ran.code, 2, "{}", ran.text);
+        assert!(ran.text.contains(why), "{why}: {}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn hostile_numbers_end_no_run() {
+    for extra in [["--rate", "200", "--verify"].as_slice(), &["--rate", "200"]] {
+        let ran = fanout(Sin::Hostile, extra);
+        assert!([1, 2].contains(&ran.code), "{}", ran.text);
+        assert!(!ran.text.contains("panicked"), "{}", ran.text);
+    }
 }
 
 #[test]

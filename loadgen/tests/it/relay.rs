@@ -13,8 +13,12 @@ pub(crate) const CONSENT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade:
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Sin {
     None,
+    /// Says goodbye with a close frame.
+    Close,
     /// Ends the connection.
     Cut,
+    /// Ends the publisher's connection.
+    CutPublisher,
     /// Answers no publish from offset 5 on.
     Deaf,
     /// Does not send it and does not say so.
@@ -25,8 +29,16 @@ pub(crate) enum Sin {
     Forget,
     /// Recovers, but leaves out the first event that was missed.
     Hole,
+    /// Tells of losses from 0 to the largest number.
+    Hostile,
     /// Does not send it and says so.
     Lag,
+    /// Does not send it and says that it lost two.
+    Miscount,
+    /// Refuses publishes from offset 5 on.
+    Reject,
+    /// Does not send it, and says `subscribed` anew behind it.
+    Restart,
     /// Answers subscribes with an error.
     Refuse,
     /// Sends it twice.
@@ -137,6 +149,11 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
             }
             let answer = format!(r#"{{"type":"unsubscribed","id":{number},"channel":"{name}"}}"#);
             send(&mut streams, id, &answer);
+        } else if sin == Sin::Reject && channel.events.len() >= 4 {
+            let refusal = r#"{"type":"error","code":"overloaded","message":"too much"}"#;
+            send(&mut streams, id, refusal);
+        } else if sin == Sin::CutPublisher && channel.events.len() >= 4 {
+            drop(streams.remove(&id).map(|s| s.shutdown(std::net::Shutdown::Both)));
         } else {
             publish(channel, &name, &text, (&mut streams, sin));
             if let Some(rest) = text.strip_prefix(r#"{"type":"publish","id":"#) {
@@ -150,14 +167,20 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
                     Sin::Repeat if offset == 5 => published(number, &name, 4),
                     Sin::Drop if offset == 5 => published(number, &name, 6),
                     Sin::Unasked => published("9999999", &name, offset),
-                    Sin::Cut
+                    Sin::Close
+                    | Sin::Cut
+                    | Sin::CutPublisher
                     | Sin::Deaf
                     | Sin::Drop
                     | Sin::Forget
                     | Sin::Garbage
                     | Sin::Hole
+                    | Sin::Hostile
                     | Sin::Lag
+                    | Sin::Miscount
                     | Sin::None
+                    | Sin::Reject
+                    | Sin::Restart
                     | Sin::Repeat => published(number, &name, offset),
                 };
                 send(&mut streams, id, &answer);
@@ -222,17 +245,38 @@ fn publish(
     for (at, id) in channel.subscribers.iter().enumerate() {
         match sin {
             _ if at > 0 || offset != 5 => send(streams, *id, &event),
-            Sin::Deaf | Sin::Forget | Sin::Hole | Sin::None | Sin::Refuse | Sin::Unasked => {
-                send(streams, *id, &event)
+            Sin::CutPublisher
+            | Sin::Deaf
+            | Sin::Forget
+            | Sin::Hole
+            | Sin::None
+            | Sin::Refuse
+            | Sin::Reject
+            | Sin::Unasked => send(streams, *id, &event),
+            Sin::Close => {
+                if let Some(mut stream) = streams.remove(id) {
+                    stream.write_all(b"\x88\x02\x03\xE9").ok();
+                    stream.shutdown(std::net::Shutdown::Both).ok();
+                }
             }
             Sin::Cut => drop(streams.remove(id).map(|s| s.shutdown(std::net::Shutdown::Both))),
             Sin::Drop => {}
             Sin::Garbage => send(streams, *id, "no JSON"),
-            Sin::Lag => {
+            Sin::Hostile | Sin::Lag | Sin::Miscount => {
+                let dropped = if sin == Sin::Miscount { 2 } else { 1 };
+                let hostile = sin == Sin::Hostile;
+                let (dropped, from, to) =
+                    if hostile { (u64::MAX, 0, u64::MAX) } else { (dropped, 5, 5) };
                 let lagged = format!(
-                    r#"{{"type":"lagged","channel":"{name}","dropped":1,"from":5,"to":5}}"#
+                    r#"{{"type":"lagged","channel":"{name}","dropped":{dropped},"from":{from},"to":{to}}}"#
                 );
                 send(streams, *id, &lagged);
+            }
+            Sin::Restart => {
+                let again = format!(
+                    r#"{{"type":"subscribed","channel":"{name}","epoch":"e","offset":{offset}}}"#
+                );
+                send(streams, *id, &again);
             }
             Sin::Repeat => {
                 send(streams, *id, &event);
