@@ -65,12 +65,15 @@ impl Crew {
         self.sampler = Sampler::start(Arc::clone(&self.shared), server_pid);
     }
 
-    /// Waits until every connection is ready or has failed; bounded by each one's own limit.
+    /// Waits until every connection is ready or has failed, or nothing can be hoped for because all
+    /// that were tried at first have failed; bounded by each one's own limit.
     pub(crate) fn opened(&self, mut progress: impl FnMut(Total)) -> Total {
         let wanted = u64::from(self.wanted.connections);
+        let first = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
         loop {
             let total = self.shared.total();
-            if total.ready + total.failed >= wanted || self.is_over() {
+            let is_hopeless = total.ready == 0 && total.failed >= first;
+            if total.ready + total.failed >= wanted || is_hopeless || self.is_over() {
                 return total;
             }
             progress(total);

@@ -51,6 +51,35 @@ fn a_server_that_cannot_be_measured_is_named() {
 }
 
 #[test]
+fn a_server_that_trickles_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nX: ";
+        // Each byte in time, and no end.
+        for byte in head.iter().chain(std::iter::repeat(&b'x')) {
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let ran = run(&["connect", "--timeout", "1", "-c", "3", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 1 s"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_that_answers_no_subscribe_is_given_up_after_the_first_window() {
+    // All windows would take 100 s, which the test does not wait for.
+    let url = server(CONSENT.to_vec(), true);
+    let ran = run(&["fanout", "--timeout", "1", "-c", "200", "--inflight", "2", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 1 s"), "{}", ran.text);
+}
+
+#[test]
 fn nobody_there_is_a_sentence() {
     let ran = run(&["connect", "ws://127.0.0.1:1/ws"]);
     assert_eq!(ran.code, 3);
