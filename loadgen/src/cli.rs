@@ -29,6 +29,8 @@ use foreign::ForeignArgs;
 
 /// Where channels are unless another is asked for.
 const NAMESPACE: &str = "load";
+/// Events of which `--until-last` remembers each one.
+const UNTIL_LAST_MAX: f64 = 1_000_000.0;
 /// A prime: servers batch by powers of two, and the same place of each batch is not a sample.
 const SAMPLE: u64 = 17;
 
@@ -38,6 +40,7 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
   weir-loadgen fanout --window 16 --html report.html ws://127.0.0.1:8080/ws
+  weir-loadgen fanout -c 1000 --rate 20 --until-last ws://127.0.0.1:8080/ws
   weir-loadgen publish -c 20 --via ndjson ws://127.0.0.1:8080/ws
   weir-loadgen slow -c 1000 --share 0.1 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen storm -c 10000 --rounds 3 --verify ws://127.0.0.1:8080/ws
@@ -254,6 +257,9 @@ struct FanoutArgs {
     /// Without --verify: look at the due time of each nth event.
     #[arg(long, default_value_t = SAMPLE, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
+    /// Also how long each event takes until the last subscriber has it, for a low --rate.
+    #[arg(long)]
+    until_last: bool,
     /// The namespace of the channels, by default `load`, and none with templates; a run's number
     /// and the channel's follow.
     #[arg(long, value_parser = namespace)]
@@ -388,7 +394,15 @@ impl FanoutArgs {
             subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
         }
         subscribing.verify = self.verify;
-        subscribing.sample = if self.verify { 1 } else { self.sample };
+        subscribing.sample = if self.verify || self.until_last { 1 } else { self.sample };
+        let events = self.rate * self.duration.as_secs_f64();
+        if self.until_last && !(events > 0.0 && events <= UNTIL_LAST_MAX) {
+            return Err(RunError::Usage(format!(
+                "--until-last needs a --rate with which --duration has at most {UNTIL_LAST_MAX} \
+                 events"
+            )));
+        }
+        subscribing.until_last = self.until_last;
         let feed = Feed {
             rate: self.rate,
             window: self.window,
@@ -413,6 +427,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         prefix: format!("r{:x}.", clock::now()),
         verify: false,
         sample: SAMPLE,
+        until_last: false,
         conduct: Conduct::Steady,
         foreign: None,
     }

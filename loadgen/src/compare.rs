@@ -32,13 +32,15 @@ const fn figure(name: &'static str, path: &'static str, better: Better) -> Figur
 }
 
 /// Everything that is compared, in the order in which it is shown.
-pub(crate) const FIGURES: [Figure; 30] = [
+pub(crate) const FIGURES: [Figure; 32] = [
     figure("deliveries/s", "/fanout/delivered_per_second", Better::Higher),
     figure("latency p50 ms", "/fanout/latency/p50_ms", Better::Lower),
     figure("latency p90 ms", "/fanout/latency/p90_ms", Better::Lower),
     figure("latency p99 ms", "/fanout/latency/p99_ms", Better::Lower),
     figure("latency p99.9 ms", "/fanout/latency/p999_ms", Better::Lower),
     figure("latency max ms", "/fanout/latency/max_ms", Better::Shown),
+    figure("until last p50 ms", "/fanout/until_last/latency/p50_ms", Better::Lower),
+    figure("until last p99 ms", "/fanout/until_last/latency/p99_ms", Better::Lower),
     figure("accepted/s", "/publish/accepted_per_second", Better::Higher),
     figure("accept p50 ms", "/publish/latency/p50_ms", Better::Lower),
     figure("accept p99 ms", "/publish/latency/p99_ms", Better::Lower),

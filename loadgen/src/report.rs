@@ -111,9 +111,24 @@ pub(crate) struct Fanout {
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
     pub(crate) latency: Option<Summary>,
+    /// Only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) until_last: Option<UntilLast>,
     pub(crate) lateness: Option<Summary>,
     pub(crate) held_back: u64,
     pub(crate) stalls: u64,
+}
+
+/// How long each event took until its last subscriber had it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct UntilLast {
+    /// Events that all had.
+    pub(crate) complete: u64,
+    /// Events that some did not get.
+    pub(crate) incomplete: u64,
+    /// From when an event was due, over the complete ones.
+    pub(crate) latency: Option<Summary>,
 }
 
 /// The server's process while it was measured.

@@ -83,6 +83,10 @@ struct ReturnArgs {
 
 /// What `fanout` takes, with a rate.
 fn parts(mut fanout: FanoutArgs) -> Result<(Subscribing, (Feed, Times)), RunError> {
+    if fanout.until_last {
+        let text = "--until-last belongs to fanout: elsewhere not all clients get each event";
+        return Err(RunError::Usage(text.to_owned()));
+    }
     fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
     let (subscribing, mut feed, times) = fanout.parts()?;
     if feed.rate == 0.0 {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::engine::lasts::Lasts;
 use crate::engine::shared::{Phase, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
@@ -67,6 +68,8 @@ pub(crate) struct Ledger {
     pub(crate) recovered: (u64, u64),
     pub(crate) latency: Latency,
     pub(crate) slices: Slices,
+    /// With `until_last`.
+    pub(crate) lasts: Lasts,
     pub(crate) verdict: Verdict,
 }
 
@@ -85,6 +88,7 @@ impl Ledger {
             recovered: (0, 0),
             latency: Latency::new(),
             slices: Slices::new(),
+            lasts: Lasts::default(),
             verdict: Verdict::default(),
             wanted,
         }
@@ -135,6 +139,11 @@ impl Ledger {
             let latency = plan::latency(due, from.now);
             self.latency.record(latency);
             self.slices.record(from.now, latency);
+            if self.wanted.until_last
+                && let Some(channel) = self.channel(event.channel)
+            {
+                self.lasts.note((channel, event.offset), due, from.now);
+            }
         }
         Meaning::Counted
     }
@@ -160,6 +169,12 @@ impl Ledger {
                 let latency = plan::latency(event.due, from.now);
                 self.latency.record(latency);
                 self.slices.record(from.now, latency);
+                if self.wanted.until_last {
+                    let channel = event.channel.and_then(|channel| u32::try_from(channel).ok());
+                    let channel =
+                        channel.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
+                    self.lasts.note((channel, event.seq), event.due, from.now);
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
         prefix: "load:".into(),
         verify,
         sample: 1,
+        until_last: false,
         foreign: None,
         conduct: crate::engine::conduct::Conduct::Steady,
     }

@@ -8,6 +8,7 @@ pub(crate) mod conduct;
 pub(crate) mod crew;
 pub(crate) mod ingest;
 pub(crate) mod lane;
+pub(crate) mod lasts;
 pub(crate) mod ledger;
 mod opening;
 pub(crate) mod pending;

@@ -37,6 +37,8 @@ pub(crate) struct Wanted {
     pub(crate) verify: bool,
     /// Without `verify`, the due time of each nth event is read.
     pub(crate) sample: u64,
+    /// Whether the last receiver of each event is looked for.
+    pub(crate) until_last: bool,
     /// What connections do besides reading.
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
@@ -66,13 +68,17 @@ impl Wanted {
 
     /// What makes two runs the same work, for the report.
     pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
-        BTreeMap::from([
+        let mut sizes = BTreeMap::from([
             ("connections", f64::from(self.connections)),
             ("connect_rate", self.connect_rate),
             ("channels", f64::from(self.channels)),
             ("subscriptions", f64::from(self.subscriptions)),
             ("verify", f64::from(u8::from(self.verify))),
-        ])
+        ]);
+        if self.until_last {
+            sizes.insert("until_last", 1.0);
+        }
+        sizes
     }
 
     /// The channel of a connection's nth subscription.

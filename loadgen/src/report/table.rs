@@ -136,6 +136,12 @@ impl Rows {
         }
         self.add("whole run", whole);
         self.summary("latency", fanout.latency);
+        if let Some(last) = &fanout.until_last {
+            self.summary("until last", last.latency);
+            if last.incomplete > 0 {
+                self.add("not by all", format!("{} events", last.incomplete));
+            }
+        }
         self.summary("own lateness", fanout.lateness);
         if fanout.held_back + fanout.stalls > 0 {
             let Fanout { held_back, stalls, .. } = fanout;

@@ -42,6 +42,7 @@ pub(crate) struct Subscribing {
     pub(crate) prefix: String,
     pub(crate) verify: bool,
     pub(crate) sample: u64,
+    pub(crate) until_last: bool,
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
     pub(crate) foreign: Option<Foreign>,
@@ -69,6 +70,7 @@ impl Connecting {
             prefix: subscribing.prefix,
             verify: subscribing.verify,
             sample: subscribing.sample,
+            until_last: subscribing.until_last,
             conduct: subscribing.conduct,
             foreign: subscribing.foreign,
         })?;

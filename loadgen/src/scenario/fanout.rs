@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
+use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
-use crate::engine::shared::{Phase, Total};
+use crate::engine::shared::{Phase, Total, Wanted};
 use crate::fault::{Invalid, RunError};
 use crate::process::{self, MemoryPoint, Watch};
-use crate::report::{Fanout, Report};
+use crate::report::{Fanout, Report, UntilLast};
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::moment::{Stretch, ratio};
 
@@ -107,6 +108,7 @@ pub(crate) fn measure(
     report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
     if let Some(fanout) = &mut report.fanout {
         fanout.channels = wanted.channels;
+        fanout.until_last = wanted.until_last.then(|| until_last(&wanted, &done));
     }
     let away = total.cut - total.back;
     report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
@@ -174,7 +176,7 @@ fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
 }
 
 /// Deliveries that the whole run owes.
-fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
+fn expected(wanted: &Wanted, feeder: &Published) -> u64 {
     let mut expected = 0;
     for connection in (0..wanted.connections).filter(|c| !wanted.conduct.is_slow(*c)) {
         for slot in 0..wanted.subscriptions {
@@ -208,10 +210,25 @@ fn figures(
         delivered_total: total.delivered,
         told_total: total.told,
         latency: done.latency.summary(),
+        until_last: None,
         lateness: feeder.lateness.summary(),
         held_back: feeder.held_back,
         stalls: feeder.stalls,
     }
+}
+
+/// How long the last subscriber waited for each event.
+fn until_last(wanted: &Wanted, done: &CrewResult) -> UntilLast {
+    let mut seats = vec![0_u64; wanted.channels as usize];
+    for connection in 0..wanted.connections {
+        for slot in 0..wanted.subscriptions {
+            seats[wanted.channel(connection, slot) as usize] += 1;
+        }
+    }
+    let mut lasts = Lasts::default();
+    done.books.iter().for_each(|book| lasts.merge(&book.ledger.lasts));
+    let (latency, incomplete) = lasts.until_last(&seats);
+    UntilLast { complete: latency.count(), incomplete, latency: latency.summary() }
 }
 
 /// Finds the reasons to throw the run away.

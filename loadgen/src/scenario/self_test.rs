@@ -63,6 +63,7 @@ pub(crate) fn run(
         delivered_total: to.total.delivered,
         told_total: 0,
         latency: done.latency.summary(),
+        until_last: None,
         lateness: None,
         held_back: 0,
         stalls: 0,

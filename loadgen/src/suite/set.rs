@@ -34,7 +34,7 @@ const fn full(name: &'static str, arguments: &'static [&'static str]) -> Case {
 
 /// Every run, in order. A run's name is the name of its report in a baseline: a run that becomes
 /// other work gets another name.
-pub(crate) const SET: [Case; 15] = [
+pub(crate) const SET: [Case; 16] = [
     small("connect-10k", &["connect", "-c", "10000"]),
     small("idle-10k", &["idle", "-c", "10000", "--settle", "2", "--hold", "3"]),
     small("fanout-1k-w512", &["fanout", "-c", "1000", "--window", "512"]),
@@ -43,6 +43,10 @@ pub(crate) const SET: [Case; 15] = [
     small(
         "fanout-10k-1000ch",
         &["fanout", "-c", "10000", "--channels", "1000", "--window", "4096"],
+    ),
+    small(
+        "until-last-1k",
+        &["fanout", "-c", "1000", "--rate", "50", "--until-last", "--duration", "3"],
     ),
     small("publish-20", &["publish", "-c", "20", "--duration", "3", "--verify"]),
     small("publish-20-ndjson", &["publish", "-c", "20", "--via", "ndjson", "--duration", "3"]),

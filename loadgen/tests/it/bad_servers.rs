@@ -102,6 +102,9 @@ fn only_this_machine_and_only_sense() {
         &["connect", "--server-pid", "4000000000", "ws://127.0.0.1:1/"],
         &["connect", "-c", "0", "ws://127.0.0.1:1/"],
         &["nonsense"],
+        &["fanout", "--until-last", "ws://127.0.0.1:1/"],
+        &["fanout", "--until-last", "--rate", "900000", "ws://127.0.0.1:1/"],
+        &["churn", "--until-last", "--rate", "9", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(arguments).code, 64, "{arguments:?}");
     }
@@ -109,10 +112,16 @@ fn only_this_machine_and_only_sense() {
 
 #[test]
 fn the_self_test_holds_its_own_promise() {
-    let ran = run(&["self-test", "--verify", "--duration", "0.3"]);
+    let path = std::env::temp_dir().join(format!("weir-self-test-{}.json", std::process::id()));
+    let file = path.to_str().expect("UTF-8");
+    let ran = run(&["self-test", "--verify", "--duration", "0.3", "--json", file]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
     assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+    let report = crate::schema::checked(&path);
+    std::fs::remove_file(&path).expect("it can go");
+    let measured = report["client"]["receiver_cores"].as_f64().expect("cores") >= 0.9;
+    assert_ne!(ran.text.contains("the ceiling is extrapolated"), measured, "{}", ran.text);
 }
 
 /// Every scenario that connects, with little to do.

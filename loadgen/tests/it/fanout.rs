@@ -111,6 +111,20 @@ fn a_server_process_that_dies_is_named() {
 }
 
 #[test]
+fn the_last_subscriber_of_each_event_is_found() {
+    for (sin, missed) in [(Sin::None, false), (Sin::Lag, true)] {
+        // The sin is at offset 5, so nothing is warmed up.
+        let extra = ["--rate", "100", "--until-last", "--late-max", "2000"];
+        let url = relay::start(sin);
+        let short = ["-c", "3", "--warmup", "0", "--duration", "0.5", "--drain", "3"];
+        let ran = run(&[&["fanout"], short.as_slice(), &extra, &[url.as_str()]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("until last  "), "{}", ran.text);
+        assert_eq!(ran.text.contains("not by all       1 events"), missed, "{}", ran.text);
+    }
+}
+
+#[test]
 fn a_lost_connection_makes_the_run_invalid() {
     let ran = fanout(Sin::Cut, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
