@@ -13,7 +13,9 @@ use weir::{ChannelName, Config, Gateway, Handle};
 async fn main() -> Result<(), Box<dyn Error>> {
     let config = Config { shards: 2, ..Config::default() };
     let gateway = Gateway::builder().config(config).build()?;
-    println!("open http://{}/", gateway.local_addr());
+    for address in gateway.local_addrs() {
+        println!("open http://{address}/");
+    }
 
     let ticking = tick(gateway.handle());
     let stop = async {

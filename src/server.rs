@@ -38,7 +38,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address cannot be listened on.
+    /// An address cannot be listened on.
     #[error("failed to listen on {address}: {source}")]
     Listen {
         /// Which.
@@ -67,7 +67,7 @@ pub enum StartError {
 /// ```
 pub struct Gateway {
     node: Arc<Node>,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     connections_max: usize,
     shards: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
 }
@@ -96,19 +96,23 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`StartError`] when the address is taken, or the system refuses a thread.
+    /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
         let Config { listen, shards, mut node, http, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.connections_max;
-        let separate = wanted as u64 > descriptors.saturating_sub(fdtable::RESERVE) && separable();
-        let room = descriptors.saturating_sub(fdtable::RESERVE.min(descriptors / 2));
-        let room = if separate { room.saturating_mul(shards as u64) } else { room };
+        // The reserve has room for one listener of its table.
+        let further = listen.len().saturating_sub(1) as u64;
+        let reserve = fdtable::RESERVE + further * shards as u64;
+        let separate = wanted as u64 > descriptors.saturating_sub(reserve) && separable();
+        let (tables, reserve) =
+            if separate { (shards as u64, fdtable::RESERVE + further) } else { (1, reserve) };
+        let room = descriptors.saturating_sub(reserve.min(descriptors / 2)).saturating_mul(tables);
         node.connections_max = wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
         let connections_max = node.connections_max;
 
-        let listen_error = |address| move |source| StartError::Listen { address, source };
-        let address = probe(listen).map_err(listen_error(listen))?;
+        let addresses: Result<Vec<_>, _> = listen.into_iter().map(probe).collect();
+        let addresses = addresses?;
         let mailboxes = Arc::new(Mailboxes::new(shards));
         let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
         let node = Arc::new(Node::new(node, store, mailboxes));
@@ -116,11 +120,16 @@ impl Builder {
         // wake-up from another thread then finds its descriptor under the same number everywhere.
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
         // From here on what has begun ends with it, also where the start fails.
-        let mut gateway = Gateway { node, address, connections_max, shards: Vec::new() };
+        let mut gateway = Gateway { node, addresses, connections_max, shards: Vec::new() };
         for (index, engine) in engines.map_err(StartError::Thread)?.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
-            let plan =
-                Plan { id, address, separate, node: Arc::clone(&gateway.node), http: http.clone() };
+            let plan = Plan {
+                id,
+                addresses: gateway.addresses.clone(),
+                separate,
+                node: Arc::clone(&gateway.node),
+                http: http.clone(),
+            };
             let (ready, is_ready) = std::sync::mpsc::channel();
             let (done, is_done) = oneshot::channel();
             let thread = std::thread::Builder::new()
@@ -129,7 +138,7 @@ impl Builder {
                 .map_err(StartError::Thread)?;
             match is_ready.recv() {
                 Ok(Ok(())) => gateway.shards.push((thread, is_done)),
-                Ok(Err(source)) => return Err(StartError::Listen { address, source }),
+                Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(StartError::Shard),
             }
         }
@@ -143,9 +152,9 @@ impl Gateway {
         Builder::default()
     }
 
-    /// Where it listens; with port 0 in the settings, the port it was given.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    /// Where it listens, in the order of the settings; with port 0 there, the port it was given.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// How many connections it takes: the setting, or what the descriptor limit allows.
@@ -237,7 +246,7 @@ impl Handle {
 /// What one shard's thread is to do.
 struct Plan {
     id: ShardId,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     separate: bool,
     node: Arc<Node>,
     http: HttpOptions,
@@ -247,17 +256,17 @@ impl Plan {
     fn run(
         self,
         engine: Engine,
-        ready: &std::sync::mpsc::Sender<io::Result<()>>,
+        ready: &std::sync::mpsc::Sender<Result<(), StartError>>,
         done: oneshot::Sender<()>,
     ) {
         let shard = async {
-            let listener = match self.listen() {
-                Ok(listener) => listener,
+            let listeners = match self.listen() {
+                Ok(listeners) => listeners,
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let local = Local::new(self.id, self.node);
             drop(ready.send(Ok(())));
-            let doors = crate::http::serve(listener, local.clone(), Rc::new(self.http));
+            let doors = crate::http::serve(listeners, local.clone(), Rc::new(self.http));
             local.run(doors).await;
         };
         if let Some(runtime) = &engine.0 {
@@ -268,17 +277,14 @@ impl Plan {
         }
     }
 
-    fn listen(&self) -> io::Result<TcpListener> {
+    fn listen(&self) -> Result<Vec<TcpListener>, StartError> {
         if self.separate {
-            fdtable::separate()?;
+            fdtable::separate().map_err(StartError::Thread)?;
         }
-        let socket = bind(self.address, true)?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        // Accepted sockets inherit both.
-        socket.set_send_buffer_size(SEND_BUFFER)?;
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        TcpListener::from_std(socket.into())
+        let one = |&address: &SocketAddr| {
+            listen(address).map_err(|source| StartError::Listen { address, source })
+        };
+        self.addresses.iter().map(one).collect()
     }
 }
 
@@ -320,12 +326,26 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A listener of one shard on `address`, which the others share.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bind(address, true)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    TcpListener::from_std(socket.into())
+}
+
 /// Finds out whether anybody else listens on `address`, and which port 0 stands for.
 ///
 /// `SO_REUSEPORT` would let a second gateway of the same user share the port unseen.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let socket = bind(address, false)?;
-    socket.listen(1)?;
-    let address = socket.local_addr()?;
-    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+fn probe(address: SocketAddr) -> Result<SocketAddr, StartError> {
+    let local = || {
+        let socket = bind(address, false)?;
+        socket.listen(1)?;
+        let local = socket.local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    };
+    local().map_err(|source| StartError::Listen { address, source })
 }

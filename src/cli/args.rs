@@ -64,8 +64,8 @@ pub struct Settings {
     /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address and port to listen on.
-    #[arg(long, value_name = "ADDR")]
+    /// Addresses and ports to listen on, with commas between them.
+    #[arg(long, value_name = "ADDR,...")]
     pub listen: Option<String>,
     /// Threads that serve connections; 0 is one per core.
     #[arg(long, value_name = "N")]

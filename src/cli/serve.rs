@@ -6,6 +6,7 @@ use crate::cli::output::Output;
 use crate::cli::{demo, files, logging, run};
 use crate::config::Config;
 use crate::server::Gateway;
+use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the gateway.
@@ -23,17 +24,20 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     let stop = Stop::listen()?;
     let (shards, wanted) = (config.shards, config.node.connections_max);
     let gateway = Gateway::builder().config(config).build()?;
-    let (address, connections) = (gateway.local_addr(), gateway.connections_max());
+    let connections = gateway.connections_max();
     if connections < wanted {
         tracing::warn!(
             "limits.connections is {wanted}, but the limit of open files allows {connections}: \
              more shards have more, or raise it with ulimit -n or LimitNOFILE"
         );
     }
-    announce(address);
-    tracing::info!("listening on ws://{address}/ws and http://{address}/");
+    let addresses = gateway.local_addrs();
+    announce(addresses);
+    for address in addresses {
+        tracing::info!("listening on ws://{address}/ws and http://{address}/");
+    }
     tracing::info!("shards: {shards}, store: memory, auth: off, connections: {connections}");
-    if !address.ip().is_loopback() {
+    for address in addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback()) {
         tracing::warn!("no authentication: whoever reaches {address} may publish and read");
     }
     if with_demo {
@@ -45,10 +49,11 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
 }
 
 /// Says on standard output where the gateway is, for scripts that gave it port 0.
-fn announce(address: std::net::SocketAddr) {
+fn announce(addresses: &[SocketAddr]) {
     let mut output = Output::new();
-    let line = format!("listening on http://{address}\n");
-    if output.write(&line).and_then(|()| output.flush()).is_err() {
+    let lines: String =
+        addresses.iter().map(|address| format!("listening on http://{address}\n")).collect();
+    if output.write(&lines).and_then(|()| output.flush()).is_err() {
         tracing::debug!("nobody reads standard output");
     }
 }

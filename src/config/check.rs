@@ -10,7 +10,7 @@ use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::http::HttpOptions;
 use crate::shard::NodeOptions;
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What the defaults depend on.
@@ -53,8 +53,8 @@ pub struct LogOptions {
 
 /// Settings a gateway can run with.
 pub struct Config {
-    /// Where the gateway listens.
-    pub listen: SocketAddr,
+    /// Where the gateway listens: every address of these, each with its port.
+    pub listen: Vec<SocketAddr>,
     /// How many threads serve connections; at least 1.
     pub shards: usize,
     /// Options of the node.
@@ -111,30 +111,35 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn listen(&mut self) -> SocketAddr {
-        let text = self.text(Key::Listen);
-        let address = match text.strip_prefix("localhost:") {
-            Some(port) => format!("127.0.0.1:{port}"),
-            None => text.clone(),
-        };
-        let Ok(address) = address.parse::<SocketAddr>() else {
-            let right = if text.starts_with("unix:") {
-                "and unix sockets are not listened on in this version: say a TCP address and port"
-            } else if text.contains(',') {
-                "and several addresses are not listened on in this version: say one"
-            } else {
-                "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\""
-            };
-            self.fault(Key::Listen, &format!("is {text:?}, {right}"));
-            return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        };
-        if !self.raw.insecure && !address.ip().to_canonical().is_loopback() {
-            let problem = "is not loopback, and without authentication whoever reaches it may \
-                 publish and read everything: listen on 127.0.0.1, or say --insecure if the \
-                 network is yours";
-            self.fault(Key::Listen, &format!("{text:?} {problem}"));
+    fn listen(&mut self) -> Vec<SocketAddr> {
+        let Value::List(texts) = self.value(Key::Listen) else { return Vec::new() };
+        if texts.is_empty() {
+            self.fault(Key::Listen, "is empty, must have an address and a port at least");
         }
-        address
+        let verb = if texts.len() > 1 { "has" } else { "is" };
+        let mut addresses: Vec<SocketAddr> = Vec::with_capacity(texts.len());
+        for text in &texts {
+            let address = match address(text) {
+                Ok(address) => address,
+                Err(right) => {
+                    self.fault(Key::Listen, &format!("{verb} {text:?}, {right}"));
+                    continue;
+                }
+            };
+            let same = |other: &SocketAddr| canonical(*other) == canonical(address);
+            if addresses.iter().any(same) {
+                self.fault(Key::Listen, &format!("has {text:?}, which stands there already"));
+                continue;
+            }
+            if !self.raw.insecure && !address.ip().to_canonical().is_loopback() {
+                let problem = "is not loopback, and without authentication whoever reaches it \
+                     may publish and read everything: listen on 127.0.0.1, or say --insecure if \
+                     the network is yours";
+                self.fault(Key::Listen, &format!("{text:?} {problem}"));
+            }
+            addresses.push(address);
+        }
+        addresses
     }
 
     fn node(&mut self, machine: &Machine) -> NodeOptions {
@@ -346,6 +351,29 @@ impl Check<'_> {
 
     fn push(&mut self, source: Source, key: &str, problem: String) {
         self.bad.push(BadSetting::new(source, key, problem));
+    }
+}
+
+/// Reads an address of TCP with its port, or says what would be right.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let parsed = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}").parse(),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| {
+        if text.starts_with("unix:") {
+            "and unix sockets are not listened on in this version: say a TCP address and port"
+        } else {
+            "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\""
+        }
+    })
+}
+
+/// Equal for two ways to write one address, such as `127.0.0.1` and `::ffff:127.0.0.1`.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -3,6 +3,8 @@
 /// What a setting's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// One address, or a list of them.
+    Addresses,
     /// `true` or `false`.
     Bool,
     /// One of these words.
@@ -74,7 +76,12 @@ pub(super) const SHARDS_MAX: usize = 128;
 pub(super) const SECTIONS: [&str; 4] = ["limits", "http", "defaults", "log"];
 
 const ROWS: [Row; Key::ALL.len()] = [
-    row("listen", Kind::Text, "127.0.0.1:8080", "address and port of WebSocket and HTTP"),
+    row(
+        "listen",
+        Kind::Addresses,
+        "127.0.0.1:8080",
+        "WebSocket and HTTP; several: [\"127.0.0.1:8080\", \"[::1]:8080\"]",
+    ),
     row("shards", Kind::Integer(0, SHARDS_MAX as u64), "0", "threads; 0 = one per usable core"),
     row("node", Kind::Text, "", "name shown to clients in `welcome`; empty = host name"),
     row("drain", Kind::Duration(0, HOUR), "10s", "how long SIGTERM spreads disconnects over"),

@@ -122,12 +122,13 @@ mod tests {
 
     #[test]
     fn what_is_in_force_reads_back() {
-        let text = "drain = \"90s\"\n[http]\norigins = [\"https://a.b\"]\n\
+        let text = "listen = [\"127.0.0.1:1\", \"[::1]:1\"]\ndrain = \"90s\"\n[http]\norigins = [\"https://a.b\"]\n\
                     [[namespace]]\nname = \"a\"\nslow = \"disconnect\"\n";
         let (raw, config) = parse(text);
         let shown = raw.effective(&config);
         assert!(shown.contains("origins = [\"https://a.b\"]"), "{shown}");
-        assert!(shown.contains("# w.toml:3"), "{shown}");
+        assert!(shown.contains("# w.toml:4"), "{shown}");
+        assert!(shown.contains("listen = [\"127.0.0.1:1\", \"[::1]:1\"]"), "{shown}");
         assert!(shown.contains("node = \"h1\""), "{shown}");
         let (again, config) = parse(&shown);
         assert_eq!(without_comments(&again.effective(&config)), without_comments(&shown));

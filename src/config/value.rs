@@ -37,7 +37,9 @@ impl RawValue {
         let value = self.read(kind).ok_or_else(|| wanted(kind, &self.show()))?;
         let (min, max) = match kind {
             Kind::Duration(min, max) | Kind::Integer(min, max) | Kind::Size(min, max) => (min, max),
-            Kind::Bool | Kind::Choice(_) | Kind::List | Kind::Text => return Ok(value),
+            Kind::Addresses | Kind::Bool | Kind::Choice(_) | Kind::List | Kind::Text => {
+                return Ok(value);
+            }
         };
         match value {
             Value::Number(number) if number < min || number > max => {
@@ -72,8 +74,8 @@ impl RawValue {
             }
             (Kind::Integer(..), Self::Text(text)) => text.parse().ok().map(Value::Number),
             (Kind::Size(..), Self::Text(text)) => unit::parse_size(text).map(Value::Number),
-            (Kind::List, Self::List(items)) => Some(Value::List(items.clone())),
-            (Kind::List, Self::Text(text)) => Some(Value::List(parts(text))),
+            (Kind::Addresses | Kind::List, Self::List(items)) => Some(Value::List(items.clone())),
+            (Kind::Addresses | Kind::List, Self::Text(text)) => Some(Value::List(parts(text))),
             (Kind::Text, Self::Text(text)) => Some(Value::Text(text.clone())),
             _ => None,
         }
@@ -88,6 +90,9 @@ fn parts(text: &str) -> Vec<String> {
 /// What stands there, and what should.
 fn wanted(kind: Kind, found: &str) -> String {
     let wanted = match kind {
+        Kind::Addresses => {
+            "an address and a port, or a list of them, like [\"127.0.0.1:8080\"]".to_owned()
+        }
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice(words) => format!("one of {}", words.join(", ")),
         Kind::Duration(min, max) => format!(
@@ -111,9 +116,12 @@ fn show(kind: Kind, number: u64) -> String {
     match kind {
         Kind::Duration(..) => unit::show_duration(number),
         Kind::Size(..) => unit::show_size(number),
-        Kind::Bool | Kind::Choice(_) | Kind::Integer(..) | Kind::List | Kind::Text => {
-            number.to_string()
-        }
+        Kind::Addresses
+        | Kind::Bool
+        | Kind::Choice(_)
+        | Kind::Integer(..)
+        | Kind::List
+        | Kind::Text => number.to_string(),
     }
 }
 
@@ -130,6 +138,9 @@ impl Value {
         match self {
             Self::Bool(yes) => yes.to_string(),
             Self::List(items) => {
+                if let (Kind::Addresses, [one]) = (kind, items.as_slice()) {
+                    return quoted(one);
+                }
                 let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
                 format!("[{}]", items.join(", "))
             }

@@ -2,9 +2,11 @@
 //! process has no descriptors left.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -118,9 +120,37 @@ impl Doors {
     }
 }
 
-/// Accepts the connections of one shard until it is drained, and answers what was asked before.
-pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>) {
+/// The sockets that one shard listens on, one for each address.
+struct Listeners {
+    all: Vec<TcpListener>,
+    /// Which is asked first: the one behind the last that had something, so that a busy address
+    /// keeps nobody waiting on another.
+    first: usize,
+}
+
+impl Listeners {
+    /// The next connection of any. Loses nothing when it is dropped before.
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let (before, from) = self.all.split_at(self.first.min(self.all.len()));
+        for (at, listener) in from.iter().chain(before).enumerate() {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                self.first = (self.first + at + 1) % self.all.len();
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Accepts the connections of one shard on all its addresses until it is drained, and answers
+/// what was asked before. The limits hold for the addresses together.
+pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOptions>) {
     let doors = Rc::new(Doors::new(shard.clone(), options));
+    let mut listeners = Listeners { all: listeners, first: 0 };
     let mut complaints = Complaints::default();
     let mut accepted: u32 = 0;
     let drained = shard.drained();
@@ -129,7 +159,7 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
         let next = tokio::select! {
             biased;
             () = &mut drained => break,
-            next = listener.accept() => next,
+            next = listeners.accept() => next,
         };
         match next {
             Ok((socket, peer)) if doors.open.get() < HTTP_CONNECTIONS_MAX => {
@@ -153,7 +183,7 @@ pub async fn serve(listener: TcpListener, shard: Local, options: Rc<HttpOptions>
             tokio::task::yield_now().await;
         }
     }
-    drop(listener);
+    drop(listeners);
     let finished = async {
         while doors.busy.get() > 0 {
             doors.quiet.notified().await;
@@ -196,5 +226,31 @@ impl Complaints {
             self.last = Some(now);
             tracing::warn!(%error, "failed to accept a connection");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_busy_address_keeps_nobody_waiting_on_another() {
+        let (mut all, mut addresses) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            all.push(listener);
+        }
+        let dial = |to| std::net::TcpStream::connect(to).unwrap();
+        let mut waiting: Vec<_> = (0..64).map(|_| dial(addresses[0])).collect();
+        waiting.push(dial(addresses[1]));
+        let mut listeners = Listeners { all, first: 0 };
+        let mut accepted = Vec::new();
+        for _ in &waiting {
+            let (socket, _) = listeners.accept().await.unwrap();
+            accepted.push(socket.local_addr().unwrap());
+        }
+        let turn = accepted.iter().position(|address| *address == addresses[1]);
+        assert!(turn.is_some_and(|turn| turn < 32), "{turn:?}");
     }
 }

@@ -151,8 +151,10 @@ pub(crate) fn finished(command: &mut Command) -> Output {
 pub(crate) struct Gateway {
     child: Child,
     log: PathBuf,
-    /// Where it listens.
+    /// Where it listens; of several, the first.
     pub(crate) addr: SocketAddr,
+    /// All of where it listens, in the order of its settings.
+    pub(crate) addrs: Vec<SocketAddr>,
 }
 
 impl Gateway {
@@ -163,19 +165,24 @@ impl Gateway {
 
     /// One with a configuration file of this text.
     pub(crate) fn configured(toml: &str) -> Self {
-        Self::started(Command::new(WEIR), toml)
+        Self::started(Command::new(WEIR), "127.0.0.1:0", toml)
+    }
+
+    /// One that listens on these addresses, with a configuration file of this text.
+    pub(crate) fn listening(addresses: &str, toml: &str) -> Self {
+        Self::started(Command::new(WEIR), addresses, toml)
     }
 
     /// One whose process has at most `files` descriptors.
     pub(crate) fn with_files(files: u32, toml: &str) -> Self {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "bash", WEIR]);
-        Self::started(command, toml)
+        Self::started(command, "127.0.0.1:0", toml)
     }
 
-    fn started(mut command: Command, toml: &str) -> Self {
+    fn started(mut command: Command, listen: &str, toml: &str) -> Self {
         let log = scratch(".log");
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["serve", "--listen", listen, "--log-format", "json"]);
         if !toml.is_empty() {
             let path = scratch(".toml");
             fs::write(&path, toml).unwrap();
@@ -185,22 +192,23 @@ impl Gateway {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let (sender, receiver) = mpsc::sync_channel(1);
+        let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             // Reads on to the end, so that the program never waits for its reader.
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some((_, url)) = line.split_once("listening on http://") {
                     let addr = url.split([' ', '/', '"']).next().unwrap_or_default();
-                    sender.try_send(addr.parse().unwrap()).ok();
+                    sender.send(addr.parse().unwrap()).ok();
                 }
             }
         });
-        let Ok(addr) = receiver.recv_timeout(PATIENCE) else {
+        let addrs = listen.split(',').map(|_| receiver.recv_timeout(PATIENCE));
+        let Ok(addrs) = addrs.collect::<Result<Vec<SocketAddr>, _>>() else {
             child.kill().ok();
             child.wait().ok();
             panic!("it did not start: {}", fs::read_to_string(&log).unwrap_or_default());
         };
-        Self { child, log, addr }
+        Self { child, log, addr: addrs[0], addrs }
     }
 
     /// The process's id.
@@ -338,10 +346,16 @@ impl Client {
         Self::connect_with(gateway.addr, Some(4096))
     }
 
+    /// Connects to one address of a gateway and takes the welcome.
+    pub(crate) fn connect_to(addr: SocketAddr) -> Self {
+        Self::connect_with(addr, None)
+    }
+
     fn connect_with(addr: SocketAddr, receive_buffer: Option<u32>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream = limited(&runtime, "the handshake", async {
-            let socket = TcpSocket::new_v4().unwrap();
+            let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let socket = socket.unwrap();
             if let Some(bytes) = receive_buffer {
                 socket.set_recv_buffer_size(bytes).unwrap();
             }

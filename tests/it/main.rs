@@ -7,6 +7,7 @@ mod handshake;
 mod harness;
 mod http;
 mod lifecycle;
+mod listen;
 mod mended;
 mod outside;
 mod protocol;

@@ -54,10 +54,10 @@ fn a_drain_answers_the_requests_that_have_begun() {
 
 #[test]
 fn a_gateway_that_is_dropped_lets_go_of_its_port() {
-    let listen = "127.0.0.1:0".parse().unwrap();
+    let listen = vec!["127.0.0.1:0".parse().unwrap()];
     let config = weir::Config { listen, shards: 2, ..weir::Config::default() };
     let gateway = weir::Gateway::builder().config(config).build().unwrap();
-    let address = gateway.local_addr();
+    let address = gateway.local_addrs()[0];
     TcpStream::connect(address).unwrap();
     drop(gateway);
     wait_for("its listeners to close", || TcpStream::connect(address).err());

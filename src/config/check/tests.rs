@@ -21,7 +21,7 @@ fn faults(text: &str) -> Vec<String> {
 #[test]
 fn nothing_written_is_the_defaults() {
     let config = check("").unwrap();
-    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config.shards, 4);
     assert_eq!(config.node.node_name, "h1");
     assert_eq!(config.node.connections_max, 200_000);
@@ -79,17 +79,67 @@ fn all_problems_are_reported_together() {
 }
 
 #[test]
-fn what_cannot_be_listened_on_is_refused_with_a_sentence() {
+fn one_address_or_a_list_is_listened_on() {
+    let two = ["127.0.0.1:1", "[::1]:2"].map(|one| one.parse().unwrap());
+    for listen in [
+        "[\"127.0.0.1:1\", \"[::1]:2\"]",
+        "[\n  \"localhost:1\",\n  \"[::1]:2\",\n]",
+        "\"127.0.0.1:1, [::1]:2\"",
+    ] {
+        assert_eq!(check(&format!("listen = {listen}\n")).unwrap().listen, two, "{listen}");
+    }
+    let mut links = RawConfig::parse(
+        "listen = [\"[fe80::1%2]:1\", \"[fe80::1%3]:1\"]\n",
+        Path::new("w.toml"),
+        &mut Vec::new(),
+    );
+    links.insecure = true;
+    assert!(links.check(&machine(), Vec::new()).is_ok(), "one address on two links is two");
+    let inputs = Inputs {
+        environment: vec![("WEIR_LISTEN".to_owned(), "127.0.0.1:1,[::1]:2".to_owned())],
+        ..Inputs::default()
+    };
+    let raw = RawConfig::load(inputs, &mut Vec::new());
+    assert_eq!(raw.check(&machine(), Vec::new()).ok().unwrap().listen, two);
+    let inputs = Inputs {
+        flags: vec![(Key::Listen, "--listen", "127.0.0.1:1,[::1]:2".to_owned())],
+        ..Inputs::default()
+    };
+    let raw = RawConfig::load(inputs, &mut Vec::new());
+    assert_eq!(raw.check(&machine(), Vec::new()).ok().unwrap().listen, two);
+}
+
+#[test]
+fn every_fault_of_the_addresses_is_reported_with_the_others() {
+    let found = faults(
+        "shards = 200\nlisten = [\"127.0.0.1:1\", \"here\", \"unix:/run/weir.sock\", \
+         \"0.0.0.0:1\", \"127.0.0.1:2\", \"localhost:1\", \"[::ffff:127.0.0.1]:2\", \"[::]:1\"]\n",
+    );
+    let wanted = [
+        "w.toml:1: shards: is 200, must be",
+        "w.toml:2: listen: has \"here\", must be an address and a port, like \"127.0.0.1:8080\"",
+        "w.toml:2: listen: has \"unix:/run/weir.sock\", and unix sockets are not listened on",
+        "w.toml:2: listen: \"0.0.0.0:1\" is not loopback",
+        "w.toml:2: listen: has \"localhost:1\", which stands there already",
+        "w.toml:2: listen: has \"[::ffff:127.0.0.1]:2\", which stands there already",
+        "w.toml:2: listen: \"[::]:1\" is not loopback",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    for (line, text) in found.iter().zip(wanted) {
+        assert!(line.starts_with(text), "{line}");
+    }
     for (listen, problem) in [
-        ("\"unix:/run/weir.sock\"", "and unix sockets are not listened on in this version"),
-        ("\"127.0.0.1:1,127.0.0.2:1\"", "and several addresses are not listened on"),
-        ("[\"127.0.0.1:1\", \"[::1]:1\"]", "is a list, must be a text in quotes"),
-        ("\"8080\"", "must be an address and a port"),
+        ("\"unix:/run/weir.sock\"", "is \"unix:/run/weir.sock\", and unix sockets are not"),
+        ("\"8080\"", "is \"8080\", must be an address and a port, like"),
+        ("[\"127.0.0.1:1\", \"\"]", "has \"\", must be an address and a port, like"),
+        ("[]", "is empty, must have an address and a port at least"),
+        ("\"\"", "is empty, must have an address and a port at least"),
+        ("[\"127.0.0.1:1\", 8080]", "is a mixed list, must be an address and a port, or a list"),
+        ("8080", "is 8080, must be an address and a port, or a list of them"),
     ] {
         let found = faults(&format!("listen = {listen}\n"));
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].starts_with("w.toml:1: listen: is "), "{found:?}");
-        assert!(found[0].contains(problem), "{found:?}");
+        assert!(found[0].starts_with(&format!("w.toml:1: listen: {problem}")), "{found:?}");
     }
 }
 
