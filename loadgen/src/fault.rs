@@ -9,6 +9,8 @@ use crate::wire::frame::FrameError;
 /// What a server did to one connection that it should not have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// It answered in chunks.
+    Chunked,
     /// It broke the framing.
     BadFrame(FrameError),
     /// It sent a close frame.
@@ -27,13 +29,22 @@ pub(crate) enum Fault {
     Refused(String),
     /// It did not answer in time.
     Silent { seconds: u64 },
-    /// It did not take a few hundred bytes on a fresh connection.
+    /// It did not take a few hundred bytes.
     Stuck,
+    /// It did not send in time what `--expect` waits for.
+    Unexpected { seconds: u64, heard: String },
+    /// It answered something that nobody asked for.
+    Unasked { number: u64 },
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
     WrongAccept,
 }
 
 impl Fault {
+    /// Text that is not what it should be, shown in part.
+    pub(crate) fn not_json(text: &[u8]) -> Self {
+        Self::NotJson(String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned())
+    }
+
     /// What the payload of a close frame says.
     pub(crate) fn closed(payload: &[u8]) -> Self {
         let (code, reason) = match payload.split_first_chunk::<2>() {
@@ -58,6 +69,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadFrame(error) => write!(f, "the server breaks RFC 6455: {error}"),
+            Self::Chunked => f.write_str(
+                "the server answers in chunks (Transfer-Encoding), which this program does not read",
+            ),
             Self::Closed { code: Some(code), reason } => {
                 write!(f, "the server closed the connection with code {code} ({reason})")
             }
@@ -80,7 +94,15 @@ impl fmt::Display for Fault {
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
-            Self::Stuck => f.write_str("the server does not read from a fresh connection"),
+            Self::Stuck => f.write_str("the server does not take what is sent to it"),
+            Self::Unasked { number } => {
+                write!(f, "the server answered what was not asked: {number}")
+            }
+            Self::Unexpected { seconds, heard } => write!(
+                f,
+                "the server did not send what --expect waits for within {seconds} s; it said last: \
+                 {heard:?}"
+            ),
             Self::WrongAccept => {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit the key")
             }
@@ -91,6 +113,10 @@ impl fmt::Display for Fault {
 /// Why there is no result at all.
 #[derive(Debug)]
 pub(crate) enum RunError {
+    /// A gateway that was started here does not serve.
+    Gateway(String),
+    /// The user ended a suite.
+    Interrupted,
     /// The machine's limits do not allow the run; the text says what to do.
     Machine(String),
     /// The report could not be written.
@@ -105,7 +131,8 @@ impl RunError {
     /// The exit code; 1 and 2 belong to runs that took place.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Server { .. } => 3,
+            Self::Gateway(_) | Self::Server { .. } => 3,
+            Self::Interrupted => 130,
             Self::Machine(_) => 4,
             Self::Report { .. } => 5,
             Self::Usage(_) => 64,
@@ -116,7 +143,8 @@ impl RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Machine(text) | Self::Usage(text) => f.write_str(text),
+            Self::Interrupted => f.write_str("interrupted; the server was stopped"),
+            Self::Gateway(text) | Self::Machine(text) | Self::Usage(text) => f.write_str(text),
             Self::Report { path, error } => write!(f, "cannot write the report to {path}: {error}"),
             Self::Server { url, fault } => write!(f, "{url}: {fault}"),
         }
@@ -130,16 +158,32 @@ pub(crate) enum Invalid {
     ConnectionsLost { lost: u64, why: Option<Fault> },
     /// The generator sent events later than they were due, by its own fault.
     GeneratorLate { p99_ns: u64, max_ns: u64 },
-    /// Receiver threads had no CPU left in an open-loop run.
-    GeneratorSaturated { percent: u64 },
+    /// The busiest thread had no CPU in reserve in an open-loop run.
+    GeneratorSaturated { percent: u64, waited: u64 },
     /// What arrived or was told is not what was published.
     Missing { deliveries: u64 },
+    /// Commands had no answer.
+    Unanswered { commands: u64 },
+    /// No request was answered while it was measured.
+    NothingAnswered,
+    /// No event was acknowledged.
+    NothingAccepted,
+    /// Connections that left did not come back.
+    NotBack { away: u64, why: Option<Fault> },
     /// Nothing was received while it was measured.
     Nothing,
     /// The server refused publishes.
     PublishRefused { errors: u64, first: String },
     /// The publisher lost its connection.
     PublisherLost(Fault),
+    /// Receiver threads ended by a fault of this program.
+    Panicked { threads: u64 },
+    /// What was under way still arrived when its time was up.
+    StillArriving,
+    /// Fewer events a second were sent than the plan asked for.
+    RateNotReached { wanted: u64, got: u64 },
+    /// The server's process has ended.
+    ServerGone { pid: u32 },
     /// Commands were answered with errors.
     Refused { errors: u64, why: Option<Fault> },
 }
@@ -157,17 +201,34 @@ impl fmt::Display for Invalid {
                 ms(*p99_ns),
                 ms(*max_ns)
             ),
-            Self::GeneratorSaturated { percent } => {
-                write!(f, "the receiver threads used {percent} % of their CPU; use more --threads")
-            }
+            Self::GeneratorSaturated { percent, waited } => write!(
+                f,
+                "the busiest thread ran or waited for a CPU {percent} % of the time ({waited} % of \
+                 it waited): use more --threads, or a quieter machine"
+            ),
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
+            Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
+            Self::NotBack { away, why } => {
+                write!(f, "{away} connections did not come back in time")?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
+            }
+            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
+            Self::NothingAccepted => f.write_str("no event was accepted"),
             Self::Nothing => f.write_str("nothing was received while it was measured"),
             Self::PublishRefused { errors, first } => {
                 write!(f, "{errors} publishes were refused; the first: {first}")
             }
             Self::PublisherLost(fault) => write!(f, "the publisher lost its connection: {fault}"),
+            Self::Panicked { threads } => {
+                write!(f, "{threads} receiver threads panicked; please report it")
+            }
+            Self::StillArriving => f.write_str("events still arrived at the end; use more --drain"),
+            Self::RateNotReached { wanted, got } => {
+                write!(f, "the rate was not reached: {got} of {wanted} events a second")
+            }
+            Self::ServerGone { pid } => write!(f, "the server's process {pid} has ended"),
             Self::Refused { errors, why: Some(why) } => {
                 write!(f, "{errors} commands of subscribers failed; the first: {why}")
             }

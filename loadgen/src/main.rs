@@ -1,15 +1,17 @@
 //! `weir-loadgen`: finds out what a WebSocket event gateway does on this machine, and says so only
 //! when the figures can be trusted.
 //!
-//! Exit codes: 0 the figures hold; 1 `--verify` found violations; 2 the run is invalid; 3 the
+//! Exit codes: 0 the figures hold; 1 `--verify` found violations, or `compare` a regression; 2 the
+//! run is invalid, or the reports cannot be compared; 3 the
 //! server cannot be measured; 4 the machine's limits do not allow it; 5 the report cannot be
-//! written; 64 the command line makes no sense.
+//! written; 130 a suite was interrupted; 64 the command line makes no sense.
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 mod blaster;
 mod cli;
 mod clock;
+mod compare;
 mod engine;
 mod fault;
 mod host;
@@ -18,9 +20,12 @@ mod latency;
 mod machine;
 mod plan;
 mod process;
+mod progress;
 mod report;
 mod scenario;
+mod sections;
 mod series;
+mod suite;
 mod target;
 mod verdict;
 mod wire;

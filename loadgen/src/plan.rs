@@ -42,6 +42,22 @@ impl Plan {
     }
 }
 
+/// The time that is measured, by when events were due: what was due in it counts whenever it comes,
+/// and what was due before it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    /// The first moment that is no longer measured; the end of time while it goes on.
+    pub(crate) until: u64,
+}
+
+impl Span {
+    /// Whether what was due at `due` counts.
+    pub(crate) fn has(self, due: u64) -> bool {
+        self.from <= due && due < self.until
+    }
+}
+
 /// Latency as a client feels it: from when the event was due, not from when we got round to
 /// sending it.
 pub(crate) fn latency(due: u64, received: u64) -> u64 {
@@ -59,6 +75,12 @@ mod tests {
         let charged: Vec<u64> =
             (0..3).map(|n| latency(plan.due(n), end_of_stall) / 1_000_000).collect();
         assert_eq!(charged, [1000, 900, 800]);
+    }
+
+    #[test]
+    fn what_was_due_while_it_was_measured_counts_whenever_it_comes() {
+        let span = Span { from: 5, until: 9 };
+        assert_eq!([4, 5, 8, 9].map(|due| span.has(due)), [false, true, true, false]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! `loadgen/schema/report.schema.json` is made from these types; a test holds the two together.
 
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,7 @@ use crate::fault::{Invalid, RunError};
 use crate::host::Host;
 use crate::html::page;
 use crate::latency::{Distribution, Summary};
+use crate::sections::Sections;
 use crate::series::Series;
 use crate::verdict::Verdict;
 
@@ -49,6 +50,9 @@ pub(crate) struct Report {
     pub(crate) idle: Option<Idle>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fanout: Option<Fanout>,
+    /// One for each other scenario.
+    #[serde(flatten)]
+    pub(crate) sections: Sections,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<Server>,
     pub(crate) client: Client,
@@ -61,7 +65,7 @@ pub(crate) struct Report {
 }
 
 /// How connections came up.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Connect {
     pub(crate) ready: u64,
@@ -71,6 +75,11 @@ pub(crate) struct Connect {
     pub(crate) handshake: Option<Summary>,
     /// From connecting to the last `subscribed`.
     pub(crate) until_ready: Option<Summary>,
+    /// CPU that a connection took while all were opened, in microseconds; only in `connect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cpu_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_cpu_us: Option<f64>,
 }
 
 /// What holding connections costs.
@@ -96,14 +105,30 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
-    /// Over the whole run: what should have come, what came, what was told by `lagged`.
+    /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
+    /// what was told by `lagged`.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
     pub(crate) latency: Option<Summary>,
+    /// Only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) until_last: Option<UntilLast>,
     pub(crate) lateness: Option<Summary>,
     pub(crate) held_back: u64,
     pub(crate) stalls: u64,
+}
+
+/// How long each event took until its last subscriber had it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct UntilLast {
+    /// Events that all had.
+    pub(crate) complete: u64,
+    /// Events that some did not get.
+    pub(crate) incomplete: u64,
+    /// From when an event was due, over the complete ones.
+    pub(crate) latency: Option<Summary>,
 }
 
 /// The server's process while it was measured.
@@ -114,6 +139,10 @@ pub(crate) struct Server {
     pub(crate) rss_bytes_before: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) cores: f64,
+    /// Of these, in the program itself,
+    pub(crate) user_cores: f64,
+    /// and in the kernel.
+    pub(crate) system_cores: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_seconds_per_million: Option<f64>,
 }
@@ -124,6 +153,12 @@ pub(crate) struct Server {
 pub(crate) struct Client {
     pub(crate) rss_bytes: u64,
     pub(crate) receiver_cores: f64,
+    /// The share of the time that the busiest receiver thread ran.
+    pub(crate) busiest_receiver: f64,
+    /// The largest share of the time that a receiver thread was ready to run and had no CPU.
+    pub(crate) waited_for_cpu: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) publisher_cores: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_seconds_per_million: Option<f64>,
     /// Deliveries a second that one core of receivers would take at this price.

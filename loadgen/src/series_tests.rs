@@ -3,7 +3,7 @@
 use super::*;
 
 fn mark(number: u64, delivered: u64) -> Mark {
-    let own = Sample { rss_bytes: 1 << 20, cpu_ns: number * SLICE / 2 };
+    let own = Sample { rss_bytes: 1 << 20, cpu_ns: number * SLICE / 2, system_ns: 0 };
     let total = Total { delivered, ..Total::default() };
     Mark { number, at: number * SLICE, phase: Phase::Measure, total, server: Some(own), own }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::clock;
 use crate::fault::Fault;
 use crate::wire::handshake;
 
@@ -29,6 +30,11 @@ impl Target {
         format!("ws://{}{}", self.host, self.path)
     }
 
+    /// What the `Host` header says.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The bytes that ask for the upgrade.
     pub(crate) fn request(&self) -> Vec<u8> {
         handshake::request(&self.host, &self.path)
@@ -39,7 +45,7 @@ impl Target {
         self.path.split(['?', '&']).skip(1).any(|pair| pair == "batch=1")
     }
 
-    /// Opens one WebSocket, waiting at most `limit` for each step; bytes behind the handshake are
+    /// Opens one WebSocket, waiting at most `limit` in all; bytes behind the handshake are
     /// returned with it.
     pub(crate) fn dial(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
         self.open(limit).map_err(|fault| {
@@ -49,14 +55,20 @@ impl Target {
     }
 
     fn open(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
-        let mut stream = TcpStream::connect_timeout(&self.address, limit)?;
+        let end = clock::now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        // A limit of nothing would be no limit.
+        let left = || Duration::from_nanos(end.saturating_sub(clock::now()).max(1_000_000));
+        let mut stream = TcpStream::connect_timeout(&self.address, left())?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(limit))?;
-        stream.set_write_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(left()))?;
         stream.write_all(&self.request())?;
         let mut head = Vec::new();
         let mut chunk = [0; 2048];
         loop {
+            if clock::now() >= end {
+                return Err(Fault::Silent { seconds: limit.as_secs() });
+            }
+            stream.set_read_timeout(Some(left()))?;
             let read = stream.read(&mut chunk)?;
             if read == 0 {
                 return Err(Fault::Ended);

@@ -1,6 +1,10 @@
 //! What a receiver thread brings home, and how connections are numbered over the threads.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::engine::ledger::Ledger;
+use crate::engine::shared::Wanted;
 use crate::latency::Latency;
 
 /// What a thread brings home.
@@ -11,13 +15,56 @@ pub(crate) struct Books {
     pub(crate) ready: Latency,
     /// Commands that were answered with errors.
     pub(crate) refused: u64,
+    /// Commands and requests without an answer.
+    pub(crate) unanswered: u64,
+    /// Requests that were sent.
+    pub(crate) requests: u64,
+    /// From when a command or request was due to its answer.
+    pub(crate) answers: Latency,
+    /// How late the generator's own requests were.
+    pub(crate) lateness: Latency,
+    /// From when a connection was due to come back until it had its subscriptions.
+    pub(crate) back: Latency,
+    /// The same until its first event.
+    pub(crate) served: Latency,
+    /// How slow connections ended, and how many did so.
+    pub(crate) closes: BTreeMap<String, u64>,
+    pub(crate) moves: Moves,
     /// When the last connection became ready.
     pub(crate) last_ready: u64,
     pub(crate) id: u32,
     pub(crate) threads: u32,
 }
 
+/// Commands of `churn`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moves {
+    pub(crate) subscribed: u64,
+    pub(crate) unsubscribed: u64,
+}
+
 impl Books {
+    /// The empty books of thread `id`, which has so many connections.
+    pub(crate) fn new(wanted: &Arc<Wanted>, id: u32, connections: usize) -> Self {
+        Self {
+            ledger: Ledger::new(Arc::clone(wanted), connections),
+            handshakes: Latency::new(),
+            ready: Latency::new(),
+            refused: 0,
+            unanswered: 0,
+            requests: 0,
+            answers: Latency::new(),
+            lateness: Latency::new(),
+            back: Latency::new(),
+            served: Latency::new(),
+            closes: BTreeMap::new(),
+            moves: Moves::default(),
+            last_ready: 0,
+            id,
+            threads: wanted.threads,
+        }
+    }
+
     /// How many connections became ready.
     pub(crate) fn ready_count(&self) -> u64 {
         self.ready.count()

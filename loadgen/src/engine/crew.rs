@@ -20,7 +20,7 @@ pub(crate) struct Crew {
     pub(crate) shared: Arc<Shared>,
     threads: Vec<JoinHandle<Option<Books>>>,
     sampler: Option<Sampler>,
-    started: u64,
+    pub(crate) started: u64,
 }
 
 /// What all threads brought home.
@@ -34,6 +34,8 @@ pub(crate) struct Result {
     pub(crate) ready: Latency,
     pub(crate) latency: Latency,
     pub(crate) refused: u64,
+    /// Threads that ended by a panic: what they saw is lost.
+    pub(crate) panicked: u64,
     pub(crate) series: Series,
     /// What went wrong first.
     pub(crate) fault: Option<Fault>,
@@ -63,19 +65,18 @@ impl Crew {
         self.sampler = Sampler::start(Arc::clone(&self.shared), server_pid);
     }
 
-    /// Waits until every connection is ready or has failed; bounded by each one's own limit.
-    pub(crate) fn opened(&self, progress: impl Fn(Total)) -> Total {
+    /// Waits until every connection is ready or has failed, or nothing can be hoped for because all
+    /// that were tried at first have failed; bounded by each one's own limit.
+    pub(crate) fn opened(&self, mut progress: impl FnMut(Total)) -> Total {
         let wanted = u64::from(self.wanted.connections);
-        let mut shown = clock::now();
+        let first = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
         loop {
             let total = self.shared.total();
-            if total.ready + total.failed >= wanted || self.is_over() {
+            let is_hopeless = total.ready == 0 && total.failed >= first;
+            if total.ready + total.failed >= wanted || is_hopeless || self.is_over() {
                 return total;
             }
-            if clock::now() - shown > SECOND {
-                shown = clock::now();
-                progress(total);
-            }
+            progress(total);
             clock::sleep(SECOND / 2_000);
         }
     }
@@ -103,8 +104,13 @@ impl Crew {
         self.shared.enter(Phase::Stop);
         let marks = self.sampler.take().map(Sampler::finish).unwrap_or_default();
         let threads = std::mem::take(&mut self.threads);
-        let books: Vec<Books> =
-            threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
+        let (mut books, mut panicked) = (Vec::new(), 0);
+        for thread in threads {
+            match thread.join() {
+                Ok(book) => books.extend(book),
+                Err(_) => panicked += 1,
+            }
+        }
         let mut result = Result {
             wanted: Arc::clone(&self.wanted),
             opening_ns: 0,
@@ -112,6 +118,7 @@ impl Crew {
             ready: Latency::new(),
             latency: Latency::new(),
             refused: 0,
+            panicked,
             series: Series::default(),
             fault: self.fault(),
             books,
@@ -174,5 +181,26 @@ fn receive(id: u32, wanted: Arc<Wanted>, shared: Arc<Shared>) -> Option<Books> {
             shared.tallies[id as usize].failed.store(u64::from(mine), Ordering::Relaxed);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ledger::tests::wanted;
+
+    #[test]
+    fn a_receiver_that_panics_is_counted() {
+        let shared = Arc::new(Shared::new(1));
+        let dies = std::thread::spawn(|| -> Option<Books> { panic!("on purpose") });
+        let crew = Crew {
+            wanted: Arc::new(wanted(false)),
+            shared,
+            threads: vec![dies],
+            sampler: None,
+            started: 0,
+        };
+        let result = crew.stop();
+        assert_eq!((result.panicked, result.books.len()), (1, 0));
     }
 }

@@ -1,9 +1,17 @@
 //! The client engine: threads that hold many connections each, with one epoll, one read buffer and
 //! one descriptor table per thread, and less than 1 KiB per connection.
 
+mod acts;
+mod asking;
 pub(crate) mod books;
+pub(crate) mod conduct;
 pub(crate) mod crew;
+pub(crate) mod ingest;
+pub(crate) mod lane;
+pub(crate) mod lasts;
 pub(crate) mod ledger;
+mod opening;
+pub(crate) mod pending;
 pub(crate) mod publisher;
 pub(crate) mod shared;
 pub(crate) mod socket;

@@ -1,6 +1,7 @@
 //! The publisher: one thread with one connection, which sends events by plan (open loop) or as
 //! fast as subscribers take them (a window over the mean of what was delivered).
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::latency::Latency;
 use crate::plan::Plan;
 use crate::wire::frame;
 use crate::wire::marks::Push;
+use crate::wire::template::Values;
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +32,8 @@ pub(crate) struct Feed {
     pub(crate) window: u64,
     /// Size of `data` in bytes.
     pub(crate) payload_bytes: usize,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    pub(crate) keys: u64,
 }
 
 impl Feed {
@@ -45,7 +49,7 @@ impl Feed {
 /// What a publisher brings home.
 #[derive(Debug)]
 pub(crate) struct Published {
-    /// Events per channel.
+    /// Events per channel whose last byte was handed to the kernel.
     pub(crate) sent: Vec<u64>,
     /// How late the generator itself was, while it was measured.
     pub(crate) lateness: Latency,
@@ -56,7 +60,6 @@ pub(crate) struct Published {
     pub(crate) held_back: u64,
     /// Times that a window was given up because nothing came for a second.
     pub(crate) stalls: u64,
-    pub(crate) cpu_ns: u64,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -73,6 +76,16 @@ struct Publisher {
     text: Vec<u8>,
     fill: Vec<u8>,
     total: u64,
+    /// Events made per channel.
+    made: Vec<u64>,
+    /// Frames that were not handed over whole: where each ends in the stream, and its channel.
+    under_way: VecDeque<(u64, u32)>,
+    /// Bytes handed over before the front of `out`.
+    passed: u64,
+    flushed: u64,
+    /// When the server last held it back.
+    free_at: u64,
+    seats: u64,
     window: Window,
     done: Published,
 }
@@ -94,6 +107,14 @@ pub(crate) fn start(
     let limit = Duration::from_nanos(wanted.timeout_ns);
     let (stream, input) = wanted.target.dial(limit)?;
     stream.set_nonblocking(true)?;
+    let mut out = Vec::with_capacity(OUT_BYTES_MAX);
+    if let Some(foreign) = &wanted.foreign
+        && let Some(hello) = &foreign.hello
+    {
+        // No receiver has this number.
+        let values = Values { connection: wanted.connections, id: 1, ..Values::default() };
+        foreign.push(hello, &values, &mut out);
+    }
     let done = Published {
         sent: vec![0; wanted.channels as usize],
         lateness: Latency::new(),
@@ -101,15 +122,20 @@ pub(crate) fn start(
         first_error: String::new(),
         held_back: 0,
         stalls: 0,
-        cpu_ns: 0,
         fault: None,
     };
     let publisher = Publisher {
         fill: vec![b'x'; feed.payload_bytes],
-        out: Vec::with_capacity(OUT_BYTES_MAX),
+        out,
         gone: 0,
         text: Vec::new(),
         total: 0,
+        made: vec![0; wanted.channels as usize],
+        under_way: VecDeque::new(),
+        passed: 0,
+        flushed: 0,
+        free_at: 0,
+        seats: wanted.seats(),
         window: Window::default(),
         wanted,
         shared,
@@ -127,36 +153,39 @@ impl Publisher {
         if let Err(fault) = self.publish() {
             self.done.fault = Some(fault);
         }
-        self.done.cpu_ns = clock::thread_cpu();
         self.done
     }
 
     fn publish(&mut self) -> Result<(), Fault> {
         while self.shared.phase() == Phase::Open {
+            self.flush()?;
             self.listen()?;
             clock::sleep(SECOND / 1_000);
         }
-        let plan = (self.feed.rate > 0.0).then(|| Plan::new(clock::now(), self.feed.rate));
+        let plan = (self.feed.rate > 0.0)
+            .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
+        let mut cpu_at = 0;
         loop {
             let phase = self.shared.phase();
             if phase >= Phase::Drain {
                 break;
             }
-            let made = self.make(plan, phase);
+            let made = self.make(plan);
+            if clock::now().saturating_sub(cpu_at) > SECOND / 50 {
+                cpu_at = clock::now();
+                self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+            }
             let blocked = !self.flush()?;
             self.listen()?;
             if made == 0 || blocked {
                 clock::sleep(self.pause(plan));
             }
         }
-        let limit = clock::now() + 2 * SECOND;
-        while !self.flush()? && clock::now() < limit {
-            clock::sleep(SECOND / 5_000);
-        }
         while self.shared.phase() != Phase::Stop {
+            let is_all = self.flush()?;
             self.listen()?;
-            clock::sleep(SECOND / 200);
+            clock::sleep(if is_all { SECOND / 200 } else { SECOND / 5_000 });
         }
         Ok(())
     }
@@ -169,42 +198,42 @@ impl Publisher {
     }
 
     /// Makes the events that are due and allowed, and says how many.
-    fn make(&mut self, plan: Option<Plan>, phase: Phase) -> u64 {
-        let now = clock::now();
+    fn make(&mut self, plan: Option<Plan>) -> u64 {
+        let (now, span) = (clock::now(), self.shared.span());
         let due = match plan {
             Some(plan) => plan.due_by(now).saturating_sub(self.total),
             None => self.room(now),
         };
         let batch = due.min(BATCH);
-        // What the server held back is its own lateness, not ours.
-        let clear = phase == Phase::Measure && self.out.len() == self.gone;
         for made in 0..batch {
             if self.out.len() - self.gone > OUT_BYTES_MAX {
                 self.done.held_back += 1;
-                self.shared.published.store(self.total, Ordering::Relaxed);
+                self.free_at = now;
                 return made;
             }
             let at = plan.map_or(now, |plan| plan.due(self.total));
-            if clear {
-                self.done.lateness.record(now.saturating_sub(at));
+            // While the server took nothing more, it was late and not the generator.
+            if span.has(at) {
+                self.done.lateness.record(now.saturating_sub(at.max(self.free_at)));
             }
-            self.event(at);
+            let channel = self.event(at);
+            let end = self.passed + self.out.len() as u64;
+            self.under_way.push_back((end, u32::try_from(channel).unwrap_or(u32::MAX)));
         }
-        self.shared.published.store(self.total, Ordering::Relaxed);
         batch
     }
 
     /// How many events the window allows.
     fn room(&mut self, now: u64) -> u64 {
         let total = self.shared.total();
-        let taken = total.delivered + total.told;
+        let taken = total.delivered.saturating_add(total.told);
         if taken != self.window.taken {
             self.window.taken = taken;
             self.window.moved_at = now;
         }
         let channels = u128::from(self.wanted.channels);
-        let mean = u128::from(taken) * channels / u128::from(self.wanted.seats().max(1));
-        let mean = u64::try_from(mean).unwrap_or(u64::MAX) + self.window.forgiven;
+        let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
+        let mean = u64::try_from(mean).unwrap_or(u64::MAX).saturating_add(self.window.forgiven);
         let ahead = self.total.saturating_sub(mean);
         if ahead >= self.feed.window && now.saturating_sub(self.window.moved_at) > SECOND {
             self.window.forgiven += ahead;
@@ -215,15 +244,24 @@ impl Publisher {
         self.feed.window.saturating_sub(ahead)
     }
 
-    /// Appends one event that is due at `at`.
-    fn event(&mut self, at: u64) {
+    /// Appends one event that is due at `at`, and says its channel.
+    fn event(&mut self, at: u64) -> u64 {
         let channels = u64::from(self.wanted.channels);
         let channel = self.total % channels;
         let mut digits = itoa::Buffer::new();
+        if self.wanted.foreign.is_some() {
+            self.foreign(at, channel);
+            return channel;
+        }
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
         self.text.extend_from_slice(self.wanted.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
+        if self.feed.keys > 0 {
+            self.text.extend_from_slice(br#"","key":"k"#);
+            let key = self.total / channels % self.feed.keys;
+            self.text.extend_from_slice(digits.format(key).as_bytes());
+        }
         self.text.extend_from_slice(br#"","data":"#);
         let start = self.text.len();
         self.text.extend_from_slice(br#"{"ts":"#);
@@ -233,21 +271,67 @@ impl Publisher {
         self.text.extend_from_slice(&self.fill[..room]);
         self.text.extend_from_slice(br#""}}"#);
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
-        if let Some(sent) = usize::try_from(channel).ok().and_then(|at| self.done.sent.get_mut(at))
-        {
-            *sent += 1;
-        }
-        self.total += 1;
+        self.count(channel);
+        channel
     }
 
-    /// Writes what the server takes; true when nothing is left.
+    /// Counts one event of a channel and says its number there.
+    fn count(&mut self, channel: u64) -> u64 {
+        self.total += 1;
+        let made = usize::try_from(channel).ok().and_then(|at| self.made.get_mut(at));
+        made.map_or(0, |made| {
+            *made += 1;
+            *made
+        })
+    }
+
+    /// Appends one event as the server's own template says it, with marks in its payload.
+    fn foreign(&mut self, at: u64, channel: u64) {
+        let seq = self.count(channel);
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return };
+        let Some(publish) = &foreign.publish else { return };
+        let mut payload =
+            format!(r#"{{"ts":{at},"seq":{seq},"ch":{channel},"fill":""#).into_bytes();
+        let room = self.feed.payload_bytes.saturating_sub(payload.len() + 2);
+        payload.extend_from_slice(&self.fill[..room]);
+        payload.extend_from_slice(br#""}"#);
+        let name = format!("{}{channel}", wanted.prefix);
+        let values = Values {
+            channel: &name,
+            payload: &payload,
+            connection: wanted.connections,
+            id: self.total + 1,
+            seq,
+            ts: at,
+        };
+        foreign.push(publish, &values, &mut self.out);
+    }
+
+    /// Writes what the server takes; true when nothing is left. An event counts as published when
+    /// the last byte of its frame is gone.
     fn flush(&mut self) -> Result<bool, Fault> {
+        let outcome = self.write();
+        let gone = self.passed + self.gone as u64;
+        while let Some((_, channel)) = self.under_way.front().filter(|(end, _)| *end <= gone) {
+            if let Some(sent) = self.done.sent.get_mut(*channel as usize) {
+                *sent += 1;
+            }
+            self.flushed += 1;
+            self.under_way.pop_front();
+        }
+        self.shared.published.store(self.flushed, Ordering::Relaxed);
+        outcome
+    }
+
+    fn write(&mut self) -> Result<bool, Fault> {
         while self.gone < self.out.len() {
             match self.stream.write(&self.out[self.gone..]) {
                 Ok(0) => return Err(Fault::Ended),
                 Ok(sent) => self.gone += sent,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.gone > OUT_BYTES_MAX / 2 {
+                        self.passed += self.gone as u64;
                         self.out.drain(..self.gone);
                         self.gone = 0;
                     }
@@ -257,6 +341,7 @@ impl Publisher {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.passed += self.out.len() as u64;
         self.out.clear();
         self.gone = 0;
         Ok(true)
@@ -264,7 +349,7 @@ impl Publisher {
 
     /// Reads answers: errors are counted, pings answered.
     fn listen(&mut self) -> Result<(), Fault> {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 32 << 10];
         match self.stream.read(&mut chunk) {
             Ok(0) => return Err(Fault::Ended),
             Ok(read) => self.input.extend_from_slice(&chunk[..read]),
@@ -279,8 +364,16 @@ impl Publisher {
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Text => answer(frame.payload, &mut self.done),
-                frame::Opcode::Binary | frame::Opcode::Pong => {}
+                frame::Opcode::Text | frame::Opcode::Binary => match &self.wanted.foreign {
+                    None => answer(frame.payload, &mut self.done),
+                    Some(foreign) if foreign.is_ping(frame.payload) => {
+                        if let Some(pong) = &foreign.pong {
+                            foreign.push(pong, &Values::default(), &mut self.out);
+                        }
+                    }
+                    Some(_) => {}
+                },
+                frame::Opcode::Pong => {}
             }
         }
         self.input.drain(..used);

@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::clock;
+use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
+use crate::plan::Span;
+use crate::process::RunQueue;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
+use crate::wire::template::Values;
 
 /// What a run wants from its receivers.
 #[derive(Debug, Clone)]
@@ -31,23 +37,48 @@ pub(crate) struct Wanted {
     pub(crate) verify: bool,
     /// Without `verify`, the due time of each nth event is read.
     pub(crate) sample: u64,
+    /// Whether the last receiver of each event is looked for.
+    pub(crate) until_last: bool,
+    /// What connections do besides reading.
+    pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 impl Wanted {
-    /// Subscriptions over all connections.
+    /// Subscriptions over all connections that are not slow on purpose.
     pub(crate) fn seats(&self) -> u64 {
-        u64::from(self.connections) * u64::from(self.subscriptions)
+        let slow = match &self.conduct {
+            Conduct::Slow(slow) => (0..self.connections).filter(|c| slow.has(*c)).count(),
+            Conduct::Churn(_) | Conduct::Cut(_) | Conduct::Echo(_) | Conduct::Steady => 0,
+        };
+        (u64::from(self.connections) - slow as u64) * u64::from(self.subscriptions)
+    }
+
+    /// What the templates of a connection's nth subscription are filled with.
+    pub(crate) fn values<'a>(&self, connection: u32, slot: u32, channel: &'a str) -> Values<'a> {
+        // The hello is the first command.
+        Values { channel, connection, id: u64::from(slot) + 2, ..Values::default() }
+    }
+
+    /// The name of a connection's nth channel.
+    pub(crate) fn channel_name(&self, connection: u32, slot: u32) -> String {
+        format!("{}{}", self.prefix, self.channel(connection, slot))
     }
 
     /// What makes two runs the same work, for the report.
     pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
-        BTreeMap::from([
+        let mut sizes = BTreeMap::from([
             ("connections", f64::from(self.connections)),
             ("connect_rate", self.connect_rate),
             ("channels", f64::from(self.channels)),
             ("subscriptions", f64::from(self.subscriptions)),
             ("verify", f64::from(u8::from(self.verify))),
-        ])
+        ]);
+        if self.until_last {
+            sizes.insert("until_last", 1.0);
+        }
+        sizes
     }
 
     /// The channel of a connection's nth subscription.
@@ -75,6 +106,8 @@ pub(crate) enum Phase {
     Warm,
     /// Latency is recorded.
     Measure,
+    /// Events flow, nobody leaves any more, those who are away come back.
+    Calm,
     /// The publisher has stopped; what is under way arrives.
     Drain,
     /// Threads end.
@@ -82,7 +115,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Open, Self::Warm, Self::Measure, Self::Drain, Self::Stop];
+    const ALL: [Self; 6] =
+        [Self::Open, Self::Warm, Self::Measure, Self::Calm, Self::Drain, Self::Stop];
 
     /// Its name in a report.
     pub(crate) fn name(self) -> &'static str {
@@ -90,6 +124,7 @@ impl Phase {
             Self::Open => "open",
             Self::Warm => "warm",
             Self::Measure => "measure",
+            Self::Calm => "calm",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }
@@ -114,6 +149,36 @@ pub(crate) struct Tally {
     /// System calls that read something.
     pub(crate) reads: AtomicU64,
     pub(crate) cpu_ns: AtomicU64,
+    /// How long the thread was ready to run and had no CPU.
+    pub(crate) waited_ns: AtomicU64,
+    /// Events received by connections that are slow on purpose.
+    pub(crate) slow_delivered: AtomicU64,
+    pub(crate) slow_told: AtomicU64,
+    /// Slow connections that have ended.
+    pub(crate) slow_gone: AtomicU64,
+    /// Slow connections that the server has let go of, while they were not read.
+    pub(crate) slow_hung: AtomicU64,
+    /// Connections that have left or were cut.
+    pub(crate) cut: AtomicU64,
+    /// Of those, the ones that have their subscriptions again.
+    pub(crate) back: AtomicU64,
+    /// Of those, the ones that have received an event since.
+    pub(crate) served: AtomicU64,
+    /// Returns that failed and were tried again.
+    pub(crate) retries: AtomicU64,
+    /// Acts that found no connection to act on.
+    pub(crate) skipped: AtomicU64,
+    /// When the last connection came back, and was served.
+    pub(crate) last_back: AtomicU64,
+    pub(crate) last_served: AtomicU64,
+}
+
+impl Tally {
+    /// Books what the calling thread has used of the CPU, and how long it has waited for it.
+    pub(crate) fn book_cpu(&self, queue: &RunQueue) {
+        self.cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+        self.waited_ns.store(queue.waited(), Ordering::Relaxed);
+    }
 }
 
 /// A sum over all threads at one moment.
@@ -127,16 +192,35 @@ pub(crate) struct Total {
     pub(crate) bytes: u64,
     pub(crate) reads: u64,
     pub(crate) cpu_ns: u64,
+    pub(crate) slow_delivered: u64,
+    pub(crate) slow_told: u64,
+    pub(crate) slow_gone: u64,
+    pub(crate) slow_hung: u64,
+    pub(crate) cut: u64,
+    pub(crate) back: u64,
+    pub(crate) served: u64,
+    pub(crate) retries: u64,
+    pub(crate) skipped: u64,
+    pub(crate) last_back: u64,
+    pub(crate) last_served: u64,
 }
 
 /// Everything that threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     phase: AtomicU8,
+    /// When events were to begin: a thread that wakes up late is late.
+    pub(crate) begun_at: AtomicU64,
+    measured_from: AtomicU64,
+    measured_until: AtomicU64,
     /// One per receiver thread.
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
     pub(crate) published: AtomicU64,
+    /// CPU of the one publisher of a fan-out.
+    pub(crate) publisher_ns: AtomicU64,
+    /// How often all connections were to be cut.
+    pub(crate) storms: AtomicU64,
     /// What went wrong first.
     pub(crate) fault: OnceLock<Fault>,
 }
@@ -145,8 +229,13 @@ impl Shared {
     pub(crate) fn new(threads: u32) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Open as u8),
+            begun_at: AtomicU64::new(0),
+            measured_from: AtomicU64::new(u64::MAX),
+            measured_until: AtomicU64::new(u64::MAX),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
+            publisher_ns: AtomicU64::new(0),
+            storms: AtomicU64::new(0),
             fault: OnceLock::new(),
         }
     }
@@ -157,7 +246,26 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        let before = self.phase();
+        let now = clock::now();
+        match phase {
+            Phase::Open => {}
+            Phase::Warm => self.begun_at.store(now, Ordering::Relaxed),
+            Phase::Measure => self.measured_from.store(now, Ordering::Relaxed),
+            Phase::Calm | Phase::Drain | Phase::Stop if before == Phase::Measure => {
+                self.measured_until.store(now, Ordering::Relaxed);
+            }
+            Phase::Calm | Phase::Drain | Phase::Stop => {}
+        }
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// What is measured, as far as it is known.
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            from: self.measured_from.load(Ordering::Relaxed),
+            until: self.measured_until.load(Ordering::Relaxed),
+        }
     }
 
     /// Keeps the first fault; later ones are only counted by their tallies.
@@ -172,11 +280,43 @@ impl Shared {
             total.failed += tally.failed.load(Ordering::Relaxed);
             total.lost += tally.lost.load(Ordering::Relaxed);
             total.delivered += tally.delivered.load(Ordering::Relaxed);
-            total.told += tally.told.load(Ordering::Relaxed);
+            total.told = total.told.saturating_add(tally.told.load(Ordering::Relaxed));
             total.bytes += tally.bytes.load(Ordering::Relaxed);
             total.reads += tally.reads.load(Ordering::Relaxed);
             total.cpu_ns += tally.cpu_ns.load(Ordering::Relaxed);
+            total.slow_delivered += tally.slow_delivered.load(Ordering::Relaxed);
+            total.slow_told =
+                total.slow_told.saturating_add(tally.slow_told.load(Ordering::Relaxed));
+            total.slow_gone += tally.slow_gone.load(Ordering::Relaxed);
+            total.slow_hung += tally.slow_hung.load(Ordering::Relaxed);
+            total.cut += tally.cut.load(Ordering::Relaxed);
+            total.back += tally.back.load(Ordering::Relaxed);
+            total.served += tally.served.load(Ordering::Relaxed);
+            total.retries += tally.retries.load(Ordering::Relaxed);
+            total.skipped += tally.skipped.load(Ordering::Relaxed);
+            total.last_back = total.last_back.max(tally.last_back.load(Ordering::Relaxed));
+            total.last_served = total.last_served.max(tally.last_served.load(Ordering::Relaxed));
         }
         total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measured_span_ends_once_with_the_phase() {
+        let shared = Shared::new(1);
+        shared.enter(Phase::Warm);
+        assert!(!shared.span().has(clock::now()), "warm-up");
+        shared.enter(Phase::Measure);
+        let due = clock::now();
+        assert!(shared.span().has(due));
+        shared.enter(Phase::Calm);
+        let span = shared.span();
+        shared.enter(Phase::Drain);
+        assert_eq!(shared.span(), span, "what comes later does not move it");
+        assert!(span.has(due) && !span.has(clock::now()), "what is due after it");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::io::Errno;
@@ -15,7 +16,14 @@ use crate::fault::Fault;
 use crate::target::{Target, source};
 
 /// Begins to connect; epoll tells when that has ended.
-pub(crate) fn open(target: &Target, sources: u8, index: u32) -> Result<OwnedFd, Fault> {
+///
+/// With `buffer`, the kernel keeps no more than twice that many bytes that were not read.
+pub(crate) fn open(
+    target: &Target,
+    sources: u8,
+    index: u32,
+    buffer: Option<u32>,
+) -> Result<OwnedFd, Fault> {
     let family = match target.address.ip() {
         IpAddr::V4(_) => AddressFamily::INET,
         IpAddr::V6(_) => AddressFamily::INET6,
@@ -23,6 +31,9 @@ pub(crate) fn open(target: &Target, sources: u8, index: u32) -> Result<OwnedFd, 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = socket_with(family, SocketType::STREAM, flags, None).map_err(fault)?;
     sockopt::set_tcp_nodelay(&fd, true).map_err(fault)?;
+    if let Some(bytes) = buffer {
+        sockopt::set_socket_recv_buffer_size(&fd, bytes as usize).map_err(fault)?;
+    }
     if let Some(ip) = source(target, sources, index) {
         // The port is chosen when connecting, so that it is only taken towards this server.
         setsockopt(&fd, IpBindAddressNoPort, &true)
@@ -47,6 +58,12 @@ pub(crate) fn send_all(fd: &OwnedFd, bytes: &[u8]) -> Result<(), Fault> {
         Ok(_) | Err(Errno::WOULDBLOCK) => Err(Fault::Stuck),
         Err(errno) => Err(fault(errno)),
     }
+}
+
+/// Makes closing it a reset, as when a machine or a network dies.
+pub(crate) fn reset_on_close(fd: &OwnedFd) {
+    // Where it is refused, the connection ends in order, which is as good an end.
+    sockopt::set_socket_linger(fd, Some(Duration::ZERO)).ok();
 }
 
 /// Reads what is there; `None` when nothing is.

@@ -1,34 +1,42 @@
 //! One receiver thread: opens its share of the connections, subscribes them and reads.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, Event};
 use rustix::io::Errno;
 
 use crate::clock::{self, SECOND, timespec};
+use crate::engine::acts::Acts;
 use crate::engine::books::{Books, number};
-use crate::engine::ledger::{Arrival, Ledger, Meaning};
+use crate::engine::conduct::Conduct;
+use crate::engine::ledger::{Arrival, Meaning};
+use crate::engine::pending::Pending;
 use crate::engine::shared::{Phase, Shared, Tally, Wanted};
 use crate::engine::socket;
 use crate::fault::Fault;
-use crate::latency::Latency;
 use crate::machine;
 use crate::plan::Plan;
+use crate::process::RunQueue;
 use crate::wire::{frame, handshake};
 
 /// One read takes at most this much.
 const READ_BYTES: usize = 128 << 10;
 /// Carry buffers kept for the next partial frame.
 const SPARE_CARRIES_MAX: usize = 64;
+/// A larger one is not kept.
+const SPARE_CARRY_BYTES_MAX: usize = 64 << 10;
 /// Events taken from one epoll wait.
 const EVENTS_MAX: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
+    /// Has left, or was cut, and will come back.
+    Away,
     Waiting,
     Connecting,
     Upgrading,
@@ -42,35 +50,54 @@ enum State {
 
 /// One connection. `carry` holds the front of a partial frame and no memory otherwise.
 #[derive(Debug)]
-struct Conn {
-    fd: Option<OwnedFd>,
-    state: State,
-    carry: Vec<u8>,
+pub(super) struct Conn {
+    pub(super) fd: Option<OwnedFd>,
+    pub(super) state: State,
+    pub(super) carry: Vec<u8>,
     /// When it began to connect, or was due to.
-    born: u64,
+    pub(super) born: u64,
+    /// When it must be ready.
+    pub(super) deadline: u64,
+    /// When it was due to come back; 0 once the first event since then is here.
+    pub(super) due: u64,
+    /// The command of `churn` that it waits for; 0 none.
+    pub(super) asked: u64,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 64, "a connection must stay small");
+const _: () = assert!(size_of::<Conn>() <= 80, "a connection must stay small");
 
 /// One thread's part of a run.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    id: u32,
-    wanted: Arc<Wanted>,
-    shared: Arc<Shared>,
-    poll: OwnedFd,
-    conns: Vec<Conn>,
+    pub(super) id: u32,
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) poll: OwnedFd,
+    pub(super) conns: Vec<Conn>,
     buffer: Vec<u8>,
     spare: Vec<Vec<u8>>,
     /// Deadlines of those under way, oldest first.
-    pending: VecDeque<(u64, usize)>,
-    opening: u32,
-    next: usize,
-    request: Vec<u8>,
-    out: Vec<u8>,
-    opened_at: u64,
+    pub(super) pending: VecDeque<(u64, usize)>,
+    /// Those that come back, and when.
+    pub(super) returns: BinaryHeap<Reverse<(u64, usize)>>,
+    pub(super) opening: u32,
+    pub(super) next: usize,
+    pub(super) request: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    pub(super) text: Vec<u8>,
+    /// What a server that is not Weir said last instead of what was expected.
+    pub(super) heard: String,
+    pub(super) opened_at: u64,
+    pub(super) acts: Acts,
+    /// Commands and requests that wait for their answers.
+    pub(super) asked: Pending,
+    pub(super) asking: bool,
+    pub(super) ask_plan: Option<Plan>,
+    /// Requests that became due so far.
+    pub(super) planned: u64,
     reads: u64,
     bytes: u64,
+    queue: RunQueue,
     pub(crate) books: Books,
 }
 
@@ -89,16 +116,11 @@ impl Worker {
             state: State::Waiting,
             carry: Vec::new(),
             born: 0,
+            deadline: 0,
+            due: 0,
+            asked: 0,
         });
-        let books = Books {
-            ledger: Ledger::new(Arc::clone(&wanted), mine),
-            handshakes: Latency::new(),
-            ready: Latency::new(),
-            refused: 0,
-            last_ready: 0,
-            id,
-            threads: wanted.threads,
-        };
+        let books = Books::new(&wanted, id, mine);
         Ok(Self {
             id,
             poll,
@@ -106,13 +128,22 @@ impl Worker {
             buffer: vec![0; READ_BYTES],
             spare: Vec::new(),
             pending: VecDeque::new(),
+            returns: BinaryHeap::new(),
             opening: 0,
             next: 0,
             request: wanted.target.request(),
             out: Vec::new(),
+            text: Vec::new(),
+            heard: String::new(),
+            acts: Acts::new(id),
+            asked: Pending::new(),
+            asking: false,
+            ask_plan: None,
+            planned: 0,
             opened_at: clock::now(),
             reads: 0,
             bytes: 0,
+            queue: RunQueue::own(),
             books,
             wanted,
             shared,
@@ -126,9 +157,10 @@ impl Worker {
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
+                self.books.unanswered = self.asked.open();
                 return self.books;
             }
-            let wait = self.open_more();
+            let wait = self.open_more().min(self.act(phase));
             events.clear();
             match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&timespec(wait))) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -143,99 +175,61 @@ impl Worker {
             self.publish_counters();
             if now.saturating_sub(cpu_at) > SECOND / 50 {
                 cpu_at = now;
-                self.tally().cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
+                self.tally().book_cpu(&self.queue);
             }
         }
     }
 
-    fn tally(&self) -> &Tally {
+    pub(super) fn tally(&self) -> &Tally {
         &self.shared.tallies[self.id as usize]
     }
 
     fn publish_counters(&self) {
         let tally = self.tally();
-        tally.delivered.store(self.books.ledger.delivered, Ordering::Relaxed);
-        tally.told.store(self.books.ledger.told, Ordering::Relaxed);
+        let (all, slow) = (self.books.ledger.all, self.books.ledger.slow);
+        tally.delivered.store(all.delivered, Ordering::Relaxed);
+        tally.told.store(all.told, Ordering::Relaxed);
+        tally.slow_delivered.store(slow.delivered, Ordering::Relaxed);
+        tally.slow_told.store(slow.told, Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
-    }
-
-    /// Opens what may be opened, and says how long to wait for events.
-    fn open_more(&mut self) -> u64 {
-        let rate = self.wanted.connect_rate / f64::from(self.wanted.threads);
-        let plan = (rate > 0.0).then(|| Plan::new(self.opened_at, rate));
-        let due = plan.map_or(u64::MAX, |plan| plan.due_by(clock::now()));
-        let mut turn = 64;
-        while self.next < self.conns.len()
-            && (self.next as u64) < due
-            && self.opening < self.wanted.inflight
-            && turn > 0
-        {
-            let at = self.next;
-            self.next += 1;
-            turn -= 1;
-            let born = plan.map_or_else(clock::now, |plan| plan.due(at as u64));
-            if let Err(fault) = self.open(at, born) {
-                self.fail(at, fault);
-            }
-        }
-        if self.next == self.conns.len() {
-            SECOND / 50
-        } else if self.opening >= self.wanted.inflight || plan.is_some() {
-            SECOND / 1_000
-        } else {
-            0
-        }
-    }
-
-    fn open(&mut self, at: usize, born: u64) -> Result<(), Fault> {
-        let index = number(at, self.id, self.wanted.threads);
-        let conn = &mut self.conns[at];
-        conn.state = State::Connecting;
-        conn.born = born;
-        self.opening += 1;
-        self.pending.push_back((clock::now() + self.wanted.timeout_ns, at));
-        let fd = socket::open(&self.wanted.target, self.wanted.sources, index)?;
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP;
-        epoll::add(&self.poll, &fd, EventData::new_u64(at as u64), flags)
-            .map_err(std::io::Error::from)?;
-        conn.fd = Some(fd);
-        Ok(())
     }
 
     fn woken(&mut self, at: usize, phase: Phase) {
         let Some(conn) = self.conns.get(at) else { return };
         let outcome = match conn.state {
             State::Connecting => self.connected(at),
-            State::Upgrading | State::Subscribing { .. } | State::Ready => self.read(at, phase),
-            State::Waiting | State::Gone => Ok(()),
+            State::Ready if phase < Phase::Drain && self.is_slow(at) => {
+                // It reads at its own pace; this says that the server has let go of it.
+                add(&self.tally().slow_hung);
+                Ok(())
+            }
+            State::Upgrading | State::Subscribing { .. } | State::Ready => {
+                self.read(at, phase, READ_BYTES)
+            }
+            State::Away | State::Waiting | State::Gone => Ok(()),
         };
         if let Err(fault) = outcome {
             self.fail(at, fault);
         }
     }
 
-    fn connected(&mut self, at: usize) -> Result<(), Fault> {
-        let conn = &mut self.conns[at];
-        let Some(fd) = &conn.fd else { return Ok(()) };
-        socket::connected(fd)?;
-        socket::send_all(fd, &self.request)?;
-        let flags = EventFlags::IN | EventFlags::RDHUP;
-        epoll::modify(&self.poll, fd, EventData::new_u64(at as u64), flags)
-            .map_err(std::io::Error::from)?;
-        conn.state = State::Upgrading;
-        Ok(())
+    fn is_slow(&self, at: usize) -> bool {
+        self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads))
     }
 
     /// Reads once into the thread's buffer, behind what the connection carried over.
-    fn read(&mut self, at: usize, phase: Phase) -> Result<(), Fault> {
+    ///
+    /// At most `most` bytes are taken, which is not more than [`READ_BYTES`].
+    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<(), Fault> {
+        let most = most.min(READ_BYTES);
         let conn = &mut self.conns[at];
         let Some(fd) = &conn.fd else { return Ok(()) };
         let carried = conn.carry.len();
         if self.buffer.len() < carried + READ_BYTES {
             self.buffer.resize(carried + READ_BYTES, 0);
         }
-        let Some(read) = socket::read(fd, &mut self.buffer[carried..carried + READ_BYTES])? else {
+        let Some(read) = socket::read(fd, &mut self.buffer[carried..carried + most])? else {
             return Ok(());
         };
         self.reads += 1;
@@ -243,7 +237,7 @@ impl Worker {
         if carried > 0 {
             self.buffer[..carried].copy_from_slice(&conn.carry);
             let mut carry = std::mem::take(&mut conn.carry);
-            if self.spare.len() < SPARE_CARRIES_MAX {
+            if self.spare.len() < SPARE_CARRIES_MAX && carry.capacity() <= SPARE_CARRY_BYTES_MAX {
                 carry.clear();
                 self.spare.push(carry);
             }
@@ -272,78 +266,67 @@ impl Worker {
             self.upgraded(at, now)?;
         }
         let connection = number(at, self.id, self.wanted.threads);
-        let from = Arrival { at, connection, now, phase };
+        let slow = self.wanted.conduct.is_slow(connection);
+        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span() };
+        let before = self.books.ledger.all.delivered;
         while let Some((frame, len)) = frame::next(&input[used..]).map_err(Fault::BadFrame)? {
             used += len;
             match frame.opcode {
                 frame::Opcode::Text => self.text(frame.payload, from)?,
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
+                frame::Opcode::Binary if self.wanted.foreign.is_some() => {
+                    self.foreign(frame.payload, from)?;
+                }
                 frame::Opcode::Binary | frame::Opcode::Pong => {}
             }
+        }
+        let conn = &self.conns[at];
+        if conn.due > 0 && conn.state == State::Ready && self.books.ledger.all.delivered > before {
+            self.served(at, now);
         }
         Ok(used)
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
+        if self.wanted.foreign.is_some() {
+            return self.foreign(text, from);
+        }
+        if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
+        {
+            return Ok(());
+        }
         let (mut subscribed, mut refused, mut wrong) = (0, 0, None);
+        let mut answer = None;
         self.books.ledger.text(text, from, &mut |meaning| match meaning {
             Meaning::Counted => {}
-            Meaning::Subscribed => subscribed += 1,
+            Meaning::Subscribed { id } => {
+                subscribed += 1;
+                answer = Some(id);
+            }
+            Meaning::Unsubscribed { id } => answer = Some(id),
             Meaning::Wrong(fault) => {
                 refused += 1;
                 wrong.get_or_insert(fault);
             }
         });
-        if subscribed == 0 && refused == 0 {
+        if answer.is_none() && refused == 0 {
             return Ok(());
         }
         if let State::Subscribing { left } = self.conns[from.at].state {
             if let Some(fault) = wrong {
                 return Err(fault);
             }
-            self.subscribed(from.at, left.saturating_sub(subscribed), from.now);
-        } else if let Some(fault) = wrong {
+            return self.subscribed(from.at, left.saturating_sub(subscribed), from.now);
+        }
+        if let Some(id) = answer {
+            self.answered(from.at, id, from.now);
+        }
+        if let Some(fault) = wrong {
             self.books.refused += refused;
             self.shared.blame(fault);
         }
         Ok(())
-    }
-
-    /// The handshake is done: asks for the channels, or is ready at once.
-    fn upgraded(&mut self, at: usize, now: u64) -> Result<(), Fault> {
-        self.books.handshakes.record(now.saturating_sub(self.conns[at].born));
-        let connection = number(at, self.id, self.wanted.threads);
-        self.out.clear();
-        for slot in 0..self.wanted.subscriptions {
-            let channel = self.wanted.channel(connection, slot);
-            let text = format!(
-                r#"{{"type":"subscribe","id":{},"channel":"{}{channel}"}}"#,
-                slot + 1,
-                self.wanted.prefix
-            );
-            frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
-        }
-        if let Some(fd) = &self.conns[at].fd
-            && !self.out.is_empty()
-        {
-            socket::send_all(fd, &self.out)?;
-        }
-        self.subscribed(at, self.wanted.subscriptions, now);
-        Ok(())
-    }
-
-    fn subscribed(&mut self, at: usize, left: u32, now: u64) {
-        let conn = &mut self.conns[at];
-        if left > 0 {
-            conn.state = State::Subscribing { left };
-            return;
-        }
-        conn.state = State::Ready;
-        self.opening -= 1;
-        self.books.ready.record(now.saturating_sub(conn.born));
-        self.books.last_ready = now;
-        add(&self.tally().ready);
     }
 
     fn pong(&mut self, at: usize, payload: &[u8]) -> Result<(), Fault> {
@@ -354,37 +337,8 @@ impl Worker {
             None => Ok(()),
         }
     }
-
-    /// Ends what has been under way for too long.
-    fn expire(&mut self, now: u64) {
-        while let Some((deadline, at)) = self.pending.front().copied() {
-            let over = matches!(self.conns[at].state, State::Ready | State::Gone);
-            if !over && deadline > now {
-                return;
-            }
-            self.pending.pop_front();
-            if !over {
-                self.fail(at, Fault::Silent { seconds: self.wanted.timeout_ns / SECOND });
-            }
-        }
-    }
-
-    fn fail(&mut self, at: usize, fault: Fault) {
-        let conn = &mut self.conns[at];
-        let was_ready = conn.state == State::Ready;
-        conn.state = State::Gone;
-        conn.fd = None;
-        conn.carry = Vec::new();
-        if was_ready {
-            add(&self.tally().lost);
-        } else {
-            self.opening -= 1;
-            add(&self.tally().failed);
-        }
-        self.shared.blame(fault);
-    }
 }
 
-fn add(counter: &AtomicU64) {
+pub(super) fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -120,14 +120,14 @@ fn table(out: &mut String, rows: &[(String, String)]) {
 
 fn run(report: &Report) -> Vec<(String, String)> {
     let host = &report.host;
-    let gib = host.memory_bytes >> 20;
+    let mib = host.memory_bytes >> 20;
     let sizes: Vec<String> =
         report.sizes.iter().map(|(name, size)| format!("{name} {size}")).collect();
     [
         ("command", report.command.join(" ")),
         ("sizes", sizes.join(", ")),
         ("CPU", format!("{}, {} cores", host.cpu, host.cores)),
-        ("memory", format!("{gib} MiB")),
+        ("memory", format!("{mib} MiB")),
         ("kernel", host.kernel.clone()),
         ("generator", format!("weir-loadgen {}", report.version)),
     ]

@@ -17,6 +17,11 @@ impl Report {
         rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
         rows.summary("handshake", self.connect.handshake);
         rows.summary("until ready", self.connect.until_ready);
+        if let Some(client) = self.connect.client_cpu_us {
+            let server = self.connect.server_cpu_us;
+            let server = server.map_or_else(String::new, |us| format!(", server {us:.0} us"));
+            rows.add("CPU for each", format!("client {client:.0} us{server}"));
+        }
         if let Some(idle) = &self.idle {
             rows.add("held for", format!("{:.1} s", idle.seconds));
             let mut memory = format!("client {:.0} B", idle.client_bytes_per_connection);
@@ -28,17 +33,29 @@ impl Report {
         if let Some(fanout) = &self.fanout {
             rows.fanout(fanout);
         }
+        self.sections.rows(&mut rows);
         if let Some(server) = &self.server {
             let mib = server.rss_bytes >> 20;
-            rows.add("server", format!("{:.2} cores, {mib} MiB resident", server.cores));
+            rows.add(
+                "server",
+                format!(
+                    "{:.2} cores ({:.2} user, {:.2} system), {mib} MiB resident",
+                    server.cores, server.user_cores, server.system_cores
+                ),
+            );
             rows.price("server CPU", server.cpu_seconds_per_million);
+        }
+        if let Some(cores) = self.client.publisher_cores {
+            rows.add("publisher CPU", format!("{cores:.2} cores"));
         }
         rows.add(
             "receivers",
             format!(
-                "{:.2} cores on {} threads, {} MiB resident",
+                "{:.2} cores on {} threads (busiest {:.0} %, waited {:.0} %), {} MiB resident",
                 self.client.receiver_cores,
                 self.threads,
+                self.client.busiest_receiver * 100.0,
+                self.client.waited_for_cpu * 100.0,
                 self.client.rss_bytes >> 20
             ),
         );
@@ -72,15 +89,16 @@ impl fmt::Display for Report {
     }
 }
 
+/// The lines of the table.
 #[derive(Default)]
-struct Rows(Vec<(String, String)>);
+pub(crate) struct Rows(Vec<(String, String)>);
 
 impl Rows {
-    fn add(&mut self, name: &str, value: String) {
+    pub(crate) fn add(&mut self, name: &str, value: String) {
         self.0.push((name.to_owned(), value));
     }
 
-    fn summary(&mut self, name: &str, summary: Option<Summary>) {
+    pub(crate) fn summary(&mut self, name: &str, summary: Option<Summary>) {
         let Some(Summary { samples, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }) = summary else {
             return;
         };
@@ -111,14 +129,19 @@ impl Rows {
                 fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
             ),
         );
-        self.add(
-            "whole run",
-            format!(
-                "{} expected, {} delivered, {} told lost",
-                fanout.expected_total, fanout.delivered_total, fanout.told_total
-            ),
-        );
+        let Fanout { expected_total, delivered_total, told_total, .. } = fanout;
+        let mut whole = format!("{delivered_total} delivered, {told_total} told lost");
+        if *expected_total > 0 {
+            whole = format!("{expected_total} expected, {whole}");
+        }
+        self.add("whole run", whole);
         self.summary("latency", fanout.latency);
+        if let Some(last) = &fanout.until_last {
+            self.summary("until last", last.latency);
+            if last.incomplete > 0 {
+                self.add("not by all", format!("{} events", last.incomplete));
+            }
+        }
         self.summary("own lateness", fanout.lateness);
         if fanout.held_back + fanout.stalls > 0 {
             let Fanout { held_back, stalls, .. } = fanout;

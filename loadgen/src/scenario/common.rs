@@ -1,16 +1,23 @@
 //! What every scenario does: meet the server, open the connections, watch the server's process.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
+use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
-use crate::engine::shared::{Total, Wanted};
+use crate::engine::shared::{Shared, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
 use crate::host::Host;
 use crate::machine;
 use crate::process::{self, Sample};
-use crate::report::{Client, Connect, Report, SCHEMA, Server};
+use crate::progress::Progress;
+use crate::report::{Client, Connect, Report, SCHEMA};
+use crate::scenario::moment::{Moment, Stretch, ratio};
+use crate::sections::Sections;
+use crate::series::Series;
 use crate::target::Target;
+use crate::wire::foreign::Foreign;
 
 /// How to connect, as the command line says.
 #[derive(Debug, Clone)]
@@ -35,25 +42,19 @@ pub(crate) struct Subscribing {
     pub(crate) prefix: String,
     pub(crate) verify: bool,
     pub(crate) sample: u64,
-}
-
-/// Everything that is sampled at the edges of a measurement.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) at: u64,
-    pub(crate) total: Total,
-    pub(crate) server: Option<Sample>,
+    pub(crate) until_last: bool,
+    pub(crate) conduct: Conduct,
+    /// The server's own protocol, where it is not Weir.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 impl Connecting {
     /// Checks the machine and meets the server, then opens all connections.
     pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
-        let layout = machine::layout(self.connections, self.threads, self.sources)?;
-        if let Some(pid) = self.server_pid
-            && process::sample(pid).is_none()
-        {
-            return Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")));
-        }
+        // IPv6 has one loopback address.
+        let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
+        let layout = machine::layout(self.connections, self.threads, sources)?;
+        self.check_pid()?;
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let mut crew = Crew::start(Wanted {
             target: self.target.clone(),
@@ -69,17 +70,27 @@ impl Connecting {
             prefix: subscribing.prefix,
             verify: subscribing.verify,
             sample: subscribing.sample,
+            until_last: subscribing.until_last,
+            conduct: subscribing.conduct,
+            foreign: subscribing.foreign,
         })?;
         crew.watch(self.server_pid);
-        let opened = crew.opened(|total| {
-            if self.progress {
-                let Total { ready, failed, .. } = total;
-                eprintln!("opening: {ready} of {} ready, {failed} failed", self.connections);
-            }
-        });
+        let mut progress = self.progress.then(|| Progress::new(self.connections));
+        let opened = crew.opened(|total| progress.iter_mut().for_each(|bar| bar.show(total)));
+        drop(progress);
         match crew.fault() {
             Some(fault) if opened.ready == 0 => Err(self.server_error(fault)),
             Some(_) | None => Ok(crew),
+        }
+    }
+
+    /// A process that is to be watched must be there.
+    pub(crate) fn check_pid(&self) -> Result<(), RunError> {
+        match self.server_pid.filter(|pid| process::sample(*pid).is_none()) {
+            Some(pid) => {
+                Err(RunError::Usage(format!("--server-pid {pid}: there is no such process")))
+            }
+            None => Ok(()),
         }
     }
 
@@ -88,55 +99,62 @@ impl Connecting {
     }
 
     /// Where things stand.
-    pub(crate) fn moment(&self, crew: &Crew) -> Moment {
-        Moment {
-            at: clock::now(),
-            total: crew.shared.total(),
-            server: self.server_pid.and_then(process::sample),
-        }
+    pub(crate) fn moment(&self, shared: &Shared) -> Moment {
+        Moment::now(shared, self.server_pid.and_then(process::sample))
     }
 
-    /// The server's process between two moments; `before` is its state before any connection.
-    pub(crate) fn server(&self, before: Option<Sample>, span: (Moment, Moment)) -> Option<Server> {
-        let (from, to) = span;
-        let (first, last) = (from.server?, to.server?);
-        let delivered = to.total.delivered - from.total.delivered;
-        let used = last.cpu_ns.saturating_sub(first.cpu_ns);
-        Some(Server {
-            pid: self.server_pid?,
-            rss_bytes_before: before?.rss_bytes,
-            rss_bytes: last.rss_bytes,
-            cores: ratio(used, to.at - from.at),
-            cpu_seconds_per_million: per_million(used, delivered),
-        })
+    /// Books the server's process; `before` is its state before any connection. One that has died
+    /// makes the run invalid.
+    pub(crate) fn book_server(
+        &self,
+        stretch: &Stretch,
+        before: Option<Sample>,
+        report: &mut Report,
+    ) {
+        report.server = stretch.server(self.server_pid, before);
+        let gone = self.server_pid.filter(|pid| process::sample(*pid).is_none());
+        report.invalidate(gone.map(|pid| Invalid::ServerGone { pid }));
     }
 
-    /// A report with what all scenarios tell.
-    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
-        let ready = done.books.iter().map(|book| book.ready_count()).sum();
-        let mut report = Report {
+    /// A report that tells nothing yet.
+    pub(crate) fn blank(&self, scenario: &'static str, threads: u32) -> Report {
+        Report {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             scenario,
             url: self.target.url(),
             command: std::env::args().collect(),
             host: Host::this(),
-            sizes: done.wanted.sizes(),
+            sizes: BTreeMap::new(),
             connections: self.connections,
             threads,
             invalid: Vec::new(),
             notes: Vec::new(),
+            connect: Connect::default(),
+            idle: None,
+            fanout: None,
+            sections: Sections::default(),
+            server: None,
+            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
+            distributions: Vec::new(),
+            series: Series::default(),
+            verdict: None,
+        }
+    }
+
+    /// A report with what all scenarios tell.
+    pub(crate) fn report(&self, scenario: &'static str, threads: u32, done: &CrewResult) -> Report {
+        let ready = done.books.iter().map(|book| book.ready_count()).sum();
+        let mut report = Report {
+            sizes: done.wanted.sizes(),
             connect: Connect {
                 ready,
                 seconds: ratio(done.opening_ns, SECOND),
                 per_second: ratio(ready * SECOND, done.opening_ns),
                 handshake: done.handshakes.summary(),
                 until_ready: done.ready.summary(),
+                ..Connect::default()
             },
-            idle: None,
-            fanout: None,
-            server: None,
-            client: Client { rss_bytes: process::own().rss_bytes, ..Client::default() },
             distributions: [
                 done.latency.distribution("latency"),
                 done.handshakes.distribution("handshake"),
@@ -146,8 +164,10 @@ impl Connecting {
             .flatten()
             .collect(),
             series: done.series.clone(),
-            verdict: None,
+            ..self.blank(scenario, threads)
         };
+        let panicked = (done.panicked > 0).then_some(Invalid::Panicked { threads: done.panicked });
+        report.invalidate(panicked);
         if done.refused > 0 {
             report.invalidate(Some(Invalid::Refused {
                 errors: done.refused,
@@ -156,29 +176,6 @@ impl Connecting {
         }
         report
     }
-}
-
-/// The receivers between two moments.
-pub(crate) fn client(rss_bytes: u64, span: (Moment, Moment)) -> Client {
-    let (from, to) = span;
-    let used = to.total.cpu_ns.saturating_sub(from.total.cpu_ns);
-    let delivered = to.total.delivered - from.total.delivered;
-    Client {
-        rss_bytes,
-        receiver_cores: ratio(used, to.at - from.at),
-        cpu_seconds_per_million: per_million(used, delivered),
-        ceiling_per_core: (delivered > 0).then(|| ratio(delivered.saturating_mul(SECOND), used)),
-    }
-}
-
-/// One number over another; 0 over nothing.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
-fn per_million(nanos: u64, deliveries: u64) -> Option<f64> {
-    (deliveries > 0).then(|| ratio(nanos, deliveries) / 1_000.0)
 }
 
 /// Sleeps a duration in steps; false when connections were lost meanwhile.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::clock::{self, SECOND};
 use crate::fault::RunError;
 use crate::process;
 use crate::report::{Idle, Report};
-use crate::scenario::common::{Connecting, Subscribing, client, hold, ratio};
+use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::moment::{Moment, Stretch, ratio};
 
 /// What happens once the connections stand.
 #[derive(Debug, Clone, Copy)]
@@ -29,29 +31,43 @@ pub(crate) fn run(
     if let Some(holding) = holding {
         hold(&crew, holding.settle);
     }
-    let from = connecting.moment(&crew);
+    let from = match holding {
+        Some(_) => connecting.moment(&crew.shared),
+        None => {
+            // Threads book their CPU every 20 ms.
+            clock::sleep(SECOND / 40);
+            Moment::before(crew.started, threads, server_before)
+        }
+    };
     let own = process::own();
     if let Some(holding) = holding {
         hold(&crew, holding.hold);
     }
-    let to = connecting.moment(&crew);
+    let stretch = Stretch { from, to: connecting.moment(&crew.shared) };
+    let opening = holding.is_none();
     let broken = crew.broken();
-    let mut report = connecting.report(
-        if holding.is_some() { "idle" } else { "connect" },
-        threads,
-        &crew.stop(),
-    );
+    let mut report =
+        connecting.report(if opening { "connect" } else { "idle" }, threads, &crew.stop());
     report.invalidate(broken);
-    report.server = connecting.server(server_before, (from, to));
-    if holding.is_some() {
-        report.client = client(own.rss_bytes, (from, to));
+    connecting.book_server(&stretch, server_before, &mut report);
+    report.client = stretch.client(own.rss_bytes);
+    if opening {
+        let ready = report.connect.ready.saturating_mul(1_000);
+        let (from, to) = (&stretch.from, &stretch.to);
+        let client = to.total.cpu_ns.saturating_sub(from.total.cpu_ns);
+        let server = from.server.zip(to.server);
+        report.connect.client_cpu_us = (ready > 0).then(|| ratio(client, ready));
+        report.connect.server_cpu_us = server
+            .filter(|_| ready > 0)
+            .map(|(from, to)| ratio(to.cpu_ns.saturating_sub(from.cpu_ns), ready));
+    } else {
         let ready = report.connect.ready;
         let grown = |before: u64, after: u64| ratio(after.saturating_sub(before), ready);
         report.idle = Some(Idle {
-            seconds: ratio(to.at - from.at, crate::clock::SECOND),
+            seconds: ratio(stretch.nanos(), SECOND),
             client_bytes_per_connection: grown(own_before.rss_bytes, own.rss_bytes),
             server_bytes_per_connection: server_before
-                .zip(from.server)
+                .zip(stretch.from.server)
                 .map(|(before, after)| grown(before.rss_bytes, after.rss_bytes)),
         });
     }

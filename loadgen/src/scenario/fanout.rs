@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
+use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
+use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
-use crate::engine::shared::{Phase, Total};
+use crate::engine::shared::{Phase, Total, Wanted};
 use crate::fault::{Invalid, RunError};
-use crate::process;
-use crate::report::{Fanout, Report};
-use crate::scenario::common::{Connecting, Moment, Subscribing, client, hold, ratio};
+use crate::process::{self, MemoryPoint, Watch};
+use crate::report::{Fanout, Report, UntilLast};
+use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::moment::{Stretch, ratio};
 
 /// What is left must go on arriving; after this long without anything the run is over.
 const DRAIN_QUIET: u64 = 2 * SECOND;
@@ -26,6 +29,19 @@ pub(crate) struct Times {
     pub(crate) late_max: Duration,
 }
 
+/// A run in which one publisher feeds the connections.
+#[derive(Debug)]
+pub(crate) struct Fed {
+    pub(crate) report: Report,
+    pub(crate) done: CrewResult,
+    /// At the end of the run.
+    pub(crate) total: Total,
+    /// Events per channel.
+    pub(crate) sent: Vec<u64>,
+    /// The server's memory over the whole run, when its process is known.
+    pub(crate) memory: Vec<MemoryPoint>,
+}
+
 /// Publishes and receives.
 pub(crate) fn run(
     connecting: &Connecting,
@@ -33,25 +49,45 @@ pub(crate) fn run(
     feed: Feed,
     times: Times,
 ) -> Result<Report, RunError> {
+    let measured = |crew: &Crew| {
+        hold(crew, times.duration);
+    };
+    Ok(measure("fanout", connecting, subscribing, (feed, times), measured)?.report)
+}
+
+/// Publishes and receives; what is measured lasts as long as `during`.
+pub(crate) fn measure(
+    name: &'static str,
+    connecting: &Connecting,
+    subscribing: Subscribing,
+    (feed, times): (Feed, Times),
+    during: impl FnOnce(&Crew),
+) -> Result<Fed, RunError> {
     let server_before = connecting.server_pid.and_then(process::sample);
     let verify = subscribing.verify;
+    let watch = connecting.server_pid.map(Watch::start);
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
+    if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
+        // Nobody says when the subscriptions stand.
+        clock::sleep(SECOND / 2);
+    }
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
-    let mut span = (connecting.moment(&crew), connecting.moment(&crew));
-    let mut published = (0, 0);
+    let at = connecting.moment(&crew.shared);
+    let mut stretch = Stretch { from: at.clone(), to: at };
+    let mut is_over = true;
     if crew.broken().is_none() {
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
-        span.0 = connecting.moment(&crew);
-        published.0 = sent(&crew);
-        hold(&crew, times.duration);
-        span.1 = connecting.moment(&crew);
-        published.1 = sent(&crew);
+        stretch.from = connecting.moment(&crew.shared);
+        during(&crew);
+        stretch.to = connecting.moment(&crew.shared);
+        crew.shared.enter(Phase::Calm);
+        calm(&crew, times.drain);
         crew.shared.enter(Phase::Drain);
-        drain(&crew, times.drain);
+        is_over = drain(&crew, times.drain);
     }
     let own = process::own();
     let total = shared.total();
@@ -60,45 +96,75 @@ pub(crate) fn run(
     let feeder = publisher.join().map_err(|_| {
         RunError::Machine("the publisher thread panicked; please report it".to_owned())
     })?;
-    let mut report = connecting.report("fanout", wanted.threads, &done);
+    let mut report = connecting.report(name, wanted.threads, &done);
     report.sizes.extend(feed.sizes());
     report.invalidate(broken);
-    report.server = connecting.server(server_before, span);
-    report.client = client(own.rss_bytes, span);
+    connecting.book_server(&stretch, server_before, &mut report);
+    report.client = stretch.client(own.rss_bytes);
+    stretch.check_reserve(feed.rate > 0.0, &mut report);
+    report.invalidate(stretch.check_rate(stretch.published(), feed.rate, times.late_max));
     let heads = heads(&done, &feeder);
-    let expected = expected(&wanted, &feeder);
-    report.fanout = Some(figures(span, published, &feeder, &done, (total, expected)));
+    let expected = if wanted.conduct.is_moving() { 0 } else { expected(&wanted, &feeder) };
+    report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
     if let Some(fanout) = &mut report.fanout {
         fanout.channels = wanted.channels;
+        fanout.until_last = wanted.until_last.then(|| until_last(&wanted, &done));
     }
-    guard(&mut report, &feeder, feed, times.late_max);
+    let away = total.cut - total.back;
+    report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
+    let unanswered = done.books.iter().map(|book| book.unanswered).sum();
+    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
+    guard(&mut report, &feeder, (feed, wanted.conduct.is_moving()), times.late_max);
+    report.invalidate((!is_over).then_some(Invalid::StillArriving));
     if verify {
-        report.verdict = Some(done.verdict(Some(&heads)));
+        // Where a channel ends is known only when all was published and all had time to arrive.
+        let is_known = is_over && feeder.errors == 0 && feeder.fault.is_none();
+        report.verdict = Some(done.verdict(is_known.then_some(&heads)));
     }
-    Ok(report)
+    let memory = watch.map(Watch::stop).unwrap_or_default();
+    Ok(Fed { report, done, total, sent: feeder.sent, memory })
+}
+
+/// Waits until those who are away are back and served, or nothing more can be hoped for.
+fn calm(crew: &Crew, limit: Duration) {
+    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let served = matches!(crew.wanted.conduct, Conduct::Cut(_)) && crew.wanted.subscriptions > 0;
+    while clock::now() < end && crew.broken().is_none() {
+        let total = crew.shared.total();
+        if total.back >= total.cut && (!served || total.served >= total.cut) {
+            return;
+        }
+        clock::sleep(SECOND / 500);
+    }
 }
 
 fn sent(crew: &Crew) -> u64 {
     crew.shared.published.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Waits until all is there, nothing more comes, or the time is up.
-fn drain(crew: &Crew, limit: Duration) {
+/// Waits until all is there, nothing more comes, or the time is up; the last is no end.
+fn drain(crew: &Crew, limit: Duration) -> bool {
     let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
     let (mut seen, mut moved_at) = (0, clock::now());
     // Whole rounds over the channels: an upper bound that is exact when they divide.
     let seats = crew.wanted.seats();
     loop {
         clock::sleep(SECOND / 100);
-        let Total { delivered, told, .. } = crew.shared.total();
-        let (now, got) = (clock::now(), delivered + told);
-        if got != seen {
-            (seen, moved_at) = (got, now);
+        let total = crew.shared.total();
+        let Total { delivered, told, .. } = total;
+        let slow = total.slow_delivered.saturating_add(total.slow_told);
+        let slow = slow.saturating_add(total.slow_gone);
+        let (now, got) = (clock::now(), delivered.saturating_add(told));
+        if got.saturating_add(slow) != seen {
+            (seen, moved_at) = (got.saturating_add(slow), now);
         }
         let due = u128::from(sent(crew)) * u128::from(seats) / u128::from(crew.wanted.channels);
         let is_all = u128::from(got) >= due && now - moved_at > SECOND / 5;
-        if is_all || now - moved_at > DRAIN_QUIET || now > end || crew.broken().is_some() {
-            return;
+        if is_all || now - moved_at > DRAIN_QUIET || crew.broken().is_some() {
+            return true;
+        }
+        if now > end {
+            return false;
         }
     }
 }
@@ -106,13 +172,13 @@ fn drain(crew: &Crew, limit: Duration) {
 /// Where each channel must stand at the end.
 fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
     let bases = done.bases(u32::try_from(feeder.sent.len()).unwrap_or(u32::MAX));
-    bases.iter().zip(&feeder.sent).map(|(base, sent)| base + sent).collect()
+    bases.iter().zip(&feeder.sent).map(|(base, sent)| base.saturating_add(*sent)).collect()
 }
 
 /// Deliveries that the whole run owes.
-fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
+fn expected(wanted: &Wanted, feeder: &Published) -> u64 {
     let mut expected = 0;
-    for connection in 0..wanted.connections {
+    for connection in (0..wanted.connections).filter(|c| !wanted.conduct.is_slow(*c)) {
         for slot in 0..wanted.subscriptions {
             let channel = wanted.channel(connection, slot) as usize;
             expected += feeder.sent.get(channel).copied().unwrap_or(0);
@@ -122,22 +188,20 @@ fn expected(wanted: &crate::engine::shared::Wanted, feeder: &Published) -> u64 {
 }
 
 fn figures(
-    span: (Moment, Moment),
-    published: (u64, u64),
+    stretch: &Stretch,
     feeder: &Published,
     done: &CrewResult,
     whole: (Total, u64),
 ) -> Fanout {
-    let (from, to) = span;
-    let nanos = to.at - from.at;
-    let per_second = |count: u64| ratio(count.saturating_mul(SECOND), nanos);
-    let delivered = to.total.delivered - from.total.delivered;
+    let Stretch { from, to } = stretch;
+    let per_second = |count| stretch.per_second(count);
+    let delivered = stretch.delivered();
     let (total, expected_total) = whole;
     Fanout {
-        seconds: ratio(nanos, SECOND),
+        seconds: ratio(stretch.nanos(), SECOND),
         channels: 0,
-        published: published.1 - published.0,
-        published_per_second: per_second(published.1 - published.0),
+        published: stretch.published(),
+        published_per_second: per_second(stretch.published()),
         delivered,
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
@@ -146,14 +210,34 @@ fn figures(
         delivered_total: total.delivered,
         told_total: total.told,
         latency: done.latency.summary(),
+        until_last: None,
         lateness: feeder.lateness.summary(),
         held_back: feeder.held_back,
         stalls: feeder.stalls,
     }
 }
 
+/// How long the last subscriber waited for each event.
+fn until_last(wanted: &Wanted, done: &CrewResult) -> UntilLast {
+    let mut seats = vec![0_u64; wanted.channels as usize];
+    for connection in 0..wanted.connections {
+        for slot in 0..wanted.subscriptions {
+            seats[wanted.channel(connection, slot) as usize] += 1;
+        }
+    }
+    let mut lasts = Lasts::default();
+    done.books.iter().for_each(|book| lasts.merge(&book.ledger.lasts));
+    let (latency, incomplete) = lasts.until_last(&seats);
+    UntilLast { complete: latency.count(), incomplete, latency: latency.summary() }
+}
+
 /// Finds the reasons to throw the run away.
-fn guard(report: &mut Report, feeder: &Published, feed: Feed, late_max: Duration) {
+fn guard(
+    report: &mut Report,
+    feeder: &Published,
+    (feed, is_moving): (Feed, bool),
+    late_max: Duration,
+) {
     let mut reasons = Vec::new();
     if let Some(fault) = &feeder.fault {
         reasons.push(Invalid::PublisherLost(fault.clone()));
@@ -168,27 +252,14 @@ fn guard(report: &mut Report, feeder: &Published, feed: Feed, late_max: Duration
         reasons.push(Invalid::GeneratorLate { p99_ns, max_ns });
     }
     if let Some(fanout) = &report.fanout {
-        let got = fanout.delivered_total + fanout.told_total;
-        if got != fanout.expected_total {
+        let got = fanout.delivered_total.saturating_add(fanout.told_total);
+        if got != fanout.expected_total && !is_moving {
             let deliveries = fanout.expected_total.abs_diff(got);
             reasons.push(Invalid::Missing { deliveries });
         }
         if fanout.delivered == 0 {
             reasons.push(Invalid::Nothing);
         }
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of threads"
-    )]
-    let percent = (report.client.receiver_cores * 100.0 / f64::from(report.threads)) as u64;
-    if percent >= 95 && feed.rate > 0.0 {
-        reasons.push(Invalid::GeneratorSaturated { percent });
-    } else if percent >= 95 {
-        report.notes.push(format!(
-            "receiver threads used {percent} % of their CPU: this may be the generator's ceiling"
-        ));
     }
     for reason in reasons {
         report.invalidate(Some(reason));

@@ -7,8 +7,12 @@ use crate::engine::shared::Phase;
 use crate::fault::{Invalid, RunError};
 use crate::process;
 use crate::report::{Fanout, Report};
-use crate::scenario::common::{Connecting, Subscribing, client, hold, ratio};
+use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::moment::{Stretch, ratio};
 use crate::target::Target;
+
+/// The share of its CPU from which on a receiver's ceiling is measured.
+const MEASURED: f64 = 0.9;
 
 /// Receives from the blaster for `duration` after `warmup`.
 pub(crate) fn run(
@@ -28,9 +32,9 @@ pub(crate) fn run(
     crew.shared.enter(Phase::Warm);
     hold(&crew, times.0);
     crew.shared.enter(Phase::Measure);
-    let from = connecting.moment(&crew);
+    let from = connecting.moment(&crew.shared);
     hold(&crew, times.1);
-    let to = connecting.moment(&crew);
+    let stretch = Stretch { from, to: connecting.moment(&crew.shared) };
     let broken = crew.broken();
     let own = process::own();
     let threads = crew.wanted.threads;
@@ -38,15 +42,16 @@ pub(crate) fn run(
     let mut report = connecting.report("self-test", threads, &done);
     report.sizes.extend(sizes);
     report.invalidate(broken);
-    report.client = client(own.rss_bytes, (from, to));
-    let delivered = to.total.delivered - from.total.delivered;
+    report.client = stretch.client(own.rss_bytes);
+    let delivered = stretch.delivered();
+    ceiling(&mut report, &stretch);
     if delivered == 0 {
         report.invalidate(Some(Invalid::Nothing));
     }
-    let nanos = to.at - from.at;
-    let per_second = |count: u64| ratio(count.saturating_mul(crate::clock::SECOND), nanos);
+    let Stretch { from, to } = &stretch;
+    let per_second = |count| stretch.per_second(count);
     report.fanout = Some(Fanout {
-        seconds: ratio(nanos, crate::clock::SECOND),
+        seconds: ratio(stretch.nanos(), crate::clock::SECOND),
         channels: 1,
         published: 0,
         published_per_second: 0.0,
@@ -58,6 +63,7 @@ pub(crate) fn run(
         delivered_total: to.total.delivered,
         told_total: 0,
         latency: done.latency.summary(),
+        until_last: None,
         lateness: None,
         held_back: 0,
         stalls: 0,
@@ -67,4 +73,21 @@ pub(crate) fn run(
         report.verdict = Some(done.verdict(None));
     }
     Ok(report)
+}
+
+/// What one core of receivers takes. Measured only when a core was used up; otherwise it is said
+/// to be an extrapolation.
+fn ceiling(report: &mut Report, stretch: &Stretch) {
+    let used = report.client.receiver_cores;
+    if stretch.delivered() == 0 || used <= 0.0 {
+        return;
+    }
+    report.client.ceiling_per_core = Some(stretch.per_second(stretch.delivered()) / used);
+    let whole = f64::from(report.threads);
+    if used < whole * MEASURED {
+        report.notes.push(format!(
+            "the ceiling is extrapolated: the blaster kept the receivers busy on {used:.2} of \
+             {whole} cores"
+        ));
+    }
 }

@@ -7,8 +7,10 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 
 const EVENT: &[u8] = b"{\"type\":\"event\",\"channel\":\"";
+const PUBLISHED: &[u8] = b"{\"type\":\"published\",\"id\":";
 const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
+const TS: &[u8] = b"\"ts";
 const DUE: &[u8] = b"\"ts\":";
 const SNAPSHOT: &[u8] = b"\"snapshot\":true";
 
@@ -24,16 +26,35 @@ pub(crate) struct Event<'a> {
     rest: &'a [u8],
 }
 
+/// The marks of an event in any server's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marked {
+    pub(crate) due: u64,
+    /// The event's number in its channel, from 1.
+    pub(crate) seq: u64,
+    /// The channel's number, where the payload says it.
+    pub(crate) channel: Option<u64>,
+}
+
 /// Everything that is no event, read as JSON.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Push<'a> {
     #[serde(rename = "type", borrow)]
     pub(crate) kind: Cow<'a, str>,
+    pub(crate) id: Option<u64>,
     #[serde(borrow)]
     pub(crate) channel: Option<Cow<'a, str>>,
     pub(crate) offset: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) epoch: Option<Cow<'a, str>>,
+    pub(crate) recovered: Option<bool>,
+    #[serde(default)]
+    pub(crate) updated: bool,
+    /// A number in `disconnect`, a name in `error`.
+    pub(crate) code: Option<serde_json::Value>,
     pub(crate) from: Option<serde_json::Value>,
     pub(crate) to: Option<u64>,
+    pub(crate) dropped: Option<u64>,
     #[serde(borrow)]
     pub(crate) message: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -43,6 +64,7 @@ pub(crate) struct Push<'a> {
 /// The searchers, built once per thread.
 #[derive(Debug)]
 pub(crate) struct Marks {
+    ts: Finder<'static>,
     data: Finder<'static>,
     due: Finder<'static>,
     snapshot: Finder<'static>,
@@ -50,7 +72,12 @@ pub(crate) struct Marks {
 
 impl Marks {
     pub(crate) fn new() -> Self {
-        Self { data: Finder::new(DATA), due: Finder::new(DUE), snapshot: Finder::new(SNAPSHOT) }
+        Self {
+            ts: Finder::new(TS),
+            data: Finder::new(DATA),
+            due: Finder::new(DUE),
+            snapshot: Finder::new(SNAPSHOT),
+        }
     }
 
     /// When the event was due, as its publisher wrote into `data`.
@@ -59,6 +86,20 @@ impl Marks {
         let data = &data[..data.len().min(DUE_WITHIN)];
         let digits = &data[self.due.find(data)? + DUE.len()..];
         number(digits).map(|(due, _)| due)
+    }
+
+    /// The next event in a message of any server: `"ts":N,"seq":N`, and `"ch":N` behind it, also
+    /// with the quotes escaped; and what follows.
+    pub(crate) fn foreign<'a>(&self, text: &'a [u8]) -> Option<(Marked, &'a [u8])> {
+        let mut rest = text;
+        loop {
+            rest = &rest[self.ts.find(rest)? + TS.len()..];
+            let Some((due, behind)) = value(rest) else { continue };
+            let Some((seq, behind)) = field(behind, b"seq") else { continue };
+            let channel = field(behind, b"ch");
+            let marked = Marked { due, seq, channel: channel.map(|(number, _)| number) };
+            return Some((marked, channel.map_or(behind, |(_, behind)| behind)));
+        }
     }
 
     /// Whether the event is a latest value shown again, not a live event.
@@ -75,6 +116,26 @@ pub(crate) fn event(text: &[u8]) -> Option<Event<'_>> {
     let (channel, rest) = text.split_at(end);
     let (offset, rest) = number(rest.strip_prefix(OFFSET)?)?;
     Some(Event { channel, offset, rest })
+}
+
+/// The number of the field `name`, which is the next one.
+fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<(u64, &'a [u8])> {
+    let text = text.strip_prefix(b",")?;
+    let text = text.strip_prefix(b"\\").unwrap_or(text).strip_prefix(b"\"")?;
+    value(text.strip_prefix(name)?)
+}
+
+/// The number behind a field's name.
+fn value(text: &[u8]) -> Option<(u64, &[u8])> {
+    number(text.strip_prefix(b"\\").unwrap_or(text).strip_prefix(b"\":")?)
+}
+
+/// The id and the offset of a `published` answer; `None` when it is something else.
+pub(crate) fn published(text: &[u8]) -> Option<(u64, u64)> {
+    let (id, rest) = number(text.strip_prefix(PUBLISHED)?)?;
+    let at = memchr::memmem::find(rest, OFFSET)?;
+    let (offset, _) = number(&rest[at + OFFSET.len()..])?;
+    Some((id, offset))
 }
 
 /// The decimal number at the front, and what follows it.
@@ -101,6 +162,33 @@ mod tests {
         assert_eq!((event.channel, event.offset), (b"load:7".as_slice(), 58));
         assert_eq!(marks.due(&event), Some(42), "the publisher's mark, not the server's");
         assert!(!marks.is_snapshot(&event));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_found_by_its_marks() {
+        let text = br#"{"type":"published","id":3,"channel":"a","epoch":"k3Zq","offset":58}"#;
+        assert_eq!(published(text), Some((3, 58)));
+        for cut in 0..text.len() - 3 {
+            assert_eq!(published(&text[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(published(TEXT), None);
+    }
+
+    #[test]
+    fn marks_are_found_in_any_message_and_as_often_as_they_stand_there() {
+        let marks = Marks::new();
+        let text = br#"{"ts":5,"pub":{"ts":42,"seq":7,"ch":3,"fill":""}} {\"ts\":43,\"seq\":8}"#;
+        let (first, rest) = marks.foreign(text).expect("the first");
+        assert_eq!(first, Marked { due: 42, seq: 7, channel: Some(3) });
+        let (second, rest) = marks.foreign(rest).expect("the second");
+        assert_eq!(second, Marked { due: 43, seq: 8, channel: None });
+        assert_eq!(marks.foreign(rest), None);
+        for cut in 0..text.len() {
+            let mut rest = &text[..cut];
+            while let Some((_, behind)) = marks.foreign(rest) {
+                rest = behind;
+            }
+        }
     }
 
     #[test]

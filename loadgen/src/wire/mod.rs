@@ -1,6 +1,9 @@
 //! Bytes: frames as a client reads and writes them, the opening handshake, and the marks in a
 //! frame's text.
 
+pub(crate) mod foreign;
 pub(crate) mod frame;
 pub(crate) mod handshake;
+pub(crate) mod http;
 pub(crate) mod marks;
+pub(crate) mod template;

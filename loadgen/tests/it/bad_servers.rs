@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::relay::CONSENT;
+use crate::relay::{self, CONSENT, Sin};
 use crate::run;
 
 /// A server that reads a request, writes `answer` and then waits or closes.
@@ -51,6 +51,35 @@ fn a_server_that_cannot_be_measured_is_named() {
 }
 
 #[test]
+fn a_server_that_trickles_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nX: ";
+        // Each byte in time, and no end.
+        for byte in head.iter().chain(std::iter::repeat(&b'x')) {
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let ran = run(&["connect", "--timeout", "1", "-c", "3", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 1 s"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_that_answers_no_subscribe_is_given_up_after_the_first_window() {
+    // All windows would take 100 s, which the test does not wait for.
+    let url = server(CONSENT.to_vec(), true);
+    let ran = run(&["fanout", "--timeout", "1", "-c", "200", "--inflight", "2", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 1 s"), "{}", ran.text);
+}
+
+#[test]
 fn nobody_there_is_a_sentence() {
     let ran = run(&["connect", "ws://127.0.0.1:1/ws"]);
     assert_eq!(ran.code, 3);
@@ -73,6 +102,9 @@ fn only_this_machine_and_only_sense() {
         &["connect", "--server-pid", "4000000000", "ws://127.0.0.1:1/"],
         &["connect", "-c", "0", "ws://127.0.0.1:1/"],
         &["nonsense"],
+        &["fanout", "--until-last", "ws://127.0.0.1:1/"],
+        &["fanout", "--until-last", "--rate", "900000", "ws://127.0.0.1:1/"],
+        &["churn", "--until-last", "--rate", "9", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(arguments).code, 64, "{arguments:?}");
     }
@@ -80,8 +112,101 @@ fn only_this_machine_and_only_sense() {
 
 #[test]
 fn the_self_test_holds_its_own_promise() {
-    let ran = run(&["self-test", "--verify", "--duration", "0.3"]);
+    let path = std::env::temp_dir().join(format!("weir-self-test-{}.json", std::process::id()));
+    let file = path.to_str().expect("UTF-8");
+    let ran = run(&["self-test", "--verify", "--duration", "0.3", "--json", file]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
     assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+    let report = crate::schema::checked(&path);
+    std::fs::remove_file(&path).expect("it can go");
+    let measured = report["client"]["receiver_cores"].as_f64().expect("cores") >= 0.9;
+    assert_ne!(ran.text.contains("the ceiling is extrapolated"), measured, "{}", ran.text);
+}
+
+/// Every scenario that connects, with little to do.
+fn scenarios() -> Vec<Vec<&'static str>> {
+    let short = ["--warmup", "0.1", "--duration", "0.3", "--drain", "1"].as_slice();
+    let with = |first: &[&'static str]| [first, short].concat();
+    vec![
+        vec!["connect"],
+        vec!["idle", "--channels", "1", "--settle", "0.1", "--hold", "0.2"],
+        with(&["fanout", "--rate", "100", "--verify"]),
+        with(&["publish", "--rate", "100"]),
+        with(&["publish", "--via", "http"]),
+        with(&["publish", "--via", "ndjson"]),
+        with(&["slow", "--share", "0.5", "--verify"]),
+        with(&["churn", "--verify"]),
+        with(&["recover", "--verify"]),
+        with(&["storm", "--limit", "1", "--verify"]),
+        with(&["echo"]),
+        with(&["fanout", "--rate", "100", "--publish-frame", "{payload}"]),
+    ]
+}
+
+#[test]
+fn no_scenario_hangs_or_panics_whatever_answers() {
+    let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
+    let answers: [(Vec<u8>, bool); 8] = [
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true),
+        (b"\x00\xFF garbage \r\n\r\n".to_vec(), true),
+        (b"".to_vec(), true),
+        (b"".to_vec(), false),
+        (consent_then(b"\xFF\xFF\xFF"), true),
+        (consent_then(b"\x88\x06\x0F\xA1down"), true),
+        (consent_then(b"\x81\x02{}"), true),
+        (consent_then(b""), false),
+    ];
+    for (answer, stays) in answers {
+        let shown = String::from_utf8_lossy(&answer).into_owned();
+        let url = server(answer, stays);
+        for scenario in scenarios() {
+            let ran = run(&[&scenario, ["--timeout", "1", "-c", "4", &url].as_slice()].concat());
+            let shown = format!("{scenario:?} against {shown:?}: {}", ran.text);
+            assert!(!ran.text.contains("panicked"), "{shown}");
+            match ran.code {
+                2 => assert!(ran.text.contains("INVALID: "), "{shown}"),
+                3 => assert!(ran.text.starts_with("weir-loadgen: ws://127.0.0.1:"), "{shown}"),
+                // Only these may find nothing wrong in a server that consents and says nothing.
+                0 => assert!(["connect", "idle"].contains(&scenario[0]), "{shown}"),
+                code => panic!("exit code {code}: {shown}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_a_sentence_in_every_scenario() {
+    for scenario in scenarios() {
+        let ran = run(&[scenario.as_slice(), &["-c", "4", "ws://127.0.0.1:1/ws"]].concat());
+        assert_eq!(ran.code, 3, "{scenario:?}: {}", ran.text);
+        assert!(ran.text.contains("nothing listens there"), "{scenario:?}: {}", ran.text);
+    }
+}
+
+#[test]
+fn a_server_that_resets_in_the_middle_is_a_sentence() {
+    for (scenario, pace) in [
+        ("slow", [].as_slice()),
+        // Few acts: whoever is to be reset must not have left by itself.
+        ("churn", &["--churn-rate", "1"]),
+        ("recover", &["--cut-rate", "1"]),
+        ("storm", &[]),
+    ] {
+        let url = relay::start(Sin::Cut);
+        let short =
+            ["-c", "10", "--rate", "200", "--warmup", "0.5", "--drain", "1", "--timeout", "1"];
+        let last = ["--duration", "1", &url];
+        let ran = run(&[&[scenario], short.as_slice(), pace, &last].concat());
+        assert_eq!(ran.code, 2, "{scenario}: {}", ran.text);
+        assert!(ran.text.contains("connections were lost"), "{scenario}: {}", ran.text);
+    }
+}
+
+#[test]
+fn the_machine_is_looked_at_before_the_run() {
+    let ran =
+        run(&["idle", "-c", "30000", "--sources", "1", "--threads", "64", "ws://127.0.0.1:1/"]);
+    assert_eq!(ran.code, 4, "{}", ran.text);
+    assert!(ran.text.contains("use --sources"), "{}", ran.text);
 }

@@ -28,7 +28,7 @@ fn fanout(sin: Sin, extra: &[&str]) -> Ran {
 fn a_server_that_keeps_the_promise_passes() {
     for extra in [["--rate", "200"], ["--window", "16"]] {
         let ran =
-            fanout(Sin::None, &[extra.as_slice(), &["--verify", "--late-max", "100"]].concat());
+            fanout(Sin::None, &[extra.as_slice(), &["--verify", "--late-max", "2000"]].concat());
         assert_eq!(ran.code, 0, "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
         assert!(ran.text.contains("latency"), "{}", ran.text);
@@ -37,17 +37,20 @@ fn a_server_that_keeps_the_promise_passes() {
 
 #[test]
 fn what_is_told_lost_is_no_violation() {
-    let ran = fanout(Sin::Lag, &["--rate", "200", "--verify", "--late-max", "100"]);
+    let ran = fanout(Sin::Lag, &["--rate", "200", "--verify", "--late-max", "2000"]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("2 told lost"), "{}", ran.text);
 }
 
 #[test]
 fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
-    for (sin, how) in
-        [(Sin::Drop, "neither came nor were told"), (Sin::Repeat, "came or were told twice")]
-    {
-        let ran = fanout(sin, &["--rate", "200", "--verify"]);
+    for (sin, how) in [
+        (Sin::Drop, "neither came nor were told"),
+        (Sin::Repeat, "came or were told twice"),
+        (Sin::Miscount, "were told with another number than theirs"),
+        (Sin::Restart, "neither came nor were told"),
+    ] {
+        let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("2 violations"), "one per channel: {}", ran.text);
         assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
@@ -59,6 +62,66 @@ fn without_verify_deliveries_must_still_add_up() {
     let ran = fanout(Sin::Drop, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("INVALID: deliveries do not add up: 2 neither"), "{}", ran.text);
+}
+
+#[test]
+fn what_nobody_owes_is_no_violation() {
+    for (sin, why) in [
+        (Sin::Close, "connections were lost; the first: the server closed the connection with"),
+        (Sin::Cut, "connections were lost; the first: the server ended"),
+        (Sin::CutPublisher, "the publisher lost its connection"),
+        (Sin::Reject, "publishes were refused; the first: too much"),
+    ] {
+        let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
+        assert_eq!(ran.code, 2, "{}", ran.text);
+        assert!(ran.text.contains(why), "{why}: {}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn hostile_numbers_end_no_run() {
+    for extra in [["--rate", "200", "--verify"].as_slice(), &["--rate", "200"]] {
+        let ran = fanout(Sin::Hostile, extra);
+        assert!([1, 2].contains(&ran.code), "{}", ran.text);
+        assert!(!ran.text.contains("panicked"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn a_rate_that_is_never_reached_makes_the_run_invalid() {
+    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "0"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
+    assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_process_that_dies_is_named() {
+    let url = relay::start(Sin::None);
+    let mut process =
+        std::process::Command::new("sleep").arg("0.4").spawn().expect("it is everywhere");
+    let pid = process.id().to_string();
+    // Taken from the table of processes when it ends.
+    let reaper = std::thread::spawn(move || process.wait());
+    let ran = run(&["idle", "-c", "2", "--hold", "1", "--settle", "0", "--server-pid", &pid, &url]);
+    reaper.join().expect("no panic").expect("it ended");
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains(&format!("process {pid} has ended")), "{}", ran.text);
+}
+
+#[test]
+fn the_last_subscriber_of_each_event_is_found() {
+    for (sin, missed) in [(Sin::None, false), (Sin::Lag, true)] {
+        // The sin is at offset 5, so nothing is warmed up.
+        let extra = ["--rate", "100", "--until-last", "--late-max", "2000"];
+        let url = relay::start(sin);
+        let short = ["-c", "3", "--warmup", "0", "--duration", "0.5", "--drain", "3"];
+        let ran = run(&[&["fanout"], short.as_slice(), &extra, &[url.as_str()]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("until last  "), "{}", ran.text);
+        assert_eq!(ran.text.contains("not by all       1 events"), missed, "{}", ran.text);
+    }
 }
 
 #[test]
@@ -94,7 +157,7 @@ fn the_json_report_holds_the_figures() {
     let page = html.to_str().expect("UTF-8");
     let ran = fanout(
         Sin::None,
-        &["--rate", "200", "--late-max", "100", "--verify", "--json", file, "--html", page],
+        &["--rate", "200", "--late-max", "2000", "--verify", "--json", file, "--html", page],
     );
     assert_eq!(ran.code, 0, "{}", ran.text);
     let report = schema::checked(&path);
@@ -103,7 +166,7 @@ fn the_json_report_holds_the_figures() {
     assert_eq!(report["sizes"]["rate"], 200.0);
     let fanout = &report["fanout"];
     assert_eq!(fanout["expected_total"], fanout["delivered_total"]);
-    assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 1_000.0), "{report}");
+    assert!(fanout["latency"]["p99_ms"].as_f64().is_some_and(|ms| ms < 20_000.0), "{report}");
     assert_eq!(report["distributions"][0]["name"], "latency");
     let points = report["series"]["points"].as_array().expect("points");
     assert!(points.iter().any(|point| point["p99_ms"].is_f64()), "{points:?}");

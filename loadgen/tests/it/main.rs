@@ -1,9 +1,14 @@
 //! The program as a user runs it, against servers that keep the protocol, break it, or are none.
 
 mod bad_servers;
+mod compare;
+mod conduct;
 mod fanout;
+mod foreign;
+mod publish;
 mod relay;
 mod schema;
+mod suite;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 pub(crate) const CONSENT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -12,18 +13,38 @@ pub(crate) const CONSENT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade:
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Sin {
     None,
+    /// Says goodbye with a close frame.
+    Close,
     /// Ends the connection.
     Cut,
+    /// Ends the publisher's connection.
+    CutPublisher,
+    /// Answers no publish from offset 5 on.
+    Deaf,
     /// Does not send it and does not say so.
     Drop,
     /// Sends text that is not JSON.
     Garbage,
+    /// Keeps no history: nothing is recovered.
+    Forget,
+    /// Recovers, but leaves out the first event that was missed.
+    Hole,
+    /// Tells of losses from 0 to the largest number.
+    Hostile,
     /// Does not send it and says so.
     Lag,
+    /// Does not send it and says that it lost two.
+    Miscount,
+    /// Refuses publishes from offset 5 on.
+    Reject,
+    /// Does not send it, and says `subscribed` anew behind it.
+    Restart,
     /// Answers subscribes with an error.
     Refuse,
     /// Sends it twice.
     Repeat,
+    /// Acknowledges what nobody published.
+    Unasked,
 }
 
 enum Said {
@@ -33,7 +54,8 @@ enum Said {
 
 #[derive(Default)]
 struct Channel {
-    offset: u64,
+    /// The event of each offset, from 1.
+    events: Vec<String>,
     subscribers: Vec<usize>,
 }
 
@@ -61,6 +83,9 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
         head.push(byte[0]);
     }
     stream.set_nodelay(true).ok()?;
+    // Whoever does not read in time is closed, so that nobody waits for the slow.
+    rustix::net::sockopt::set_socket_send_buffer_size(&stream, 64 << 10).ok()?;
+    stream.set_write_timeout(Some(Duration::from_millis(100))).ok()?;
     stream.write_all(CONSENT).ok()?;
     said.send(Said::Joined(id, stream.try_clone().ok()?)).ok()?;
     loop {
@@ -70,7 +95,7 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
 }
 
 /// One masked text frame.
-fn read_client(stream: &mut TcpStream) -> Option<String> {
+pub(crate) fn read_client(stream: &mut TcpStream) -> Option<String> {
     let mut start = [0; 2];
     stream.read_exact(&mut start).ok()?;
     assert!(start[1] & 0x80 != 0, "clients mask");
@@ -103,22 +128,107 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
             Said::Text(id, text) => (id, Some(text)),
         };
         let Some(text) = text else { continue };
+        let number = after(&text, r#""id":"#).to_owned();
+        if text.starts_with(r#"{"type":"ping""#) {
+            if sin != Sin::Deaf {
+                let kind = if sin == Sin::Refuse { "error" } else { "pong" };
+                send(&mut streams, id, &format!(r#"{{"type":"{kind}","id":{number}}}"#));
+            }
+            continue;
+        }
         let name = text.split(r#""channel":""#).nth(1).and_then(|rest| rest.split('"').next());
         let name = name.expect("a channel").to_owned();
         let channel = channels.entry(name.clone()).or_default();
         if text.starts_with(r#"{"type":"subscribe""#) {
-            channel.subscribers.push(id);
-            let answer = if sin == Sin::Refuse {
-                r#"{"type":"error","id":1,"message":"not today"}"#.to_owned()
-            } else {
-                let offset = channel.offset;
-                format!(r#"{{"type":"subscribed","id":1,"channel":"{name}","offset":{offset}}}"#)
-            };
+            for answer in subscribe(channel, (id, &number), &name, &text, sin) {
+                send(&mut streams, id, &answer);
+            }
+        } else if text.starts_with(r#"{"type":"unsubscribe""#) {
+            if sin != Sin::Repeat {
+                channel.subscribers.retain(|subscriber| *subscriber != id);
+            }
+            let answer = format!(r#"{{"type":"unsubscribed","id":{number},"channel":"{name}"}}"#);
             send(&mut streams, id, &answer);
+        } else if sin == Sin::Reject && channel.events.len() >= 4 {
+            let refusal = r#"{"type":"error","code":"overloaded","message":"too much"}"#;
+            send(&mut streams, id, refusal);
+        } else if sin == Sin::CutPublisher && channel.events.len() >= 4 {
+            drop(streams.remove(&id).map(|s| s.shutdown(std::net::Shutdown::Both)));
         } else {
             publish(channel, &name, &text, (&mut streams, sin));
+            if let Some(rest) = text.strip_prefix(r#"{"type":"publish","id":"#) {
+                let number = rest.split(',').next().expect("a number");
+                let offset = channel.events.len() as u64;
+                let answer = match sin {
+                    Sin::Deaf if offset >= 5 => continue,
+                    Sin::Refuse => {
+                        format!(r#"{{"type":"error","id":{number},"code":"overloaded"}}"#)
+                    }
+                    Sin::Repeat if offset == 5 => published(number, &name, 4),
+                    Sin::Drop if offset == 5 => published(number, &name, 6),
+                    Sin::Unasked => published("9999999", &name, offset),
+                    Sin::Close
+                    | Sin::Cut
+                    | Sin::CutPublisher
+                    | Sin::Deaf
+                    | Sin::Drop
+                    | Sin::Forget
+                    | Sin::Garbage
+                    | Sin::Hole
+                    | Sin::Hostile
+                    | Sin::Lag
+                    | Sin::Miscount
+                    | Sin::None
+                    | Sin::Reject
+                    | Sin::Restart
+                    | Sin::Repeat => published(number, &name, offset),
+                };
+                send(&mut streams, id, &answer);
+            }
         }
     }
+}
+
+/// The answer to a subscribe, and what was missed since the place it names.
+fn subscribe(
+    channel: &mut Channel,
+    (id, number): (usize, &str),
+    name: &str,
+    text: &str,
+    sin: Sin,
+) -> Vec<String> {
+    if sin == Sin::Refuse {
+        return vec![format!(r#"{{"type":"error","id":{number},"message":"not today"}}"#)];
+    }
+    channel.subscribers.push(id);
+    let (offset, mut missed, mut recovered) = (channel.events.len(), Vec::new(), "");
+    if text.contains(r#""since":{"epoch":"e","#) {
+        let known: usize = after(text, r#""offset":"#).parse().expect("an offset");
+        recovered =
+            if sin == Sin::Forget { r#","recovered":false"# } else { r#","recovered":true"# };
+        if sin != Sin::Forget {
+            missed = channel.events[known..].to_vec();
+        }
+        if sin == Sin::Hole && !missed.is_empty() {
+            missed.remove(0);
+        }
+    }
+    let answer = format!(
+        r#"{{"type":"subscribed","id":{number},"channel":"{name}","epoch":"e","offset":{offset}{recovered}}}"#
+    );
+    [vec![answer], missed].concat()
+}
+
+/// The digits behind a mark.
+fn after<'a>(text: &'a str, mark: &str) -> &'a str {
+    let rest = text.split(mark).nth(1).unwrap_or("");
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("")
+}
+
+fn published(id: &str, channel: &str, offset: u64) -> String {
+    format!(
+        r#"{{"type":"published","id":{id},"channel":"{channel}","epoch":"e","offset":{offset}}}"#
+    )
 }
 
 fn publish(
@@ -127,23 +237,46 @@ fn publish(
     text: &str,
     (streams, sin): (&mut HashMap<usize, TcpStream>, Sin),
 ) {
-    channel.offset += 1;
-    let offset = channel.offset;
+    let offset = channel.events.len() + 1;
     let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix('}').expect("an end");
     let event =
         format!(r#"{{"type":"event","channel":"{name}","offset":{offset},"ts":17,"data":{data}}}"#);
+    channel.events.push(event.clone());
     for (at, id) in channel.subscribers.iter().enumerate() {
         match sin {
             _ if at > 0 || offset != 5 => send(streams, *id, &event),
-            Sin::None | Sin::Refuse => send(streams, *id, &event),
+            Sin::CutPublisher
+            | Sin::Deaf
+            | Sin::Forget
+            | Sin::Hole
+            | Sin::None
+            | Sin::Refuse
+            | Sin::Reject
+            | Sin::Unasked => send(streams, *id, &event),
+            Sin::Close => {
+                if let Some(mut stream) = streams.remove(id) {
+                    stream.write_all(b"\x88\x02\x03\xE9").ok();
+                    stream.shutdown(std::net::Shutdown::Both).ok();
+                }
+            }
             Sin::Cut => drop(streams.remove(id).map(|s| s.shutdown(std::net::Shutdown::Both))),
             Sin::Drop => {}
             Sin::Garbage => send(streams, *id, "no JSON"),
-            Sin::Lag => {
+            Sin::Hostile | Sin::Lag | Sin::Miscount => {
+                let dropped = if sin == Sin::Miscount { 2 } else { 1 };
+                let hostile = sin == Sin::Hostile;
+                let (dropped, from, to) =
+                    if hostile { (u64::MAX, 0, u64::MAX) } else { (dropped, 5, 5) };
                 let lagged = format!(
-                    r#"{{"type":"lagged","channel":"{name}","dropped":1,"from":5,"to":5}}"#
+                    r#"{{"type":"lagged","channel":"{name}","dropped":{dropped},"from":{from},"to":{to}}}"#
                 );
                 send(streams, *id, &lagged);
+            }
+            Sin::Restart => {
+                let again = format!(
+                    r#"{{"type":"subscribed","channel":"{name}","epoch":"e","offset":{offset}}}"#
+                );
+                send(streams, *id, &again);
             }
             Sin::Repeat => {
                 send(streams, *id, &event);
@@ -154,7 +287,7 @@ fn publish(
 }
 
 /// One unmasked text frame; a client that has left is not told.
-fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
+pub(crate) fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
     let len = u16::try_from(text.len()).expect("short");
     let mut frame = vec![0x81];
     if len < 126 {
@@ -164,7 +297,11 @@ fn send(streams: &mut HashMap<usize, TcpStream>, id: usize, text: &str) {
         frame.extend_from_slice(&len.to_be_bytes());
     }
     frame.extend_from_slice(text.as_bytes());
-    if let Some(stream) = streams.get_mut(&id) {
-        stream.write_all(&frame).ok();
+    if let Some(stream) = streams.get_mut(&id)
+        && stream.write_all(&frame).is_err()
+    {
+        // The listener's copy is ended with it.
+        stream.shutdown(std::net::Shutdown::Both).ok();
+        streams.remove(&id);
     }
 }

@@ -1,0 +1,179 @@
+//! Operations for `benches/check`, which counts their instructions under callgrind:
+//! `counted OPERATION COUNT` does the operation so often and nothing else. Two runs that differ
+//! only in the count say what one costs, without what it costs to start.
+//!
+//! With other arguments (cargo and criterion's users give `--bench` and `--test`) it does each a few
+//! times.
+#![expect(clippy::print_stdout, reason = "the names of the operations are printed")]
+
+use std::hint::black_box;
+use std::io::IoSlice;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
+use weir::core::latest::Frame;
+use weir::core::outbox::{Delivered, OutboxLimit, SLICES_MAX};
+use weir::core::policy::Policy;
+use weir::core::run::Run;
+use weir::proto::dialect::json::{Parser, encode_event};
+use weir::proto::event::{Author, Event, Payload};
+use weir::proto::name::{Alias, ClientId};
+use weir::proto::ws::frame::{Opcode, client_frame};
+use weir::proto::ws::message::{Decoder, Message};
+
+/// As the `weir` program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Does its operation so often.
+type Operation = fn(u32);
+
+const OPERATIONS: [(&str, Operation); 5] = [
+    ("decode-128", decode),
+    ("parse-publish", parse),
+    ("encode-event", encode),
+    ("deliver-1x1000", deliver_one),
+    ("deliver-64x1000", deliver_batch),
+];
+
+const ALIAS: Alias = Alias(1);
+const NOW_MS: u64 = 1_000;
+const SEATS: u64 = 1_000;
+const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
+
+/// One masked frame with 128 bytes of text.
+fn decode(count: u32) {
+    // ASCII stays ASCII, so that a frame unmasked in place is a good frame again.
+    const MASK: [u8; 4] = [0x01, 0x02, 0x03, 0x04];
+    let mut frame = Vec::new();
+    client_frame(Opcode::Text, &[b'a'; 128], MASK, &mut frame);
+    let mut decoder = Decoder::new();
+    for _ in 0..count {
+        let mut input = black_box(frame.as_mut_slice());
+        let message = decoder.next(&mut input, 1 << 20);
+        assert!(matches!(message, Ok(Some(Message::Text(_)))), "not the text");
+    }
+}
+
+/// One `publish` with 128 bytes of data.
+fn parse(count: u32) {
+    let data = std::str::from_utf8(PAYLOAD).expect("ASCII");
+    let text = format!(r#"{{"type":"publish","id":7,"channel":"telemetry:host-7","data":{data}}}"#);
+    let mut parser = Parser::new();
+    for _ in 0..count {
+        assert!(parser.parse(black_box(text.as_bytes())).is_ok());
+    }
+}
+
+fn event(offset: u64) -> Event {
+    Event {
+        channel: "telemetry:host-7".parse().expect("a good name"),
+        alias: ALIAS,
+        offset,
+        ts_ms: 1_732_153_200_123,
+        taken_ns: 0,
+        key: None,
+        from: None,
+        hidden_from: None,
+        payload: Payload::Json(PAYLOAD.into()),
+        json_frame: OnceLock::new(),
+    }
+}
+
+/// One event as JSON.
+fn encode(count: u32) {
+    let event = event(123_456);
+    let mut out = Vec::with_capacity(1024);
+    for _ in 0..count {
+        out.clear();
+        encode_event(black_box(&event), &mut out);
+        assert!(!black_box(&out).is_empty());
+    }
+}
+
+/// One event to 1,000 seats.
+fn deliver_one(count: u32) {
+    deliver(count, 1);
+}
+
+/// 64 events at once to 1,000 seats.
+fn deliver_batch(count: u32) {
+    deliver(count, 64);
+}
+
+/// A kernel that takes everything, and counts it.
+#[derive(Default)]
+struct Kernel {
+    events: u64,
+}
+
+impl Delivered for Kernel {
+    fn delivered(&mut self, _: &Run, frames: u32) {
+        self.events += u64::from(frames);
+    }
+
+    fn shown(&mut self, _: &Frame) {}
+}
+
+impl Writer for Kernel {
+    /// What the shard's flush does, but for the system call.
+    fn write(&mut self, _: SeatId, seat: &mut Seat) {
+        while !seat.outbox.is_empty() {
+            let wanted = match seat.outbox.sole() {
+                Some(bytes) => black_box(bytes).len(),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let used = seat.outbox.gather(|| 0, &mut slices);
+                    slices.iter().take(used).map(|slice| black_box(slice).len()).sum()
+                }
+            };
+            seat.outbox.advance(wanted, self);
+        }
+    }
+}
+
+/// `count` turns of a shard.
+fn deliver(count: u32, batch: u64) {
+    let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
+    let channel = "telemetry:host-7".parse().expect("a good name");
+    for client in 0..SEATS {
+        let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
+        let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+        hub.subscribe(id, (&channel, ALIAS), join);
+    }
+    let mut kernel = Kernel::default();
+    for turn in 0..u64::from(count) {
+        let mut outcome = Outcome::default();
+        for offset in 1..=batch {
+            let event = Arc::new(event(turn * batch + offset));
+            assert!(hub.load(&event, NOW_MS * 1_000_000), "a batch fits into one run");
+        }
+        hub.fan_out(&mut kernel, NOW_MS, &mut outcome);
+        while let Some(id) = hub.next_dirty() {
+            if let Some(seat) = hub.seat(id) {
+                kernel.write(id, seat);
+            }
+        }
+    }
+    assert_eq!(kernel.events, u64::from(count) * batch * SEATS);
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = arguments.first().map_or("", String::as_str);
+    let operation = OPERATIONS.iter().find(|(name, _)| *name == wanted);
+    let count = arguments.get(1).and_then(|count| count.parse().ok());
+    match (operation, count) {
+        (Some((_, run)), Some(count)) => run(count),
+        (Some(_), None) => return ExitCode::FAILURE,
+        (None, _) if wanted.is_empty() || wanted.starts_with("--") => {
+            for (name, run) in OPERATIONS {
+                run(3);
+                println!("{name}");
+            }
+        }
+        (None, _) => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,70 @@
+//! The arguments of `echo`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{positive, seconds, subscribing};
+use crate::engine::conduct::Echo;
+use crate::fault::RunError;
+use crate::report::Report;
+use crate::scenario::common::Connecting;
+use crate::scenario::echo;
+use crate::scenario::fanout::Times;
+use crate::wire::template::{Hole, Template};
+
+#[derive(Debug, Args)]
+pub(super) struct EchoArgs {
+    /// Requests a second over all connections; 0 as fast as they are answered.
+    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
+    rate: f64,
+    /// With --rate 0: requests under way, per connection.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    window: u32,
+    /// What is sent, with the holes {seq} (its number), {i} (the connection), {payload} and {ts}.
+    #[arg(long, default_value = r#"{"type":"ping","id":{seq}}"#, value_name = "TEMPLATE")]
+    request_frame: Template,
+    /// What stands right before a request's number in its answer.
+    #[arg(long, default_value = r#""id":"#, value_name = "TEXT")]
+    answer_mark: String,
+    /// Bytes that {payload} stands for, as a JSON string.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    size: u32,
+    /// Seconds that are not recorded.
+    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
+    warmup: Duration,
+    /// Seconds that are measured.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
+    duration: Duration,
+    /// The most that what is under way may take at the end.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
+    drain: Duration,
+    /// The largest p99 of the generator's own lateness, in milliseconds.
+    #[arg(long, default_value_t = 10, value_name = "MS")]
+    late_max: u64,
+}
+
+impl EchoArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let numbered = self.request_frame.has(Hole::Seq) || self.request_frame.has(Hole::Id);
+        if !numbered || self.answer_mark.is_empty() {
+            let text = "--request-frame needs {seq}, and --answer-mark what stands before it";
+            return Err(RunError::Usage(text.to_owned()));
+        }
+        let fill = "x".repeat(self.size as usize - 2);
+        let echo = Echo {
+            rate: self.rate,
+            window: self.window,
+            frame: self.request_frame,
+            mark: self.answer_mark.into_bytes(),
+            payload: format!("\"{fill}\"").into_bytes(),
+        };
+        let times = Times {
+            warmup: self.warmup,
+            duration: self.duration,
+            drain: self.drain,
+            late_max: Duration::from_millis(self.late_max),
+        };
+        echo::run(connecting, subscribing(0, 0), echo, times)
+    }
+}

@@ -1,0 +1,150 @@
+//! The arguments of the scenarios in which one publisher feeds clients that misbehave: `slow`,
+//! `churn`, `recover`, `storm`. Each also takes those of `fanout`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{FanoutArgs, NAMESPACE, positive, seconds};
+use crate::engine::conduct::{self, Cut};
+use crate::engine::publisher::Feed;
+use crate::fault::RunError;
+use crate::report::Report;
+use crate::scenario::common::{Connecting, Subscribing};
+use crate::scenario::fanout::Times;
+use crate::scenario::recover::{self, Storms};
+use crate::scenario::{churn, slow};
+
+/// Events a second where none are asked for: these scenarios need a publisher that does not wait
+/// for clients.
+const RATE: f64 = 1_000.0;
+
+#[derive(Debug, Args)]
+pub(super) struct SlowArgs {
+    #[command(flatten)]
+    fanout: FanoutArgs,
+    /// The share of the clients that is slow.
+    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "S")]
+    share: f64,
+    /// What each slow client reads; 0 reads nothing until the end.
+    #[arg(long, default_value_t = 0, value_name = "R")]
+    bytes_per_second: u64,
+    /// The receive buffer of each slow client in bytes, which the kernel doubles.
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    slow_buffer: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChurnArgs {
+    #[command(flatten)]
+    fanout: FanoutArgs,
+    /// Acts a second over all clients.
+    #[arg(long, default_value_t = 100.0, value_parser = above_zero, value_name = "R")]
+    churn_rate: f64,
+    /// The share of acts that are reconnects; the others subscribe or unsubscribe.
+    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "S")]
+    reconnect: f64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecoverArgs {
+    #[command(flatten)]
+    fanout: FanoutArgs,
+    /// Cuts a second over all clients.
+    #[arg(long, default_value_t = 50.0, value_parser = above_zero, value_name = "R")]
+    cut_rate: f64,
+    #[command(flatten)]
+    returning: ReturnArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StormArgs {
+    #[command(flatten)]
+    fanout: FanoutArgs,
+    /// How often all clients are cut; --duration is the time after each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// The longest that clients may take until all are back and served.
+    #[arg(long, default_value = "30", value_parser = seconds, value_name = "S")]
+    limit: Duration,
+    #[command(flatten)]
+    returning: ReturnArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReturnArgs {
+    /// Seconds that a client stays away.
+    #[arg(long, default_value = "0.1", value_parser = seconds, value_name = "S")]
+    away: Duration,
+    /// Seconds after a failed return until the next try.
+    #[arg(long, default_value = "0.2", value_parser = seconds, value_name = "S")]
+    retry: Duration,
+}
+
+/// What `fanout` takes, with a rate.
+fn parts(mut fanout: FanoutArgs) -> Result<(Subscribing, (Feed, Times)), RunError> {
+    if fanout.until_last {
+        let text = "--until-last belongs to fanout: elsewhere not all clients get each event";
+        return Err(RunError::Usage(text.to_owned()));
+    }
+    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
+    let (subscribing, mut feed, times) = fanout.parts()?;
+    if feed.rate == 0.0 {
+        feed.rate = RATE;
+    }
+    Ok((subscribing, (feed, times)))
+}
+
+impl SlowArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let slow = conduct::Slow {
+            share: self.share,
+            bytes_per_second: self.bytes_per_second,
+            buffer_bytes: self.slow_buffer,
+        };
+        let (subscribing, run) = parts(self.fanout)?;
+        slow::run(connecting, subscribing, slow, run)
+    }
+}
+
+impl ChurnArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let churn = conduct::Churn { rate: self.churn_rate, reconnect: self.reconnect };
+        let (subscribing, run) = parts(self.fanout)?;
+        churn::run(connecting, subscribing, churn, run)
+    }
+}
+
+impl RecoverArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let cut = self.returning.cut(self.cut_rate);
+        let (subscribing, run) = parts(self.fanout)?;
+        recover::run(connecting, subscribing, (cut, None), run)
+    }
+}
+
+impl StormArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let cut = self.returning.cut(0.0);
+        let storms = Storms { rounds: self.rounds, limit: self.limit };
+        let (subscribing, run) = parts(self.fanout)?;
+        recover::run(connecting, subscribing, (cut, Some(storms)), run)
+    }
+}
+
+impl ReturnArgs {
+    fn cut(&self, rate: f64) -> Cut {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
+        Cut { rate, away_ns: nanos(self.away), retry_ns: nanos(self.retry) }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = positive(text)?;
+    if share <= 1.0 { Ok(share) } else { Err("must be a number from 0 to 1".into()) }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let rate = positive(text)?;
+    if rate > 0.0 { Ok(rate) } else { Err("must be above 0".into()) }
+}

@@ -1,0 +1,83 @@
+//! The arguments with which `connect`, `idle` and `fanout` drive a server that is not Weir.
+
+use clap::Args;
+
+use crate::fault::RunError;
+use crate::scenario::common::Subscribing;
+use crate::wire::foreign::Foreign;
+use crate::wire::template::{Hole, Template};
+
+/// Templates have holes: {channel} {i} {id} {payload} {bytes} {seq} {ts}; `\r` and `\n` are line
+/// ends.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Any server (templates with the holes {channel}, {i} the \
+    connection, {id}, {payload}, {bytes} the payload's length, {seq}, {ts})")]
+pub(super) struct ForeignArgs {
+    /// Sent first on every connection.
+    #[arg(long, value_name = "TEMPLATE")]
+    hello_frame: Option<Template>,
+    /// Sent for every subscription.
+    #[arg(long, value_name = "TEMPLATE")]
+    subscribe_frame: Option<Template>,
+    /// What the answer to a subscribe holds (or to the hello, where nothing is subscribed to).
+    #[arg(long, value_name = "TEMPLATE")]
+    expect: Option<Template>,
+    /// Sent for every event; needs {payload}, or both {ts} and {seq} as fields of these names.
+    #[arg(long, value_name = "TEMPLATE")]
+    publish_frame: Option<Template>,
+    /// A message that is exactly this is answered with --pong-frame.
+    #[arg(long, value_name = "TEXT", requires = "pong_frame")]
+    ping_text: Option<String>,
+    /// The answer to --ping-text.
+    #[arg(long, value_name = "TEMPLATE", requires = "ping_text")]
+    pong_frame: Option<Template>,
+    /// Send the templates as binary frames.
+    #[arg(long)]
+    binary_frames: bool,
+}
+
+impl ForeignArgs {
+    /// Whether the server is not Weir.
+    pub(super) fn is_there(&self) -> bool {
+        self.hello_frame.is_some()
+            || self.subscribe_frame.is_some()
+            || self.expect.is_some()
+            || self.publish_frame.is_some()
+            || self.ping_text.is_some()
+    }
+
+    /// Puts the templates in the place of Weir's protocol, if there are any.
+    pub(super) fn into(self, subscribing: &mut Subscribing) {
+        if !self.is_there() {
+            return;
+        }
+        if self.subscribe_frame.is_some() && subscribing.per_connection == 0 {
+            subscribing.per_connection = 1;
+        }
+        subscribing.foreign = Some(Foreign {
+            hello: self.hello_frame,
+            subscribe: self.subscribe_frame,
+            expect: self.expect,
+            publish: self.publish_frame,
+            ping: self.ping_text,
+            pong: self.pong_frame,
+            binary: self.binary_frames,
+        });
+    }
+
+    /// A fan-out needs events whose marks can be found.
+    pub(super) fn check_publish(&self) -> Result<(), RunError> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        let marked = self.publish_frame.as_ref().is_some_and(|frame| {
+            frame.has(Hole::Payload) || (frame.has(Hole::Ts) && frame.has(Hole::Seq))
+        });
+        if marked {
+            return Ok(());
+        }
+        let text = "another server needs --publish-frame with {payload}, or with \
+            \"ts\":{ts},\"seq\":{seq}";
+        Err(RunError::Usage(text.to_owned()))
+    }
+}

@@ -1,0 +1,115 @@
+//! The arguments of `publish`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{namespace, positive, seconds};
+use crate::clock;
+use crate::engine::ingest::Job;
+use crate::engine::lane::{Style, Via};
+use crate::fault::RunError;
+use crate::report::Report;
+use crate::scenario::common::Connecting;
+use crate::scenario::fanout::Times;
+use crate::scenario::publish;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Way {
+    /// One message per event, acknowledged by `published`.
+    Ws,
+    /// One POST per event, on connections that stay.
+    Http,
+    /// Many events per POST, one a line.
+    Ndjson,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishArgs {
+    /// How events reach the server.
+    #[arg(long, value_enum, default_value = "ws")]
+    via: Way,
+    /// Where HTTP publishes go, on the host of the URL.
+    #[arg(long, default_value = "/api/v1/publish", value_parser = path, value_name = "PATH")]
+    http_path: String,
+    /// Channels; each publisher has one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    channels: u32,
+    /// Events a second over all publishers; 0 as fast as they are acknowledged.
+    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
+    rate: f64,
+    /// Events that may wait for their acknowledgement, per WebSocket.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    window: u64,
+    /// Events in one POST, with --via ndjson.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    batch: u64,
+    /// Bytes of each event's data.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    size: u32,
+    /// Seconds that are not recorded.
+    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
+    warmup: Duration,
+    /// Seconds that are measured.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
+    duration: Duration,
+    /// The most that what is under way may take at the end.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
+    drain: Duration,
+    /// Check that the acknowledged offsets of a channel are given once each, without holes.
+    #[arg(long)]
+    verify: bool,
+    /// The namespace of the channels; a run's number and the channel's follow.
+    #[arg(long, default_value = "load", value_parser = namespace)]
+    namespace: String,
+    /// The largest p99 of the generator's own lateness, in milliseconds.
+    #[arg(long, default_value_t = 10, value_name = "MS")]
+    late_max: u64,
+}
+
+impl PublishArgs {
+    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        let via = match self.via {
+            Way::Ws => Via::WebSocket,
+            Way::Http => Via::HttpJson,
+            Way::Ndjson => Via::HttpNdjson,
+        };
+        if self.verify && via == Via::HttpNdjson {
+            let text = "--verify needs offsets, which the answer to NDJSON does not tell";
+            return Err(RunError::Usage(text.to_owned()));
+        }
+        let job = Job {
+            target: connecting.target.clone(),
+            style: Style {
+                via,
+                host: connecting.target.host().to_owned(),
+                path: self.http_path,
+                prefix: format!("{}:r{:x}.", self.namespace, clock::now()),
+                payload_bytes: self.size as usize,
+                window: self.window,
+                batch: self.batch,
+            },
+            publishers: connecting.connections,
+            threads: connecting.threads.unwrap_or(1).min(connecting.connections),
+            channels: self.channels.min(connecting.connections),
+            rate: self.rate,
+            timeout: connecting.timeout,
+            verify: self.verify,
+        };
+        let times = Times {
+            warmup: self.warmup,
+            duration: self.duration,
+            drain: self.drain,
+            late_max: Duration::from_millis(self.late_max),
+        };
+        publish::run(connecting, job, times)
+    }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must start with / and hold no spaces".into())
+    }
+}

@@ -1,0 +1,113 @@
+//! `echo`: a receiver thread sends requests on its connections, by plan or as fast as they are
+//! answered, and finds each answer's request by its number.
+
+use memchr::memmem;
+
+use crate::clock::{self, SECOND};
+use crate::engine::books::number;
+use crate::engine::conduct::{Conduct, Echo};
+use crate::engine::shared::Phase;
+use crate::engine::socket;
+use crate::engine::worker::{State, Worker};
+use crate::fault::Fault;
+use crate::plan::{self, Plan};
+use crate::wire::frame;
+use crate::wire::marks;
+use crate::wire::template::Values;
+
+/// Requests made between two looks at the sockets.
+const ASKED_PER_TURN: u64 = 256;
+
+impl Worker {
+    /// Sends the requests that are due, and says how long to wait for the next.
+    pub(super) fn ask(&mut self, phase: Phase, now: u64) -> u64 {
+        if !matches!(phase, Phase::Warm | Phase::Measure) || self.conns.is_empty() {
+            return SECOND / 500;
+        }
+        let Conduct::Echo(Echo { rate, window, .. }) = &self.wanted.conduct else {
+            return u64::MAX;
+        };
+        let (rate, window) = (rate / f64::from(self.wanted.threads), *window);
+        if rate == 0.0 {
+            if !std::mem::replace(&mut self.asking, true) {
+                for at in 0..self.conns.len() {
+                    for _ in 0..window {
+                        self.request(at, now);
+                    }
+                }
+            }
+            return SECOND / 50;
+        }
+        let plan = *self.ask_plan.get_or_insert_with(|| Plan::new(now, rate));
+        let end = plan.due_by(now).min(self.planned + ASKED_PER_TURN);
+        let lanes = self.conns.len() as u64;
+        while self.planned < end {
+            let at = usize::try_from(self.planned % lanes).unwrap_or(0);
+            let due = plan.due(self.planned);
+            if self.shared.span().has(due) {
+                self.books.lateness.record(now.saturating_sub(due));
+            }
+            self.planned += 1;
+            self.request(at, due);
+        }
+        plan.due(self.planned).saturating_sub(clock::now()).min(SECOND / 1_000)
+    }
+
+    fn request(&mut self, at: usize, due: u64) {
+        if self.conns[at].state != State::Ready {
+            return;
+        }
+        let Conduct::Echo(echo) = &self.wanted.conduct else { return };
+        let seq = self.asked.push(due);
+        let connection = number(at, self.id, self.wanted.threads);
+        let payload = echo.payload.as_slice();
+        let values = Values { payload, connection, id: seq, seq, ts: due, channel: "" };
+        self.text.clear();
+        echo.frame.fill(&values, &mut self.text);
+        self.out.clear();
+        frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
+        self.books.requests += 1;
+        let sent = match &self.conns[at].fd {
+            Some(fd) => socket::send_all(fd, &self.out),
+            None => Ok(()),
+        };
+        if let Err(fault) = sent {
+            self.fail(at, fault);
+        }
+    }
+
+    /// Finds the answers in a text; false when it holds none.
+    pub(super) fn echoed(&mut self, at: usize, text: &[u8], phase: Phase) -> bool {
+        let Conduct::Echo(echo) = &self.wanted.conduct else { return false };
+        let closed = echo.rate == 0.0;
+        let refused = text.starts_with(br#"{"type":"error""#);
+        let (now, measured) = (clock::now(), self.shared.span());
+        let mut found = 0;
+        let mut rest = text;
+        while let Some(start) = memmem::find(rest, &echo.mark) {
+            rest = &rest[start + echo.mark.len()..];
+            let Some((seq, behind)) = marks::number(rest) else { continue };
+            rest = behind;
+            let Some(due) = self.asked.take(seq) else { continue };
+            found += 1;
+            if refused {
+                self.books.refused += 1;
+                let shown = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
+                self.shared.blame(Fault::Denied(shown));
+                continue;
+            }
+            self.books.ledger.all.delivered += 1;
+            if measured.has(due) {
+                let latency = plan::latency(due, now);
+                self.books.answers.record(latency);
+                self.books.ledger.slices.record(now, latency);
+            }
+        }
+        if closed && phase < Phase::Drain {
+            for _ in 0..found {
+                self.request(at, now);
+            }
+        }
+        found > 0
+    }
+}

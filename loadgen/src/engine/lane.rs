@@ -1,0 +1,310 @@
+//! One publisher of the `publish` scenario: a connection, what waits to be written, and the events
+//! that wait for their acknowledgement. WebSocket publishes carry ids; HTTP has one request under
+//! way at a time.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use serde::Deserialize;
+
+use crate::engine::pending::Pending;
+use crate::fault::Fault;
+use crate::wire::marks::{self, Push};
+use crate::wire::{frame, http};
+
+/// Refusals of different names that are told apart; the rest counts as `other`.
+const NAMES_MAX: usize = 32;
+
+/// How events reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// One event per POST.
+    HttpJson,
+    /// Many events per POST, one a line.
+    HttpNdjson,
+    WebSocket,
+}
+
+/// What all publishers do alike.
+#[derive(Debug, Clone)]
+pub(crate) struct Style {
+    pub(crate) via: Via,
+    pub(crate) host: String,
+    /// Where HTTP publishes go.
+    pub(crate) path: String,
+    /// What a channel's name begins with; its number follows.
+    pub(crate) prefix: String,
+    pub(crate) payload_bytes: usize,
+    /// Events that may wait for their acknowledgement, per publisher.
+    pub(crate) window: u64,
+    /// Events in one request, with [`Via::HttpNdjson`].
+    pub(crate) batch: u64,
+}
+
+/// What an answer says about events.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// When each acknowledged event was due.
+    pub(crate) accepted: Vec<u64>,
+    /// The offset of each, where the answer says it.
+    pub(crate) offsets: Vec<u64>,
+    pub(crate) refused: u64,
+    /// Refusals by code.
+    pub(crate) names: BTreeMap<String, u64>,
+    /// Bytes read.
+    pub(crate) bytes: u64,
+}
+
+impl Heard {
+    fn refuse(&mut self, name: &str, count: u64) {
+        self.refused += count;
+        let known = self.names.contains_key(name) || self.names.len() < NAMES_MAX;
+        *self.names.entry(if known { name } else { "other" }.to_owned()).or_default() += count;
+    }
+}
+
+/// One publisher.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) stream: TcpStream,
+    pub(crate) channel: u32,
+    pub(crate) pending: Pending,
+    /// Events that are due and not yet written.
+    pub(crate) owed: u64,
+    /// Events written so far.
+    pub(crate) made: u64,
+    /// When an answer came last, or the first of those that wait was written.
+    pub(crate) moved_at: u64,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    /// How much of `out` has been sent.
+    gone: usize,
+    body: Vec<u8>,
+}
+
+/// The refusals of an NDJSON answer, and of any HTTP refusal.
+#[derive(Deserialize)]
+struct Told<'a> {
+    accepted: Option<u64>,
+    #[serde(borrow, default)]
+    rejected: Vec<Rejected<'a>>,
+    #[serde(default)]
+    rejected_unlisted: u64,
+    offset: Option<u64>,
+    #[serde(borrow)]
+    error: Option<Rejected<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Rejected<'a> {
+    code: &'a str,
+}
+
+impl Lane {
+    /// A publisher over `stream`, which is non-blocking; `input` is what was read already.
+    pub(crate) fn new(stream: TcpStream, input: Vec<u8>, channel: u32) -> Self {
+        Self {
+            stream,
+            channel,
+            pending: Pending::new(),
+            owed: 0,
+            made: 0,
+            moved_at: 0,
+            input,
+            out: Vec::new(),
+            gone: 0,
+            body: Vec::new(),
+        }
+    }
+
+    /// How many of the owed events may be written now.
+    pub(crate) fn room(&self, style: &Style) -> u64 {
+        match style.via {
+            Via::WebSocket => self.owed.min(style.window.saturating_sub(self.pending.open())),
+            Via::HttpJson if self.pending.open() == 0 => self.owed.min(1),
+            Via::HttpNdjson if self.pending.open() == 0 => self.owed.min(style.batch),
+            Via::HttpJson | Via::HttpNdjson => 0,
+        }
+    }
+
+    /// Writes `count` of the owed events, each due when `due` says of its number.
+    pub(crate) fn make(&mut self, count: u64, style: &Style, due: impl Fn(u64) -> u64) {
+        self.body.clear();
+        for _ in 0..count {
+            let at = due(self.made);
+            let id = self.pending.push(at);
+            match style.via {
+                Via::WebSocket => {
+                    self.body.clear();
+                    self.body.extend_from_slice(br#"{"type":"publish","id":"#);
+                    self.body.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+                    self.body.push(b',');
+                    self.event(at, style);
+                    frame::push_client(frame::Opcode::Text, &self.body, &mut self.out);
+                }
+                Via::HttpJson | Via::HttpNdjson => {
+                    self.body.push(b'{');
+                    self.event(at, style);
+                    self.body.push(b'\n');
+                }
+            }
+            self.made += 1;
+        }
+        self.owed -= count;
+        let content_type = match style.via {
+            Via::WebSocket => return,
+            Via::HttpJson => "application/json",
+            Via::HttpNdjson => "application/x-ndjson",
+        };
+        let place = (style.host.as_str(), style.path.as_str());
+        http::push_post(place, content_type, &self.body, &mut self.out);
+    }
+
+    /// The rest of an event's object, from `channel` on.
+    fn event(&mut self, at: u64, style: &Style) {
+        let mut digits = itoa::Buffer::new();
+        self.body.extend_from_slice(br#""channel":""#);
+        self.body.extend_from_slice(style.prefix.as_bytes());
+        self.body.extend_from_slice(digits.format(self.channel).as_bytes());
+        self.body.extend_from_slice(br#"","data":"#);
+        let start = self.body.len();
+        self.body.extend_from_slice(br#"{"ts":"#);
+        self.body.extend_from_slice(digits.format(at).as_bytes());
+        self.body.extend_from_slice(br#","fill":""#);
+        let room = style.payload_bytes.saturating_sub(self.body.len() - start + 2);
+        self.body.resize(self.body.len() + room, b'x');
+        self.body.extend_from_slice(br#""}}"#);
+    }
+
+    /// Writes what the server takes.
+    pub(crate) fn flush(&mut self) -> Result<(), Fault> {
+        while self.gone < self.out.len() {
+            match self.stream.write(&self.out[self.gone..]) {
+                Ok(0) => return Err(Fault::Ended),
+                Ok(sent) => self.gone += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.clear();
+        self.gone = 0;
+        Ok(())
+    }
+
+    /// Reads all that is there into `heard`; also what came before a fault.
+    pub(crate) fn listen(
+        &mut self,
+        style: &Style,
+        chunk: &mut [u8],
+        heard: &mut Heard,
+    ) -> Result<(), Fault> {
+        loop {
+            match self.stream.read(chunk) {
+                Ok(0) => return Err(Fault::Ended),
+                Ok(read) => {
+                    heard.bytes += read as u64;
+                    self.input.extend_from_slice(&chunk[..read]);
+                    self.answers(style, heard)?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn answers(&mut self, style: &Style, heard: &mut Heard) -> Result<(), Fault> {
+        let input = std::mem::take(&mut self.input);
+        let mut used = 0;
+        while used < input.len() {
+            let len = match style.via {
+                Via::WebSocket => self.frame(&input[used..], heard)?,
+                Via::HttpJson | Via::HttpNdjson => self.response(&input[used..], heard)?,
+            };
+            if len == 0 {
+                break;
+            }
+            used += len;
+        }
+        self.input = input;
+        self.input.drain(..used);
+        Ok(())
+    }
+
+    fn frame(&mut self, input: &[u8], heard: &mut Heard) -> Result<usize, Fault> {
+        let Some((frame, len)) = frame::next(input).map_err(Fault::BadFrame)? else { return Ok(0) };
+        match frame.opcode {
+            frame::Opcode::Ping => {
+                frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
+            }
+            frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
+            frame::Opcode::Text => {
+                for line in frame.payload.split(|byte| *byte == b'\n') {
+                    self.message(line, heard)?;
+                }
+            }
+            frame::Opcode::Binary | frame::Opcode::Pong => {}
+        }
+        Ok(len)
+    }
+
+    fn message(&mut self, text: &[u8], heard: &mut Heard) -> Result<(), Fault> {
+        if let Some((id, offset)) = marks::published(text) {
+            let due = self.pending.take(id).ok_or(Fault::Unasked { number: id })?;
+            heard.accepted.push(due);
+            heard.offsets.push(offset);
+            return Ok(());
+        }
+        let Ok(push) = serde_json::from_slice::<Push<'_>>(text) else {
+            return Err(Fault::not_json(text));
+        };
+        if push.kind == "error" {
+            let code = push.code.as_ref().and_then(serde_json::Value::as_str);
+            if let Some(id) = push.id {
+                self.pending.take(id).ok_or(Fault::Unasked { number: id })?;
+            }
+            heard.refuse(code.unwrap_or("error"), 1);
+        }
+        Ok(())
+    }
+
+    fn response(&mut self, input: &[u8], heard: &mut Heard) -> Result<usize, Fault> {
+        let Some((answer, len)) = http::answer(input)? else { return Ok(0) };
+        let asked = self.pending.open();
+        if asked == 0 {
+            return Err(Fault::Unasked { number: u64::from(answer.status) });
+        }
+        let told = serde_json::from_slice::<Told<'_>>(answer.body).ok();
+        if answer.status == 200 && told.is_none() {
+            return Err(Fault::not_json(answer.body));
+        }
+        let mut accepted = if answer.status == 200 { asked } else { 0 };
+        match told {
+            Some(told) if answer.status == 200 => {
+                accepted = told.accepted.unwrap_or(accepted).min(asked);
+                for rejected in &told.rejected {
+                    heard.refuse(rejected.code, 1);
+                }
+                let unlisted = told.rejected_unlisted.min(asked);
+                if unlisted > 0 {
+                    heard.refuse("unlisted", unlisted);
+                }
+                heard.offsets.extend(told.offset);
+            }
+            told => {
+                let status = answer.status.to_string();
+                let code = told.and_then(|told| told.error).map(|error| error.code);
+                heard.refuse(code.unwrap_or(&status), asked);
+            }
+        }
+        // Which lines were taken is not told one by one; the first ones stand for them.
+        for nth in 0..asked {
+            let first = self.pending.next() - asked;
+            let due = self.pending.take(first + nth);
+            heard.accepted.extend(due.filter(|_| nth < accepted));
+        }
+        Ok(len)
+    }
+}

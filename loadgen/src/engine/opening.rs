@@ -1,0 +1,267 @@
+//! How a receiver thread's connections come up, and come back: connect, upgrade, subscribe, each
+//! within its time; and how they end.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use crate::clock::{self, SECOND};
+use crate::engine::books::number;
+use crate::engine::conduct::Conduct;
+use crate::engine::ledger::Arrival;
+use crate::engine::socket;
+use crate::engine::worker::{State, Worker, add};
+use crate::fault::Fault;
+use crate::plan::Plan;
+use crate::wire::frame;
+use crate::wire::template::Values;
+
+impl Worker {
+    /// Opens what may be opened, and says how long to wait for events.
+    pub(super) fn open_more(&mut self) -> u64 {
+        let rate = self.wanted.connect_rate / f64::from(self.wanted.threads);
+        let plan = (rate > 0.0).then(|| Plan::new(self.opened_at, rate));
+        let due = plan.map_or(u64::MAX, |plan| plan.due_by(clock::now()));
+        let mut turn = 64;
+        while self.next < self.conns.len()
+            && (self.next as u64) < due
+            && self.opening < self.wanted.inflight
+            && turn > 0
+        {
+            let at = self.next;
+            self.next += 1;
+            turn -= 1;
+            let born = plan.map_or_else(clock::now, |plan| plan.due(at as u64));
+            self.begin(at, born);
+        }
+        let back = self.come_back(turn);
+        let wait = if self.next == self.conns.len() {
+            SECOND / 50
+        } else if self.opening >= self.wanted.inflight || plan.is_some() {
+            SECOND / 1_000
+        } else {
+            0
+        };
+        wait.min(back)
+    }
+
+    /// Opens those that are due to come back, and says how long to wait for the next.
+    fn come_back(&mut self, mut turn: u32) -> u64 {
+        let now = clock::now();
+        while let Some(Reverse((due, at))) = self.returns.peek().copied() {
+            if due > now {
+                return due - now;
+            }
+            if self.opening >= self.wanted.inflight {
+                return SECOND / 1_000;
+            }
+            if turn == 0 {
+                return 0;
+            }
+            turn -= 1;
+            self.returns.pop();
+            self.begin(at, due);
+        }
+        u64::MAX
+    }
+
+    fn begin(&mut self, at: usize, born: u64) {
+        if let Err(fault) = self.open(at, born) {
+            self.fail(at, fault);
+        }
+    }
+
+    fn open(&mut self, at: usize, born: u64) -> Result<(), Fault> {
+        let index = number(at, self.id, self.wanted.threads);
+        let conn = &mut self.conns[at];
+        conn.state = State::Connecting;
+        conn.born = born;
+        conn.deadline = clock::now() + self.wanted.timeout_ns;
+        self.opening += 1;
+        self.pending.push_back((conn.deadline, at));
+        let buffer = match &self.wanted.conduct {
+            Conduct::Slow(slow) if slow.has(index) => Some(slow.buffer_bytes),
+            Conduct::Slow(_)
+            | Conduct::Steady
+            | Conduct::Churn(_)
+            | Conduct::Cut(_)
+            | Conduct::Echo(_) => None,
+        };
+        let fd = socket::open(&self.wanted.target, self.wanted.sources, index, buffer)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP;
+        epoll::add(&self.poll, &fd, EventData::new_u64(at as u64), flags)
+            .map_err(std::io::Error::from)?;
+        conn.fd = Some(fd);
+        Ok(())
+    }
+
+    pub(super) fn connected(&mut self, at: usize) -> Result<(), Fault> {
+        let conn = &mut self.conns[at];
+        let Some(fd) = &conn.fd else { return Ok(()) };
+        socket::connected(fd)?;
+        socket::send_all(fd, &self.request)?;
+        conn.state = State::Upgrading;
+        self.watch(at, EventFlags::IN | EventFlags::RDHUP)
+    }
+
+    /// Changes what a connection's socket wakes this thread for.
+    pub(super) fn watch(&self, at: usize, flags: EventFlags) -> Result<(), Fault> {
+        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
+        let data = EventData::new_u64(at as u64);
+        Ok(epoll::modify(&self.poll, fd, data, flags).map_err(std::io::Error::from)?)
+    }
+
+    /// The handshake is done: asks for the channels, or is ready at once.
+    pub(super) fn upgraded(&mut self, at: usize, now: u64) -> Result<(), Fault> {
+        if self.conns[at].due == 0 {
+            self.books.handshakes.record(now.saturating_sub(self.conns[at].born));
+        }
+        let connection = number(at, self.id, self.wanted.threads);
+        if self.wanted.foreign.is_some() {
+            return self.greet(at, now);
+        }
+        let recovers = matches!(self.wanted.conduct, Conduct::Cut(_));
+        self.out.clear();
+        for slot in 0..self.wanted.subscriptions {
+            let since = recovers.then(|| self.books.ledger.since(at, slot)).flatten();
+            let id = u64::from(slot) + 1;
+            let text = subscribe(&self.wanted.channel_name(connection, slot), id, since);
+            frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
+        }
+        if let Some(fd) = &self.conns[at].fd
+            && !self.out.is_empty()
+        {
+            socket::send_all(fd, &self.out)?;
+        }
+        self.subscribed(at, self.wanted.subscriptions, now)
+    }
+
+    /// Says to a server that is not Weir what its templates say.
+    fn greet(&mut self, at: usize, now: u64) -> Result<(), Fault> {
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        let connection = number(at, self.id, wanted.threads);
+        self.out.clear();
+        if let Some(hello) = &foreign.hello {
+            let values = Values { connection, id: 1, ..Values::default() };
+            foreign.push(hello, &values, &mut self.out);
+        }
+        if let Some(subscribe) = &foreign.subscribe {
+            for slot in 0..wanted.subscriptions {
+                let name = wanted.channel_name(connection, slot);
+                foreign.push(subscribe, &wanted.values(connection, slot, &name), &mut self.out);
+            }
+        }
+        if let Some(fd) = &self.conns[at].fd
+            && !self.out.is_empty()
+        {
+            socket::send_all(fd, &self.out)?;
+        }
+        // The publisher begins when all are ready, so each account begins with the first event.
+        self.books.ledger.begin(at);
+        self.subscribed(at, foreign.answers(wanted.subscriptions), now)
+    }
+
+    /// Takes a message of a server that is not Weir.
+    pub(super) fn foreign(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
+        let wanted = Arc::clone(&self.wanted);
+        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        if foreign.is_ping(text)
+            && let (Some(pong), Some(fd)) = (&foreign.pong, &self.conns[from.at].fd)
+        {
+            self.out.clear();
+            let values = Values { connection: from.connection, ..Values::default() };
+            foreign.push(pong, &values, &mut self.out);
+            return socket::send_all(fd, &self.out);
+        }
+        self.books.ledger.foreign(text, from);
+        let State::Subscribing { left } = self.conns[from.at].state else { return Ok(()) };
+        let names: Vec<String> = (0..wanted.subscriptions.max(1))
+            .map(|slot| wanted.channel_name(from.connection, slot))
+            .collect();
+        let each = (0..).zip(&names);
+        let each = each.map(|(slot, name)| wanted.values(from.connection, slot, name));
+        let found = foreign.answered(text, each);
+        if found == 0 {
+            self.heard = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
+            return Ok(());
+        }
+        self.subscribed(from.at, left.saturating_sub(found), from.now)
+    }
+
+    pub(super) fn subscribed(&mut self, at: usize, left: u32, now: u64) -> Result<(), Fault> {
+        let conn = &mut self.conns[at];
+        if left > 0 {
+            conn.state = State::Subscribing { left };
+            return Ok(());
+        }
+        conn.state = State::Ready;
+        self.opening -= 1;
+        if conn.due > 0 {
+            self.returned(at, now);
+            return Ok(());
+        }
+        self.books.ready.record(now.saturating_sub(conn.born));
+        self.books.last_ready = now;
+        add(&self.tally().ready);
+        self.slow_down(at)
+    }
+
+    /// Ends what has been under way for too long.
+    pub(super) fn expire(&mut self, now: u64) {
+        while let Some((deadline, at)) = self.pending.front().copied() {
+            let conn = &self.conns[at];
+            let settled = matches!(conn.state, State::Ready | State::Gone | State::Away);
+            let over = settled || conn.deadline != deadline;
+            if !over && deadline > now {
+                return;
+            }
+            self.pending.pop_front();
+            if !over {
+                let seconds = self.wanted.timeout_ns / SECOND;
+                let subscribing = matches!(self.conns[at].state, State::Subscribing { .. });
+                let fault = if subscribing && self.wanted.foreign.is_some() {
+                    Fault::Unexpected { seconds, heard: self.heard.clone() }
+                } else {
+                    Fault::Silent { seconds }
+                };
+                self.fail(at, fault);
+            }
+        }
+    }
+
+    /// A connection has ended by itself.
+    pub(super) fn fail(&mut self, at: usize, fault: Fault) {
+        let slow = self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads));
+        self.books.ledger.ended(at);
+        let conn = &mut self.conns[at];
+        let was = conn.state;
+        conn.fd = None;
+        conn.carry = Vec::new();
+        if was != State::Ready {
+            self.opening -= 1;
+        }
+        if was != State::Ready && conn.due > 0 {
+            conn.state = State::Away;
+            self.returns.push(Reverse((clock::now() + self.wanted.conduct.retry_ns(), at)));
+            add(&self.tally().retries);
+            return self.shared.blame(fault);
+        }
+        conn.state = State::Gone;
+        if was == State::Ready && slow {
+            *self.books.closes.entry(fault.to_string()).or_default() += 1;
+            return add(&self.tally().slow_gone);
+        }
+        add(if was == State::Ready { &self.tally().lost } else { &self.tally().failed });
+        self.shared.blame(fault);
+    }
+}
+
+/// A command that subscribes, from a place on if there is one.
+pub(super) fn subscribe(channel: &str, id: u64, since: Option<(&str, u64)>) -> String {
+    let since = since.map_or_else(String::new, |(epoch, offset)| {
+        format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
+    });
+    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}}}"#)
+}

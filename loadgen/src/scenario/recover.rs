@@ -1,0 +1,104 @@
+//! `recover`: connections are cut at random and come back with `since`. `storm`: all are cut at
+//! once. How long it takes until all are back and served, and whether what they missed came.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::clock::{self, SECOND};
+use crate::engine::conduct::{Conduct, Cut};
+use crate::engine::crew::Crew;
+use crate::engine::publisher::Feed;
+use crate::engine::shared::Total;
+use crate::fault::RunError;
+use crate::latency::Latency;
+use crate::report::Report;
+use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::fanout::{self, Fed, Times};
+use crate::scenario::moment::ratio;
+use crate::sections::{Recover, Round};
+
+/// Rounds in which all connections are cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Storms {
+    pub(crate) rounds: u32,
+    /// The longest that a round may take.
+    pub(crate) limit: Duration,
+}
+
+/// Publishes, receives and cuts; with `storms` all at once.
+pub(crate) fn run(
+    connecting: &Connecting,
+    mut subscribing: Subscribing,
+    (cut, storms): (Cut, Option<Storms>),
+    (feed, times): (Feed, Times),
+) -> Result<Report, RunError> {
+    subscribing.conduct = Conduct::Cut(cut);
+    let mut rounds = Vec::new();
+    let name = if storms.is_some() { "storm" } else { "recover" };
+    let measured = |crew: &Crew| match storms {
+        None => {
+            hold(crew, times.duration);
+        }
+        Some(storms) => {
+            for _ in 0..storms.rounds {
+                rounds.push(storm(crew, storms.limit));
+                if !hold(crew, times.duration) {
+                    return;
+                }
+            }
+        }
+    };
+    let fed = fanout::measure(name, connecting, subscribing, (feed, times), measured)?;
+    let recover = figures(&fed, rounds);
+    let mut report = fed.report;
+    let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
+    report.sizes.extend([
+        ("cut_rate", cut.rate),
+        ("away_seconds", ratio(cut.away_ns, SECOND)),
+        ("storm_rounds", rounds),
+    ]);
+    report.sections.recover = Some(recover);
+    Ok(report)
+}
+
+/// Cuts all, and waits until all are back and served.
+fn storm(crew: &Crew, limit: Duration) -> Round {
+    let before = crew.shared.total();
+    let start = clock::now();
+    let end = start + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let wanted = u64::from(crew.wanted.connections);
+    crew.shared.storms.fetch_add(1, Ordering::Release);
+    loop {
+        clock::sleep(SECOND / 1_000);
+        let Total { cut, back, served, last_back, last_served, .. } = crew.shared.total();
+        let (cut, back, served) = (cut - before.cut, back - before.back, served - before.served);
+        let over = clock::now() > end || crew.broken().is_some();
+        if over || (cut >= wanted && back >= cut && served >= cut) {
+            let since = |at: u64| ratio(at.saturating_sub(start), SECOND);
+            let (back_seconds, served_seconds) = (since(last_back), since(last_served));
+            return Round { cut, back, served, back_seconds, served_seconds };
+        }
+    }
+}
+
+fn figures(fed: &Fed, rounds: Vec<Round>) -> Recover {
+    let (mut back, mut served) = (Latency::new(), Latency::new());
+    let (mut recovered_true, mut recovered_false) = (0, 0);
+    for book in &fed.done.books {
+        back.merge(&book.back);
+        served.merge(&book.served);
+        recovered_true += book.ledger.recovered.0;
+        recovered_false += book.ledger.recovered.1;
+    }
+    Recover {
+        cut: fed.total.cut,
+        back: fed.total.back,
+        served: fed.total.served,
+        retries: fed.total.retries,
+        recovered_true,
+        recovered_false,
+        until_back: back.summary(),
+        until_served: served.summary(),
+        rounds,
+    }
+}

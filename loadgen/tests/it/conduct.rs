@@ -1,0 +1,136 @@
+//! What `slow`, `churn`, `recover`, `storm` and `echo` say about servers that serve clients which
+//! misbehave, and about servers that do not.
+
+use crate::relay::{self, Sin};
+use crate::{Ran, run};
+
+const SHORT: [&str; 16] = [
+    "--timeout",
+    "2",
+    "-c",
+    "6",
+    "--channels",
+    "2",
+    "--warmup",
+    "0.1",
+    "--duration",
+    "1",
+    "--drain",
+    "4",
+    "--rate",
+    "300",
+    "--late-max",
+    "2000",
+];
+
+fn fed(scenario: &str, sin: Sin, extra: &[&str]) -> Ran {
+    let url = relay::start(sin);
+    run(&[&[scenario, "--verify"], SHORT.as_slice(), extra, &[url.as_str()]].concat())
+}
+
+#[test]
+fn a_slow_client_costs_only_itself() {
+    let own_pid = std::process::id().to_string();
+    let extra = ["--share", "0.34", "--size", "8000", "--server-pid", &own_pid];
+    let ran = fed("slow", Sin::None, &extra);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("2 connections that stall"), "{}", ran.text);
+    assert!(ran.text.contains("slow ended  "), "{}", ran.text);
+    assert!(ran.text.contains("KiB at most"), "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+}
+
+#[test]
+fn a_trickle_is_enough_for_small_events() {
+    let ran = fed("slow", Sin::None, &["--share", "0.5", "--bytes-per-second", "200000"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("3 connections that read 200000 B/s"), "{}", ran.text);
+    assert!(!ran.text.contains("slow ended"), "{}", ran.text);
+}
+
+#[test]
+fn what_the_slow_miss_untold_is_a_violation() {
+    // The slow one is the last of channel 1, so the others suffer the sin; all are judged.
+    let ran = fed("slow", Sin::Drop, &["--share", "0.2"]);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+}
+
+#[test]
+fn churn_keeps_every_account() {
+    let extra = ["--per-connection", "2", "--churn-rate", "200", "--reconnect", "0.2"];
+    let ran = fed("churn", Sin::None, &extra);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    assert!(ran.text.contains("unsubscribed,"), "{}", ran.text);
+    assert!(ran.text.contains("answered  "), "{}", ran.text);
+}
+
+#[test]
+fn events_after_unsubscribed_are_violations() {
+    let ran = fed("churn", Sin::Repeat, &["--churn-rate", "200", "--reconnect", "0"]);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert!(ran.text.contains("came without a subscription"), "{}", ran.text);
+}
+
+#[test]
+fn what_was_missed_is_owed_where_it_was_recovered() {
+    for scenario in ["recover", "storm"] {
+        let ran = fed(scenario, Sin::None, &[]);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains(" subscriptions, 0 not"), "{}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+        assert!(ran.text.contains("until served"), "{}", ran.text);
+        let ran = fed(scenario, Sin::Hole, &[]);
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains("neither came nor were told"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn where_nothing_is_recovered_a_new_account_begins() {
+    for scenario in ["recover", "storm"] {
+        let ran = fed(scenario, Sin::Forget, &[]);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("recovered        0 subscriptions"), "{}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    }
+}
+
+fn echo(sin: Sin, extra: &[&str]) -> Ran {
+    let url = relay::start(sin);
+    let short = ["echo", "-c", "4", "--warmup", "0.1", "--duration", "0.4", "--late-max", "2000"]
+        .as_slice();
+    run(&[short, extra, &[url.as_str()]].concat())
+}
+
+#[test]
+fn every_request_finds_its_answer() {
+    for extra in [["--rate", "300"], ["--window", "4"]] {
+        let ran = echo(Sin::None, &extra);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("answered, 0 refused"), "{}", ran.text);
+        assert!(ran.text.contains("latency"), "{}", ran.text);
+    }
+}
+
+#[test]
+fn requests_without_answers_make_the_run_invalid() {
+    let ran = echo(Sin::Deaf, &["--rate", "100"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("commands were never answered"), "{}", ran.text);
+    let ran = echo(Sin::Refuse, &["--rate", "100"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("the server refused a command"), "{}", ran.text);
+}
+
+#[test]
+fn what_makes_no_sense_is_usage() {
+    for arguments in [
+        ["slow", "--share", "0", "ws://127.0.0.1:1/"],
+        ["slow", "--share", "2", "ws://127.0.0.1:1/"],
+        ["churn", "--churn-rate", "0", "ws://127.0.0.1:1/"],
+        ["echo", "--request-frame", "no number", "ws://127.0.0.1:1/"],
+    ] {
+        assert_eq!(run(&arguments).code, 64, "{arguments:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Servers that are not Weir, driven by templates: one that sends everything to everybody, one with
+//! a hello, numbered answers and pings, and ones that do not answer as expected.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::relay::{CONSENT, read_client, send};
+use crate::{Ran, run};
+
+type Streams = HashMap<usize, TcpStream>;
+
+/// Starts a server whose `speak` answers each text of client `id`; clients are in `streams`.
+fn start(speak: impl FnMut(&mut Streams, usize, &str) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    let (said, heard) = sync_channel(1024);
+    std::thread::spawn(move || hub(&heard, speak));
+    std::thread::spawn(move || {
+        for (id, stream) in listener.incoming().enumerate() {
+            let (stream, said) = (stream.expect("a connection"), said.clone());
+            std::thread::spawn(move || listen(id, stream, &said));
+        }
+    });
+    url
+}
+
+type Said = (usize, Option<TcpStream>, String);
+
+fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    std::io::Write::write_all(&mut stream, CONSENT).ok()?;
+    said.send((id, Some(stream.try_clone().ok()?), String::new())).ok()?;
+    loop {
+        said.send((id, None, read_client(&mut stream)?)).ok()?;
+    }
+}
+
+fn hub(heard: &Receiver<Said>, mut speak: impl FnMut(&mut Streams, usize, &str)) {
+    let mut streams = HashMap::new();
+    while let Ok((id, stream, text)) = heard.recv() {
+        match stream {
+            Some(stream) => drop(streams.insert(id, stream)),
+            None => speak(&mut streams, id, &text),
+        }
+    }
+}
+
+fn fanout(url: &str, extra: &[&str]) -> Ran {
+    let short = [
+        "fanout",
+        "--verify",
+        "-c",
+        "5",
+        "--rate",
+        "200",
+        "--warmup",
+        "0.1",
+        "--duration",
+        "0.5",
+        "--drain",
+        "3",
+        "--timeout",
+        "2",
+        "--late-max",
+        "2000",
+    ];
+    run(&[short.as_slice(), extra, &[url]].concat())
+}
+
+/// Sends every text to everybody, but not the one that holds `but`.
+fn broadcast(but: &'static str) -> String {
+    start(move |streams, _, text| {
+        if !text.contains(but) {
+            let ids: Vec<usize> = streams.keys().copied().collect();
+            for id in ids {
+                send(streams, id, text);
+            }
+        }
+    })
+}
+
+#[test]
+fn a_broadcast_server_is_driven_and_verified() {
+    let ran = fanout(&broadcast("no such text"), &["--publish-frame", "{payload}"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    assert!(ran.text.contains("latency"), "{}", ran.text);
+    let own = r#"{"chat":{"ts":{ts},"seq":{seq}}}"#;
+    let ran = fanout(&broadcast("no such text"), &["--publish-frame", own]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    let ran = fanout(&broadcast(r#""seq":5,"#), &["--publish-frame", "{payload}"]);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
+}
+
+/// The number behind `"id":`.
+fn id_of(text: &str) -> &str {
+    let rest = text.split(r#""id":"#).nth(1).expect("an id");
+    rest.split(|c: char| !c.is_ascii_digit()).next().expect("digits")
+}
+
+/// Speaks like Centrifugo's JSON protocol: commands with ids, events as pushes, pings that are
+/// empty objects and must be answered.
+fn centrifugo() -> String {
+    let mut channels: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut pongs = 0;
+    start(move |streams, from, text| {
+        if text == "{}" {
+            pongs += 1;
+            return;
+        }
+        let channel = text.split(r#""channel":""#).nth(1).and_then(|rest| rest.split('"').next());
+        let channel = channel.unwrap_or_default().to_owned();
+        if text.contains(r#""connect":"#) {
+            send(streams, from, r#"{"id":1,"connect":{"client":"c"}}"#);
+            send(streams, from, "{}");
+        } else if text.contains(r#""subscribe":"#) {
+            channels.entry(channel).or_default().push(from);
+            send(streams, from, &format!(r#"{{"id":{},"subscribe":{{}}}}"#, id_of(text)));
+        } else {
+            // Everybody has answered the ping by the time that events flow.
+            assert!(pongs >= 5, "{pongs} pongs");
+            let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix("}}");
+            let data = data.expect("an end");
+            let event = format!(r#"{{"push":{{"channel":"{channel}","pub":{{"data":{data}}}}}}}"#);
+            for id in channels.get(&channel).into_iter().flatten() {
+                send(streams, *id, &event);
+            }
+            let answer = format!(r#"{{"id":{},"publish":{{}}}}"#, id_of(text));
+            send(streams, from, &answer);
+        }
+    })
+}
+
+const CENTRIFUGO: [&str; 12] = [
+    "--hello-frame",
+    r#"{"id":{id},"connect":{}}"#,
+    "--subscribe-frame",
+    r#"{"id":{id},"subscribe":{"channel":"{channel}"}}"#,
+    "--expect",
+    r#"{"id":{id},"subscribe""#,
+    "--publish-frame",
+    r#"{"id":{id},"publish":{"channel":"{channel}","data":{payload}}}"#,
+    "--ping-text",
+    "{}",
+    "--pong-frame",
+    "{}",
+];
+
+#[test]
+fn commands_with_ids_and_pings_are_driven() {
+    let extra = [CENTRIFUGO.as_slice(), &["--channels", "3", "--per-connection", "2"]].concat();
+    let ran = fanout(&centrifugo(), &extra);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    let ran = run(&[
+        "connect",
+        "-c",
+        "5",
+        "--hello-frame",
+        r#"{"id":1,"connect":{}}"#,
+        "--expect",
+        r#""connect""#,
+        &centrifugo(),
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("5 ready of 5"), "{}", ran.text);
+}
+
+#[test]
+fn what_is_not_as_expected_is_shown() {
+    let url = start(|streams, from, _| send(streams, from, "-ERR 'no'"));
+    let extra = ["--subscribe-frame", "SUB", "--expect", "+OK", "--publish-frame", "{payload}"];
+    let ran = fanout(&url, &extra);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains(r#"it said last: "-ERR 'no'""#), "{}", ran.text);
+    for extra in [["--publish-frame", "x"], ["--subscribe-frame", "x"], ["--ping-text", "x"]] {
+        assert_eq!(fanout("ws://127.0.0.1:1/", &extra).code, 64, "{extra:?}");
+    }
+}
+
+#[test]
+fn keys_are_published_and_change_nothing() {
+    let url = crate::relay::start(crate::relay::Sin::None);
+    let ran = fanout(&url, &["--keys", "3", "--channels", "2"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+}
