@@ -203,8 +203,8 @@ impl fmt::Display for Invalid {
             ),
             Self::GeneratorSaturated { percent, waited } => write!(
                 f,
-                "the busiest thread ran or waited for a CPU {percent} % of the time ({waited} % of \
-                 it waited): use more --threads, or a quieter machine"
+                "the busiest thread ran or waited for a CPU {percent} % of the time (waited {waited} %): \
+                 use more --threads, or a quieter machine"
             ),
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
