@@ -31,7 +31,7 @@ pub(crate) struct Churn {
 /// Cuts by reset, and returns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
-    /// Cuts a second over all threads; 0 all at once, when [`super::shared::Shared::storm`] is told.
+    /// Cuts a second over all threads; 0 all at once, when the storm begins.
     pub(crate) rate: f64,
     /// How long a connection stays away.
     pub(crate) away_ns: u64,
