@@ -41,9 +41,9 @@ pub struct OutboxLimit {
     pub events: usize,
 }
 
-/// The data lane is at its bound: nothing was queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+/// The data lane is at its bound: the slice was not queued, and is given back.
+#[derive(Debug)]
+pub struct Full(pub Slice);
 
 /// The queue of one connection.
 ///
@@ -127,7 +127,7 @@ impl Outbox {
     pub fn push(&mut self, slice: Slice, limit: OutboxLimit) -> Result<(), Full> {
         let (bytes, events) = (slice.bytes(), slice.events());
         if self.bytes + bytes > limit.bytes || self.events + events > limit.events {
-            return Err(Full);
+            return Err(Full(slice));
         }
         self.append(slice, bytes, events);
         Ok(())

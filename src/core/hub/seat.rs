@@ -179,7 +179,7 @@ impl Target<'_> {
         }
         // It may have been written since the last look, and be full again at the next.
         self.seat.look(self.limit);
-        let Err(Full) = self.seat.outbox.push(slice.clone(), self.limit) else {
+        let Err(Full(mut slice)) = self.seat.outbox.push(slice, self.limit) else {
             if self.seat.is_near(self.limit) && !std::mem::replace(&mut self.seat.near, true) {
                 let listed = self.listed();
                 self.near.push(listed);
@@ -189,8 +189,9 @@ impl Target<'_> {
         };
         if !self.seat.blocked {
             round.writer.write(self.member.seat as usize, self.seat);
-            if self.seat.outbox.push(slice.clone(), self.limit).is_ok() {
-                return;
+            match self.seat.outbox.push(slice, self.limit) {
+                Ok(()) => return,
+                Err(Full(refused)) => slice = refused,
             }
         }
         self.seat.look(self.limit);

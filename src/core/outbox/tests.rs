@@ -185,12 +185,12 @@ const ROOMY: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 1_000 };
 fn a_full_lane_refuses_and_stays_as_it_was() {
     let mut outbox = Outbox::default();
     let limit = OutboxLimit { events: 3, ..ROOMY };
-    assert_eq!(outbox.push(slice(1, 1..3, 9), limit), Ok(()));
+    assert!(outbox.push(slice(1, 1..3, 9), limit).is_ok());
     let before = (outbox.data_bytes(), outbox.data_events());
-    assert_eq!(outbox.push(slice(1, 3..5, 9), limit), Err(Full));
+    assert!(matches!(outbox.push(slice(1, 3..5, 9), limit), Err(Full(back)) if back.events() == 2));
     assert_eq!((outbox.data_bytes(), outbox.data_events()), before);
     let bytes = OutboxLimit { bytes: before.0 + 1, ..ROOMY };
-    assert_eq!(outbox.push(slice(1, 3..4, 9), bytes), Err(Full));
+    assert!(outbox.push(slice(1, 3..4, 9), bytes).is_err());
     assert_eq!(drain(&mut outbox), [Got::Event(1, 1), Got::Event(1, 2)]);
     assert!(outbox.is_empty());
 }
