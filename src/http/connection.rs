@@ -105,14 +105,11 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
     let (end, socket, read_buf) = speak(socket, ip, &doors).await;
     // A copy, so that some few bytes do not keep hyper's whole buffer.
-    let early = match read_buf.len() {
-        0 => Bytes::new(),
-        _ => Bytes::copy_from_slice(&read_buf),
-    };
+    let early = read_buf.to_vec();
     drop(read_buf);
     match end {
-        Ok(Next::Gateway(place)) => doors.shard.adopt(socket, &early, place),
-        Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early.to_vec(), agreed),
+        Ok(Next::Gateway(place)) => doors.shard.adopt(socket, early, place),
+        Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early, agreed),
         Ok(Next::Close) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,
         Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),

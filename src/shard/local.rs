@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -130,7 +129,7 @@ impl Local {
     }
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: &Bytes, place: Place) {
+    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place) {
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
@@ -171,7 +170,7 @@ impl Local {
             }
         }
         shard.metrics.add(Counter::ConnectionsOpened, 1);
-        self.spawn(connection::run(self.clone(), id, early.to_vec()));
+        self.spawn(connection::run(self.clone(), id, early));
         if shard.node.draining() {
             // Its handshake was answered just before the drain began.
             shard.begin_close(id, CloseReason::Shutdown);
