@@ -6,21 +6,23 @@
 //! times.
 #![expect(clippy::print_stdout, reason = "the names of the operations are printed")]
 
+#[path = "shared/kernel.rs"]
+mod kernel;
+
 use std::hint::black_box;
-use std::io::IoSlice;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
-use weir::core::latest::Frame;
-use weir::core::outbox::{Delivered, OutboxLimit, SLICES_MAX};
+use weir::core::hub::{Hub, Join, Outcome};
+use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
-use weir::core::run::Run;
 use weir::proto::dialect::json::{Parser, encode_event};
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{Alias, ClientId};
 use weir::proto::ws::frame::{Opcode, client_frame};
 use weir::proto::ws::message::{Decoder, Message};
+
+use kernel::Kernel;
 
 /// As the `weir` program has it.
 #[global_allocator]
@@ -102,37 +104,6 @@ fn deliver_batch(count: u32) {
     deliver(count, 64);
 }
 
-/// A kernel that takes everything, and counts it.
-#[derive(Default)]
-struct Kernel {
-    events: u64,
-}
-
-impl Delivered for Kernel {
-    fn delivered(&mut self, _: &Run, frames: u32) {
-        self.events += u64::from(frames);
-    }
-
-    fn shown(&mut self, _: &Frame) {}
-}
-
-impl Writer for Kernel {
-    /// What the shard's flush does, but for the system call.
-    fn write(&mut self, _: SeatId, seat: &mut Seat) {
-        while !seat.outbox.is_empty() {
-            let wanted = match seat.outbox.sole() {
-                Some(bytes) => black_box(bytes).len(),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let used = seat.outbox.gather(|| 0, &mut slices);
-                    slices.iter().take(used).map(|slice| black_box(slice).len()).sum()
-                }
-            };
-            seat.outbox.advance(wanted, self);
-        }
-    }
-}
-
 /// `count` turns of a shard.
 fn deliver(count: u32, batch: u64) {
     let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
@@ -152,7 +123,7 @@ fn deliver(count: u32, batch: u64) {
         hub.fan_out(&mut kernel, NOW_MS, &mut outcome);
         while let Some(id) = hub.next_dirty() {
             if let Some(seat) = hub.seat(id) {
-                kernel.write(id, seat);
+                kernel.flush(seat);
             }
         }
     }

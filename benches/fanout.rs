@@ -2,22 +2,24 @@
 //! `Arc<[u8]>` for each event, pushed into a `VecDeque` for each subscriber. Both encode the
 //! events, queue them, and take every queue empty as a write would.
 
+#[path = "shared/kernel.rs"]
+mod kernel;
+
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::io::IoSlice;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
-use weir::core::latest::Frame;
-use weir::core::outbox::{Delivered, OutboxLimit, SLICES_MAX};
+use weir::core::hub::{Hub, Join, Outcome};
+use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
-use weir::core::run::Run;
 use weir::proto::dialect::json::encode_event;
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{Alias, ClientId};
 use weir::proto::ws::frame;
+
+use kernel::Kernel;
 
 /// As the `weir` program has it.
 #[global_allocator]
@@ -29,43 +31,6 @@ const BATCHES: [u64; 2] = [1, 64];
 const ALIAS: Alias = Alias(1);
 const NOW_MS: u64 = 1_000;
 const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
-
-/// A kernel that takes everything.
-#[derive(Default)]
-struct Kernel {
-    events: u64,
-}
-
-impl Kernel {
-    /// What the shard's flush does, but for the system call.
-    fn flush(&mut self, seat: &mut Seat) {
-        while !seat.outbox.is_idle() {
-            let wanted = match seat.outbox.sole() {
-                Some(bytes) => black_box(bytes).len(),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let used = seat.outbox.gather(|| 0, &mut slices);
-                    slices.iter().take(used).map(|slice| black_box(slice).len()).sum()
-                }
-            };
-            seat.outbox.advance(wanted, self);
-        }
-    }
-}
-
-impl Delivered for Kernel {
-    fn delivered(&mut self, _: &Run, frames: u32) {
-        self.events += u64::from(frames);
-    }
-
-    fn shown(&mut self, _: &Frame) {}
-}
-
-impl Writer for Kernel {
-    fn write(&mut self, _: SeatId, seat: &mut Seat) {
-        self.flush(seat);
-    }
-}
 
 /// `count` consecutive events, each with one holder, as a shard has them from its mailbox.
 fn events(count: u64) -> Vec<Arc<Event>> {

@@ -65,17 +65,17 @@ mod counting {
     }
 }
 
+#[path = "shared/kernel.rs"]
+mod kernel;
+
 use std::borrow::Cow;
-use std::hint::black_box;
-use std::io::IoSlice;
 use std::mem::size_of;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId, Writer};
-use weir::core::latest::Frame;
-use weir::core::outbox::{Delivered, Outbox, OutboxLimit, SLICES_MAX, Slice};
+use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId};
+use weir::core::outbox::{Outbox, OutboxLimit, Slice};
 use weir::core::policy::Policy;
 use weir::core::run::Run;
 use weir::core::session::Session;
@@ -83,6 +83,8 @@ use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use weir::store::memory::Memory;
 use weir::store::{Deliver, NewEvent, Now, Store};
+
+use kernel::Kernel;
 
 /// The most allocations for one published event: the event, its data, and now and then a longer
 /// mailbox.
@@ -122,43 +124,6 @@ impl Deliver for Mail {
     fn deliver(&self, _: ShardId, event: Arc<Event>) -> bool {
         self.0.lock().push(event);
         false
-    }
-}
-
-/// A kernel that takes everything, and counts it.
-#[derive(Default)]
-struct Kernel {
-    events: u64,
-}
-
-impl Kernel {
-    /// What the shard's flush does, but for the system call.
-    fn flush(&mut self, seat: &mut Seat) {
-        while !seat.outbox.is_idle() {
-            let wanted = match seat.outbox.sole() {
-                Some(bytes) => black_box(bytes).len(),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let used = seat.outbox.gather(|| NOW.unix_ms, &mut slices);
-                    slices.iter().take(used).map(|slice| black_box(slice).len()).sum()
-                }
-            };
-            seat.outbox.advance(wanted, self);
-        }
-    }
-}
-
-impl Delivered for Kernel {
-    fn delivered(&mut self, _: &Run, frames: u32) {
-        self.events += u64::from(frames);
-    }
-
-    fn shown(&mut self, _: &Frame) {}
-}
-
-impl Writer for Kernel {
-    fn write(&mut self, _: SeatId, seat: &mut Seat) {
-        self.flush(seat);
     }
 }
 
