@@ -252,6 +252,21 @@ fn a_flood_to_twice_the_limit_is_refused_beyond_it() {
     Client::connect(&gateway).expect_nothing();
 }
 
+/// Reads each client's answer to `{"type":"ping","id":1}`, and answers the pings before it.
+fn expect_pongs(clients: &mut [Raw]) {
+    for client in clients {
+        loop {
+            let (first, text) = client.frame().expect("it is still connected");
+            if first == 0x89 {
+                client.send(&masked(0x8A, &text));
+                continue;
+            }
+            assert_eq!(String::from_utf8_lossy(&text), r#"{"type":"pong","id":1}"#);
+            break;
+        }
+    }
+}
+
 /// Stopped for longer than a ping and its answer may take: whoever answered in that time stays.
 #[test]
 fn a_stopped_process_cuts_nobody_wrongly() {
@@ -268,17 +283,7 @@ fn a_stopped_process_cuts_nobody_wrongly() {
     for client in &mut clients {
         client.send(&masked(0x81, br#"{"type":"ping","id":1}"#));
     }
-    for client in &mut clients {
-        loop {
-            let (first, text) = client.frame().expect("it is still connected");
-            if first == 0x89 {
-                client.send(&masked(0x8A, &text));
-                continue;
-            }
-            assert_eq!(String::from_utf8_lossy(&text), r#"{"type":"pong","id":1}"#);
-            break;
-        }
-    }
+    expect_pongs(&mut clients);
     assert_eq!(gateway.connections(), 20);
 }
 
@@ -301,16 +306,6 @@ fn a_ping_after_a_stall_has_its_time() {
         client.send(&masked(0x8A, &payload));
         client.send(&masked(0x81, br#"{"type":"ping","id":1}"#));
     }
-    for client in &mut clients {
-        loop {
-            let (first, text) = client.frame().expect("it is still connected");
-            if first == 0x89 {
-                client.send(&masked(0x8A, &text));
-                continue;
-            }
-            assert_eq!(String::from_utf8_lossy(&text), r#"{"type":"pong","id":1}"#);
-            break;
-        }
-    }
+    expect_pongs(&mut clients);
     assert_eq!(gateway.connections(), 20);
 }
