@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::connection;
+use super::connection::Connection;
 use super::mailbox::Mailbox;
 use super::node::{Node, Place};
 use crate::core::hub::{Hub, SeatId};
@@ -170,7 +170,7 @@ impl Local {
             }
         }
         shard.metrics.add(Counter::ConnectionsOpened, 1);
-        self.spawn(connection::run(self.clone(), id, early));
+        self.spawn(Connection::new(self.clone(), id, early));
         if shard.node.draining() {
             // Its handshake was answered just before the drain began.
             shard.begin_close(id, CloseReason::Shutdown);
