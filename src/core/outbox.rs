@@ -265,6 +265,9 @@ impl Outbox {
 
     /// Takes `written` bytes off the front, in the order of [`Outbox::gather`].
     pub fn advance(&mut self, mut written: usize, sink: &mut impl Delivered) {
+        if written == self.bytes && self.sole().is_some() {
+            return self.advance_sole(sink);
+        }
         if self.cut > 0 {
             let left = self.data.front().map_or(0, |front| front.split().0.len()) - self.cut;
             let step = written.min(left);
@@ -285,6 +288,16 @@ impl Outbox {
         if self.data.is_empty() {
             self.tally = None;
         }
+        self.check();
+    }
+
+    /// Takes off the slice that is all that waits.
+    fn advance_sole(&mut self, sink: &mut impl Delivered) {
+        if let Some(Item::Slice(slice)) = self.data.pop_front() {
+            sink.delivered(&slice.run, slice.to - slice.from);
+        }
+        (self.bytes, self.events) = (0, 0);
+        self.tally = None;
         self.check();
     }
 
