@@ -24,6 +24,7 @@ use tokio_websockets::ServerBuilder;
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Policies, Policy, PolicyRule};
 use weir::http::{Doors, HttpOptions};
+use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
 use weir::proto::ws::handshake::accept_key;
 use weir::shard::{Local, Mailboxes, Node, NodeOptions};
@@ -121,6 +122,7 @@ fn doors() -> Rc<Doors> {
             PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10_000 },
             [],
         ),
+        compression: Compression::default(),
     };
     let mailboxes = Arc::new(Mailboxes::new(1));
     let store = Memory::new(Arc::<Mailboxes>::clone(&mailboxes));

@@ -294,7 +294,10 @@ struct Engine(Option<Runtime>);
 
 impl Engine {
     fn new() -> io::Result<Self> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map(Some).map(Self)
+        // Large messages are worked on beside the shard: one at a time, so that those who send them
+        // take no more than a core from the others.
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().max_blocking_threads(1).build().map(Some).map(Self)
     }
 }
 

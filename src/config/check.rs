@@ -8,6 +8,7 @@ use crate::config::value::Value;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::http::HttpOptions;
+use crate::proto::format::Compression;
 use crate::shard::NodeOptions;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -171,6 +172,16 @@ impl Check<'_> {
             publish_timeout: self.duration(Key::PublishTimeout),
             slow_disconnect: (!slow.is_zero()).then_some(slow),
             policies: self.policies(),
+            compression: self.compression(),
+        }
+    }
+
+    fn compression(&mut self) -> Compression {
+        Compression {
+            deflate: self.flag(Key::CompressionDeflate),
+            gzip: self.flag(Key::CompressionGzip),
+            level: u32::try_from(self.number(Key::CompressionLevel)).unwrap_or(1),
+            threshold: self.count(Key::CompressionThreshold),
         }
     }
 

@@ -43,6 +43,10 @@ pub enum Key {
     HttpOrigins,
     HttpPing,
     HttpPingTimeout,
+    CompressionDeflate,
+    CompressionThreshold,
+    CompressionLevel,
+    CompressionGzip,
     DefaultsSlow,
     DefaultsSlowChoice,
     DefaultsMaxKeys,
@@ -74,7 +78,7 @@ const GIB: u64 = 1 << 30;
 pub(super) const SHARDS_MAX: usize = 128;
 
 /// The sections of the file, apart from `[[namespace]]`.
-pub(super) const SECTIONS: [&str; 4] = ["limits", "http", "defaults", "log"];
+pub(super) const SECTIONS: [&str; 5] = ["limits", "http", "compression", "defaults", "log"];
 
 const ROWS: [Row; Key::ALL.len()] = [
     row(
@@ -140,6 +144,15 @@ const ROWS: [Row; Key::ALL.len()] = [
     ),
     row("http.ping", Kind::Duration(10, HOUR), "25s", "silence after which a client is pinged"),
     row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
+    row("compression.deflate", Kind::Bool, "true", "permessage-deflate, for clients that offer it"),
+    row(
+        "compression.threshold",
+        Kind::Size(0, 64 * MIB),
+        "1024",
+        "smaller messages are sent as they are",
+    ),
+    row("compression.level", Kind::Integer(1, 9), "1", "1 = fastest, 9 = smallest"),
+    row("compression.gzip", Kind::Bool, "true", "weir.v1.json+gzip, and gzip in weir.v1.bin"),
     row(
         "defaults.slow",
         Kind::Choice(&["drop_oldest", "drop_newest", "latest", "disconnect"]),
@@ -164,7 +177,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -183,6 +196,10 @@ impl Key {
         Self::HttpOrigins,
         Self::HttpPing,
         Self::HttpPingTimeout,
+        Self::CompressionDeflate,
+        Self::CompressionThreshold,
+        Self::CompressionLevel,
+        Self::CompressionGzip,
         Self::DefaultsSlow,
         Self::DefaultsSlowChoice,
         Self::DefaultsMaxKeys,

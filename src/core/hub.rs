@@ -174,6 +174,12 @@ impl Hub {
         self.sub(id, alias).is_some()
     }
 
+    /// The channel of that number, where the connection has it.
+    pub fn channel(&self, id: SeatId, alias: Alias) -> Option<&ChannelName> {
+        self.sub(id, alias)?;
+        self.topics.get(&alias).map(|topic| &topic.channel)
+    }
+
     fn sub(&self, id: SeatId, alias: Alias) -> Option<Sub> {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }

@@ -33,6 +33,8 @@ counters! {
     CommandsPresence => ("commands", Some(("type", "presence")), "Commands of clients, by type."),
     CommandsRequest => ("commands", Some(("type", "request")), "Commands of clients, by type."),
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
+    CompressedIn => ("compressed_bytes", Some(("kind", "in")), "Bytes of compressed messages, and of what they stand for."),
+    CompressedInPlain => ("compressed_bytes", Some(("kind", "in_plain")), "Bytes of compressed messages, and of what they stand for."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),

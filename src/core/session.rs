@@ -199,9 +199,9 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
     let refuse = |code, message| Err(CommandError::new(request.id, code, message));
     match &request.command {
         Command::Ping => Ok(()),
-        Command::Publish(publish) => check_name(request.id, publish.channel),
-        Command::Subscribe(subscribe) => check_name(request.id, subscribe.channel),
-        Command::Unsubscribe { channel } => check_name(request.id, channel),
+        Command::Publish(publish) => check_channel(request.id, publish.channel),
+        Command::Subscribe(subscribe) => check_channel(request.id, subscribe.channel),
+        Command::Unsubscribe { channel } => check_channel(request.id, channel),
         Command::Auth => refuse(ErrorCode::Unauthorized, "this node has no key to check a token"),
         Command::History => refuse(ErrorCode::NotEnabled, "history is not enabled here"),
         Command::Presence => refuse(ErrorCode::NotEnabled, "presence is not enabled here"),
@@ -212,7 +212,12 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
     }
 }
 
-fn check_name(id: Option<u64>, channel: &str) -> Result<(), CommandError> {
+/// Whether that is the name of a channel.
+///
+/// # Errors
+///
+/// The answer for the client.
+pub fn check_channel(id: Option<u64>, channel: &str) -> Result<(), CommandError> {
     name::check_channel(channel)
         .map_err(|bad| CommandError::new(id, ErrorCode::BadRequest, bad.to_string()))
 }

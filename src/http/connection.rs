@@ -21,6 +21,7 @@ use super::answer::Response;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
+use crate::proto::format::Spoken;
 use crate::proto::ws::deflate::Agreed;
 use crate::shard::Place;
 
@@ -33,8 +34,8 @@ pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
     /// Where it comes from.
     pub(super) ip: IpAddr,
-    /// Taken once a handshake was answered with 101.
-    pub(super) place: Cell<Option<Place>>,
+    /// Taken once a handshake was answered with 101, with what it has agreed on.
+    pub(super) place: Cell<Option<(Place, Spoken)>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// The number of the request that is answered, or was last; the first is 1.
@@ -119,8 +120,8 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
 /// What a socket is for when it has no more HTTP to speak.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// It is a WebSocket of the gateway.
-    Gateway(Place),
+    /// It is a WebSocket of the gateway, which speaks as its handshake has agreed.
+    Gateway((Place, Spoken)),
     /// It is a WebSocket of the hidden echo, with what was agreed about compression.
     Echo(Option<Agreed>),
     /// It is to be closed.

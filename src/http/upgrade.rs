@@ -12,11 +12,14 @@ use super::connection::Peer;
 use super::guard;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
-use crate::proto::ws::deflate::{Agreed, Wish, negotiate};
+use crate::proto::format::{Spoken, Subprotocol};
+use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
 
-/// The subprotocol that is spoken; also when none is offered.
-const SUBPROTOCOL: &str = "weir.v1.json";
+/// What is asked of clients that compress: each message alone. Then nothing is kept of a message
+/// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
+/// clients little: commands are small, and seldom like each other.
+const WISH: Wish = Wish { client_window_bits: WINDOW_BITS_MAX, client_alone: true };
 
 const ALLOW_GET: &[(HeaderName, &str)] = &[(header::ALLOW, "GET")];
 const VERSION_13: &[(HeaderName, &str)] = &[
@@ -39,18 +42,21 @@ pub(super) fn answer(
     let headers = request.headers();
     check_upgrade(headers)?;
     let accept = check_key(headers)?;
-    let subprotocol = choose_subprotocol(headers)?;
-    guard::check_origin(headers, host, &peer.doors.options.origins)?;
     let node = peer.doors.shard.node();
+    let compression = node.options().compression;
+    let subprotocol = choose_subprotocol(headers, compression.gzip)?;
+    guard::check_origin(headers, host, &peer.doors.options.origins)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
     let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
-    peer.place.set(Some(place));
+    let deflate = if compression.deflate { agree(headers, WISH) } else { None };
+    let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate };
+    peer.place.set(Some((place, spoken)));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
-    Ok(switching(accept, subprotocol))
+    Ok(switching(accept, subprotocol, deflate))
 }
 
 /// As [`answer`], for the echo: speaks no subprotocol and takes anybody.
@@ -61,11 +67,7 @@ pub(super) fn echo(peer: &Peer, request: &Request<Incoming>) -> Result<Response,
     let accept = check_key(headers)?;
     let agreed = agree(headers, Wish::default());
     peer.echo.set(Some(agreed));
-    let mut answer = switching(accept, None);
-    if let Some(value) = agreed.and_then(|it| HeaderValue::from_str(&it.to_string()).ok()) {
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
-    }
-    Ok(answer)
+    Ok(switching(accept, None, agreed))
 }
 
 /// What is agreed about compression.
@@ -74,7 +76,11 @@ fn agree(headers: &HeaderMap, wish: Wish) -> Option<Agreed> {
     negotiate(lines.iter().filter_map(|line| line.to_str().ok()), wish)
 }
 
-fn switching(accept: HeaderValue, subprotocol: Option<&'static str>) -> Response {
+fn switching(
+    accept: HeaderValue,
+    subprotocol: Option<Subprotocol>,
+    deflate: Option<Agreed>,
+) -> Response {
     let mut answer = Response::new(Full::new(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -82,7 +88,11 @@ fn switching(accept: HeaderValue, subprotocol: Option<&'static str>) -> Response
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(subprotocol) = subprotocol {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+        let name = HeaderValue::from_static(subprotocol.name());
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    if let Some(value) = deflate.and_then(|it| HeaderValue::from_str(&it.to_string()).ok()) {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
     }
     answer
 }
@@ -132,16 +142,22 @@ fn check_key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
         .ok_or_else(|| Refusal::bad("Sec-WebSocket-Key is not the base64 of 16 bytes"))
 }
 
-/// The subprotocol to name in the answer; `None` where none was offered.
-fn choose_subprotocol(headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+/// The subprotocol to name in the answer, the first offered that is spoken; `None` where none was
+/// offered.
+fn choose_subprotocol(headers: &HeaderMap, gzip: bool) -> Result<Option<Subprotocol>, Refusal> {
     let mut offered = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).peekable();
     if offered.peek().is_none() {
         return Ok(None);
     }
-    if offered.any(|token| token == SUBPROTOCOL) {
-        return Ok(Some(SUBPROTOCOL));
+    let is_spoken = |one: &Subprotocol| gzip || *one != Subprotocol::JsonGzip;
+    if let Some(one) = offered.filter_map(Subprotocol::find).find(is_spoken) {
+        return Ok(Some(one));
     }
-    Err(Refusal::bad("of the subprotocols, only weir.v1.json is spoken here"))
+    Err(Refusal::bad(if gzip {
+        "of the subprotocols, weir.v1.json, weir.v1.json+gzip and weir.v1.bin are spoken here"
+    } else {
+        "of the subprotocols, weir.v1.json and weir.v1.bin are spoken here"
+    }))
 }
 
 /// The tokens of a header that is a list, over all its lines.

@@ -26,12 +26,20 @@ pub fn compress(bytes: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
+/// How many bytes a stream says that it holds, modulo 2^32. One that holds another number is
+/// corrupt.
+pub fn says(stream: &[u8]) -> usize {
+    let bytes = stream.last_chunk().copied().map_or(0, u32::from_le_bytes);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// What the one member of `stream` holds, at most `max` bytes.
 ///
 /// # Errors
 ///
 /// [`GzipError`]; the memory taken stays near `max` whatever the stream says.
 pub fn decompress(stream: &[u8], max: usize) -> Result<Vec<u8>, GzipError> {
+    let max = max.min(u32::MAX as usize);
     let mut decoder = GzDecoder::new(stream);
     let mut bytes = Vec::with_capacity(stream.len().saturating_mul(3).min(max));
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);

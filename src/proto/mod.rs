@@ -6,6 +6,7 @@ pub mod command;
 pub mod dialect;
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod gzip;
 pub mod name;
 pub mod position;

@@ -12,6 +12,7 @@ use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
+use crate::proto::format::Subprotocol;
 use crate::proto::name::ShardId;
 use crate::proto::position::Position;
 use crate::proto::push::Push;
@@ -23,6 +24,28 @@ pub(super) struct Asker<'a> {
     pub(super) id: SeatId,
     pub(super) author: &'a Arc<Author>,
     pub(super) now: Now,
+    /// What its binary messages are.
+    pub(super) subprotocol: Subprotocol,
+}
+
+/// An event that a client publishes, on a channel of a legal name.
+pub(super) struct New<'a> {
+    pub(super) channel: &'a str,
+    pub(super) key: Option<Box<str>>,
+    /// Whether the publisher wants it too.
+    pub(super) echo: bool,
+    pub(super) payload: Payload,
+}
+
+impl<'a> From<&Publish<'a>> for New<'a> {
+    fn from(publish: &Publish<'a>) -> Self {
+        Self {
+            channel: publish.channel,
+            key: publish.key.map(Box::from),
+            echo: publish.echo,
+            payload: Payload::Json(Box::from(publish.data)),
+        }
+    }
 }
 
 impl Shard {
@@ -42,7 +65,7 @@ impl Shard {
         let id = request.id;
         match &request.command {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
-            Command::Publish(publish) => return self.publish(asker, id, publish),
+            Command::Publish(publish) => return self.publish(asker, id, publish.into()),
             Command::Subscribe(subscribe) => self.subscribe(asker, id, subscribe)?,
             Command::Unsubscribe { channel } => self.unsubscribe(asker, id, channel)?,
             // `session::check` has refused these.
@@ -70,25 +93,31 @@ impl Shard {
         self.answer(id, &Push::Error(error));
     }
 
-    fn publish(
+    /// Publishes an event. Returns the shard whose mailbox it filled.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn publish(
         &self,
         asker: &Asker<'_>,
         id: Option<u64>,
-        publish: &Publish<'_>,
+        new: New<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
-        self.policy(id, publish.channel)?;
+        let New { channel, key, echo, payload } = new;
+        self.policy(id, channel)?;
         let event = NewEvent {
-            channel: Cow::Borrowed(publish.channel),
-            key: publish.key.map(Box::from),
-            payload: Payload::Json(Box::from(publish.data)),
+            channel: Cow::Borrowed(channel),
+            key,
+            payload,
             from: Some(Arc::clone(asker.author)),
-            hidden_from: (!publish.echo).then_some(asker.author.client),
+            hidden_from: (!echo).then_some(asker.author.client),
         };
         let taken = self.node.store().publish(event, asker.now);
         let published = taken.map_err(|away| unavailable(id, away))?;
         self.metrics.add(Counter::EventsPublishedWs, 1);
         if let Some(id) = id {
-            let (channel, position) = (publish.channel, published.position);
+            let position = published.position;
             self.answer(asker.id, &Push::Published { id, channel, position });
         }
         Ok(published.crowded)

@@ -7,18 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::away::{Away, Worked};
 use super::command::Asker;
 use super::flush::{Flushed, forget_readable};
+use super::inbound::{Next, unread};
 use super::local::{Local, Socket};
 use super::mailbox::Room;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
-use crate::proto::dialect::json;
-use crate::proto::error::{CommandError, ErrorCode};
-use crate::proto::name::ShardId;
-use crate::proto::ws::frame::{self, Opcode};
-use crate::proto::ws::message::{Decoder, Message};
+use crate::proto::format::{Spoken, Subprotocol};
+use crate::proto::ws::deflate::Inbound;
+use crate::proto::ws::message::Decoder;
 
 /// Reads of one connection in one turn, so that a flooding client does not hold the others up.
 const READS_A_TURN: usize = 4;
@@ -26,8 +26,12 @@ const READS_A_TURN: usize = 4;
 /// Bytes that a client may go on sending after our close; more is answered by a reset.
 const IGNORED_MAX: usize = 256 * 1024;
 
-/// Unread answers at which a client is not read any more, where `queue_bytes` is not less.
-const UNREAD_MAX: usize = 64 * 1024;
+/// Bytes that a client's messages are inflated to before others have their chance.
+const INFLATED_A_READ: u64 = 256 * 1024;
+
+/// Input of a client that compresses is taken in pieces of that many bytes, which inflate to
+/// sixteen MiB at the very most, and to a hundredth of that as JSON has it.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
 pub(super) struct Connection {
@@ -38,37 +42,42 @@ pub(super) struct Connection {
     held: Vec<u8>,
     /// How many of these, at the front, are messages of a text frame that was decoded.
     held_text: usize,
-    /// Room in the mailbox that this client has filled.
-    crowded: Option<Box<Room>>,
+    /// It is not read until that is there.
+    waits: Option<Box<Waits>>,
     /// It is not read for now, and its session knows.
     waiting: bool,
+    /// What its binary messages are.
+    subprotocol: Subprotocol,
     /// Our half of the stream is shut.
     shut: bool,
     /// Bytes thrown away behind our close.
     ignored: usize,
 }
 
-/// What becomes of a connection after some of its bytes.
-enum Next {
-    Close(CloseReason),
-    /// Not read until the mailbox of that shard has room; with the rest of the text frame.
-    Hold(ShardId, Vec<u8>),
-    Read,
-    /// Not read until its answers have been written; with the rest of the text frame.
-    Unread(Vec<u8>),
+/// With what the runtime adds it stays within 256 bytes.
+const _: () = assert!(size_of::<Connection>() <= 96);
+
+/// What a connection waits for before it is read again.
+enum Waits {
+    /// Work on a message of its own.
+    Away(Away),
+    /// Room in the mailbox that it has filled.
+    Room(Room),
 }
 
 impl Connection {
     /// The task of the connection `id`; `early` is what came behind its handshake.
-    pub(super) fn new(local: Local, id: SeatId, early: Vec<u8>) -> Self {
+    pub(super) fn new(local: Local, id: SeatId, early: Vec<u8>, spoken: Spoken) -> Self {
+        let inbound = spoken.deflate.map(|agreed| Inbound::new(&agreed));
         Self {
             local,
             id,
-            decoder: Decoder::new(),
+            decoder: inbound.map_or_else(Decoder::new, Decoder::inflating),
             held: early,
             held_text: 0,
-            crowded: None,
+            waits: None,
             waiting: false,
+            subprotocol: spoken.subprotocol,
             shut: false,
             ignored: 0,
         }
@@ -98,7 +107,7 @@ impl Connection {
         self.decoder = Decoder::new();
         self.held = Vec::new();
         self.held_text = 0;
-        self.crowded = None;
+        self.waits = None;
         let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
         remember_waker(&socket, cx);
@@ -164,21 +173,21 @@ impl Connection {
     /// Reads and carries out requests. A reason ends the connection.
     fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
         for _ in 0..READS_A_TURN {
-            if let Some(room) = &mut self.crowded {
-                if Pin::new(room).poll(cx).is_pending() {
+            let worked = match self.poll_waits(cx) {
+                Poll::Pending => {
                     self.wait(true);
                     return None;
                 }
-                self.crowded = None;
-                self.go_on();
-            }
-            if self.unread() {
+                Poll::Ready(Err(reason)) => return Some(reason),
+                Poll::Ready(Ok(worked)) => worked,
+            };
+            if worked.is_none() && self.unread() {
                 // Answers wait for the socket, which wakes this task when it takes them.
                 self.wait(false);
                 return None;
             }
             self.go_on();
-            if self.held.is_empty() {
+            if worked.is_none() && self.held.is_empty() {
                 match self.poll_read(socket, cx) {
                     Poll::Pending => return None,
                     Poll::Ready(Some(reason)) => return Some(reason),
@@ -186,7 +195,7 @@ impl Connection {
                 }
             } else {
                 let mut held = std::mem::take(&mut self.held);
-                if let Some(reason) = self.take_in(&mut held) {
+                if let Some(reason) = self.take_in(&mut held, worked) {
                     return Some(reason);
                 }
             }
@@ -202,6 +211,25 @@ impl Connection {
         // Others first.
         cx.waker().wake_by_ref();
         None
+    }
+
+    /// Ready when there is nothing to wait for, with what was worked on meanwhile.
+    fn poll_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Worked>, CloseReason>> {
+        let worked = match self.waits.as_deref_mut() {
+            None => return Poll::Ready(Ok(None)),
+            Some(Waits::Away(away)) => match Pin::new(away).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Err(CloseReason::Internal)),
+                Poll::Ready(worked) => worked,
+            },
+            Some(Waits::Room(room)) => match Pin::new(room).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => None,
+            },
+        };
+        self.waits = None;
+        self.go_on();
+        Poll::Ready(Ok(worked))
     }
 
     /// Tells the session that it is not read: for no fault of its own (`held`), or for answers that
@@ -251,7 +279,7 @@ impl Connection {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.session.heard(now_ms);
                 }
-                scratch.get_mut(..read).and_then(|bytes| self.take_in(bytes))
+                scratch.get_mut(..read).and_then(|bytes| self.take_in(bytes, None))
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(CloseReason::Socket),
@@ -259,44 +287,79 @@ impl Connection {
         Poll::Ready(reason)
     }
 
-    /// Decodes `bytes` and carries out what they ask. Keeps what is left when the client is held.
-    fn take_in(&mut self, bytes: &mut [u8]) -> Option<CloseReason> {
+    /// Carries out what was `worked` on, then decodes `bytes` and carries out what they ask. Keeps
+    /// what is left when the client is held.
+    fn take_in(&mut self, bytes: &mut [u8], worked: Option<Worked>) -> Option<CloseReason> {
         let shard = Rc::clone(&self.local.0);
         let author = Arc::clone(&shard.hub.borrow_mut().seat(self.id)?.author);
         let now = shard.node.clock().now();
-        let asker = Asker { id: self.id, author: &author, now };
+        let asker = Asker { id: self.id, author: &author, now, subprotocol: self.subprotocol };
         let max = shard.node.options().message_bytes;
+        let mut inflaters = shard.inflaters.borrow_mut();
+        let before = inflaters.tally();
         let (text, mut rest) = bytes.split_at_mut(std::mem::take(&mut self.held_text));
+        let piece_bytes = if self.decoder.inflates() { PIECE_BYTES } else { usize::MAX };
+        let mut piece: &mut [u8] = &mut [];
         let mut finished = false;
-        let mut next = asker.requests(&self.local, text);
-        loop {
-            let (crowded, text) = match next {
-                Next::Close(reason) => return Some(reason),
-                Next::Hold(crowded, text) => (Some(crowded), Some(text)),
-                Next::Read => (None, None),
-                Next::Unread(text) => (None, Some(text)),
+        let mut next = match worked {
+            Some(worked) => asker.resume(&self.local, worked),
+            None => asker.requests(&self.local, text),
+        };
+        let reason = loop {
+            let text = match next {
+                Next::Away(job) => {
+                    self.waits = Some(Box::new(Waits::Away(Away::new(*job, max))));
+                    Some(Vec::new())
+                }
+                Next::Close(reason) => break Some(reason),
+                Next::Hold(crowded, text) => {
+                    let room = shard.node.mailboxes().room(crowded);
+                    self.waits = Some(Box::new(Waits::Room(room)));
+                    Some(text)
+                }
+                Next::Read => None,
+                Next::Unread(text) => Some(text),
             };
             if let Some(text) = text {
-                let room = crowded.map(|crowded| shard.node.mailboxes().room(crowded));
-                self.crowded = room.map(Box::new);
-                self.held_text = text.len();
-                self.held = text;
-                self.held.extend_from_slice(rest);
-                return None;
+                self.hold(text, [piece, rest]);
+                break None;
             }
-            next = match self.decoder.next(&mut rest, max) {
+            let left = piece.len() + rest.len() > 0;
+            if left && inflaters.tally().1.wrapping_sub(before.1) > INFLATED_A_READ {
+                self.hold(Vec::new(), [piece, rest]);
+                self.note_unfinished(finished, now.node_ns / 1_000_000);
+                break None;
+            }
+            if piece.is_empty() {
+                piece = rest.split_off_mut(..piece_bytes.min(rest.len())).unwrap_or_default();
+            }
+            next = match self.decoder.next_with(&mut piece, max, &mut inflaters) {
                 Ok(Some(message)) => {
                     let next = asker.take(&self.local, message);
                     // Not by a ping between the fragments of a message that goes on behind it.
                     finished |= self.decoder.is_idle();
                     next
                 }
-                Ok(None) => {
+                Ok(None) if rest.is_empty() => {
                     self.note_unfinished(finished, now.node_ns / 1_000_000);
-                    return None;
+                    break None;
                 }
+                Ok(None) => Next::Read,
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
+        };
+        let (compressed, plain) = inflaters.tally();
+        shard.metrics.add(Counter::CompressedIn, compressed.wrapping_sub(before.0));
+        shard.metrics.add(Counter::CompressedInPlain, plain.wrapping_sub(before.1));
+        reason
+    }
+
+    /// Keeps messages that were decoded and bytes that were not.
+    fn hold(&mut self, text: Vec<u8>, rest: [&mut [u8]; 2]) {
+        self.held_text = text.len();
+        self.held = text;
+        for bytes in rest {
+            self.held.extend_from_slice(bytes);
         }
     }
 
@@ -350,18 +413,6 @@ impl Connection {
     }
 }
 
-/// Whether a client leaves more of its answers unread than it may.
-fn unread(local: &Local, id: SeatId) -> bool {
-    let shard = &local.0;
-    let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
-    shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
-}
-
-/// The messages of a text frame that were not carried out, for later.
-fn rest(messages: json::Messages<'_>) -> Vec<u8> {
-    messages.collect::<Vec<_>>().join(&b'\n')
-}
-
 /// The reason under which a connection is counted whose socket failed.
 fn over(socket: &Socket, otherwise: CloseReason) -> CloseReason {
     socket.ending.get().map_or(otherwise, |ending| ending.reason)
@@ -373,79 +424,4 @@ fn remember_waker(socket: &Socket, cx: &Context<'_>) {
         Some(_) | None => cx.waker().clone(),
     };
     socket.waker.set(Some(waker));
-}
-
-impl Asker<'_> {
-    /// Takes one message of the client.
-    fn take(&self, local: &Local, message: Message<'_>) -> Next {
-        let shard = &local.0;
-        match message {
-            Message::Text(text) => self.requests(local, text),
-            Message::Binary(_) => {
-                let error = CommandError::new(
-                    None,
-                    ErrorCode::BadRequest,
-                    "this connection speaks JSON: send text frames",
-                );
-                self.refuse(local, &error)
-            }
-            Message::Ping(payload) => {
-                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    frame::control(Opcode::Pong, payload, seat.outbox.control());
-                }
-                self.unless_unread(local)
-            }
-            Message::Pong(_) => Next::Read,
-            Message::Close(close) => {
-                // Nothing of ours follows: the peer's code goes back, and the stream ends.
-                if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    let (code, reason) = close.unwrap_or((1000, ""));
-                    frame::close(code, reason, seat.outbox.control());
-                }
-                Next::Close(CloseReason::PeerClosed)
-            }
-        }
-    }
-
-    /// Carries out the messages of a text frame, up to the one behind which it is not read.
-    fn requests(&self, local: &Local, text: &[u8]) -> Next {
-        let shard = &local.0;
-        let mut messages = json::messages(text);
-        while let Some(message) = messages.next() {
-            let result = match shard.parser.borrow_mut().parse(message) {
-                Ok(request) => shard.execute(self, &request),
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(None) => {}
-                Ok(Some(crowded)) => return Next::Hold(crowded, rest(messages)),
-                Err(error) => {
-                    if let Next::Close(reason) = self.refuse(local, &error) {
-                        return Next::Close(reason);
-                    }
-                }
-            }
-            if unread(local, self.id) {
-                return Next::Unread(rest(messages));
-            }
-        }
-        Next::Read
-    }
-
-    /// Stops reading a client that does not read its answers.
-    fn unless_unread(&self, local: &Local) -> Next {
-        if unread(local, self.id) { Next::Unread(Vec::new()) } else { Next::Read }
-    }
-
-    /// Tells an error, and counts those that a working client does not make.
-    fn refuse(&self, local: &Local, error: &CommandError) -> Next {
-        let shard = &local.0;
-        shard.answer_error(self.id, error);
-        if error.code != ErrorCode::BadRequest {
-            return Next::Read;
-        }
-        let now_ms = self.now.node_ns / 1_000_000;
-        let over = shard.hub.borrow_mut().seat(self.id).and_then(|s| s.session.strike(now_ms));
-        over.map_or(Next::Read, Next::Close)
-    }
 }

@@ -19,8 +19,10 @@ use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
 use crate::proto::event::Author;
+use crate::proto::format::Spoken;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Push;
+use crate::proto::ws::deflate::Inflaters;
 use crate::proto::ws::frame;
 
 /// Bytes read from a socket at once.
@@ -51,6 +53,8 @@ pub(super) struct Shard {
     pub(super) sockets: RefCell<Vec<Option<Rc<Socket>>>>,
     scratch: Cell<Vec<u8>>,
     pub(super) parser: RefCell<Parser>,
+    /// What inflates the messages of all its connections.
+    pub(super) inflaters: RefCell<Inflaters>,
     pub(super) metrics: Metrics,
     pub(super) wheel: RefCell<Wheel<(u32, ClientId)>>,
     /// The seats still to be closed by a drain, and when it began.
@@ -100,6 +104,7 @@ impl Local {
             sockets: RefCell::default(),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             parser: RefCell::new(Parser::new()),
+            inflaters: RefCell::default(),
             metrics: Metrics::default(),
             wheel: RefCell::new(Wheel::new(now_ms)),
             drain: RefCell::new(None),
@@ -129,7 +134,7 @@ impl Local {
     }
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place) {
+    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, (place, spoken): (Place, Spoken)) {
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
@@ -170,7 +175,7 @@ impl Local {
             }
         }
         shard.metrics.add(Counter::ConnectionsOpened, 1);
-        self.spawn(Connection::new(self.clone(), id, early));
+        self.spawn(Connection::new(self.clone(), id, early, spoken));
         if shard.node.draining() {
             // Its handshake was answered just before the drain began.
             shard.begin_close(id, CloseReason::Shutdown);

@@ -1,12 +1,14 @@
 //! Threads: one runtime per core, mailboxes between them, the driver of each socket, the writes,
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
+mod away;
 pub mod clock;
 mod command;
 mod connection;
 mod echo;
 pub mod fdtable;
 mod flush;
+mod inbound;
 mod life;
 mod local;
 mod mailbox;

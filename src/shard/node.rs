@@ -12,6 +12,7 @@ use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
+use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
@@ -44,6 +45,8 @@ pub struct NodeOptions {
     pub slow_disconnect: Option<Duration>,
     /// What happens at the bound of a queue, by namespace.
     pub policies: Policies,
+    /// What may be compressed on WebSockets, and how.
+    pub compression: Compression,
 }
 
 impl NodeOptions {

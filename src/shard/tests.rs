@@ -16,6 +16,7 @@ use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::proto::event::{Author, Payload};
+use crate::proto::format::{Compression, Spoken};
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::ws::frame::{Opcode, client_frame};
 use crate::store::NewEvent;
@@ -38,6 +39,7 @@ fn options() -> NodeOptions {
         publish_timeout: Duration::from_millis(300),
         slow_disconnect: None,
         policies: Policies::new(rule, []),
+        compression: Compression::default(),
     }
 }
 
@@ -65,7 +67,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        local.adopt(served, Vec::new(), local.node().admit().unwrap());
+        local.adopt(served, Vec::new(), (local.node().admit().unwrap(), Spoken::default()));
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));

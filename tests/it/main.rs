@@ -3,6 +3,8 @@
 mod basics;
 mod browser;
 mod cli;
+mod deflate;
+mod formats;
 mod handshake;
 mod harness;
 mod http;

@@ -143,15 +143,41 @@ impl Raw {
         Self::with(socket.into()).upgraded(gateway)
     }
 
+    /// As [`Raw::websocket`], with these headers in the handshake; and its answer.
+    pub(crate) fn offering(gateway: &Gateway, headers: &[(&str, &str)]) -> (Self, Answer) {
+        let mut raw = Self::open(gateway.addr);
+        let answer = raw.shake_hands(gateway, headers);
+        (raw, answer)
+    }
+
     fn upgraded(self, gateway: &Gateway) -> Self {
         let mut raw = self;
-        raw.send(handshake_request(gateway.addr, &[]).as_bytes());
+        raw.shake_hands(gateway, &[]);
+        raw
+    }
+
+    fn shake_hands(&mut self, gateway: &Gateway, headers: &[(&str, &str)]) -> Answer {
+        let raw = self;
+        raw.send(handshake_request(gateway.addr, headers).as_bytes());
         let head = raw.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let (first, welcome) = raw.frame().unwrap();
         assert_eq!(first, 0x81);
         assert!(welcome.starts_with(br#"{"type":"welcome""#));
-        raw
+        Answer::read(head.as_bytes())
+    }
+
+    /// The next message, which is JSON text.
+    pub(crate) fn json(&mut self) -> Value {
+        let (first, text) = self.frame().expect("a message");
+        assert_eq!(first, 0x81, "{}", String::from_utf8_lossy(&text));
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// Sends one text frame and reads one message.
+    pub(crate) fn ask(&mut self, text: &str) -> Value {
+        self.send(&masked(0x81, text.as_bytes()));
+        self.json()
     }
 
     /// Writes; a connection that has ended meanwhile is the reader's to judge.

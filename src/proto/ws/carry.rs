@@ -261,13 +261,20 @@ impl Carry {
                     return Ok(());
                 }
                 let mut inflater = rules.inflaters.take(inbound)?;
-                inflater.take(&spool, inbound, &mut self.message, max)?;
+                let taken = inflater.take(&spool, inbound, &mut self.message, max);
+                rules.inflaters.count(spool.len(), self.message.len());
+                taken?;
                 inflater
             }
         };
-        inflater.take(payload, inbound, &mut self.message, max)?;
+        let before = self.message.len();
+        let taken = inflater.take(payload, inbound, &mut self.message, max);
+        rules.inflaters.count(payload.len(), self.message.len() - before);
+        taken?;
         if ends {
+            let before = self.message.len();
             inflater.finish(inbound, &mut self.message, max)?;
+            rules.inflaters.count(0, self.message.len() - before);
             inbound.remember(&self.message);
             rules.inflaters.put(inflater);
         } else {

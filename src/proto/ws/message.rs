@@ -144,6 +144,11 @@ impl Decoder {
         }
     }
 
+    /// Whether messages may come compressed.
+    pub fn inflates(&self) -> bool {
+        self.inbound.is_some()
+    }
+
     /// Whether no message and no frame is under way.
     pub fn is_idle(&self) -> bool {
         self.carry.as_ref().is_none_or(|carry| carry.is_idle())

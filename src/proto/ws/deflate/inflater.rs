@@ -201,12 +201,27 @@ fn corrupt<E>(_: E) -> ProtocolError {
 #[derive(Debug, Default)]
 pub struct Inflaters {
     free: Vec<Inflater>,
+    /// Compressed bytes that were taken by all of them.
+    compressed: u64,
+    /// What came out.
+    plain: u64,
 }
 
 /// Inflaters that are kept; a shard seldom has more messages under way.
 const KEPT_MAX: usize = 4;
 
 impl Inflaters {
+    /// Compressed bytes that were taken so far, and what came out.
+    pub fn tally(&self) -> (u64, u64) {
+        (self.compressed, self.plain)
+    }
+
+    /// Counts a step of an inflater.
+    pub(crate) fn count(&mut self, compressed: usize, plain: usize) {
+        self.compressed = self.compressed.wrapping_add(compressed as u64);
+        self.plain = self.plain.wrapping_add(plain as u64);
+    }
+
     /// An inflater for one message.
     pub(crate) fn take(&mut self, inbound: &Inbound) -> Result<Inflater, ProtocolError> {
         let mut inflater = self.free.pop().unwrap_or_else(Inflater::new);
