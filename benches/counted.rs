@@ -80,6 +80,7 @@ fn event(offset: u64) -> Event {
         hidden_from: None,
         payload: Payload::Json(PAYLOAD.into()),
         json_frame: OnceLock::new(),
+        frames: weir::proto::encoder::Frames::default(),
     }
 }
 

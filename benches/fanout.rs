@@ -45,6 +45,7 @@ fn events(count: u64) -> Vec<Arc<Event>> {
         hidden_from: None,
         payload: Payload::Json(PAYLOAD.into()),
         json_frame: OnceLock::new(),
+        frames: weir::proto::encoder::Frames::default(),
     };
     (1..=count).map(|offset| Arc::new(event(offset))).collect()
 }

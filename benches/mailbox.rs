@@ -123,6 +123,7 @@ fn events(count: usize) -> Vec<Arc<Event>> {
         hidden_from: None,
         payload: Payload::Json(br#"{"cpu":12.5}"#[..].into()),
         json_frame: OnceLock::new(),
+        frames: weir::proto::encoder::Frames::default(),
     };
     (1..).take(count).map(|offset| Arc::new(event(offset))).collect()
 }

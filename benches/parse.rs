@@ -164,6 +164,7 @@ fn event(data: &str) -> Event {
         hidden_from: None,
         payload: Payload::Json(data.as_bytes().into()),
         json_frame: OnceLock::new(),
+        frames: weir::proto::encoder::Frames::default(),
     }
 }
 

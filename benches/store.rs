@@ -95,6 +95,7 @@ impl Naive {
                 hidden_from: event.hidden_from,
                 payload: event.payload,
                 json_frame: OnceLock::new(),
+                frames: weir::proto::encoder::Frames::default(),
             });
             for shard in &channel.shards {
                 self.deliver.deliver(*shard, Arc::clone(&event));

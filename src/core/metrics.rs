@@ -3,7 +3,9 @@
 use std::cell::Cell;
 
 use crate::proto::close::CloseReason;
+use crate::proto::encoder::Made;
 use crate::proto::error::ErrorCode;
+use crate::proto::format::Format;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $variant:ident => ($name:literal, $labels:expr, $help:literal),)*) => {
@@ -35,7 +37,16 @@ counters! {
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     CompressedIn => ("compressed_bytes", Some(("kind", "in")), "Bytes of compressed messages, and of what they stand for."),
     CompressedInPlain => ("compressed_bytes", Some(("kind", "in_plain")), "Bytes of compressed messages, and of what they stand for."),
+    CompressedOut => ("compressed_bytes", Some(("kind", "out")), "Bytes of compressed messages, and of what they stand for."),
+    CompressedOutPlain => ("compressed_bytes", Some(("kind", "out_plain")), "Bytes of compressed messages, and of what they stand for."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
+    EncodedBin => ("event_encodings", Some(("format", "bin")), "Events encoded, once for each format."),
+    EncodedBinDeflate => ("event_encodings", Some(("format", "bin_deflate")), "Events encoded, once for each format."),
+    EncodedBinDeflateNarrow => ("event_encodings", Some(("format", "bin_deflate_narrow")), "Events encoded, once for each format."),
+    EncodedJson => ("event_encodings", Some(("format", "json")), "Events encoded, once for each format."),
+    EncodedJsonDeflate => ("event_encodings", Some(("format", "json_deflate")), "Events encoded, once for each format."),
+    EncodedJsonDeflateNarrow => ("event_encodings", Some(("format", "json_deflate_narrow")), "Events encoded, once for each format."),
+    EncodedJsonGzip => ("event_encodings", Some(("format", "json_gzip")), "Events encoded, once for each format."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
@@ -166,6 +177,24 @@ impl Metrics {
     pub fn add(&self, counter: Counter, n: u64) {
         let cell = &self.counters[counter as usize];
         cell.set(cell.get().wrapping_add(n));
+    }
+
+    /// Counts what an encoder has made.
+    pub fn made(&self, made: &Made) {
+        const COUNTERS: [Counter; Format::ALL.len()] = [
+            Counter::EncodedBin,
+            Counter::EncodedBinDeflate,
+            Counter::EncodedBinDeflateNarrow,
+            Counter::EncodedJson,
+            Counter::EncodedJsonDeflate,
+            Counter::EncodedJsonDeflateNarrow,
+            Counter::EncodedJsonGzip,
+        ];
+        for (counter, encodings) in COUNTERS.into_iter().zip(made.encodings) {
+            self.add(counter, encodings);
+        }
+        self.add(Counter::CompressedOut, made.compressed);
+        self.add(Counter::CompressedOutPlain, made.plain);
     }
 
     /// Counts the end of a connection.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::dialect::json;
+use super::encoder::Frames;
 use super::name::{Alias, ChannelName, ClientId};
 
 /// Who published an event over a connection.
@@ -37,6 +38,8 @@ pub struct Event {
     pub payload: Payload,
     /// The WebSocket frame of the JSON dialect, made by whoever needs it first.
     pub json_frame: OnceLock<Box<[u8]>>,
+    /// Its frames in every other form.
+    pub frames: Frames,
 }
 
 /// What an event carries.

@@ -4,6 +4,7 @@
 pub mod close;
 pub mod command;
 pub mod dialect;
+pub mod encoder;
 pub mod error;
 pub mod event;
 pub mod format;

@@ -252,6 +252,7 @@ mod tests {
             hidden_from: None,
             payload: Payload::Opaque(vec![0; bytes].into()),
             json_frame: OnceLock::new(),
+            frames: crate::proto::encoder::Frames::default(),
         })
     }
 

@@ -187,6 +187,7 @@ impl Store for Memory {
                 hidden_from: event.hidden_from,
                 payload: event.payload,
                 json_frame: OnceLock::new(),
+                frames: crate::proto::encoder::Frames::default(),
             });
             for shard in channel.shards.iter() {
                 if self.deliver.deliver(shard, Arc::clone(&event)) {

@@ -40,6 +40,7 @@ pub(in crate::core) fn hidden_event(
         hidden_from,
         payload: Payload::Json(format!("\"{}\"", "7".repeat(size)).into_bytes().into()),
         json_frame: OnceLock::new(),
+        frames: crate::proto::encoder::Frames::default(),
     })
 }
 

@@ -104,6 +104,7 @@ mod tests {
             hidden_from: None,
             payload,
             json_frame: OnceLock::new(),
+            frames: crate::proto::encoder::Frames::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whole frames out, each compressed alone: the same bytes for whoever negotiated the extension.
 
-use flate2::{Compress, Compression, FlushCompress};
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use super::{WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use crate::proto::ws::frame::{Opcode, deflated_header, header};
@@ -61,10 +61,41 @@ impl Deflater {
             header(opcode, true, payload.len(), out);
             out.extend_from_slice(payload);
         }
+        self.rest();
+        compressed
+    }
+
+    /// Appends one gzip member around `bytes`. Nothing, and false, where that is not smaller.
+    pub fn gzip(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        // Without a time and a name, from no known system.
+        const HEAD: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF];
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        self.state.reset();
+        self.compressed.clear();
+        self.compressed.reserve(bytes.len() + bytes.len() / 4 + 64);
+        let done = self.state.compress_vec(bytes, &mut self.compressed, FlushCompress::Finish);
+        let ended = matches!(done, Ok(Status::StreamEnd));
+        debug_assert!(ended, "no room for the stream");
+        if !ended {
+            self.state = Self::state(self.level, self.window_bits);
+        }
+        let smaller = ended && HEAD.len() + self.compressed.len() + 8 < bytes.len();
+        if smaller {
+            out.extend_from_slice(&HEAD);
+            out.extend_from_slice(&self.compressed);
+            out.extend_from_slice(&crc.sum().to_le_bytes());
+            out.extend_from_slice(&crc.amount().to_le_bytes());
+        }
+        self.rest();
+        smaller
+    }
+
+    /// Gives back the memory of a large message.
+    fn rest(&mut self) {
         if self.compressed.capacity() > KEPT_BYTES_MAX {
             self.compressed = Vec::new();
         }
-        compressed
     }
 
     /// Compresses into `compressed`; false where that is not smaller.

@@ -20,6 +20,7 @@ fn event(payload: Payload) -> Event {
         hidden_from: None,
         payload,
         json_frame: OnceLock::new(),
+        frames: crate::proto::encoder::Frames::default(),
     }
 }
 

@@ -1,0 +1,272 @@
+//! Events in every form that a client may want: each encoded and compressed at most once for the
+//! process, however many shards and subscribers ask.
+
+use std::sync::{Arc, OnceLock};
+
+use super::dialect::bin::{self, Kind};
+use super::dialect::json;
+use super::event::{Event, Payload};
+use super::format::{Compression, Format, NARROW_BITS};
+use super::ws::deflate::{Deflater, WINDOW_BITS_MAX};
+use super::ws::frame::{self, Opcode};
+
+/// The frames of an event in the forms beside plain JSON, made by whoever needs them first. Takes
+/// memory once somebody does.
+#[derive(Debug, Default)]
+pub struct Frames(OnceLock<Box<[Cell; Format::ALL.len()]>>);
+
+/// `None` where the form is no other than the one it is made from.
+type Cell = OnceLock<Option<Box<[u8]>>>;
+
+impl Frames {
+    fn cell(&self, format: Format) -> Option<&Cell> {
+        self.0.get_or_init(Box::default).get(format.index())
+    }
+}
+
+/// What an [`Encoder`] has done since it was last asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Events encoded, by [`Format::ALL`]. A form that is no other than the one it is made from
+    /// does not count.
+    pub encodings: [u64; Format::ALL.len()],
+    /// Bytes that were compressed.
+    pub plain: u64,
+    /// What came of them.
+    pub compressed: u64,
+}
+
+/// Makes frames. Holds some 300 KiB for each window once it was needed: one serves a thread.
+#[derive(Debug)]
+pub struct Encoder {
+    compression: Compression,
+    wide: Option<Deflater>,
+    narrow: Option<Deflater>,
+    /// The message under way, kept for its memory.
+    message: Vec<u8>,
+    made: Made,
+}
+
+/// The most memory of a message that is kept for the next.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+impl Event {
+    /// The whole frame of this event in that form.
+    pub fn frame<'a>(&'a self, format: Format, encoder: &mut Encoder) -> &'a [u8] {
+        if format == Format::Json {
+            return self.json_frame.get_or_init(|| {
+                encoder.count_if(true, format);
+                encoder.json(self, Kind::Event)
+            });
+        }
+        let made = self.frames.cell(format);
+        let made = made.and_then(|cell| cell.get_or_init(|| encoder.make(self, format)).as_deref());
+        made.unwrap_or_else(|| self.frame(base(format), encoder))
+    }
+
+    /// Appends [`Event::frame`] to `out`.
+    ///
+    /// The last holder of an event encodes plain JSON straight into `out`: nobody else will ask.
+    pub fn append_frame(
+        self: &Arc<Self>,
+        format: Format,
+        encoder: &mut Encoder,
+        out: &mut Vec<u8>,
+    ) {
+        let last = format == Format::Json
+            && self.json_frame.get().is_none()
+            && Arc::strong_count(self) == 1;
+        if last {
+            encoder.write(self, Kind::Event, format);
+            frame::push_text(&encoder.message, out);
+            encoder.rest();
+            encoder.count_if(true, format);
+        } else {
+            out.extend_from_slice(self.frame(format, encoder));
+        }
+    }
+
+    /// The frame that shows this event as the newest of its key.
+    pub fn snapshot_frame(&self, format: Format, encoder: &mut Encoder) -> Box<[u8]> {
+        match format {
+            Format::Bin => {
+                // Another kind, and the same bytes behind it.
+                let mut frame: Box<[u8]> = Box::from(self.frame(format, encoder));
+                let head_len = head_len(&frame);
+                if let Some(kind) = frame.get_mut(head_len) {
+                    *kind = Kind::Snapshot as u8;
+                }
+                frame
+            }
+            Format::Json => encoder.json(self, Kind::Snapshot),
+            Format::BinDeflate
+            | Format::BinDeflateNarrow
+            | Format::JsonDeflate
+            | Format::JsonDeflateNarrow
+            | Format::JsonGzip => {
+                let packed = encoder.packed(self, Kind::Snapshot, format);
+                packed.unwrap_or_else(|| self.snapshot_frame(base(format), encoder))
+            }
+        }
+    }
+}
+
+/// The form that stands in where compression does not pay.
+fn base(format: Format) -> Format {
+    match format {
+        Format::Bin | Format::BinDeflate | Format::BinDeflateNarrow => Format::Bin,
+        Format::Json | Format::JsonDeflate | Format::JsonDeflateNarrow | Format::JsonGzip => {
+            Format::Json
+        }
+    }
+}
+
+/// How long the header of an unmasked frame is.
+fn head_len(frame: &[u8]) -> usize {
+    match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        Some(_) | None => 2,
+    }
+}
+
+impl Encoder {
+    /// One that has done nothing.
+    pub fn new(compression: Compression) -> Self {
+        Self { compression, wide: None, narrow: None, message: Vec::new(), made: Made::default() }
+    }
+
+    /// What was done since the last call.
+    pub fn take_made(&mut self) -> Made {
+        std::mem::take(&mut self.made)
+    }
+
+    fn count_if(&mut self, made: bool, format: Format) {
+        if let Some(count) = self.made.encodings.get_mut(format.index()) {
+            *count += u64::from(made);
+        }
+    }
+
+    /// The frame of plain JSON.
+    fn json(&mut self, event: &Event, kind: Kind) -> Box<[u8]> {
+        self.write(event, kind, Format::Json);
+        let frame = whole(Opcode::Text, &self.message);
+        self.rest();
+        frame
+    }
+
+    /// The message of an event, before any compression of the whole of it.
+    fn write(&mut self, event: &Event, kind: Kind, base: Format) {
+        self.message.clear();
+        match (base, kind) {
+            (Format::Json, Kind::Event) => json::encode_event(event, &mut self.message),
+            (Format::Json, Kind::Snapshot) => json::encode_snapshot(event, &mut self.message),
+            (_, kind) => bin::encode_event(event, kind, None, &mut self.message),
+        }
+    }
+
+    /// Gives back the memory of a large message.
+    fn rest(&mut self) {
+        if self.message.capacity() > KEPT_BYTES_MAX {
+            self.message = Vec::new();
+        }
+    }
+
+    /// The frame of an event in a form that is not plain JSON.
+    fn make(&mut self, event: &Event, format: Format) -> Option<Box<[u8]>> {
+        let frame = if format == Format::Bin {
+            Some(self.binary(event))
+        } else {
+            self.packed(event, Kind::Event, format)
+        };
+        self.count_if(frame.is_some(), format);
+        frame
+    }
+
+    /// A binary frame, with its payload in gzip where that pays.
+    fn binary(&mut self, event: &Event) -> Box<[u8]> {
+        let (Payload::Json(payload) | Payload::Opaque(payload)) = &event.payload;
+        let pays = self.compression.gzip && payload.len() >= self.compression.threshold;
+        let mut stream = Vec::new();
+        let gzipped = pays && self.deflater(WINDOW_BITS_MAX).gzip(payload, &mut stream);
+        self.count_bytes(gzipped, payload.len(), stream.len());
+        self.message.clear();
+        bin::encode_event(
+            event,
+            Kind::Event,
+            gzipped.then_some(stream.as_slice()),
+            &mut self.message,
+        );
+        let frame = whole(Opcode::Binary, &self.message);
+        self.rest();
+        frame
+    }
+
+    /// A frame whose message is compressed; `None` where that does not pay.
+    fn packed(&mut self, event: &Event, kind: Kind, format: Format) -> Option<Box<[u8]>> {
+        let base = base(format);
+        let threshold = self.compression.threshold;
+        // What cannot pay is not encoded: of binary events the payload counts.
+        if base == Format::Bin && event.payload.len() < threshold {
+            return None;
+        }
+        match (base, kind, event.json_frame.get()) {
+            (Format::Json, Kind::Event, Some(frame)) => {
+                let text = frame.get(head_len(frame)..).unwrap_or_default();
+                self.message.clear();
+                self.message.extend_from_slice(text);
+            }
+            _ => self.write(event, kind, base),
+        }
+        if base == Format::Json && self.message.len() < threshold {
+            return None;
+        }
+        let message = std::mem::take(&mut self.message);
+        let opcode = if base == Format::Bin { Opcode::Binary } else { Opcode::Text };
+        let mut out = Vec::new();
+        let packed = match format {
+            Format::BinDeflateNarrow | Format::JsonDeflateNarrow => {
+                let deflater = self.deflater(NARROW_BITS);
+                deflater.frame(opcode, &message, NARROW_BITS, &mut out)
+            }
+            Format::JsonGzip => {
+                let mut stream = Vec::new();
+                let smaller = self.deflater(WINDOW_BITS_MAX).gzip(&message, &mut stream);
+                out = whole(Opcode::Binary, &stream).into_vec();
+                smaller
+            }
+            Format::Bin | Format::BinDeflate | Format::Json | Format::JsonDeflate => {
+                let deflater = self.deflater(WINDOW_BITS_MAX);
+                deflater.frame(opcode, &message, WINDOW_BITS_MAX, &mut out)
+            }
+        };
+        self.count_bytes(packed, message.len(), out.len());
+        self.message = message;
+        self.rest();
+        packed.then(|| out.into_boxed_slice())
+    }
+
+    fn count_bytes(&mut self, compressed: bool, plain: usize, to: usize) {
+        if compressed {
+            self.made.plain += plain as u64;
+            self.made.compressed += to as u64;
+        }
+    }
+
+    fn deflater(&mut self, bits: u8) -> &mut Deflater {
+        let level = self.compression.level;
+        let one = if bits == NARROW_BITS { &mut self.narrow } else { &mut self.wide };
+        one.get_or_insert_with(|| Deflater::with_window(level, 0, bits))
+    }
+}
+
+/// A whole unmasked frame.
+fn whole(opcode: Opcode, message: &[u8]) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(message.len() + 10);
+    frame::header(opcode, true, message.len(), &mut out);
+    out.extend_from_slice(message);
+    out.into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests;
