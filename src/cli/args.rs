@@ -2,6 +2,7 @@
 
 use crate::cli::client::Url;
 use crate::config::Key;
+use crate::proto::format::Subprotocol;
 use crate::proto::name::ChannelName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -109,6 +110,9 @@ pub struct Publish {
     /// Publish each line of standard input, a JSON value, as one event.
     #[arg(long)]
     pub stdin: bool,
+    /// How the events are sent: JSON text, binary frames, or gzip of JSON text.
+    #[arg(long, value_enum, default_value_t = Sent::Json)]
+    pub format: Sent,
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
@@ -123,7 +127,7 @@ pub struct Subscribe {
     /// End after this many events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Whole events, or their data alone.
+    /// Whole events, or their data alone; bin and gzip print whole events that came so.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
     /// The gateway.
@@ -131,13 +135,50 @@ pub struct Subscribe {
     pub url: Url,
 }
 
-/// What is printed of an event.
+/// How events are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sent {
+    /// In binary frames.
+    Bin,
+    /// As gzip of JSON text.
+    Gzip,
+    /// As JSON text.
+    Json,
+}
+
+impl Sent {
+    /// What the connection speaks for it.
+    pub fn subprotocol(self) -> Subprotocol {
+        match self {
+            Self::Bin => Subprotocol::Bin,
+            Self::Gzip => Subprotocol::JsonGzip,
+            Self::Json => Subprotocol::Json,
+        }
+    }
+}
+
+/// What is printed of an event, and how it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
+    /// The event as JSON, from a binary frame.
+    Bin,
     /// The data alone.
     Data,
+    /// The event as JSON, in gzip where it is large.
+    Gzip,
     /// The event as it came.
     Json,
+}
+
+impl Format {
+    /// What the connection speaks for it.
+    pub fn subprotocol(self) -> Subprotocol {
+        match self {
+            Self::Bin => Subprotocol::Bin,
+            Self::Data | Self::Json => Subprotocol::Json,
+            Self::Gzip => Subprotocol::JsonGzip,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,23 @@
 //! A client of a gateway: connects, reads, writes, answers pings. Does not reconnect.
 
+use crate::proto::dialect::bin;
+use crate::proto::format::Subprotocol;
+use crate::proto::gzip;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming as Body;
-use hyper::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -101,6 +110,7 @@ pub(super) struct Head {
     pub(super) channel: Option<String>,
     pub(super) epoch: Option<String>,
     pub(super) offset: Option<u64>,
+    pub(super) alias: Option<u64>,
     pub(super) code: Option<serde_json::Value>,
     pub(super) message: Option<String>,
     /// Of a `welcome`: the most bytes that one message to the gateway may have.
@@ -136,9 +146,9 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects and waits for `welcome`. To be called within a `LocalSet`.
-    pub(super) async fn connect(url: &Url) -> Result<Self, ClientError> {
+    pub(super) async fn connect(url: &Url, speaks: Subprotocol) -> Result<Self, ClientError> {
         let silent = |_| ClientError::Silent(url.clone());
-        let stream = timeout(CONNECT_TIMEOUT, upgrade(url)).await.map_err(silent)??;
+        let stream = timeout(CONNECT_TIMEOUT, upgrade(url, speaks)).await.map_err(silent)??;
         let (read, write) = tokio::io::split(stream);
         // Reading and writing are two sockets over the halves of one stream: a read that is
         // given up loses its place in the frame, so it lives in a task of its own.
@@ -149,7 +159,9 @@ impl Client {
         let mut writer = WebSocket::after_handshake(join(tokio::io::empty(), write), Role::Client);
         writer.set_writev(false);
         let (sender, incoming) = mpsc::channel(READ_AHEAD);
-        spawn_local(read_all(FragmentCollector::new(reader), url.clone(), sender));
+        let reader = FragmentCollector::new(reader);
+        let from = Origin { url: url.clone(), speaks, channels: HashMap::new() };
+        spawn_local(read_all(reader, from, sender));
         let mut client = Self { incoming, writer, max_message: usize::MAX };
         let first = timeout(CONNECT_TIMEOUT, client.next()).await.map_err(silent)??;
         if first.head.kind != "welcome" {
@@ -179,9 +191,14 @@ impl Client {
         !self.incoming.is_empty()
     }
 
-    /// Sends one message.
-    pub(super) async fn send(&mut self, text: String) -> Result<(), ClientError> {
-        self.write(Frame::text(Payload::Owned(text.into_bytes()))).await
+    /// Sends one message, of JSON text.
+    pub(super) async fn send(&mut self, text: Vec<u8>) -> Result<(), ClientError> {
+        self.write(Frame::text(Payload::Owned(text))).await
+    }
+
+    /// Sends one binary message.
+    pub(super) async fn send_bytes(&mut self, bytes: Vec<u8>) -> Result<(), ClientError> {
+        self.write(Frame::binary(Payload::Owned(bytes))).await
     }
 
     /// Says goodbye. What the gateway says after it is nobody's concern.
@@ -197,14 +214,22 @@ impl Client {
 
 type Reader = FragmentCollector<Join<ReadHalf<TokioIo<Upgraded>>, Sink>>;
 
+/// Where messages come from.
+struct Origin {
+    url: Url,
+    speaks: Subprotocol,
+    /// The channels of aliases.
+    channels: HashMap<u64, String>,
+}
+
 /// Reads until the connection ends or nobody listens.
 async fn read_all(
     mut reader: Reader,
-    url: Url,
+    mut from: Origin,
     sender: mpsc::Sender<Result<Incoming, ClientError>>,
 ) {
     loop {
-        let incoming = read(&mut reader, &url).await;
+        let incoming = read(&mut reader, &mut from).await;
         let last = incoming.is_err();
         let Some(incoming) = incoming.transpose() else { continue };
         if sender.send(incoming).await.is_err() || last {
@@ -214,21 +239,68 @@ async fn read_all(
 }
 
 /// Reads one frame; `None` is nothing of interest.
-async fn read(reader: &mut Reader, url: &Url) -> Result<Option<Incoming>, ClientError> {
+async fn read(reader: &mut Reader, from: &mut Origin) -> Result<Option<Incoming>, ClientError> {
     let frame = reader.read_frame().await?;
-    let text = String::from_utf8_lossy(&frame.payload);
     match frame.opcode {
-        OpCode::Text => {
-            let head = serde_json::from_str(&text).map_err(|_| ClientError::NotWeir {
-                url: url.clone(),
-                found: "its messages are not the protocol's".to_owned(),
-            })?;
-            Ok(Some(Incoming::Message(Message { text: text.into_owned(), head })))
+        OpCode::Text => from.message(Some(String::from_utf8_lossy(&frame.payload).into_owned())),
+        OpCode::Binary => {
+            let text = from.text(&frame.payload);
+            from.message(text)
         }
         OpCode::Ping => Ok(Some(Incoming::Ping(frame.payload.to_vec()))),
         OpCode::Close => Err(ClientError::Closed(close_text(&frame.payload))),
-        OpCode::Binary | OpCode::Continuation | OpCode::Pong => Ok(None),
+        OpCode::Continuation | OpCode::Pong => Ok(None),
     }
+}
+
+impl Origin {
+    /// A message of that text.
+    fn message(&mut self, text: Option<String>) -> Result<Option<Incoming>, ClientError> {
+        let head = text.as_ref().and_then(|text| serde_json::from_str::<Head>(text).ok());
+        let (Some(text), Some(head)) = (text, head) else {
+            let found = "its messages are not the protocol's".to_owned();
+            return Err(ClientError::NotWeir { url: self.url.clone(), found });
+        };
+        if let (Some(alias), Some(channel)) = (head.alias, &head.channel) {
+            self.channels.insert(alias, channel.clone());
+        }
+        Ok(Some(Incoming::Message(Message { text, head })))
+    }
+
+    /// The JSON that a binary message stands for.
+    fn text(&self, bytes: &[u8]) -> Option<String> {
+        match self.speaks {
+            Subprotocol::Bin => event_text(bytes, &self.channels),
+            Subprotocol::Json => None,
+            Subprotocol::JsonGzip => {
+                String::from_utf8(gzip::decompress(bytes, MESSAGE_BYTES_MAX).ok()?).ok()
+            }
+        }
+    }
+}
+
+/// The JSON of a binary event, as clients of JSON get it.
+fn event_text(bytes: &[u8], channels: &HashMap<u64, String>) -> Option<String> {
+    let event = bin::parse_event(bytes)?;
+    let payload = match event.gzip {
+        true => gzip::decompress(event.payload, MESSAGE_BYTES_MAX).ok()?,
+        false => event.payload.to_vec(),
+    };
+    let channel = json!(channels.get(&event.alias)?);
+    let mut text = format!("{{\"type\":\"event\",\"channel\":{channel}");
+    text.push_str(&format!(",\"offset\":{},\"ts\":{}", event.offset, event.ts_ms));
+    if let Some(key) = event.key {
+        text.push_str(&format!(",\"key\":{}", json!(key)));
+    }
+    if event.kind == bin::Kind::Snapshot {
+        text.push_str(",\"snapshot\":true");
+    }
+    if event.json {
+        text.push_str(&format!(",\"data\":{}}}", std::str::from_utf8(&payload).ok()?));
+    } else {
+        text.push_str(&format!(",\"data_b64\":\"{}\"}}", BASE64_STANDARD.encode(&payload)));
+    }
+    Some(text)
 }
 
 /// A close frame's code and reason, for people.
@@ -239,7 +311,7 @@ fn close_text(payload: &[u8]) -> String {
 }
 
 /// Connects and shakes hands.
-async fn upgrade(url: &Url) -> Result<TokioIo<Upgraded>, ClientError> {
+async fn upgrade(url: &Url, speaks: Subprotocol) -> Result<TokioIo<Upgraded>, ClientError> {
     let connect = |error| ClientError::Connect { url: url.clone(), error };
     let http = |error| ClientError::Http { url: url.clone(), error };
     let stream = TcpStream::connect(&url.authority).await.map_err(connect)?;
@@ -256,6 +328,7 @@ async fn upgrade(url: &Url) -> Result<TokioIo<Upgraded>, ClientError> {
         .header(CONNECTION, "Upgrade")
         .header(SEC_WEBSOCKET_KEY, fastwebsockets::handshake::generate_key())
         .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_PROTOCOL, speaks.name())
         .body(Empty::<Bytes>::new())
         .map_err(|error| connect(io::Error::other(error)))?;
     let mut response = sender.send_request(request).await.map_err(http)?;

@@ -1,10 +1,12 @@
 //! `weir pub`: publishes one event, or one per line of standard input.
 
-use crate::cli::args::Publish;
+use crate::cli::args::{Publish, Sent};
 use crate::cli::client::{Client, ClientError, Message};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
+use crate::proto::dialect::bin;
 use crate::proto::dialect::json::value;
+use crate::proto::gzip;
 use crate::proto::name::KEY_BYTES_MAX;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,6 +18,9 @@ use tokio::time::timeout;
 
 /// Events on their way without an answer.
 const UNANSWERED_MAX: usize = 256;
+
+/// How much is spent on gzip; the middle.
+const LEVEL: u32 = 6;
 
 /// How long the gateway may take for an answer when there is nothing else to wait for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,7 +34,7 @@ pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
         serde_json::from_str::<&RawValue>(data)
             .map_err(|error| Failure::Data(error, flags.channel.to_string()))?;
     }
-    let client = Client::connect(&flags.url).await?;
+    let client = Client::connect(&flags.url, flags.format.subprotocol()).await?;
     let mut publisher = Publisher {
         client,
         flags,
@@ -132,17 +137,39 @@ impl Publisher {
         self.id += 1;
         let channel = self.flags.channel.as_str();
         let key = self.flags.key.as_deref();
-        let text = serde_json::from_str(data).and_then(|data| {
-            serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
-        });
-        let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
-        let (len, most) = (text.len(), self.client.max_message);
+        let mut message = Vec::new();
+        if self.flags.format == Sent::Bin {
+            let place = bin::Place::Name(channel);
+            let (id, payload) = (Some(self.id), data.as_bytes());
+            let publish = bin::publish::Publish {
+                id,
+                place,
+                key,
+                echo: true,
+                json: true,
+                gzip: false,
+                payload,
+            };
+            bin::encode_publish(&publish, &mut message);
+        } else {
+            let text = serde_json::from_str(data).and_then(|data| {
+                serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
+            });
+            let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
+            message = text.into_bytes();
+        }
+        let (len, most) = (message.len(), self.client.max_message);
         if len > most {
             self.fail(line, &format!("too large: a message of {len} bytes, at most {most} here"));
             return Ok(());
         }
         self.unanswered.insert(self.id, line);
-        Ok(self.client.send(text).await?)
+        match self.flags.format {
+            Sent::Bin => self.client.send_bytes(message).await?,
+            Sent::Gzip => self.client.send_bytes(gzip::compress(&message, LEVEL)).await?,
+            Sent::Json => self.client.send(message).await?,
+        }
+        Ok(())
     }
 
     fn answered(&mut self, message: &Message) -> Result<(), Failure> {

@@ -19,10 +19,10 @@ pub(super) async fn run(flags: Subscribe) -> Result<(), Failure> {
 }
 
 async fn print(flags: &Subscribe) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url).await?;
+    let mut client = Client::connect(&flags.url, flags.format.subprotocol()).await?;
     for (id, channel) in (1_u64..).zip(&flags.channels) {
         let command = json!({"type": "subscribe", "id": id, "channel": channel.as_str()});
-        client.send(command.to_string()).await?;
+        client.send(command.to_string().into_bytes()).await?;
     }
     let mut output = Output::new();
     let mut left = flags.count;
@@ -76,7 +76,7 @@ struct Data<'a> {
 
 /// The part of an event that `format` asks for.
 fn body(text: &str, format: Format) -> &str {
-    if format == Format::Json {
+    if format != Format::Data {
         return text;
     }
     let event: Result<Data<'_>, _> = serde_json::from_str(text);

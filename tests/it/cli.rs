@@ -298,3 +298,30 @@ fn a_demo_moves_by_itself() {
         assert!(event["key"].is_string(), "{event}");
     }
 }
+
+/// Whatever goes over the wire, the same is published and the same is printed.
+#[test]
+fn pub_and_sub_speak_every_format() {
+    let gateway = Gateway::start();
+    let url = gateway.url();
+    for format in ["json", "bin", "gzip"] {
+        let channel = format!("room:{format}");
+        let args = ["sub", &channel, "--count", "2", "--format", format, "--url", &url];
+        let sub = Kid::start(weir(&args).stdout(Stdio::piped()));
+        wait_for("the subscription", || {
+            let found = gateway.get("/api/v1/channels?prefix=room:").text();
+            found.contains(&format!("\"{channel}\"")).then_some(())
+        });
+        let args = ["pub", &channel, "--key", "k", "--stdin", "--format", format, "--url", &url];
+        let output = run(&args, "{\"n\":1.50}\n[]\n");
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert_eq!(out(&output).lines().count(), 2, "{}", out(&output));
+        let printed = sub.output();
+        assert!(printed.status.success());
+        let lines: Vec<_> = out(&printed).lines().map(str::to_owned).collect();
+        for (line, data) in lines.iter().zip([r#""data":{"n":1.50}}"#, r#""data":[]}"#]) {
+            assert!(line.contains(r#""key":"k""#) && line.ends_with(data), "{format}: {line}");
+        }
+        assert_eq!(lines.len(), 2, "{format}: {lines:?}");
+    }
+}

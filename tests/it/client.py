@@ -52,6 +52,16 @@ async def main(url):
 
         await socket.send(json.dumps({"type": "ping", "id": 2}))
         check("pong", json.loads(await socket.recv()), {"type": "pong", "id": 2})
+        # It offers permessage-deflate by itself, with a window of 12 bits, and compresses what it
+        # sends. Three times: what was sent before must not be needed.
+        extensions = socket.response.headers["Sec-WebSocket-Extensions"]
+        check("deflate", extensions.split(";")[0], "permessage-deflate")
+        data = list(range(3000))
+        publish = {"type": "publish", "channel": "room:1", "data": data}
+        for n in (3, 4, 5):
+            await socket.send(json.dumps(publish))
+            event = json.loads(await asyncio.wait_for(socket.recv(), 30))
+            check("its own event", (event["offset"], event["data"]), (n, data))
         pong = await socket.ping(b"hello")
         await asyncio.wait_for(pong, 10)
     check("close code", socket.close_code, 1000)

@@ -32,7 +32,7 @@ fn connect_to(answer: Vec<u8>) -> Result<(), String> {
             let _read = socket.read(&mut request).await.unwrap();
             socket.write_all(&answer).await.unwrap();
         });
-        Client::connect(&url).await.map(drop).map_err(|error| error.to_string())
+        Client::connect(&url, Subprotocol::Json).await.map(drop).map_err(|error| error.to_string())
     })
 }
 
@@ -75,4 +75,19 @@ fn a_refusal_is_shown_with_its_text() {
     assert!(error.ends_with("is not a Weir: it answers 200 OK"), "{error}");
     let error = connect_to(b"SSH-2.0-x\r\n".to_vec()).unwrap_err();
     assert!(error.contains("does not speak HTTP"), "{error}");
+}
+
+#[test]
+fn binary_events_are_printed_as_json() {
+    let channels = HashMap::from([(12, "room:1".to_owned())]);
+    let ts = [0xFB, 0x9B, 0x81, 0xE3, 0xB4, 0x32];
+    let bytes = [&[0x03, 0x06, 12, 58][..], &ts, &[4], b"cpu0", b"{\"n\": 1.50}"].concat();
+    let head = r#"{"type":"event","channel":"room:1","offset":58,"ts":1732153200123"#;
+    let text = event_text(&bytes, &channels).unwrap();
+    assert_eq!(text, format!(r#"{head},"key":"cpu0","snapshot":true,"data":{{"n": 1.50}}}}"#));
+    let stream = gzip::compress(b"\0\x01\x02", 1);
+    let bytes = [&[0x01, 0x01, 12, 58][..], &ts, &stream].concat();
+    let text = event_text(&bytes, &channels).unwrap();
+    assert_eq!(text, format!(r#"{head},"data_b64":"AAEC"}}"#));
+    assert_eq!(event_text(&[0x01, 0x02, 13, 58, 1], &channels), None, "an alias never given");
 }
