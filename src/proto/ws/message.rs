@@ -49,11 +49,23 @@ pub enum Message<'a> {
 pub struct Decoder {
     /// What has arrived in part, or was lent out by the last call; `None` when idle.
     carry: Option<Box<Carry>>,
-    /// The client's side of permessage-deflate; `None` where it was not negotiated.
-    inbound: Option<Box<Inbound>>,
+    /// The client's side of permessage-deflate.
+    deflate: Deflate,
 }
 
-const _: () = assert!(size_of::<Decoder>() <= 16);
+const _: () = assert!(size_of::<Decoder>() <= 24);
+
+/// What was negotiated about a client's messages.
+#[derive(Debug, Default)]
+enum Deflate {
+    /// Each is compressed alone: there is nothing to keep.
+    Alone,
+    /// They are not compressed.
+    #[default]
+    Off,
+    /// Each may point back to those before.
+    Together(Box<Inbound>),
+}
 
 impl Decoder {
     /// A decoder at the start of a stream.
@@ -63,7 +75,9 @@ impl Decoder {
 
     /// A decoder at the start of a stream whose messages may be compressed.
     pub fn inflating(inbound: Inbound) -> Self {
-        Self { carry: None, inbound: Some(Box::new(inbound)) }
+        let alone = inbound.is_alone();
+        let deflate = if alone { Deflate::Alone } else { Deflate::Together(Box::new(inbound)) };
+        Self { carry: None, deflate }
     }
 
     /// Takes the next message from the front of `input`, which it advances.
@@ -104,8 +118,7 @@ impl Decoder {
             if input.is_empty() {
                 return Ok(None);
             }
-            let deflated_max =
-                self.inbound.is_some().then(|| deflated_bytes_max(message_bytes_max));
+            let deflated_max = self.inflates().then(|| deflated_bytes_max(message_bytes_max));
             if let Some((header, size)) = parse_client_with(input, message_bytes_max, deflated_max)?
                 && header.fin
                 && !header.deflated
@@ -132,7 +145,12 @@ impl Decoder {
         inflaters: &mut Inflaters,
     ) -> Result<Option<Message<'m>>, ProtocolError> {
         let carry = self.carry.get_or_insert_default();
-        let inbound = self.inbound.as_deref_mut();
+        let mut alone = Inbound::alone();
+        let inbound = match &mut self.deflate {
+            Deflate::Alone => Some(&mut alone),
+            Deflate::Off => None,
+            Deflate::Together(inbound) => Some(&mut **inbound),
+        };
         match carry.advance(input, &mut Rules { message_bytes_max, inbound, inflaters })? {
             None => Ok(None),
             // Its characters were checked as they arrived.
@@ -145,8 +163,9 @@ impl Decoder {
     }
 
     /// Whether messages may come compressed.
+    #[inline]
     pub fn inflates(&self) -> bool {
-        self.inbound.is_some()
+        !matches!(self.deflate, Deflate::Off)
     }
 
     /// Whether no message and no frame is under way.
@@ -156,7 +175,10 @@ impl Decoder {
 
     /// Bytes that the client's next compressed message may point back to.
     pub fn kept(&self) -> usize {
-        self.inbound.as_ref().map_or(0, |inbound| inbound.kept())
+        match &self.deflate {
+            Deflate::Alone | Deflate::Off => 0,
+            Deflate::Together(inbound) => inbound.kept(),
+        }
     }
 
     /// Bytes of an incomplete message or frame that are held.

@@ -47,6 +47,17 @@ impl Inbound {
         }
     }
 
+    /// Of any client that compresses each message alone: nothing is kept, and the largest window
+    /// reads what was made for a smaller one.
+    pub(crate) fn alone() -> Self {
+        Self { history: Vec::new(), window_bits: WINDOW_BITS_MAX, alone: true }
+    }
+
+    /// Whether the client compresses each message alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     /// Bytes that are kept between messages.
     pub fn kept(&self) -> usize {
         self.history.len()
