@@ -6,6 +6,7 @@ use std::io::IoSlice;
 
 mod item;
 mod lag;
+mod own;
 mod room;
 mod tally;
 
@@ -174,6 +175,7 @@ impl Outbox {
         if let Some(Item::Slice(slice)) = self.data.front_mut() {
             slice.to = slice.from + 1;
         }
+        self.part();
         self.recount();
         before.saturating_sub(self.events) as u64
     }

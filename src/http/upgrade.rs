@@ -45,6 +45,10 @@ pub(super) fn answer(
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
+    if node.memory().is_over() {
+        let message = "what waits for slow clients takes too much memory";
+        return Err(Refusal::unavailable(ErrorCode::Overloaded, message));
+    }
     let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };

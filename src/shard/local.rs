@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::connection;
 use super::mailbox::Mailbox;
+use super::memory::Told;
 use super::node::{Node, Place};
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
@@ -56,6 +57,7 @@ pub(super) struct Shard {
     /// The seats still to be closed by a drain, and when it began.
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
+    pub(super) told: Told,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -104,6 +106,7 @@ impl Local {
             wheel: RefCell::new(Wheel::new(now_ms)),
             drain: RefCell::new(None),
             empty: Notify::new(),
+            told: Told::default(),
             node,
         }))
     }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::mailbox::{Mailbox, Mailboxes, Order};
+use super::memory::Ledger;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
@@ -32,6 +33,8 @@ pub struct NodeOptions {
     pub subscriptions_max: usize,
     /// The bounds of each outbound queue.
     pub outbox: OutboxLimit,
+    /// Memory of all queues together, in bytes.
+    pub memory_max: usize,
     /// Silence after which a client is pinged.
     pub ping_interval: Duration,
     /// Silence after a ping that ends a connection.
@@ -101,12 +104,15 @@ pub struct Node {
     draining: AtomicBool,
     connections: AtomicUsize,
     embedded: AtomicU64,
+    memory: Ledger,
 }
 
 impl Node {
     /// A node over `store`, which delivers into `mailboxes`.
     pub fn new(options: NodeOptions, store: Arc<dyn Store>, mailboxes: Arc<Mailboxes>) -> Self {
+        let memory = Ledger::new(options.memory_max, mailboxes.all().len());
         Self {
+            memory,
             options,
             store,
             mailboxes,
@@ -154,6 +160,11 @@ impl Node {
     /// Whether it has as many connections as it may.
     pub fn full(&self) -> bool {
         self.connections.load(Ordering::Relaxed) >= self.options.connections_max
+    }
+
+    /// What the queues of all connections take of memory.
+    pub fn memory(&self) -> &Ledger {
+        &self.memory
     }
 
     /// Connections on all shards.
@@ -223,7 +234,7 @@ impl Node {
         found.into_iter().filter(|found| *found).count()
     }
 
-    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+    pub(super) async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
         let mut answers = Vec::new();
         for mailbox in self.mailboxes.all() {
             let (sender, answer) = oneshot::channel();

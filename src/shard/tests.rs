@@ -32,6 +32,7 @@ fn options() -> NodeOptions {
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
+        memory_max: 1 << 30,
         ping_interval: Duration::from_secs(25),
         ping_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(10),

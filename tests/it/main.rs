@@ -13,4 +13,5 @@ mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod slow_bad;
 mod threats;
