@@ -2,6 +2,7 @@
 //! reads a clock: `now` is an argument.
 
 pub mod account;
+pub mod farewell;
 pub mod hub;
 pub mod latest;
 pub mod metrics;

@@ -98,6 +98,11 @@ impl CloseReason {
         self.code().is_none_or(|code| code < 4500)
     }
 
+    /// Whether it is the server that ends the connection, and has a code for it.
+    pub fn is_ours(self) -> bool {
+        self.code().is_some() && self != Self::PeerClosed
+    }
+
     /// Whether a `disconnect` push goes before the close frame.
     ///
     /// Not where the client itself broke off or broke the framing.

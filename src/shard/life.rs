@@ -13,7 +13,7 @@ use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json;
 use crate::proto::name::ClientId;
-use crate::proto::push::Push;
+use crate::proto::push::{Last, Push};
 use crate::proto::ws::frame::{self, Opcode};
 
 /// How long a peer may take to answer a close, in milliseconds.
@@ -62,6 +62,10 @@ impl Shard {
                 let lost = seat.outbox.clear_data();
                 self.count_lost(reason, lost);
                 seat.lose(lost);
+                if reason.is_ours() {
+                    let dropped = seat.dropped();
+                    self.node.remember(socket.client, Last { reason, dropped });
+                }
                 seat.outbox.control().extend_from_slice(&last);
             }
             self.arm((id, socket.client), &mut seat.session, deadline_ms);

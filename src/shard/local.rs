@@ -131,13 +131,15 @@ impl Local {
         tokio::task::spawn_local(future);
     }
 
-    /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place) {
+    /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request, and
+    /// `was` the connection that the client says it had before.
+    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place, was: Option<ClientId>) {
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
         let author = Arc::new(Author { client, user: None });
         let options = shard.node.options();
+        let last = was.and_then(|was| shard.node.recall(was));
         let id = {
             let mut hub = shard.hub.borrow_mut();
             let id = hub.open(author, clock.node_ms());
@@ -148,6 +150,7 @@ impl Local {
                     node: &options.node_name,
                     ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
                     message_bytes: options.message_bytes,
+                    last,
                 };
                 json::encode_push(&welcome, &mut text);
                 frame::push_text(&text, seat.outbox.control());

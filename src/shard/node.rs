@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
+use crate::core::farewell::Farewells;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
+use crate::proto::push::Last;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
 
 /// How long whoever asks the shards waits for their answers.
@@ -105,6 +108,7 @@ pub struct Node {
     connections: AtomicUsize,
     embedded: AtomicU64,
     memory: Ledger,
+    farewells: Mutex<Farewells>,
 }
 
 impl Node {
@@ -113,6 +117,7 @@ impl Node {
         let memory = Ledger::new(options.memory_max, mailboxes.all().len());
         Self {
             memory,
+            farewells: Mutex::default(),
             options,
             store,
             mailboxes,
@@ -165,6 +170,16 @@ impl Node {
     /// What the queues of all connections take of memory.
     pub fn memory(&self) -> &Ledger {
         &self.memory
+    }
+
+    /// Remembers why a connection is closed, for a client that comes back.
+    pub(super) fn remember(&self, client: ClientId, last: Last) {
+        self.farewells.lock().remember(client, last, self.clock.node_ms());
+    }
+
+    /// Why a connection was closed, where the node did that, lately.
+    pub(super) fn recall(&self, client: ClientId) -> Option<Last> {
+        self.farewells.lock().recall(client, self.clock.node_ms())
     }
 
     /// Connections on all shards.

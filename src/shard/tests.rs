@@ -66,7 +66,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        local.adopt(served, Vec::new(), local.node().admit().unwrap());
+        local.adopt(served, Vec::new(), local.node().admit().unwrap(), None);
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));

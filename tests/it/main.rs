@@ -15,3 +15,4 @@ mod raw;
 mod slow;
 mod slow_bad;
 mod threats;
+mod was;
