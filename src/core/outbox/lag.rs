@@ -176,6 +176,7 @@ impl Outbox {
     /// Puts before the lane what its subscription in front has missed, or some of it.
     pub fn show(&mut self, table: &mut Latest, client: ClientId, unix_ms: u64) -> Shown {
         let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
+        self.lags -= 1;
         self.shrink();
         let mut frames = Vec::with_capacity(SLICES_MAX);
         let (mut bytes, mut dropped) = (0, 0);
@@ -205,11 +206,13 @@ impl Outbox {
             lag.shown = None;
             if lag.missed.is_some() && !self.data.is_empty() {
                 self.data.push_back(Item::Lag(lag));
+                self.lags += 1;
                 return Shown::Later;
             }
         }
         let told = lag.missed.is_none();
         self.data.push_front(Item::Lag(lag));
+        self.lags += 1;
         for frame in frames.into_iter().rev() {
             self.data.push_front(Item::Frame(frame));
         }
@@ -279,7 +282,7 @@ impl Outbox {
 
     /// Whether a subscription lags.
     pub fn has_lag(&self) -> bool {
-        self.data.iter().any(|item| matches!(item, Item::Lag(_)))
+        self.lags > 0
     }
 }
 
