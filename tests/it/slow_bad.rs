@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, wait_for};
@@ -300,4 +301,27 @@ fn the_stats_name_the_slowest_first_and_at_most_ten() {
         lost += message["dropped"].as_u64().unwrap_or(0);
     }
     assert_eq!(first["dropped"], lost);
+}
+
+/// Goal: a node that stops tells of what it has not shown.
+#[test]
+fn one_that_lags_is_told_its_hole_before_the_node_goes() {
+    let gateway = Gateway::configured("drain = \"200ms\"\n");
+    let mut publisher = Client::connect(&gateway);
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut stalled = Client::connect_narrow(&gateway);
+    let command = json!({"type": "subscribe", "channel": "room:1", "slow": "latest"});
+    assert_eq!(stalled.ask(command)["type"], "subscribed");
+    fill(&mut publisher, &mut healthy, &["room:1".to_owned()], 100);
+    gateway.signal(Signal::TERM);
+    let ended = stalled.ended();
+    assert_eq!((ended.code, ended.reason.as_str()), (Some(4001), "shutdown"));
+    let (last, messages) = ended.messages.split_last().unwrap();
+    assert_eq!(last["type"], "disconnect");
+    let mut told = BTreeSet::new();
+    for message in messages.iter().filter(|message| message["snapshot"].is_null()) {
+        account(&mut told, message);
+    }
+    assert_eq!(told, (1..=100).collect());
 }

@@ -1,5 +1,6 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
+mod edges;
 mod latest;
 mod memory;
 
