@@ -167,14 +167,13 @@ impl Shard {
         let mut ranks = self.hub.borrow().by_fullness();
         while ledger.is_over() {
             for _ in 0..CUTS_A_TURN {
-                let Some((bytes, id, client)) = ranks.pop() else {
-                    ledger.note_fullest(self.id, 0);
+                let next = ranks.pop();
+                ledger.note_fullest(self.id, next.map_or(0, |(bytes, ..)| bytes));
+                let Some((bytes, id, client)) =
+                    next.filter(|(bytes, ..)| ledger.is_among_fullest(*bytes))
+                else {
                     return self.told.rest_until_ms.set(now_ms + REST_MS);
                 };
-                ledger.note_fullest(self.id, bytes);
-                if !ledger.is_among_fullest(bytes) {
-                    return;
-                }
                 self.cut(id, client, bytes);
                 if !ledger.is_over() {
                     break;
