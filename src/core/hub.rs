@@ -18,8 +18,10 @@ use crate::proto::name::{Alias, ChannelName, ClientId};
 
 mod lag;
 mod seat;
+mod slow;
 
 pub use seat::Seat;
+pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
 use seat::{Listed, Member, Round, Standing, Sub, Target};
 
@@ -162,13 +164,6 @@ impl Hub {
         self.seats.get(id).map_or(0, |seat| seat.subs.len())
     }
 
-    /// Bytes of events in all queues, and how many queues are full.
-    pub fn queues(&self) -> (u64, u64) {
-        let bytes = self.seats.iter().map(|(_, seat)| seat.outbox.data_bytes() as u64).sum();
-        let full = self.seats.iter().filter(|(_, seat)| seat.full_since_ms.is_some()).count();
-        (bytes, full as u64)
-    }
-
     /// Whether the connection has the channel.
     pub fn is_subscribed(&self, id: SeatId, alias: Alias) -> bool {
         self.sub(id, alias).is_some()
@@ -280,14 +275,16 @@ impl Hub {
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         let mut touched = std::mem::take(&mut self.touched);
+        let account = &self.press.account().clone();
         for alias in touched.drain(..) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
+            let mut round = Round { writer, now_ms, floor, account, outcome };
             for member in &mut members {
-                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
+                self.offer(member, &run, &mut round);
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
@@ -382,19 +379,18 @@ impl Hub {
             seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
             if !seat.roomy {
                 seat.outbox.rest();
+                seat.weigh(self.press.account());
             }
             seat.roomy
         });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
-            if seat
-                .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
-            {
+            let since_ms = seat.full_since_ms();
+            if since_ms.is_some_and(|since| before_ms.is_some_and(|before| since <= before)) {
                 over.push(listed.seat as usize);
             }
-            seat.listed = seat.full_since_ms.is_some();
+            seat.listed = since_ms.is_some();
             seat.listed
         });
         over

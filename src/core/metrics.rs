@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::hub::SlowState;
 use crate::proto::close::CloseReason;
 use crate::proto::error::ErrorCode;
 
@@ -220,8 +221,10 @@ pub struct Gauges {
     pub subscriptions: u64,
     /// Bytes waiting in outbound queues, shared bytes counted once for each queue.
     pub queue_bytes: u64,
-    /// Connections whose queue is full.
-    pub slow_consumers: u64,
+    /// Memory of outbound queues; what they share counts once.
+    pub queue_memory: u64,
+    /// Connections that are slow, by [`SlowState`].
+    pub slow_consumers: [u64; SlowState::ALL.len()],
     /// Events waiting in the mailbox.
     pub mailbox_depth: u64,
 }
@@ -275,7 +278,8 @@ impl Snapshot {
         self.gauges.connections += other.gauges.connections;
         self.gauges.subscriptions += other.gauges.subscriptions;
         self.gauges.queue_bytes += other.gauges.queue_bytes;
-        self.gauges.slow_consumers += other.gauges.slow_consumers;
+        self.gauges.queue_memory += other.gauges.queue_memory;
+        sum(&mut self.gauges.slow_consumers, &other.gauges.slow_consumers);
         self.gauges.mailbox_depth += other.gauges.mailbox_depth;
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::account::{Account, Charge};
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
@@ -64,9 +65,16 @@ pub struct Run {
     made_ns: u64,
     /// When the first event was taken, Unix time.
     ts_ms: u64,
+    /// Its memory, while it has frames that may wait for somebody.
+    charge: Charge,
 }
 
 impl Run {
+    /// Where its memory counts.
+    pub(super) fn account(&self) -> &Account {
+        self.charge.account()
+    }
+
     /// The channel of every frame.
     pub fn channel(&self) -> &ChannelName {
         &self.channel
@@ -157,21 +165,25 @@ impl Run {
     pub(super) fn part(&self, from: u32, to: u32) -> Self {
         let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
         let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
-        Self {
+        let mut part = Self {
             channel: self.channel.clone(),
             first_offset: self.offset(from),
             bytes: self.slice(from, to).to_vec(),
             frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
             hidden: Vec::new(),
+            charge: Charge::new(self.account(), 0),
             ..*self
-        }
+        };
+        part.charge.set(part.footprint());
+        part
     }
 
-    /// Gives back room that was grown for another run's frames.
+    /// Gives back room that was grown for another run's frames, and counts what is left.
     fn seal(&mut self) {
         fit(&mut self.bytes, 512);
         fit(&mut self.frames, 16);
         fit(&mut self.hidden, 8);
+        self.charge.set(self.footprint());
     }
 
     /// Appends an event, unless the run is full or the event does not follow the last one.
@@ -221,9 +233,27 @@ pub struct Press {
     issued: VecDeque<Rc<Run>>,
     bytes: usize,
     scratch: Vec<u8>,
+    account: Account,
 }
 
 impl Press {
+    /// Where the memory of its runs counts, from their sealing on; that of spare ones too.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The memory of runs that are kept for reuse alone.
+    pub fn spare(&self) -> usize {
+        let spare = self.issued.iter().filter(|run| Rc::strong_count(run) == 1);
+        spare.map(|run| run.footprint()).sum()
+    }
+
+    /// Gives up what is kept for reuse.
+    pub fn forget(&mut self) {
+        self.issued = VecDeque::new();
+        self.bytes = 0;
+    }
+
     /// Begins a run with `event`.
     pub fn begin(&mut self, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
         let mut run = self.take(event);
@@ -282,6 +312,7 @@ impl Press {
                     free.bytes.clear();
                     free.frames.clear();
                     free.hidden.clear();
+                    free.charge.set(0);
                     return run;
                 }
                 None => {
@@ -300,6 +331,7 @@ impl Press {
             taken_ns: event.taken_ns,
             made_ns: 0,
             ts_ms: event.ts_ms,
+            charge: Charge::new(&self.account, 0),
         })
     }
 }

@@ -11,6 +11,7 @@ use super::command::Asker;
 use super::flush::{Flushed, forget_readable};
 use super::local::{Local, Socket};
 use super::mailbox::Room;
+use super::node::NodeOptions;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
@@ -350,10 +351,15 @@ impl Connection {
     }
 }
 
+/// Unread answers at which a client is not read any more.
+pub(super) fn unread_max(options: &NodeOptions) -> usize {
+    options.outbox.bytes.min(UNREAD_MAX)
+}
+
 /// Whether a client leaves more of its answers unread than it may.
 fn unread(local: &Local, id: SeatId) -> bool {
     let shard = &local.0;
-    let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
+    let max = unread_max(shard.node.options());
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 

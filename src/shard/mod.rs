@@ -10,7 +10,9 @@ mod flush;
 mod life;
 mod local;
 mod mailbox;
+pub mod memory;
 mod node;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -18,3 +20,4 @@ mod turn;
 pub use local::Local;
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};
+pub use slow::SlowPeer;

@@ -32,6 +32,7 @@ fn options() -> NodeOptions {
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
+        memory_max: 1 << 30,
         ping_interval: Duration::from_secs(25),
         ping_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(10),
@@ -65,7 +66,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        local.adopt(served, Vec::new(), local.node().admit().unwrap());
+        local.adopt(served, Vec::new(), local.node().admit().unwrap(), None);
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));

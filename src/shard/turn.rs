@@ -72,6 +72,7 @@ async fn turns(local: Local) {
         let (events, bytes) = shard.fan_out(&mut in_hand);
         mailbox.settle(events, bytes);
         shard.write_round(started_ns).await;
+        shard.keep_memory().await;
     }
 }
 
@@ -208,6 +209,7 @@ impl Shard {
                 }
             }
             Order::Drain => self.start_drain(),
+            Order::Slowest(answer) => drop(answer.send(self.slowest())),
             Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
         }
     }

@@ -13,4 +13,6 @@ mod outside;
 mod protocol;
 mod raw;
 mod slow;
+mod slow_bad;
 mod threats;
+mod was;

@@ -423,7 +423,8 @@ impl World {
         }
         for shard in &self.shards {
             assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));
-            assert_eq!(shard.hub.queues(), (0, 0));
+            let queues = shard.hub.queues();
+            assert_eq!((queues.bytes, queues.memory, queues.slow), (0, 0, [0, 0, 0]));
         }
         self.tally
     }

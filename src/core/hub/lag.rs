@@ -38,7 +38,8 @@ impl Hub {
             && member.standing != Standing::Live
             && let Some(seat) = self.seats.get_mut(id)
         {
-            seat.outbox.give_up(sub.alias, latest.head());
+            let dropped = seat.outbox.give_up(sub.alias, latest.head());
+            seat.lose(dropped);
         }
     }
 
@@ -68,7 +69,8 @@ impl Hub {
                     topic.count_user(true, uses, 0);
                 }
                 Shown::Later => {}
-                Shown::Ready(told) => {
+                Shown::Ready { told, dropped } => {
+                    seat.lose(dropped);
                     member.standing = if told { Standing::Told } else { Standing::Lagging };
                     return true;
                 }
