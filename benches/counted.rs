@@ -110,7 +110,7 @@ fn deliver(count: u32, batch: u64) {
     let channel = "telemetry:host-7".parse().expect("a good name");
     for client in 0..SEATS {
         let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
-        let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+        let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate: None };
         hub.subscribe(id, (&channel, ALIAS), join);
     }
     let mut kernel = Kernel::default();

@@ -23,8 +23,11 @@ struct Missed {
     from: u64,
     /// When its first event was taken, Unix time.
     ts_ms: u64,
-    /// How many of its offsets were not for this client.
-    hidden: u64,
+    /// How many of its offsets were not for this client; how many frames were lost, where
+    /// `conflated`.
+    count: u64,
+    /// The subscription is throttled: offsets between its frames are no loss.
+    conflated: bool,
 }
 
 /// A subscription that lags, at its place in the lane.
@@ -48,9 +51,13 @@ pub enum Shown {
     CaughtUp,
     /// It waits behind what else is queued for its next hole to be told.
     Later,
-    /// There is something to write. Whether the whole hole is told, so that the next event that is
-    /// missed begins another.
-    Ready(bool),
+    /// There is something to write.
+    Ready {
+        /// Whether the whole hole is told, so that the next event that is missed begins another.
+        told: bool,
+        /// Where the hole ends that was told last.
+        upto: u64,
+    },
 }
 
 impl Outbox {
@@ -96,8 +103,9 @@ impl Outbox {
             keep
         });
         let last = run.offset(slice.to.saturating_sub(1));
-        let hidden = (last + 1 - from).saturating_sub(dropped + told);
-        let missed = Some(Missed { from, ts_ms, hidden });
+        let mut missed = Missed { from, ts_ms, count: dropped + told, conflated: true };
+        missed.count_frames(run.is_conflated(), last);
+        let missed = Some(missed);
         let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None };
         self.part();
         self.data.push_back(Item::Lag(Box::new(lag)));
@@ -136,6 +144,9 @@ impl Outbox {
             Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
         });
         let Some(lag) = found else { return false };
+        if run.is_conflated() {
+            return lag.miss_conflated(run, first, client);
+        }
         let mut from = first;
         let own = run.hidden().iter().filter(|(_, hidden_from)| *hidden_from == client);
         for (hidden, _) in own.filter(|(hidden, _)| *hidden >= first) {
@@ -145,7 +156,7 @@ impl Outbox {
                 lag.miss(run, from);
             }
             match &mut lag.missed {
-                Some(missed) => missed.hidden += 1,
+                Some(missed) => missed.count += 1,
                 None => from = hidden + 1,
             }
         }
@@ -195,12 +206,25 @@ impl Outbox {
                 return Shown::Later;
             }
         }
-        let told = lag.missed.is_none();
+        let (told, upto) = (lag.missed.is_none(), lag.shown.map_or(0, |(_, upto)| upto));
         self.data.push_front(Item::Lag(lag));
         for frame in frames.into_iter().rev() {
             self.data.push_front(Item::Frame(frame));
         }
-        Shown::Ready(told)
+        Shown::Ready { told, upto }
+    }
+
+    /// A subscription begins to be throttled, or ceases, when all up to the offset `head` was
+    /// queued or missed. Where it lags, its losses are counted accordingly from there on.
+    pub fn count_frames(&mut self, alias: Alias, conflated: bool, head: u64) {
+        for item in &mut self.data {
+            if let Item::Lag(lag) = item
+                && lag.alias == alias
+                && let Some(missed) = &mut lag.missed
+            {
+                missed.count_frames(conflated, head);
+            }
+        }
     }
 
     /// Takes back what was put before the lane and is not begun: a newer event may take its place
@@ -252,15 +276,44 @@ impl Outbox {
 
 impl Missed {
     fn hole(self, head: u64) -> Hole {
-        let dropped = (head + 1 - self.from).saturating_sub(self.hidden);
+        let dropped = if self.conflated { self.count } else { self.others(head) };
         Hole { from: self.from, to: head, dropped }
+    }
+
+    /// The offsets up to `head` that are not in the count.
+    fn others(self, head: u64) -> u64 {
+        (head + 1).saturating_sub(self.from).saturating_sub(self.count)
+    }
+
+    fn count_frames(&mut self, conflated: bool, head: u64) {
+        if std::mem::replace(&mut self.conflated, conflated) != conflated {
+            self.count = self.others(head);
+        }
     }
 }
 
 impl Lag {
     fn miss(&mut self, run: &Run, from: u32) {
         let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
-        self.missed = Some(Missed { from, ts_ms, hidden: 0 });
+        self.missed = Some(Missed { from, ts_ms, count: 0, conflated: run.is_conflated() });
+    }
+
+    /// As [`Outbox::miss`], of a throttled subscription: its frames are counted.
+    fn miss_conflated(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
+        let (mut from, mut meant) = (first, run.len() - first);
+        for (own, _) in run.hidden().iter().filter(|(at, own)| *at >= first && *own == client) {
+            meant -= 1;
+            if *own == from {
+                from += 1;
+            }
+        }
+        if self.missed.is_none() && meant > 0 {
+            self.miss(run, from);
+        }
+        if let Some(missed) = &mut self.missed {
+            missed.count += u64::from(meant);
+        }
+        self.missed.is_some()
     }
 
     /// Makes the notice of what was missed up to `head`, all of which is to be shown.
