@@ -289,16 +289,21 @@ impl Hub {
             topic.head = run.offset(run.len().saturating_sub(1));
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
-            for member in &mut members {
-                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
-            }
+            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, outcome });
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
             }
-            self.press.issue(run);
         }
         self.touched = touched;
         self.flush_due(writer, now_ms, outcome);
+    }
+
+    /// Hands a run to members of its channel.
+    fn hand(&mut self, run: Rc<Run>, members: &mut [Member], round: &mut Round<'_, impl Writer>) {
+        for member in members {
+            self.offer(member, &run, round);
+        }
+        self.press.issue(run);
     }
 
     fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {

@@ -262,7 +262,9 @@ impl Hub {
         let runs = lay(&mut self.press, latest, after, now_ms, limit);
         outcome.conflated += conflated(&members, latest, after, &runs);
         let floor = latest.floor();
-        self.hand(runs, &mut members, &mut Round { writer, now_ms, floor, outcome });
+        for run in runs {
+            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, outcome });
+        }
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
             [*place] = members;
@@ -311,26 +313,14 @@ impl Hub {
             (group.flushed, group.due_ms) = (after.max(head), None);
         }
         outcome.conflated += conflated(&members, latest, after, &runs);
-        self.hand(runs, &mut members, &mut Round { writer, now_ms, floor, outcome });
+        for run in runs {
+            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, outcome });
+        }
         let offers = members.len();
         if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
             *list = members;
         }
         offers
-    }
-
-    fn hand(
-        &mut self,
-        runs: Vec<Rc<Run>>,
-        members: &mut [Member],
-        round: &mut Round<'_, impl Writer>,
-    ) {
-        for run in runs {
-            for member in members.iter_mut() {
-                self.offer(member, &run, round);
-            }
-            self.press.issue(run);
-        }
     }
 }
 
