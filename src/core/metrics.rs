@@ -35,6 +35,7 @@ counters! {
     CommandsRequest => ("commands", Some(("type", "request")), "Commands of clients, by type."),
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
+    EventsConflated => ("events_conflated", None, "Events left out for newer ones of the same key, as max_rate asks, once for each subscriber."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),

@@ -274,7 +274,8 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
             let mut hub = shard.hub.borrow_mut();
             for _ in 0..4_000 {
                 let id = hub.open(Arc::clone(&author), 0);
-                let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+                let join =
+                    Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate: None };
                 hub.subscribe(id, (&joined.channel, joined.alias), join);
             }
         }

@@ -11,6 +11,7 @@ mod listen;
 mod mended;
 mod outside;
 mod protocol;
+mod rate;
 mod raw;
 mod slow;
 mod slow_bad;

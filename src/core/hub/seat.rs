@@ -12,16 +12,19 @@ use crate::core::policy::Policy;
 use crate::core::session::Session;
 use crate::proto::event::Author;
 use crate::proto::name::{Alias, ClientId};
+use crate::proto::rate::Rate;
 
 /// A subscription as its seat knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sub {
     pub(super) alias: Alias,
-    /// Its index among the topic's members.
+    /// Its index in its list of members.
     pub(super) member: u32,
+    /// Whose group: the topic's own members are not throttled.
+    pub(super) rate: Option<Rate>,
 }
 
-/// A subscription as its topic knows it: all that the fan-out looks at.
+/// A subscription as its list in the topic knows it: all that the fan-out looks at.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) seat: u32,
@@ -34,7 +37,11 @@ pub(super) struct Member {
 impl Member {
     /// Whether it may need the newest event of each key.
     pub(super) fn uses_latest(self) -> bool {
-        self.policy == Policy::Latest || self.standing != Standing::Live
+        self.policy == Policy::Latest || !self.is_live()
+    }
+
+    pub(super) fn is_live(self) -> bool {
+        self.standing == Standing::Live
     }
 }
 
@@ -50,7 +57,7 @@ pub(super) enum Standing {
 }
 
 /// A shard has millions of them.
-const _: () = assert!(size_of::<Member>() == 16);
+const _: () = assert!(size_of::<Member>() == 16 && size_of::<Sub>() == 16);
 
 /// An entry in a list of seats. It is of no account once another client has the place.
 #[derive(Debug, Clone, Copy)]

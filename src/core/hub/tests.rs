@@ -3,6 +3,7 @@
 mod edges;
 mod latest;
 mod memory;
+mod throttle;
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -52,7 +53,7 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
 }
 
 fn after(policy: Policy, position: u64) -> Join {
-    Join { policy, position, keys_max: 100 }
+    Join { policy, position, keys_max: 100, max_rate: None }
 }
 
 fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
@@ -85,7 +86,7 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
         for sub in &seat.subs {
-            let member = hub.topics[&sub.alias].members[sub.member as usize];
+            let member = hub.topics[&sub.alias].members(sub.rate)[sub.member as usize];
             assert_eq!(member.seat as usize, id, "the member of {sub:?}");
             assert!(model.contains(&(id, sub.alias.0)), "{id} has {sub:?}");
             count += 1;
@@ -95,8 +96,9 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     assert_eq!(count, model.len());
     assert_eq!(hub.subscriptions(), model.len() as u64);
     let members: usize = hub.topics.values().map(|topic| topic.members.len()).sum();
-    assert_eq!(members, model.len());
-    assert!(hub.topics.values().all(|topic| !topic.members.is_empty()), "no empty topic stays");
+    assert_eq!(members + throttle::grouped(hub), model.len());
+    let empty = |topic: &Topic| topic.members.is_empty() && topic.groups.is_none();
+    assert!(!hub.topics.values().any(empty), "no empty topic stays");
 }
 
 #[test]
@@ -128,8 +130,13 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 }
                 (3..7, Some(id)) => {
                     assert_eq!(hub.is_subscribed(id, Alias(alias)), model.contains(&(id, alias)));
+                    let hz = [None, Some(1.0), Some(50.0)][rng.usize(0..3)];
+                    let wanted =
+                        Join { max_rate: hz.and_then(Rate::new), ..after(Policy::DropOldest, 0) };
                     if model.insert((id, alias)) {
-                        join(&mut hub, id, alias, Policy::DropOldest);
+                        hub.subscribe(id, (&channel(alias), Alias(alias)), wanted);
+                    } else {
+                        hub.update((id, Alias(alias)), wanted, &mut Kernel::default(), 0);
                     }
                 }
                 (_, Some(id)) => {
@@ -285,7 +292,7 @@ fn an_update_without_a_policy_leaves_it_as_it_is() {
         let id = seat(&mut hub, 1);
         join(&mut hub, id, 1, Policy::Disconnect);
         if let Some(policy) = update {
-            hub.update(id, Alias(1), policy, 1);
+            hub.update((id, Alias(1)), after(policy, 0), &mut Kernel::default(), 0);
         }
         hub.seat(id).unwrap().blocked = true;
         publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()

@@ -24,10 +24,13 @@ struct Missed {
     from: u64,
     /// When its first event was taken, Unix time.
     ts_ms: u64,
-    /// How many of its offsets were not for this client.
-    hidden: u64,
+    /// How many of its offsets were not for this client; how many frames were lost, where
+    /// `conflated`.
+    count: u64,
     /// How many of its events [`Outbox::lag`] has named as dropped, or a gap before it.
     counted: u64,
+    /// The subscription is throttled: offsets between its frames are no loss.
+    conflated: bool,
 }
 
 /// A subscription that lags, at its place in the lane.
@@ -57,6 +60,8 @@ pub enum Shown {
     Ready {
         /// Whether the whole hole is told, so that the next event that is missed begins another.
         told: bool,
+        /// Where the hole ends that was told last.
+        upto: u64,
         /// Events of the hole that were not named as dropped before.
         dropped: u64,
     },
@@ -105,8 +110,10 @@ impl Outbox {
             keep
         });
         let last = run.offset(slice.to.saturating_sub(1));
-        let hidden = (last + 1 - from).saturating_sub(dropped + told);
-        let missed = Some(Missed { from, ts_ms, hidden, counted: dropped + told });
+        let lost = dropped + told;
+        let mut missed = Missed { from, ts_ms, count: lost, counted: lost, conflated: true };
+        missed.count_frames(run.is_conflated(), last);
+        let missed = Some(missed);
         let charge = Charge::new(run.account(), size_of::<Lag>());
         let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None, charge };
         self.part();
@@ -146,6 +153,9 @@ impl Outbox {
             Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
         });
         let Some(lag) = found else { return false };
+        if run.is_conflated() {
+            return lag.miss_conflated(run, first, client);
+        }
         let mut from = first;
         let own = run.hidden().iter().filter(|(_, hidden_from)| *hidden_from == client);
         for (hidden, _) in own.filter(|(hidden, _)| *hidden >= first) {
@@ -155,7 +165,7 @@ impl Outbox {
                 lag.miss(run, from);
             }
             match &mut lag.missed {
-                Some(missed) => missed.hidden += 1,
+                Some(missed) => missed.count += 1,
                 None => from = hidden + 1,
             }
         }
@@ -210,13 +220,26 @@ impl Outbox {
                 return Shown::Later;
             }
         }
-        let told = lag.missed.is_none();
+        let (told, upto) = (lag.missed.is_none(), lag.shown.map_or(0, |(_, upto)| upto));
         self.data.push_front(Item::Lag(lag));
         self.lags += 1;
         for frame in frames.into_iter().rev() {
             self.data.push_front(Item::Frame(frame));
         }
-        Shown::Ready { told, dropped }
+        Shown::Ready { told, upto, dropped }
+    }
+
+    /// A subscription begins to be throttled, or ceases, when all up to the offset `head` was
+    /// queued or missed. Where it lags, its losses are counted accordingly from there on.
+    pub fn count_frames(&mut self, alias: Alias, conflated: bool, head: u64) {
+        for item in &mut self.data {
+            if let Item::Lag(lag) = item
+                && lag.alias == alias
+                && let Some(missed) = &mut lag.missed
+            {
+                missed.count_frames(conflated, head);
+            }
+        }
     }
 
     /// Takes back what was put before the lane and is not begun: a newer event may take its place
@@ -288,12 +311,23 @@ impl Outbox {
 
 impl Missed {
     fn hole(self, head: u64) -> Hole {
-        let dropped = (head + 1 - self.from).saturating_sub(self.hidden);
+        let dropped = if self.conflated { self.count } else { self.others(head) };
         Hole { from: self.from, to: head, dropped }
     }
 
     fn uncounted(self, head: u64) -> u64 {
         self.hole(head).dropped.saturating_sub(self.counted)
+    }
+
+    /// The offsets up to `head` that are not in the count.
+    fn others(self, head: u64) -> u64 {
+        (head + 1).saturating_sub(self.from).saturating_sub(self.count)
+    }
+
+    fn count_frames(&mut self, conflated: bool, head: u64) {
+        if std::mem::replace(&mut self.conflated, conflated) != conflated {
+            self.count = self.others(head);
+        }
     }
 }
 
@@ -303,9 +337,28 @@ impl Lag {
         self.missed.map(|missed| missed.ts_ms)
     }
 
+    /// As [`Outbox::miss`], of a throttled subscription: its frames are counted.
+    fn miss_conflated(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
+        let (mut from, mut meant) = (first, run.len() - first);
+        for (own, _) in run.hidden().iter().filter(|(at, own)| *at >= first && *own == client) {
+            meant -= 1;
+            if *own == from {
+                from += 1;
+            }
+        }
+        if self.missed.is_none() && meant > 0 {
+            self.miss(run, from);
+        }
+        if let Some(missed) = &mut self.missed {
+            missed.count += u64::from(meant);
+        }
+        self.missed.is_some()
+    }
+
     fn miss(&mut self, run: &Run, from: u32) {
         let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
-        self.missed = Some(Missed { from, ts_ms, hidden: 0, counted: 0 });
+        let conflated = run.is_conflated();
+        self.missed = Some(Missed { from, ts_ms, count: 0, counted: 0, conflated });
     }
 
     /// Makes the notice of what was missed up to `head`, all of which is to be shown; and says how

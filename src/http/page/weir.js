@@ -72,7 +72,7 @@ export class Weir {
 
   /**
    * Receives a channel. `handlers`: `event`, `lagged`, `subscribed`, `error`. Options of the
-   * protocol, such as `{ slow: "disconnect" }`, go into `options`.
+   * protocol, such as `{ slow: "latest", max_rate: 10 }`, go into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const entry = { handlers, options, since: null };
