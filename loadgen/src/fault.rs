@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     NotJson(String),
     /// It answered something that is not HTTP.
     NotHttp,
+    /// It says that a channel is subscribed to which the connection has not asked for.
+    OtherChannel,
     /// It answered the upgrade with another status than 101.
     Refused(String),
     /// It did not answer in time.
@@ -91,6 +93,9 @@ impl fmt::Display for Fault {
                 write!(f, "the server sent text that is no Weir message: {text}")
             }
             Self::NotHttp => f.write_str("what answers there is no HTTP server"),
+            Self::OtherChannel => {
+                f.write_str("the server says `subscribed` of a channel that was not asked for")
+            }
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
@@ -154,14 +159,18 @@ impl fmt::Display for RunError {
 /// Reasons to throw a run away. A number without these checks is not a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalid {
-    /// Connections did not open or did not stay.
+    /// Connections did not stay.
     ConnectionsLost { lost: u64, why: Option<Fault> },
     /// The generator sent events later than they were due, by its own fault.
     GeneratorLate { p99_ns: u64, max_ns: u64 },
     /// The busiest thread had no CPU in reserve in an open-loop run.
     GeneratorSaturated { percent: u64, waited: u64 },
-    /// What arrived or was told is not what was published.
+    /// Less arrived or was told than was published.
     Missing { deliveries: u64 },
+    /// Connections did not open; of the others some may be lost.
+    NotOpened { missing: u64, lost: u64, why: Option<Fault> },
+    /// More arrived or was told than was published.
+    Surplus { deliveries: u64 },
     /// Commands had no answer.
     Unanswered { commands: u64 },
     /// No request was answered while it was measured.
@@ -195,6 +204,13 @@ impl fmt::Display for Invalid {
                 write!(f, "{lost} connections were lost; the first: {why}")
             }
             Self::ConnectionsLost { lost, why: None } => write!(f, "{lost} connections were lost"),
+            Self::NotOpened { missing, lost, why } => {
+                write!(f, "{missing} connections did not open")?;
+                if *lost > 0 {
+                    write!(f, " and {lost} were lost")?;
+                }
+                why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
+            }
             Self::GeneratorLate { p99_ns, max_ns } => write!(
                 f,
                 "the generator was late: p99 {} ms, at most {} ms are allowed",
@@ -208,6 +224,9 @@ impl fmt::Display for Invalid {
             ),
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
+            }
+            Self::Surplus { deliveries } => {
+                write!(f, "deliveries do not add up: {deliveries} more came than were published")
             }
             Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
             Self::NotBack { away, why } => {

@@ -95,6 +95,28 @@ fn a_server_that_closes_in_the_middle_makes_the_run_invalid() {
 }
 
 #[test]
+fn connections_that_never_opened_are_not_called_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for (nth, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("a connection");
+            drop(stream.read(&mut [0; 2048]));
+            // The first one only looks whether anybody is there.
+            let answer = if nth < 2 { CONSENT } else { b"HTTP/1.1 503 Full\r\n\r\n" };
+            stream.write_all(answer).ok();
+            kept.push(stream);
+        }
+    });
+    let ran = run(&["connect", "-c", "3", "--inflight", "1", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    let sentence = "2 connections did not open; the first fault: the server refused the upgrade";
+    assert!(ran.text.contains(sentence), "{}", ran.text);
+    assert!(!ran.text.contains("lost"), "{}", ran.text);
+}
+
+#[test]
 fn only_this_machine_and_only_sense() {
     for arguments in [
         ["connect", "ws://10.0.0.1:80/ws", "-q"].as_slice(),
