@@ -50,8 +50,9 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen compare base.json head.json --max-regression 5%
 
 Exit codes: 0 the figures hold, 1 --verify found violations or compare a regression, 2 the run is
-invalid or the reports cannot be compared (the reason is printed), 3 the server cannot be measured, 4 the machine's limits do not allow it, 5 the report
-cannot be written, 64 usage. Only 127.0.0.0/8 and [::1] are loaded.";
+invalid or the reports cannot be compared (the reason is printed), 3 the server cannot be measured,
+4 the machine's limits do not allow it, 5 the report cannot be written, 64 usage, 130 a suite was
+interrupted. Only 127.0.0.0/8 and [::1] are loaded.";
 
 /// Finds out what a WebSocket event gateway does on this machine.
 #[derive(Debug, Parser)]
@@ -83,6 +84,10 @@ enum Command {
         /// How much worse a figure may be.
         #[arg(long, default_value = "5%", value_parser = compare::share, value_name = "P")]
         max_regression: f64,
+        /// Do not fail where the machine made a run invalid, or where it is base that does not
+        /// hold, as long as any run could be compared.
+        #[arg(long)]
+        lenient: bool,
     },
     /// Starts a gateway, runs the standard set against it, and stops it.
     Suite {
@@ -282,10 +287,10 @@ impl Cli {
         }
         let report = match self.command {
             Command::Measure(scenario) => scenario.run(!self.quiet)?,
-            Command::Compare { base, head, max_regression } => {
+            Command::Compare { base, head, max_regression, lenient } => {
                 let (text, outcomes) = compare::run(&base, &head, max_regression);
                 show(&text);
-                return Ok(Outcome::code(&outcomes));
+                return Ok(Outcome::code(&outcomes, lenient));
             }
             Command::Suite { server, scale, out } => {
                 let suite = Suite { server, scale, out, progress: !self.quiet };

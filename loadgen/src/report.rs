@@ -14,18 +14,19 @@ use crate::fault::{Invalid, RunError};
 use crate::host::Host;
 use crate::html::page;
 use crate::latency::{Distribution, Summary};
+use crate::reason::Reason;
 use crate::sections::Sections;
 use crate::series::Series;
 use crate::verdict::Verdict;
 
 /// Names the layout of the JSON; another number is another layout.
-pub(crate) const SCHEMA: &str = "weir-loadgen/1";
+pub(crate) const SCHEMA: &str = "weir-loadgen/2";
 
 /// The findings of one run. Parts that a scenario does not have are absent.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Report {
-    /// `weir-loadgen/1`.
+    /// `weir-loadgen/2`.
     pub(crate) schema: &'static str,
     /// The version of the generator.
     pub(crate) version: &'static str,
@@ -37,12 +38,14 @@ pub(crate) struct Report {
     /// Where it was run.
     pub(crate) host: Host,
     /// What makes two runs the same work: connections, channels, bytes and so on. Only reports
-    /// with the same sizes can be compared.
+    /// with the same sizes and texts can be compared.
     pub(crate) sizes: BTreeMap<&'static str, f64>,
+    /// The rest of it, which is no number: namespace and templates.
+    pub(crate) texts: BTreeMap<&'static str, String>,
     pub(crate) connections: u32,
     pub(crate) threads: u32,
     /// Why the figures must not be used; empty when they may.
-    pub(crate) invalid: Vec<String>,
+    pub(crate) invalid: Vec<Reason>,
     /// What a reader of the figures should know.
     pub(crate) notes: Vec<String>,
     pub(crate) connect: Connect,
@@ -105,8 +108,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
-    /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
-    /// what was told by `lagged`.
+    /// Over the whole run: what should have come (0 where nobody can say), what came, what was told
+    /// by `lagged`.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
@@ -169,7 +172,7 @@ pub(crate) struct Client {
 impl Report {
     /// Adds a reason not to use the figures.
     pub(crate) fn invalidate(&mut self, why: Option<Invalid>) {
-        self.invalid.extend(why.map(|why| why.to_string()));
+        self.invalid.extend(why.map(Reason::from));
     }
 
     /// 1 when a promise was broken, 2 when the run is invalid.

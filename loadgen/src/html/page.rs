@@ -67,7 +67,7 @@ fn verdict(out: &mut String, report: &Report) {
     };
     put(out, format_args!("<p class=\"verdict {class}\">{}</p>", escape(&text)));
     let listed = report.verdict.iter().flat_map(|verdict| verdict.listed.iter().take(20));
-    let mut lines: Vec<String> = report.invalid.clone();
+    let mut lines: Vec<String> = report.invalid.iter().map(|why| why.text.clone()).collect();
     lines.extend(listed.map(ToString::to_string));
     lines.extend(report.notes.iter().map(|note| format!("Note: {note}")));
     if !lines.is_empty() {

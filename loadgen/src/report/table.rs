@@ -83,7 +83,7 @@ impl fmt::Display for Report {
             writeln!(f, "  note: {note}")?;
         }
         for why in &self.invalid {
-            writeln!(f, "INVALID: {why}")?;
+            writeln!(f, "INVALID: {}", why.text)?;
         }
         Ok(())
     }
