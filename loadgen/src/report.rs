@@ -6,13 +6,12 @@
 pub(crate) mod table;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 
 use serde::Serialize;
 
-use crate::fault::{Invalid, RunError};
+use crate::fault::Invalid;
 use crate::host::Host;
-use crate::html::page;
 use crate::latency::{Distribution, Summary};
 use crate::reason::Reason;
 use crate::sections::Sections;
@@ -185,26 +184,13 @@ impl Report {
         }
     }
 
-    /// Writes the report as JSON.
+    /// The report as JSON.
     ///
     /// # Errors
     ///
-    /// When the file cannot be written.
-    pub(crate) fn write(&self, path: &str) -> Result<(), RunError> {
-        let failed = |error| RunError::Report { path: path.to_owned(), error };
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
-        text.push('\n');
-        fs::write(path, text).map_err(failed)
-    }
-
-    /// Writes the report as a page.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
-    pub(crate) fn write_page(&self, path: &str) -> Result<(), RunError> {
-        let failed = |error| RunError::Report { path: path.to_owned(), error };
-        fs::write(path, page::page(self)).map_err(failed)
+    /// Never for these types; but the serializer could.
+    pub(crate) fn json(&self) -> io::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 

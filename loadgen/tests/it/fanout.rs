@@ -93,7 +93,7 @@ fn hostile_numbers_end_no_run() {
 
 #[test]
 fn a_rate_that_is_never_reached_makes_the_run_invalid() {
-    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "0"]);
+    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "40"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
     assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
