@@ -168,7 +168,25 @@ pub(crate) struct Client {
     pub(crate) ceiling_per_core: Option<f64>,
 }
 
+/// What a scenario calls what it counts, and the threads that count it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Words {
+    pub(crate) unit: &'static str,
+    pub(crate) done: &'static str,
+    pub(crate) thread: &'static str,
+}
+
 impl Report {
+    pub(crate) fn words(&self) -> Words {
+        if self.sections.publish.is_some() {
+            Words { unit: "events", done: "accepted", thread: "publisher" }
+        } else if self.sections.echo.is_some() {
+            Words { unit: "answers", done: "answered", thread: "client" }
+        } else {
+            Words { unit: "deliveries", done: "delivered", thread: "receiver" }
+        }
+    }
+
     /// Adds a reason not to use the figures.
     pub(crate) fn invalidate(&mut self, why: Option<Invalid>) {
         self.invalid.extend(why.map(Reason::from));
