@@ -31,7 +31,9 @@ fn server(answer: Vec<u8>, stays: bool) -> String {
 #[test]
 fn a_server_that_cannot_be_measured_is_named() {
     let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
-    let cases: [(Vec<u8>, bool, i32, &str); 8] = [
+    let cases: [(Vec<u8>, bool, i32, &str); 10] = [
+        (b"HTTP/1.0 404 Not Found\r\n\r\n".to_vec(), true, 3, "upgrade with HTTP/1.0 404 Not"),
+        (consent_then(b"\x01\x00\x89\x00"), true, 3, "does not read: a control frame between"),
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true, 3, "with 503 Service"),
         (b"SSH-2.0-x\r\n".to_vec(), true, 3, "no HTTP server"),
         (b"".to_vec(), true, 3, "did not answer within 1 s"),
@@ -48,6 +50,14 @@ fn a_server_that_cannot_be_measured_is_named() {
         assert!(ran.text.contains(sentence), "{shown:?}: {}", ran.text);
         assert_eq!(ran.code, code, "{shown:?}: {}", ran.text);
     }
+}
+
+#[test]
+fn a_time_out_is_told_as_it_was_asked_for() {
+    let url = server(Vec::new(), true);
+    let ran = run(&["connect", "--timeout", "0.3", "-c", "3", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 0.3 s"), "{}", ran.text);
 }
 
 #[test]
