@@ -318,11 +318,13 @@ impl Scenario {
     fn measure(self, progress: bool) -> Result<Report, RunError> {
         match self {
             Self::Connect { server, foreign } => {
+                foreign.check_quiet()?;
                 let mut subscribing = subscribing(0, 0);
                 foreign.into(&mut subscribing);
                 connect::run(&server.connecting(progress), subscribing, None)
             }
             Self::Idle { server, settle, hold, channels, foreign } => {
+                foreign.check_quiet()?;
                 let holding = Holding { settle, hold };
                 let mut subscribing = subscribing(channels, u32::from(channels > 0));
                 foreign.into(&mut subscribing);

@@ -125,6 +125,15 @@ impl ForeignArgs {
         });
     }
 
+    /// Scenarios without a publisher take no template for it.
+    pub(super) fn check_quiet(&self) -> Result<(), RunError> {
+        if self.publish_frame.is_none() {
+            return Ok(());
+        }
+        let text = "--publish-frame: this scenario publishes nothing";
+        Err(RunError::Usage(text.to_owned()))
+    }
+
     /// A fan-out needs events whose marks can be found.
     pub(super) fn check_publish(&self) -> Result<(), RunError> {
         if !self.is_there() {
