@@ -194,10 +194,13 @@ struct ServerArgs {
     /// Where the server is: ws://127.0.0.1:PORT/PATH.
     url: Target,
     /// Connections.
-    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(
+        long, short, default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     connections: u32,
-    /// Receiver threads, by default as many as the descriptor limit needs; in `publish` threads that
-    /// publish, by default one.
+    /// Receiver threads, by default as many as the descriptor limit needs; in `publish` threads
+    /// that publish, by default one.
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
     /// Source addresses, from 127.0.0.2 on; by default one per 14,000 connections, 0 for none.

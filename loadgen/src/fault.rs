@@ -80,7 +80,7 @@ impl fmt::Display for Fault {
                 write!(f, "the server sends what this program does not read: {error}")
             }
             Self::Chunked => f.write_str(
-                "the server answers in chunks (Transfer-Encoding), which this program does not read",
+                "the server answers in chunks (Transfer-Encoding), which are not read here",
             ),
             Self::Closed { code: Some(code), reason } => {
                 write!(f, "the server closed the connection with code {code} ({reason})")

@@ -48,8 +48,8 @@ impl Machine {
         if per_source > self.ports {
             let (needed, ports) = (connections.div_ceil(self.ports), self.ports);
             return Err(RunError::Machine(format!(
-                "{per_source} connections from one source address need more than its {ports} ports: \
-                 use --sources {needed} or more (on 127.0.0.0/8), or widen \
+                "{per_source} connections from one source address need more than its {ports} \
+                 ports: use --sources {needed} or more (on 127.0.0.0/8), or widen \
                  net.ipv4.ip_local_port_range"
             )));
         }
@@ -119,8 +119,8 @@ fn lay_out(
     let threads = threads.unwrap_or(needed).max(1);
     if threads < needed {
         return Err(RunError::Machine(format!(
-            "{connections} connections need {needed} threads under the limit of {limit} descriptors \
-             each: use --threads {needed}, or raise the limit (ulimit -n)"
+            "{connections} connections need {needed} threads under the limit of {limit} \
+             descriptors each: use --threads {needed}, or raise the limit (ulimit -n)"
         )));
     }
     let wanted = connections.div_ceil(PORTS_PER_SOURCE).min(200);
@@ -136,8 +136,8 @@ pub(crate) fn one_table(connections: u32) -> Result<(), RunError> {
         return Ok(());
     }
     Err(RunError::Machine(format!(
-        "{connections} publishers need {wanted} descriptors and the limit is {limit}: use fewer, or \
-         raise the limit (ulimit -n)"
+        "{connections} publishers need {wanted} descriptors and the limit is {limit}: use fewer, \
+         or raise the limit (ulimit -n)"
     )))
 }
 

@@ -33,7 +33,10 @@ pub(super) struct SlowArgs {
     #[arg(long, default_value_t = 0, value_name = "R")]
     bytes_per_second: u64,
     /// The receive buffer of each slow client in bytes, which the kernel doubles.
-    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    #[arg(
+        long, default_value_t = 16_384,
+        value_parser = clap::value_parser!(u32).range(1_024..=16_777_216)
+    )]
     slow_buffer: u32,
     #[command(flatten)]
     foreign: ForeignArgs,

@@ -47,7 +47,10 @@ pub(super) struct PublishArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     batch: Option<u64>,
     /// Bytes of each event's data.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000))]
+    #[arg(
+        long, default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000)
+    )]
     size: u32,
     /// Seconds that are not recorded.
     #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]

@@ -18,13 +18,19 @@ const WRITE_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, Args)]
 pub(super) struct SelfTestArgs {
     /// Connections.
-    #[arg(long, short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long, short, default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     connections: u32,
     /// Receiver threads.
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
     /// Bytes of each event's data.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000))]
+    #[arg(
+        long, default_value_t = 40,
+        value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000)
+    )]
     size: u32,
     /// Frames per write of the blaster.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]

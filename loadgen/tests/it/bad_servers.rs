@@ -150,6 +150,7 @@ fn the_self_test_holds_its_own_promise() {
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
     assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+    assert!(!ran.text.contains("expected"), "the blaster does not say what it owes: {}", ran.text);
     let report = crate::schema::checked(&path);
     std::fs::remove_file(&path).expect("it can go");
     let measured = report["client"]["receiver_cores"].as_f64().expect("cores") >= 0.9;
