@@ -234,7 +234,7 @@ impl Ledger {
 
     fn subscribed(&mut self, channel: Option<u32>, push: &Push<'_>, from: Arrival) -> Meaning {
         let Some(at) = self.seat(channel, from) else {
-            return Meaning::Wrong(Fault::Denied("subscribed to a channel not asked for".into()));
+            return Meaning::Wrong(Fault::OtherChannel);
         };
         let answer = Meaning::Subscribed { id: push.id.unwrap_or(0) };
         if push.updated {

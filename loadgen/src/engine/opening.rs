@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -220,12 +221,12 @@ impl Worker {
             }
             self.pending.pop_front();
             if !over {
-                let seconds = self.wanted.timeout_ns / SECOND;
+                let limit = Duration::from_nanos(self.wanted.timeout_ns);
                 let subscribing = matches!(self.conns[at].state, State::Subscribing { .. });
                 let fault = if subscribing && self.wanted.foreign.is_some() {
-                    Fault::Unexpected { seconds, heard: self.heard.clone() }
+                    Fault::Unexpected { limit, heard: self.heard.clone() }
                 } else {
-                    Fault::Silent { seconds }
+                    Fault::Silent { limit }
                 };
                 self.fail(at, fault);
             }

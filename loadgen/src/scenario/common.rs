@@ -129,6 +129,7 @@ impl Connecting {
             command: std::env::args().collect(),
             host: Host::this(),
             sizes: BTreeMap::new(),
+            texts: BTreeMap::new(),
             connections: self.connections,
             threads,
             invalid: Vec::new(),

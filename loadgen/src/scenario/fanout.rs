@@ -261,7 +261,11 @@ fn guard(
         let got = fanout.delivered_total.saturating_add(fanout.told_total);
         if got != fanout.expected_total && !is_open {
             let deliveries = fanout.expected_total.abs_diff(got);
-            reasons.push(Invalid::Missing { deliveries });
+            reasons.push(if got < fanout.expected_total {
+                Invalid::Missing { deliveries }
+            } else {
+                Invalid::Surplus { deliveries }
+            });
         }
         if fanout.delivered == 0 {
             reasons.push(Invalid::Nothing);
