@@ -120,7 +120,8 @@ fn greet(mut stream: TcpStream, blast: &Blast) -> io::Result<TcpStream> {
 fn fill(batch: &mut Vec<u8>, blast: &Blast, offset: &mut u64) {
     batch.clear();
     let now = clock::now();
-    let fill = "x".repeat(blast.payload_bytes.saturating_sub(32));
+    let marks = format!(r#"{{"ts":{now},"fill":""}}"#).len();
+    let fill = "x".repeat(blast.payload_bytes.saturating_sub(marks));
     let Blast { channel, .. } = blast;
     for _ in 0..blast.batch {
         *offset += 1;
@@ -128,5 +129,23 @@ fn fill(batch: &mut Vec<u8>, blast: &Blast, offset: &mut u64) {
             r#"{{"type":"event","channel":"{channel}","offset":{offset},"ts":1732153200123,"data":{{"ts":{now},"fill":"{fill}"}}}}"#
         );
         frame::push_server(Opcode::Text, text.as_bytes(), batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_size_that_was_asked_for() {
+        for payload_bytes in [40, 41, 1_000] {
+            let blast = Blast { channel: "a".into(), payload_bytes, batch: 3 };
+            let (mut batch, mut joined, mut offset) = (Vec::new(), Vec::new(), 0);
+            fill(&mut batch, &blast, &mut offset);
+            let (first, _) = frame::next(&batch, &mut joined).expect("a frame").expect("whole");
+            let text = std::str::from_utf8(first.payload).expect("UTF-8");
+            let data = text.split(r#""data":"#).nth(1).and_then(|rest| rest.strip_suffix('}'));
+            assert_eq!((data.expect("data").len(), offset), (payload_bytes, 3), "{text}");
+        }
     }
 }

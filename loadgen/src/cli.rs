@@ -1,9 +1,13 @@
 //! The command line. The arguments of the larger scenarios stand in files of their own.
 
 mod echo;
+mod fanout;
 mod feeding;
 mod foreign;
+mod output;
 mod publish;
+mod self_test;
+mod work;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,28 +15,29 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::blaster::Blast;
 use crate::clock;
 use crate::compare::{self, Outcome};
 use crate::engine::conduct::Conduct;
-use crate::engine::publisher::Feed;
 use crate::fault::RunError;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing};
 use crate::scenario::connect::{self, Holding};
-use crate::scenario::fanout::{self, Times};
-use crate::scenario::self_test;
+use crate::scenario::fanout as fan_out;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
 use crate::target::Target;
+use fanout::FanoutArgs;
 use foreign::ForeignArgs;
+use output::{Form, Output};
+use work::Work;
 
-/// Where channels are unless another is asked for.
-const NAMESPACE: &str = "load";
-/// Events of which `--until-last` remembers each one.
-const UNTIL_LAST_MAX: f64 = 1_000_000.0;
 /// A prime: servers batch by powers of two, and the same place of each batch is not a sample.
 const SAMPLE: u64 = 17;
+/// The least data that holds the marks by which an event is known, in bytes: `{"ts":N,"fill":""}`
+/// with up to 19 digits is 36.
+const SIZE_MIN: i64 = 40;
+/// Handshakes under way where nobody asks for another number.
+const INFLIGHT: u32 = 256;
 
 const EXAMPLES: &str = "Examples:
   weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
@@ -50,8 +55,9 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen compare base.json head.json --max-regression 5%
 
 Exit codes: 0 the figures hold, 1 --verify found violations or compare a regression, 2 the run is
-invalid or the reports cannot be compared (the reason is printed), 3 the server cannot be measured, 4 the machine's limits do not allow it, 5 the report
-cannot be written, 64 usage. Only 127.0.0.0/8 and [::1] are loaded.";
+invalid or the reports cannot be compared (the reason is printed), 3 the server cannot be measured,
+4 the machine's limits do not allow it, 5 the report cannot be written, 64 usage, 130 a suite was
+interrupted. Only 127.0.0.0/8 and [::1] are loaded.";
 
 /// Finds out what a WebSocket event gateway does on this machine.
 #[derive(Debug, Parser)]
@@ -83,6 +89,10 @@ enum Command {
         /// How much worse a figure may be.
         #[arg(long, default_value = "5%", value_parser = compare::share, value_name = "P")]
         max_regression: f64,
+        /// Do not fail where the machine made a run invalid, or where it is base that does not
+        /// hold, as long as any run could be compared.
+        #[arg(long)]
+        lenient: bool,
     },
     /// Starts a gateway, runs the standard set against it, and stops it.
     Suite {
@@ -176,26 +186,7 @@ enum Scenario {
     },
     /// What this generator itself can receive, from a blaster it brings along.
     #[command(name = "self-test")]
-    SelfTest {
-        /// Connections.
-        #[arg(long, short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        connections: u32,
-        /// Receiver threads.
-        #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-        threads: u32,
-        /// Bytes of each event's data.
-        #[arg(long, default_value_t = 32)]
-        size: usize,
-        /// Frames per write of the blaster.
-        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
-        batch: u64,
-        /// Seconds that are measured.
-        #[arg(long, default_value = "3", value_parser = seconds, value_name = "S")]
-        duration: Duration,
-        /// Read every event and hold it against the promise.
-        #[arg(long)]
-        verify: bool,
-    },
+    SelfTest(self_test::SelfTestArgs),
 }
 
 #[derive(Debug, Args)]
@@ -203,73 +194,30 @@ struct ServerArgs {
     /// Where the server is: ws://127.0.0.1:PORT/PATH.
     url: Target,
     /// Connections.
-    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(
+        long, short, default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     connections: u32,
-    /// Receiver threads; by default as many as the descriptor limit needs.
+    /// Receiver threads, by default as many as the descriptor limit needs; in `publish` threads
+    /// that publish, by default one.
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
     /// Source addresses, from 127.0.0.2 on; by default one per 14,000 connections, 0 for none.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=200))]
     sources: Option<u8>,
-    /// Connections a second; 0 as fast as --inflight allows.
-    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
-    connect_rate: f64,
-    /// Handshakes under way at once, per thread.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    inflight: u32,
+    /// Connections a second [default: as fast as --inflight allows].
+    #[arg(long, value_parser = positive, value_name = "R")]
+    connect_rate: Option<f64>,
+    /// Handshakes under way at once, per thread [default: 256].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    inflight: Option<u32>,
     /// The longest a connection may take until it is ready.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
     timeout: Duration,
     /// The server's process, to report its memory and CPU.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
-}
-
-#[derive(Debug, Args)]
-struct FanoutArgs {
-    /// Channels.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    channels: u32,
-    /// Channels that each connection subscribes to.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    per_connection: u32,
-    /// Events a second over all channels; 0 as fast as subscribers take them.
-    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
-    rate: f64,
-    /// With --rate 0: how many events may be ahead of the mean subscriber.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
-    window: u64,
-    /// Bytes of each event's data.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
-    size: u32,
-    /// Seconds that are not recorded.
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
-    warmup: Duration,
-    /// Seconds that are measured.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
-    duration: Duration,
-    /// The most that what is under way may take at the end.
-    #[arg(long, default_value = "20", value_parser = seconds, value_name = "S")]
-    drain: Duration,
-    /// Hold every event against the promise: in order, exactly once, or told lost.
-    #[arg(long)]
-    verify: bool,
-    /// Without --verify: look at the due time of each nth event.
-    #[arg(long, default_value_t = SAMPLE, value_parser = clap::value_parser!(u64).range(1..))]
-    sample: u64,
-    /// Also how long each event takes until the last subscriber has it, for a low --rate.
-    #[arg(long)]
-    until_last: bool,
-    /// The namespace of the channels, by default `load`, and none with templates; a run's number
-    /// and the channel's follow.
-    #[arg(long, value_parser = namespace)]
-    namespace: Option<String>,
-    /// Keys that a channel's events take turns with; 0 no keys.
-    #[arg(long, default_value_t = 0, value_name = "K")]
-    keys: u64,
-    /// The largest p99 of the generator's own lateness, in milliseconds.
-    #[arg(long, default_value_t = 10, value_name = "MS")]
-    late_max: u64,
 }
 
 impl Cli {
@@ -280,12 +228,12 @@ impl Cli {
         {
             return Err(RunError::Usage("--json and --html belong to a single run".to_owned()));
         }
-        let report = match self.command {
-            Command::Measure(scenario) => scenario.run(!self.quiet)?,
-            Command::Compare { base, head, max_regression } => {
+        let scenario = match self.command {
+            Command::Measure(scenario) => scenario,
+            Command::Compare { base, head, max_regression, lenient } => {
                 let (text, outcomes) = compare::run(&base, &head, max_regression);
                 show(&text);
-                return Ok(Outcome::code(&outcomes));
+                return Ok(Outcome::code(&outcomes, lenient));
             }
             Command::Suite { server, scale, out } => {
                 let suite = Suite { server, scale, out, progress: !self.quiet };
@@ -294,14 +242,24 @@ impl Cli {
                 return Ok(code);
             }
         };
+        let files = [(Form::Json, self.json), (Form::Html, self.html)];
+        let files = files.into_iter().filter_map(|(form, path)| Some(Output::open(form, path?)));
+        let outputs = files.collect::<Result<Vec<_>, _>>()?;
+        let report = match scenario.run(!self.quiet) {
+            Ok(report) => report,
+            Err(why) => {
+                outputs.into_iter().for_each(|output| output.discard(&why));
+                return Err(why);
+            }
+        };
         show(&report.to_string());
-        if let Some(path) = &self.json {
-            report.write(path)?;
+        let mut code = report.exit_code();
+        for error in outputs.into_iter().filter_map(|output| output.write(&report).err()) {
+            eprintln!("weir-loadgen: {error}");
+            // What the run found outweighs where it could not be written.
+            code = if code == 0 { error.exit_code() } else { code };
         }
-        if let Some(path) = &self.html {
-            report.write_page(path)?;
-        }
-        Ok(report.exit_code())
+        Ok(code)
     }
 }
 
@@ -313,109 +271,120 @@ fn show(text: &str) {
 
 impl Scenario {
     fn run(self, progress: bool) -> Result<Report, RunError> {
+        let work = self.work();
+        let mut report = self.measure(progress)?;
+        work.book(&mut report);
+        Ok(report)
+    }
+
+    /// What makes two runs the same, beyond what each scenario reports by itself.
+    fn work(&self) -> Work {
+        let mut work = Work::default();
+        match self {
+            Self::Connect { server, foreign } | Self::Idle { server, foreign, .. } => {
+                server.work(&mut work);
+                foreign.work(&mut work);
+            }
+            Self::Fanout { server, fanout, foreign } => {
+                server.work(&mut work);
+                fanout.work(foreign, &mut work);
+            }
+            Self::Publish { server, publish } => {
+                server.work(&mut work);
+                publish.work(&mut work);
+            }
+            Self::Slow { server, slow } => {
+                server.work(&mut work);
+                slow.work(&mut work);
+            }
+            Self::Churn { server, churn } => {
+                server.work(&mut work);
+                churn.work(&mut work);
+            }
+            Self::Recover { server, recover } => {
+                server.work(&mut work);
+                recover.work(&mut work);
+            }
+            Self::Storm { server, storm } => {
+                server.work(&mut work);
+                storm.work(&mut work);
+            }
+            Self::Echo { server, echo } => {
+                server.work(&mut work);
+                echo.work(&mut work);
+            }
+            Self::SelfTest(_) => {}
+        }
+        work
+    }
+
+    fn measure(self, progress: bool) -> Result<Report, RunError> {
         match self {
             Self::Connect { server, foreign } => {
+                foreign.check_quiet()?;
                 let mut subscribing = subscribing(0, 0);
                 foreign.into(&mut subscribing);
                 connect::run(&server.connecting(progress), subscribing, None)
             }
             Self::Idle { server, settle, hold, channels, foreign } => {
+                foreign.check_quiet()?;
                 let holding = Holding { settle, hold };
                 let mut subscribing = subscribing(channels, u32::from(channels > 0));
                 foreign.into(&mut subscribing);
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
-            Self::Fanout { server, mut fanout, foreign } => {
-                foreign.check_publish()?;
-                if !foreign.is_there() {
-                    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
-                }
-                let (mut subscribing, feed, times) = fanout.parts()?;
-                foreign.into(&mut subscribing);
-                fanout::run(&server.connecting(progress), subscribing, feed, times)
+            Self::Fanout { server, fanout, foreign } => {
+                let (subscribing, feed, times) = fanout.parts(foreign)?;
+                fan_out::run(&server.connecting(progress), subscribing, feed, times)
             }
-            Self::Publish { server, publish } => publish.run(&server.connecting(progress)),
+            Self::Publish { server, publish } => {
+                server.check_publish()?;
+                publish.run(&server.connecting(progress))
+            }
             Self::Slow { server, slow } => slow.run(&server.connecting(progress)),
             Self::Churn { server, churn } => churn.run(&server.connecting(progress)),
             Self::Recover { server, recover } => recover.run(&server.connecting(progress)),
             Self::Storm { server, storm } => storm.run(&server.connecting(progress)),
             Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
-            Self::SelfTest { connections, threads, size, batch, duration, verify } => {
-                let mut subscribing = subscribing(1, 1);
-                subscribing.verify = verify;
-                subscribing.sample = if verify { 1 } else { SAMPLE };
-                let channel = format!("{}0", subscribing.prefix);
-                let blast = Blast { channel, payload_bytes: size, batch };
-                let connecting = Connecting {
-                    target: Target::local(([127, 0, 0, 1], 0).into()),
-                    connections,
-                    threads: Some(threads),
-                    sources: None,
-                    rate: 0.0,
-                    inflight: 256,
-                    timeout: Duration::from_secs(10),
-                    server_pid: None,
-                    progress,
-                };
-                let times = (Duration::from_millis(500), duration);
-                self_test::run(connecting, subscribing, blast, times)
-            }
+            Self::SelfTest(arguments) => arguments.run(progress),
         }
     }
 }
 
 impl ServerArgs {
+    fn work(&self, work: &mut Work) {
+        work.size("inflight", self.inflight.unwrap_or(INFLIGHT));
+        work.size("batched", u8::from(self.url.is_batched()));
+    }
+
+    /// Publishers open one after the other, from the address that the kernel gives them.
+    fn check_publish(&self) -> Result<(), RunError> {
+        let given = [
+            ("--sources", self.sources.is_some()),
+            ("--connect-rate", self.connect_rate.is_some()),
+            ("--inflight", self.inflight.is_some()),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(RunError::Usage(format!(
+                "{flag} does not belong to publish: it opens its publishers one after the other, \
+                 before the run"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn connecting(self, progress: bool) -> Connecting {
         Connecting {
             target: self.url,
             connections: self.connections,
             threads: self.threads,
             sources: self.sources,
-            rate: self.connect_rate,
-            inflight: self.inflight,
+            rate: self.connect_rate.unwrap_or(0.0),
+            inflight: self.inflight.unwrap_or(INFLIGHT),
             timeout: self.timeout,
             server_pid: self.server_pid,
             progress,
         }
-    }
-}
-
-impl FanoutArgs {
-    /// What to subscribe to, what to publish, and for how long.
-    fn parts(self) -> Result<(Subscribing, Feed, Times), RunError> {
-        if self.per_connection > self.channels {
-            return Err(RunError::Usage(format!(
-                "--per-connection {} needs at least as many --channels",
-                self.per_connection
-            )));
-        }
-        let mut subscribing = subscribing(self.channels, self.per_connection);
-        if let Some(namespace) = self.namespace {
-            subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
-        }
-        subscribing.verify = self.verify;
-        subscribing.sample = if self.verify || self.until_last { 1 } else { self.sample };
-        let events = self.rate * self.duration.as_secs_f64();
-        if self.until_last && !(events > 0.0 && events <= UNTIL_LAST_MAX) {
-            return Err(RunError::Usage(format!(
-                "--until-last needs a --rate with which --duration has at most {UNTIL_LAST_MAX} \
-                 events"
-            )));
-        }
-        subscribing.until_last = self.until_last;
-        let feed = Feed {
-            rate: self.rate,
-            window: self.window,
-            payload_bytes: self.size as usize,
-            keys: self.keys,
-        };
-        let times = Times {
-            warmup: self.warmup,
-            duration: self.duration,
-            drain: self.drain,
-            late_max: Duration::from_millis(self.late_max),
-        };
-        Ok((subscribing, feed, times))
     }
 }
 
@@ -428,6 +397,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         verify: false,
         sample: SAMPLE,
         until_last: false,
+        max_rate: 0.0,
         conduct: Conduct::Steady,
         foreign: None,
     }
@@ -443,6 +413,11 @@ fn positive(text: &str) -> Result<f64, String> {
         Ok(number) if number.is_finite() && (0.0..=1e9).contains(&number) => Ok(number),
         Ok(_) | Err(_) => Err("must be a number from 0 to 1,000,000,000".into()),
     }
+}
+
+fn max_rate(text: &str) -> Result<f64, String> {
+    let hz = text.parse().ok().filter(|hz| (0.1..=100.0).contains(hz));
+    hz.ok_or_else(|| "must be a number from 0.1 to 100".into())
 }
 
 /// A channel's name is restricted, so its front is.

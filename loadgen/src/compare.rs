@@ -1,7 +1,8 @@
 //! Two reports of the same work side by side: ratios, and whether the second is worse.
 //!
 //! Reads JSON by its published paths, so that it also reads reports of other versions of this
-//! program with the same schema.
+//! program with the same schema. Nothing passes because it is not there: what cannot be compared is
+//! told, and is no success.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::reason::is_machine;
 use crate::report::SCHEMA;
 
 /// Which direction is good.
@@ -73,6 +75,11 @@ impl Figure {
         report.pointer(self.path)?.as_f64()
     }
 
+    /// Whether a report has something else than a number in its place.
+    fn is_nonsense(&self, report: &Value) -> bool {
+        report.pointer(self.path).is_some_and(|value| !value.is_number() && !value.is_null())
+    }
+
     /// Whether `head` is worse than `base` by more than the share `allowed`.
     fn is_worse(&self, base: f64, head: f64, allowed: f64) -> bool {
         match self.better {
@@ -86,6 +93,11 @@ impl Figure {
 /// What a comparison came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// The new run does not hold where the old one did, and not by the machine's doing.
+    Broken(String),
+    /// Not compared, and not by the new server's doing: the machine was too busy for one of the
+    /// runs, or it was the old one that did not hold.
+    Excused(String),
     /// Nothing is worse than allowed.
     Fine,
     /// The reports cannot be held against each other.
@@ -96,11 +108,16 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// The exit code of a comparison of several reports: a regression outweighs what could not be
-    /// compared.
-    pub(crate) fn code(all: &[Self]) -> u8 {
-        let worse = all.iter().any(|one| matches!(one, Self::Worse(_)));
-        let unlike = all.is_empty() || all.iter().any(|one| matches!(one, Self::Unlike(_)));
-        if worse { 1 } else { u8::from(unlike) * 2 }
+    /// compared. With `lenient`, what is excused does not count as long as anything was compared.
+    pub(crate) fn code(all: &[Self], lenient: bool) -> u8 {
+        let has = |kind: fn(&Self) -> bool| all.iter().any(kind);
+        if has(|one| matches!(one, Self::Worse(_) | Self::Broken(_))) {
+            return 1;
+        }
+        let compared = has(|one| matches!(one, Self::Fine));
+        let unlike = has(|one| matches!(one, Self::Unlike(_)));
+        let excused = has(|one| matches!(one, Self::Excused(_)));
+        if compared && !unlike && (lenient || !excused) { 0 } else { 2 }
     }
 }
 
@@ -152,22 +169,82 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 }
 
 fn one(base: &Path, head: &Path, allowed: f64, text: &mut String) -> Outcome {
-    let read = || Ok::<_, String>((read(base)?, read(head)?));
-    let outcome = match read() {
-        Ok((base, head)) => match unlike(&base, &head) {
-            None => return table(&base, &head, allowed, text),
-            Some(why) => Outcome::Unlike(why),
+    let outcome = match (parse(base), parse(head)) {
+        (Ok(old), Ok(new)) => match standing(base, &old).against(standing(head, &new)) {
+            Some(outcome) => outcome,
+            None => match unlike(&old, &new) {
+                None => table(&old, &new, allowed, text),
+                Some(why) => Outcome::Unlike(why),
+            },
         },
-        Err(why) => Outcome::Unlike(why),
+        (Err(why), _) | (_, Err(why)) => Outcome::Unlike(why),
     };
-    if let Outcome::Unlike(why) = &outcome {
-        put(text, format_args!("  cannot be compared: {why}"));
+    match &outcome {
+        Outcome::Broken(why) => put(text, format_args!("  BROKEN: {why}")),
+        Outcome::Excused(why) => put(text, format_args!("  not compared: {why}")),
+        Outcome::Unlike(why) => put(text, format_args!("  cannot be compared: {why}")),
+        Outcome::Fine | Outcome::Worse(_) => {}
     }
     outcome
 }
 
+/// Whether the figures of a report hold.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// They do not, and a busy machine does not explain it.
+    Broken(String),
+    Holds,
+    /// They do not, because the machine was too busy.
+    Machine(String),
+}
+
+impl Standing {
+    /// What is to be said of the two without a look at their figures; `None` when both hold.
+    fn against(self, head: Self) -> Option<Outcome> {
+        match (self, head) {
+            (Self::Holds, Self::Holds) => None,
+            // What did not hold before is not the new one's doing.
+            (Self::Broken(why), _) => Some(Outcome::Excused(why)),
+            (Self::Holds | Self::Machine(_), Self::Broken(why)) => Some(Outcome::Broken(why)),
+            (_, Self::Machine(why)) | (Self::Machine(why), Self::Holds) => {
+                Some(Outcome::Excused(why))
+            }
+        }
+    }
+}
+
+/// Whether the figures of the report at `path` hold.
+fn standing(path: &Path, report: &Value) -> Standing {
+    let shown = path.display();
+    let violations = report.pointer("/verdict/violations").and_then(Value::as_u64);
+    if let Some(violations @ 1..) = violations {
+        return Standing::Broken(format!("{shown} is of a run with {violations} violations"));
+    }
+    let reasons: Vec<&Value> = report["invalid"].as_array().into_iter().flatten().collect();
+    let code = |reason: &Value| reason["code"].as_str().unwrap_or_default().to_owned();
+    let broken = reasons.iter().find(|reason| !is_machine(&code(reason)));
+    let why = |reason: &Value| {
+        let why = reason["text"].as_str().unwrap_or_default();
+        format!("{shown} is of an invalid run: {why}")
+    };
+    match (broken, reasons.first()) {
+        (Some(reason), _) => Standing::Broken(why(reason)),
+        (None, Some(reason)) => Standing::Machine(why(reason)),
+        (None, None) => Standing::Holds,
+    }
+}
+
 /// Reads a report of this schema whose figures hold.
 pub(crate) fn read(path: &Path) -> Result<Value, String> {
+    let report = parse(path)?;
+    match standing(path, &report) {
+        Standing::Holds => Ok(report),
+        Standing::Broken(why) | Standing::Machine(why) => Err(why),
+    }
+}
+
+/// Reads a report of this schema.
+fn parse(path: &Path) -> Result<Value, String> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
     let report: Value =
@@ -177,13 +254,17 @@ pub(crate) fn read(path: &Path) -> Result<Value, String> {
         Some(other) => return Err(format!("{shown} has the schema {other}, not {SCHEMA}")),
         None => return Err(format!("{shown} is not a report of weir-loadgen")),
     }
-    let why = report.pointer("/invalid/0").and_then(Value::as_str);
-    if let Some(why) = why {
-        return Err(format!("{shown} is of an invalid run: {why}"));
+    let is_reason = |reason: &Value| reason["code"].is_string() && reason["text"].is_string();
+    let reasons = report["invalid"].as_array();
+    if !reasons.is_some_and(|reasons| reasons.iter().all(is_reason)) {
+        return Err(format!("{shown} does not say whether its run was valid"));
     }
-    match report.pointer("/verdict/violations").and_then(Value::as_u64) {
-        Some(violations @ 1..) => Err(format!("{shown} is of a run with {violations} violations")),
-        Some(0) | None => Ok(report),
+    if !report["sizes"].is_object() || !report["texts"].is_object() {
+        return Err(format!("{shown} does not say of what work it is"));
+    }
+    match FIGURES.iter().find(|figure| figure.is_nonsense(&report)) {
+        Some(figure) => Err(format!("{shown}: {} is not a number", figure.path)),
+        None => Ok(report),
     }
 }
 
@@ -192,30 +273,34 @@ fn unlike(base: &Value, head: &Value) -> Option<String> {
     if base["scenario"] != head["scenario"] {
         return Some(format!("scenario {} and {}", base["scenario"], head["scenario"]));
     }
-    let none = serde_json::Map::new();
-    let sizes = |report: &Value| report["sizes"].as_object().unwrap_or(&none).clone();
-    let (base, head) = (sizes(base), sizes(head));
-    let differing = base.keys().chain(head.keys()).find(|name| base.get(*name) != head.get(*name));
-    differing.map(|name| {
-        let shown = |sizes: &serde_json::Map<String, Value>| {
-            sizes.get(name).map_or_else(|| "nothing".to_owned(), ToString::to_string)
+    ["sizes", "texts"].into_iter().find_map(|part| {
+        let (base, head) = (base[part].as_object()?, head[part].as_object()?);
+        let mut names = base.keys().chain(head.keys());
+        let name = names.find(|name| base.get(*name) != head.get(*name))?;
+        let shown = |of: &serde_json::Map<String, Value>| {
+            of.get(name).map_or_else(|| "nothing".to_owned(), ToString::to_string)
         };
-        format!("{name} is {} and {}", shown(&base), shown(&head))
+        Some(format!("{name} is {} and {}", shown(base), shown(head)))
     })
 }
 
 fn table(base: &Value, head: &Value, allowed: f64, text: &mut String) -> Outcome {
-    let mut worse = 0;
+    let (mut worse, mut judged, mut missing) = (0, 0, None);
     put(text, format_args!("  {:<20} {:>14} {:>14} {:>8}", "", "base", "head", "ratio"));
     for figure in &FIGURES {
+        let is_judged = figure.better != Better::Shown;
         let (old, new) = match (figure.of(base), figure.of(head)) {
             (Some(old), Some(new)) => (old, new),
             (None, None) => continue,
-            (Some(_), None) | (None, Some(_)) => {
+            (old, _) => {
                 put(text, format_args!("  {:<20} only in one of the two", figure.name));
+                if old.is_some() && is_judged {
+                    missing.get_or_insert(figure.name);
+                }
                 continue;
             }
         };
+        judged += u32::from(is_judged);
         let is_worse = figure.is_worse(old, new, allowed);
         worse += u32::from(is_worse);
         let ratio = if old == new { 1.0 } else { new / old };
@@ -226,7 +311,12 @@ fn table(base: &Value, head: &Value, allowed: f64, text: &mut String) -> Outcome
     if base["host"] != head["host"] {
         put(text, format_args!("  note: the two were run on different machines or kernels"));
     }
-    if worse == 0 { Outcome::Fine } else { Outcome::Worse(worse) }
+    match (worse, missing, judged) {
+        (1.., _, _) => Outcome::Worse(worse),
+        (0, Some(name), _) => Outcome::Unlike(format!("only base has {name}")),
+        (0, None, 0) => Outcome::Unlike("they have no figure in common that is judged".to_owned()),
+        (0, None, _) => Outcome::Fine,
+    }
 }
 
 /// A figure as a table shows it.

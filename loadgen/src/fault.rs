@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::latency::ms;
 use crate::wire::frame::FrameError;
@@ -11,7 +12,7 @@ use crate::wire::frame::FrameError;
 pub(crate) enum Fault {
     /// It answered in chunks.
     Chunked,
-    /// It broke the framing.
+    /// It broke the framing, or sends frames that are not read here.
     BadFrame(FrameError),
     /// It sent a close frame.
     Closed { code: Option<u16>, reason: String },
@@ -25,14 +26,18 @@ pub(crate) enum Fault {
     NotJson(String),
     /// It answered something that is not HTTP.
     NotHttp,
+    /// It answered a publish in HTTP/1.0, with this first line.
+    OldHttp(String),
+    /// It says that a channel is subscribed to which the connection has not asked for.
+    OtherChannel,
     /// It answered the upgrade with another status than 101.
     Refused(String),
-    /// It did not answer in time.
-    Silent { seconds: u64 },
+    /// It did not answer in time; a limit of zero is not known.
+    Silent { limit: Duration },
     /// It did not take a few hundred bytes.
     Stuck,
     /// It did not send in time what `--expect` waits for.
-    Unexpected { seconds: u64, heard: String },
+    Unexpected { limit: Duration, heard: String },
     /// It answered something that nobody asked for.
     Unasked { number: u64 },
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
@@ -59,7 +64,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         let kind = error.kind();
         if matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-            return Self::Silent { seconds: 0 };
+            return Self::Silent { limit: Duration::ZERO };
         }
         Self::Io(kind, error.to_string())
     }
@@ -68,9 +73,14 @@ impl From<io::Error> for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadFrame(error) => write!(f, "the server breaks RFC 6455: {error}"),
+            Self::BadFrame(error) if error.is_breach() => {
+                write!(f, "the server breaks RFC 6455: {error}")
+            }
+            Self::BadFrame(error) => {
+                write!(f, "the server sends what this program does not read: {error}")
+            }
             Self::Chunked => f.write_str(
-                "the server answers in chunks (Transfer-Encoding), which this program does not read",
+                "the server answers in chunks (Transfer-Encoding), which are not read here",
             ),
             Self::Closed { code: Some(code), reason } => {
                 write!(f, "the server closed the connection with code {code} ({reason})")
@@ -91,17 +101,30 @@ impl fmt::Display for Fault {
                 write!(f, "the server sent text that is no Weir message: {text}")
             }
             Self::NotHttp => f.write_str("what answers there is no HTTP server"),
+            Self::OldHttp(first) => write!(
+                f,
+                "the server answered {first:?}: this program publishes over connections that \
+                 stay, which HTTP/1.0 does not have"
+            ),
+            Self::OtherChannel => {
+                f.write_str("the server says `subscribed` of a channel that was not asked for")
+            }
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
-            Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
-            Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
+            Self::Silent { limit: Duration::ZERO } => {
+                f.write_str("the server did not answer in time")
+            }
+            Self::Silent { limit } => {
+                write!(f, "the server did not answer within {} s", limit.as_secs_f64())
+            }
             Self::Stuck => f.write_str("the server does not take what is sent to it"),
             Self::Unasked { number } => {
                 write!(f, "the server answered what was not asked: {number}")
             }
-            Self::Unexpected { seconds, heard } => write!(
+            Self::Unexpected { limit, heard } => write!(
                 f,
-                "the server did not send what --expect waits for within {seconds} s; it said last: \
-                 {heard:?}"
+                "the server did not send what --expect waits for within {} s; it said last: \
+                 {heard:?}",
+                limit.as_secs_f64()
             ),
             Self::WrongAccept => {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit the key")
@@ -154,14 +177,18 @@ impl fmt::Display for RunError {
 /// Reasons to throw a run away. A number without these checks is not a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalid {
-    /// Connections did not open or did not stay.
+    /// Connections did not stay.
     ConnectionsLost { lost: u64, why: Option<Fault> },
     /// The generator sent events later than they were due, by its own fault.
     GeneratorLate { p99_ns: u64, max_ns: u64 },
     /// The busiest thread had no CPU in reserve in an open-loop run.
     GeneratorSaturated { percent: u64, waited: u64 },
-    /// What arrived or was told is not what was published.
+    /// Less arrived or was told than was published.
     Missing { deliveries: u64 },
+    /// Connections did not open; of the others some may be lost.
+    NotOpened { missing: u64, lost: u64, why: Option<Fault> },
+    /// More arrived or was told than was published.
+    Surplus { deliveries: u64 },
     /// Commands had no answer.
     Unanswered { commands: u64 },
     /// No request was answered while it was measured.
@@ -195,6 +222,13 @@ impl fmt::Display for Invalid {
                 write!(f, "{lost} connections were lost; the first: {why}")
             }
             Self::ConnectionsLost { lost, why: None } => write!(f, "{lost} connections were lost"),
+            Self::NotOpened { missing, lost, why } => {
+                write!(f, "{missing} connections did not open")?;
+                if *lost > 0 {
+                    write!(f, " and {lost} were lost")?;
+                }
+                why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
+            }
             Self::GeneratorLate { p99_ns, max_ns } => write!(
                 f,
                 "the generator was late: p99 {} ms, at most {} ms are allowed",
@@ -203,11 +237,14 @@ impl fmt::Display for Invalid {
             ),
             Self::GeneratorSaturated { percent, waited } => write!(
                 f,
-                "the busiest thread ran or waited for a CPU {percent} % of the time (waited {waited} %): \
-                 use more --threads, or a quieter machine"
+                "the busiest thread ran or waited for a CPU {percent} % of the time (waited \
+                 {waited} %): use more --threads, or a quieter machine"
             ),
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
+            }
+            Self::Surplus { deliveries } => {
+                write!(f, "deliveries do not add up: {deliveries} more came than were published")
             }
             Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
             Self::NotBack { away, why } => {

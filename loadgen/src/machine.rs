@@ -48,8 +48,8 @@ impl Machine {
         if per_source > self.ports {
             let (needed, ports) = (connections.div_ceil(self.ports), self.ports);
             return Err(RunError::Machine(format!(
-                "{per_source} connections from one source address need more than its {ports} ports: \
-                 use --sources {needed} or more (on 127.0.0.0/8), or widen \
+                "{per_source} connections from one source address need more than its {ports} \
+                 ports: use --sources {needed} or more (on 127.0.0.0/8), or widen \
                  net.ipv4.ip_local_port_range"
             )));
         }
@@ -119,8 +119,8 @@ fn lay_out(
     let threads = threads.unwrap_or(needed).max(1);
     if threads < needed {
         return Err(RunError::Machine(format!(
-            "{connections} connections need {needed} threads under the limit of {limit} descriptors \
-             each: use --threads {needed}, or raise the limit (ulimit -n)"
+            "{connections} connections need {needed} threads under the limit of {limit} \
+             descriptors each: use --threads {needed}, or raise the limit (ulimit -n)"
         )));
     }
     let wanted = connections.div_ceil(PORTS_PER_SOURCE).min(200);
@@ -136,8 +136,25 @@ pub(crate) fn one_table(connections: u32) -> Result<(), RunError> {
         return Ok(());
     }
     Err(RunError::Machine(format!(
-        "{connections} publishers need {wanted} descriptors and the limit is {limit}: use fewer, or \
-         raise the limit (ulimit -n)"
+        "{connections} publishers need {wanted} descriptors and the limit is {limit}: use fewer, \
+         or raise the limit (ulimit -n)"
+    )))
+}
+
+/// Whether both ends of `connections` fit into the one descriptor table of this process.
+pub(crate) fn both_ends(connections: u32) -> Result<(), RunError> {
+    fits_both_ends(connections, descriptors_max())
+}
+
+fn fits_both_ends(connections: u32, limit: u64) -> Result<(), RunError> {
+    let wanted = u64::from(connections) * 2 + SPARE_DESCRIPTORS;
+    if wanted <= limit {
+        return Ok(());
+    }
+    let most = limit.saturating_sub(SPARE_DESCRIPTORS) / 2;
+    Err(RunError::Machine(format!(
+        "{connections} connections with both ends in this process need {wanted} descriptors and \
+         the limit is {limit}: use at most {most} connections, or raise the limit (ulimit -n)"
     )))
 }
 
@@ -190,6 +207,13 @@ mod tests {
         assert!(text.contains("raise fs.file-max"), "{text}");
         let text = refused(Machine { memory: Some(500 << 20), ..LARGE }, None);
         assert!(text.contains("take at least 781 MiB and 500 MiB are free"), "{text}");
+    }
+
+    #[test]
+    fn both_ends_of_a_connection_are_counted() {
+        assert!(fits_both_ends(9_968, 20_000).is_ok());
+        let refused = fits_both_ends(10_000, 20_000).expect_err("too many").to_string();
+        assert!(refused.contains("use at most 9968 connections"), "{refused}");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! when the figures can be trusted.
 //!
 //! Exit codes: 0 the figures hold; 1 `--verify` found violations, or `compare` a regression; 2 the
-//! run is invalid, or the reports cannot be compared; 3 the
-//! server cannot be measured; 4 the machine's limits do not allow it; 5 the report cannot be
-//! written; 130 a suite was interrupted; 64 the command line makes no sense.
+//! run is invalid, or the reports cannot be compared; 3 the server cannot be measured; 4 the
+//! machine's limits do not allow it; 5 the report cannot be written; 64 the command line makes no
+//! sense; 130 a suite was interrupted.
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
@@ -21,6 +21,7 @@ mod machine;
 mod plan;
 mod process;
 mod progress;
+mod reason;
 mod report;
 mod scenario;
 mod sections;

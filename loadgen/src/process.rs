@@ -113,7 +113,8 @@ fn rss(status: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// User and system time. The name in parentheses may hold anything, so fields are counted behind the last one.
+/// User and system time. The name in parentheses may hold anything, so fields are counted behind
+/// the last one.
 fn cpu(stat: &str) -> Option<(u64, u64)> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_ascii_whitespace().skip(11).map(str::parse::<u64>);

@@ -6,26 +6,26 @@
 pub(crate) mod table;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 
 use serde::Serialize;
 
-use crate::fault::{Invalid, RunError};
+use crate::fault::Invalid;
 use crate::host::Host;
-use crate::html::page;
 use crate::latency::{Distribution, Summary};
+use crate::reason::Reason;
 use crate::sections::Sections;
 use crate::series::Series;
 use crate::verdict::Verdict;
 
 /// Names the layout of the JSON; another number is another layout.
-pub(crate) const SCHEMA: &str = "weir-loadgen/1";
+pub(crate) const SCHEMA: &str = "weir-loadgen/2";
 
 /// The findings of one run. Parts that a scenario does not have are absent.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Report {
-    /// `weir-loadgen/1`.
+    /// `weir-loadgen/2`.
     pub(crate) schema: &'static str,
     /// The version of the generator.
     pub(crate) version: &'static str,
@@ -37,12 +37,14 @@ pub(crate) struct Report {
     /// Where it was run.
     pub(crate) host: Host,
     /// What makes two runs the same work: connections, channels, bytes and so on. Only reports
-    /// with the same sizes can be compared.
+    /// with the same sizes and texts can be compared.
     pub(crate) sizes: BTreeMap<&'static str, f64>,
+    /// The rest of it, which is no number: namespace and templates.
+    pub(crate) texts: BTreeMap<&'static str, String>,
     pub(crate) connections: u32,
     pub(crate) threads: u32,
     /// Why the figures must not be used; empty when they may.
-    pub(crate) invalid: Vec<String>,
+    pub(crate) invalid: Vec<Reason>,
     /// What a reader of the figures should know.
     pub(crate) notes: Vec<String>,
     pub(crate) connect: Connect,
@@ -105,8 +107,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
-    /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
-    /// what was told by `lagged`.
+    /// Over the whole run: what should have come (0 where nobody can say), what came, what was told
+    /// by `lagged`.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
@@ -166,10 +168,28 @@ pub(crate) struct Client {
     pub(crate) ceiling_per_core: Option<f64>,
 }
 
+/// What a scenario calls what it counts, and the threads that count it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Words {
+    pub(crate) unit: &'static str,
+    pub(crate) done: &'static str,
+    pub(crate) thread: &'static str,
+}
+
 impl Report {
+    pub(crate) fn words(&self) -> Words {
+        if self.sections.publish.is_some() {
+            Words { unit: "events", done: "accepted", thread: "publisher" }
+        } else if self.sections.echo.is_some() {
+            Words { unit: "answers", done: "answered", thread: "client" }
+        } else {
+            Words { unit: "deliveries", done: "delivered", thread: "receiver" }
+        }
+    }
+
     /// Adds a reason not to use the figures.
     pub(crate) fn invalidate(&mut self, why: Option<Invalid>) {
-        self.invalid.extend(why.map(|why| why.to_string()));
+        self.invalid.extend(why.map(Reason::from));
     }
 
     /// 1 when a promise was broken, 2 when the run is invalid.
@@ -182,26 +202,13 @@ impl Report {
         }
     }
 
-    /// Writes the report as JSON.
+    /// The report as JSON.
     ///
     /// # Errors
     ///
-    /// When the file cannot be written.
-    pub(crate) fn write(&self, path: &str) -> Result<(), RunError> {
-        let failed = |error| RunError::Report { path: path.to_owned(), error };
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
-        text.push('\n');
-        fs::write(path, text).map_err(failed)
-    }
-
-    /// Writes the report as a page.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
-    pub(crate) fn write_page(&self, path: &str) -> Result<(), RunError> {
-        let failed = |error| RunError::Report { path: path.to_owned(), error };
-        fs::write(path, page::page(self)).map_err(failed)
+    /// Never for these types; but the serializer could.
+    pub(crate) fn json(&self) -> io::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 

@@ -83,7 +83,7 @@ impl Publish {
             "http_json" => format!("{publishers} over HTTP, one event per request"),
             _ => format!("{publishers} over HTTP, up to {batch} events per request"),
         };
-        rows.add("publishers", how);
+        rows.add("ingest", how);
         rows.add("measured for", format!("{:.2} s", self.seconds));
         rows.add("accepted", format!("{:.0}/s", self.accepted_per_second));
         rows.summary("latency", self.latency);

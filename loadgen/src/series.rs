@@ -37,8 +37,10 @@ pub(crate) struct Point {
     /// Seconds since the first connection was opened.
     pub(crate) at_s: f64,
     pub(crate) phase: &'static str,
-    /// Connections that are ready.
+    /// Connections that have become ready.
     pub(crate) ready: u64,
+    /// Of those, the ones that have left or were cut and are not back.
+    pub(crate) away: u64,
     pub(crate) delivered_per_second: f64,
     /// Latency of what arrived in this slice, while it is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,6 +206,7 @@ fn point(from: &Mark, to: &Mark, latency: Option<&Histogram<u32>>, started: u64)
         at_s: ratio(to.at.saturating_sub(started), SECOND),
         phase: to.phase.name(),
         ready: to.total.ready,
+        away: to.total.cut.saturating_sub(to.total.back),
         delivered_per_second: per_second(to.total.delivered.saturating_sub(from.total.delivered)),
         p50_ms: latency.map(|latency| ms(latency.value_at_quantile(0.5))),
         p99_ms: latency.map(|latency| ms(latency.value_at_quantile(0.99))),

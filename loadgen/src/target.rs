@@ -50,7 +50,7 @@ impl Target {
     pub(crate) fn dial(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
         self.open(limit).map_err(|fault| {
             let silent = matches!(fault, Fault::Silent { .. });
-            if silent { Fault::Silent { seconds: limit.as_secs() } } else { fault }
+            if silent { Fault::Silent { limit } } else { fault }
         })
     }
 
@@ -66,7 +66,7 @@ impl Target {
         let mut chunk = [0; 2048];
         loop {
             if clock::now() >= end {
-                return Err(Fault::Silent { seconds: limit.as_secs() });
+                return Err(Fault::Silent { limit });
             }
             stream.set_read_timeout(Some(left()))?;
             let read = stream.read(&mut chunk)?;

@@ -15,13 +15,18 @@ use super::policy::Policy;
 use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
 use crate::proto::event::{Author, Event};
 use crate::proto::name::{Alias, ChannelName, ClientId};
+use crate::proto::rate::Rate;
 
 mod lag;
 mod seat;
+mod slow;
+mod throttle;
 
 pub use seat::Seat;
+pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
 use seat::{Listed, Member, Round, Standing, Sub, Target};
+use throttle::{Dues, Groups};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -34,7 +39,12 @@ pub type SeatId = usize;
 #[derive(Debug)]
 struct Topic {
     channel: ChannelName,
+    /// Those who get every event as it comes.
     members: Vec<Member>,
+    /// Those who do not.
+    groups: Option<Box<Groups>>,
+    /// The last offset that was fanned out.
+    head: u64,
     /// Kept while a member may need it.
     latest: Option<Box<Latest>>,
     /// The run being filled by the batch.
@@ -48,8 +58,10 @@ pub struct Join {
     pub policy: Policy,
     /// The events after this offset are for it.
     pub position: u64,
-    /// Keys whose newest event is kept, under [`Policy::Latest`].
+    /// Keys whose newest event is kept, under [`Policy::Latest`] or with a rate.
     pub keys_max: usize,
+    /// How often events are wanted at most; `None` for each as it comes.
+    pub max_rate: Option<Rate>,
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -64,6 +76,8 @@ pub trait Writer {
 pub struct Outcome {
     /// Events dropped, by [`Policy`].
     pub dropped: [u64; Policy::ALL.len()],
+    /// Events left out for newer ones of the same key, once for each throttled member.
+    pub conflated: u64,
     /// Seats to be closed as slow consumers.
     pub overflowed: Vec<SeatId>,
 }
@@ -75,6 +89,7 @@ pub struct Hub {
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
     touched: Vec<Alias>,
+    dues: Dues,
     dirty: VecDeque<u32>,
     full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
@@ -94,6 +109,7 @@ impl Hub {
             clients: HashMap::default(),
             topics: HashMap::default(),
             touched: Vec::new(),
+            dues: Dues::new(),
             dirty: VecDeque::new(),
             full: Vec::new(),
             near: Vec::new(),
@@ -162,13 +178,6 @@ impl Hub {
         self.seats.get(id).map_or(0, |seat| seat.subs.len())
     }
 
-    /// Bytes of events in all queues, and how many queues are full.
-    pub fn queues(&self) -> (u64, u64) {
-        let bytes = self.seats.iter().map(|(_, seat)| seat.outbox.data_bytes() as u64).sum();
-        let full = self.seats.iter().filter(|(_, seat)| seat.full_since_ms.is_some()).count();
-        (bytes, full as u64)
-    }
-
     /// Whether the connection has the channel.
     pub fn is_subscribed(&self, id: SeatId, alias: Alias) -> bool {
         self.sub(id, alias).is_some()
@@ -184,40 +193,29 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is. One that lags goes on with it once it has
-    /// caught up.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy, keys_max: usize) {
-        if let Some(sub) = self.sub(id, alias)
-            && let Some(topic) = self.topics.get_mut(&alias)
-            && let Some(member) = topic.members.get_mut(sub.member as usize)
-        {
-            let before = member.uses_latest();
-            member.policy = policy;
-            let after = member.uses_latest();
-            topic.count_user(before, after, keys_max);
-        }
-    }
-
     /// Adds a subscription.
     pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
-        let Join { policy, position, keys_max } = join;
+        let Join { policy, position, keys_max, max_rate: rate } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(free) => {
                 let channel = channel.clone();
-                free.insert(Topic { channel, members: Vec::new(), latest: None, open: None })
+                let members = Vec::new();
+                let topic =
+                    Topic { channel, members, groups: None, head: 0, latest: None, open: None };
+                free.insert(topic)
             }
         };
         if seat.subs.is_empty() {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        seat.subs.push(Sub { alias, member: narrow(topic.members.len()) });
         let member = Member { seat: narrow(id), policy, standing: Standing::Live, position };
         topic.count_user(false, member.uses_latest(), keys_max);
-        topic.members.push(member);
+        let member = topic.enter(member, rate, keys_max);
+        seat.subs.push(Sub { alias, member, rate });
         self.subscriptions += 1;
     }
 
@@ -232,22 +230,12 @@ impl Hub {
     }
 
     fn leave(&mut self, sub: Sub) -> Option<(ChannelName, bool)> {
+        let member = self.take_member(sub)?;
         let topic = self.topics.get_mut(&sub.alias)?;
-        let at = sub.member as usize;
-        if at >= topic.members.len() {
-            return None;
-        }
-        let member = topic.members.swap_remove(at);
         topic.count_user(member.uses_latest(), false, 0);
         self.subscriptions -= 1;
-        if let Some(moved) = topic.members.get(at)
-            && let Some(seat) = self.seats.get_mut(moved.seat as usize)
-            && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
-        {
-            other.member = sub.member;
-        }
         let channel = topic.channel.clone();
-        let last = topic.members.is_empty();
+        let last = topic.members.is_empty() && topic.groups.is_none();
         if last {
             self.topics.remove(&sub.alias);
         }
@@ -257,12 +245,13 @@ impl Hub {
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
     /// then come again.
     pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
+        let limit = self.run_limit();
         let Some(topic) = self.topics.get_mut(&event.alias) else { return true };
-        // A part of the queue, so that no batch alone can overflow one that was empty.
-        let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
-        let bytes = (self.limit.bytes / 2).min(RUN_BYTES_MAX);
+        if let Some(answer) = topic.load_throttled(event, (&mut self.touched, &mut self.dues)) {
+            return answer;
+        }
         let loaded = match &mut topic.open {
-            Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
+            Some(run) => self.press.append(run, event, limit),
             None => {
                 topic.open = Some(self.press.begin(event, now_ns));
                 self.touched.push(event.alias);
@@ -276,6 +265,12 @@ impl Hub {
         loaded
     }
 
+    /// A part of the queue, so that no batch alone can overflow one that was empty.
+    fn run_limit(&self) -> RunLimit {
+        let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
+        RunLimit { bytes: (self.limit.bytes / 2).min(RUN_BYTES_MAX), frames }
+    }
+
     /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
     /// it adds to the next [`Hub::fan_out`].
     pub fn begins(&self, event: &Event) -> usize {
@@ -283,24 +278,35 @@ impl Hub {
         topic.map_or(0, |topic| topic.members.len())
     }
 
-    /// Hands every open run to the members of its channel.
+    /// Hands every open run to the members of its channel, and flushes the throttle groups that
+    /// are due.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         let mut touched = std::mem::take(&mut self.touched);
+        let account = &self.press.account().clone();
         for alias in touched.drain(..) {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
+            topic.arm(alias, now_ms, &mut self.dues);
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
+            topic.head = run.offset(run.len().saturating_sub(1));
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
-            for member in &mut members {
-                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
-            }
+            let mut round = Round { writer, now_ms, floor, account, outcome };
+            self.hand(run, &mut members, &mut round);
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
             }
-            self.press.issue(run);
         }
         self.touched = touched;
+        self.flush_due(writer, now_ms, outcome);
+    }
+
+    /// Hands a run to members of its channel.
+    fn hand(&mut self, run: Rc<Run>, members: &mut [Member], round: &mut Round<'_, impl Writer>) {
+        for member in members {
+            self.offer(member, &run, round);
+        }
+        self.press.issue(run);
     }
 
     fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
@@ -388,19 +394,18 @@ impl Hub {
             seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
             if !seat.roomy {
                 seat.outbox.rest();
+                seat.weigh(self.press.account());
             }
             seat.roomy
         });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
-            if seat
-                .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
-            {
+            let since_ms = seat.full_since_ms();
+            if since_ms.is_some_and(|since| before_ms.is_some_and(|before| since <= before)) {
                 over.push(listed.seat as usize);
             }
-            seat.listed = seat.full_since_ms.is_some();
+            seat.listed = since_ms.is_some();
             seat.listed
         });
         over

@@ -21,9 +21,8 @@ use super::answer::Response;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
-use crate::proto::format::Spoken;
 use crate::proto::ws::deflate::Agreed;
-use crate::shard::Place;
+use crate::shard::Guest;
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,8 +33,8 @@ pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
     /// Where it comes from.
     pub(super) ip: IpAddr,
-    /// Taken once a handshake was answered with 101, with what it has agreed on.
-    pub(super) place: Cell<Option<(Place, Spoken)>>,
+    /// Taken once a handshake was answered with 101.
+    pub(super) guest: Cell<Option<Guest>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// The number of the request that is answered, or was last; the first is 1.
@@ -109,7 +108,7 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let early = read_buf.to_vec();
     drop(read_buf);
     match end {
-        Ok(Next::Gateway(place)) => doors.shard.adopt(socket, early, place),
+        Ok(Next::Gateway(guest)) => doors.shard.adopt(socket, early, guest),
         Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early, agreed),
         Ok(Next::Close) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,
@@ -120,8 +119,8 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
 /// What a socket is for when it has no more HTTP to speak.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// It is a WebSocket of the gateway, which speaks as its handshake has agreed.
-    Gateway((Place, Spoken)),
+    /// It is a WebSocket of the gateway.
+    Gateway(Guest),
     /// It is a WebSocket of the hidden echo, with what was agreed about compression.
     Echo(Option<Agreed>),
     /// It is to be closed.
@@ -143,7 +142,7 @@ where
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
-        place: Cell::new(None),
+        guest: Cell::new(None),
         echo: Cell::new(None),
         number: Cell::new(0),
         bad_head,
@@ -155,7 +154,7 @@ where
     let parts = http.into_parts();
     let next = match peer.echo.take() {
         Some(agreed) => Next::Echo(agreed),
-        None => peer.place.take().map_or(Next::Close, Next::Gateway),
+        None => peer.guest.take().map_or(Next::Close, Next::Gateway),
     };
     let wire = parts.io.into_inner();
     if let Some(code) = wire.unread {

@@ -9,12 +9,14 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::answer::{Refusal, Response};
 use super::connection::Peer;
-use super::guard;
+use super::{guard, query};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::proto::format::{Spoken, Subprotocol};
+use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
+use crate::shard::Guest;
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
@@ -49,14 +51,25 @@ pub(super) fn answer(
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
+    if node.memory().is_over() {
+        let message = "what waits for slow clients takes too much memory";
+        return Err(Refusal::unavailable(ErrorCode::Overloaded, message));
+    }
     let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
     let deflate = if compression.deflate { agree(headers, WISH) } else { None };
     let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate };
-    peer.place.set(Some((place, spoken)));
+    let was = was(request.uri().query());
+    peer.guest.set(Some(Guest { place, spoken, was }));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol, deflate))
+}
+
+/// The connection that the client says it had before. What is none of ours is nobody's: a stale
+/// bookmark keeps no client out.
+fn was(query: Option<&str>) -> Option<ClientId> {
+    query::value(query, "was").ok().flatten()?.parse().ok()
 }
 
 /// As [`answer`], for the echo: speaks no subprotocol and takes anybody.

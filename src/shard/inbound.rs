@@ -4,6 +4,7 @@
 use super::away::{self, Done, Job, LARGE_BYTES, Large, Worked};
 use super::command::{Asker, New};
 use super::local::Local;
+use super::node::NodeOptions;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::core::session;
@@ -32,10 +33,15 @@ pub(super) enum Next {
     Unread(Vec<u8>),
 }
 
+/// Unread answers at which a client is not read any more.
+pub(super) fn unread_max(options: &NodeOptions) -> usize {
+    options.outbox.bytes.min(UNREAD_MAX)
+}
+
 /// Whether a client leaves more of its answers unread than it may.
 pub(super) fn unread(local: &Local, id: SeatId) -> bool {
     let shard = &local.0;
-    let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
+    let max = unread_max(shard.node.options());
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 

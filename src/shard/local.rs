@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::mailbox::Mailbox;
+use super::memory::Told;
 use super::node::{Node, Place};
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
@@ -45,6 +46,17 @@ pub(super) struct Socket {
     pub(super) place: Cell<Option<Place>>,
 }
 
+/// Who has just shaken hands.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its place on the node.
+    pub place: Place,
+    /// How it speaks.
+    pub spoken: Spoken,
+    /// The connection that it says it had before.
+    pub was: Option<ClientId>,
+}
+
 /// The state of one shard. Everything inside is for one thread.
 pub(super) struct Shard {
     pub(super) id: ShardId,
@@ -60,6 +72,7 @@ pub(super) struct Shard {
     /// The seats still to be closed by a drain, and when it began.
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
+    pub(super) told: Told,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -109,6 +122,7 @@ impl Local {
             wheel: RefCell::new(Wheel::new(now_ms)),
             drain: RefCell::new(None),
             empty: Notify::new(),
+            told: Told::default(),
             node,
         }))
     }
@@ -134,12 +148,14 @@ impl Local {
     }
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, (place, spoken): (Place, Spoken)) {
+    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, guest: Guest) {
+        let Guest { place, spoken, was } = guest;
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
         let author = Arc::new(Author { client, user: None });
         let options = shard.node.options();
+        let last = was.and_then(|was| shard.node.recall(was));
         let id = {
             let mut hub = shard.hub.borrow_mut();
             let id = hub.open(author, clock.node_ms());
@@ -150,6 +166,7 @@ impl Local {
                     node: &options.node_name,
                     ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
                     message_bytes: options.message_bytes,
+                    last,
                 };
                 json::encode_push(&welcome, &mut text);
                 frame::push_text(&text, seat.outbox.control());

@@ -12,11 +12,14 @@ mod inbound;
 mod life;
 mod local;
 mod mailbox;
+pub mod memory;
 mod node;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod turn;
 
-pub use local::Local;
+pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};
+pub use slow::SlowPeer;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{FanoutArgs, NAMESPACE, positive, seconds};
+use super::fanout::FanoutArgs;
+use super::foreign::{ForeignArgs, NoForeignArgs};
+use super::work::Work;
+use super::{positive, seconds};
 use crate::engine::conduct::{self, Cut};
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
@@ -30,8 +33,13 @@ pub(super) struct SlowArgs {
     #[arg(long, default_value_t = 0, value_name = "R")]
     bytes_per_second: u64,
     /// The receive buffer of each slow client in bytes, which the kernel doubles.
-    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
+    #[arg(
+        long, default_value_t = 16_384,
+        value_parser = clap::value_parser!(u32).range(1_024..=16_777_216)
+    )]
     slow_buffer: u32,
+    #[command(flatten)]
+    foreign: ForeignArgs,
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +52,8 @@ pub(super) struct ChurnArgs {
     /// The share of acts that are reconnects; the others subscribe or unsubscribe.
     #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "S")]
     reconnect: f64,
+    #[command(flatten)]
+    no_foreign: NoForeignArgs,
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +65,8 @@ pub(super) struct RecoverArgs {
     cut_rate: f64,
     #[command(flatten)]
     returning: ReturnArgs,
+    #[command(flatten)]
+    no_foreign: NoForeignArgs,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +81,8 @@ pub(super) struct StormArgs {
     limit: Duration,
     #[command(flatten)]
     returning: ReturnArgs,
+    #[command(flatten)]
+    no_foreign: NoForeignArgs,
 }
 
 #[derive(Debug, Args)]
@@ -82,57 +96,89 @@ struct ReturnArgs {
 }
 
 /// What `fanout` takes, with a rate.
-fn parts(mut fanout: FanoutArgs) -> Result<(Subscribing, (Feed, Times)), RunError> {
+fn parts(
+    mut fanout: FanoutArgs,
+    foreign: ForeignArgs,
+) -> Result<(Subscribing, (Feed, Times)), RunError> {
     if fanout.until_last {
         let text = "--until-last belongs to fanout: elsewhere not all clients get each event";
         return Err(RunError::Usage(text.to_owned()));
     }
-    fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
-    let (subscribing, mut feed, times) = fanout.parts()?;
-    if feed.rate == 0.0 {
-        feed.rate = RATE;
+    if fanout.rate == 0.0 {
+        fanout.rate = RATE;
     }
+    let (subscribing, feed, times) = fanout.parts(foreign)?;
     Ok((subscribing, (feed, times)))
 }
 
 impl SlowArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        self.fanout.work(&self.foreign, work);
+    }
+
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
         let slow = conduct::Slow {
             share: self.share,
             bytes_per_second: self.bytes_per_second,
             buffer_bytes: self.slow_buffer,
         };
-        let (subscribing, run) = parts(self.fanout)?;
+        let (subscribing, run) = parts(self.fanout, self.foreign)?;
         slow::run(connecting, subscribing, slow, run)
     }
 }
 
 impl ChurnArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        self.fanout.work(&ForeignArgs::default(), work);
+    }
+
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        self.no_foreign
+            .refuse("templates say neither how to unsubscribe nor where events go on")?;
         let churn = conduct::Churn { rate: self.churn_rate, reconnect: self.reconnect };
-        let (subscribing, run) = parts(self.fanout)?;
+        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
         churn::run(connecting, subscribing, churn, run)
     }
 }
 
+/// Why there are no cuts with templates.
+const NO_SINCE: &str = "templates have no hole for `since`, the place to come back to";
+
 impl RecoverArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        self.fanout.work(&ForeignArgs::default(), work);
+        self.returning.work(work);
+    }
+
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        self.no_foreign.refuse(NO_SINCE)?;
         let cut = self.returning.cut(self.cut_rate);
-        let (subscribing, run) = parts(self.fanout)?;
+        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
         recover::run(connecting, subscribing, (cut, None), run)
     }
 }
 
 impl StormArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        self.fanout.work(&ForeignArgs::default(), work);
+        self.returning.work(work);
+    }
+
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+        self.no_foreign.refuse(NO_SINCE)?;
         let cut = self.returning.cut(0.0);
         let storms = Storms { rounds: self.rounds, limit: self.limit };
-        let (subscribing, run) = parts(self.fanout)?;
+        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
         recover::run(connecting, subscribing, (cut, Some(storms)), run)
     }
 }
 
 impl ReturnArgs {
+    fn work(&self, work: &mut Work) {
+        work.size("away_seconds", self.away.as_secs_f64());
+        work.size("retry_seconds", self.retry.as_secs_f64());
+    }
+
     fn cut(&self, rate: f64) -> Cut {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
         Cut { rate, away_ns: nanos(self.away), retry_ns: nanos(self.retry) }

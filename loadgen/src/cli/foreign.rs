@@ -1,15 +1,21 @@
-//! The arguments with which `connect`, `idle` and `fanout` drive a server that is not Weir.
+//! The arguments with which `connect`, `idle`, `fanout` and `slow` drive a server that is not Weir,
+//! and their refusal where templates cannot say what a scenario needs.
 
 use clap::Args;
 
+use super::work::Work;
 use crate::fault::RunError;
 use crate::scenario::common::Subscribing;
 use crate::wire::foreign::Foreign;
 use crate::wire::template::{Hole, Template};
 
+/// The least `{payload}` that holds the marks `ts`, `seq` and `ch` of up to 19, 12 and 7 digits, in
+/// bytes.
+pub(super) const PAYLOAD_MIN: u32 = 72;
+
 /// Templates have holes: {channel} {i} {id} {payload} {bytes} {seq} {ts}; `\r` and `\n` are line
 /// ends.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Any server (templates with the holes {channel}, {i} the \
     connection, {id}, {payload}, {bytes} the payload's length, {seq}, {ts})")]
 pub(super) struct ForeignArgs {
@@ -36,7 +42,61 @@ pub(super) struct ForeignArgs {
     binary_frames: bool,
 }
 
+/// What the publish template has of an event's payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Payload {
+    /// `{payload}`, which begins with the marks.
+    Marked,
+    /// Nothing: the template has marks of its own.
+    None,
+    /// The server is Weir.
+    Weir,
+}
+
+/// The same arguments for scenarios that cannot take them.
+#[derive(Debug, Args)]
+pub(super) struct NoForeignArgs {
+    #[arg(long, hide = true)]
+    hello_frame: Option<String>,
+    #[arg(long, hide = true)]
+    subscribe_frame: Option<String>,
+    #[arg(long, hide = true)]
+    expect: Option<String>,
+    #[arg(long, hide = true)]
+    publish_frame: Option<String>,
+}
+
+impl NoForeignArgs {
+    /// Refuses templates, and says why.
+    pub(super) fn refuse(&self, why: &str) -> Result<(), RunError> {
+        let given = [&self.hello_frame, &self.subscribe_frame, &self.expect, &self.publish_frame];
+        if given.iter().all(|template| template.is_none()) {
+            return Ok(());
+        }
+        Err(RunError::Usage(format!("this scenario speaks only Weir's protocol: {why}")))
+    }
+}
+
 impl ForeignArgs {
+    pub(super) fn payload(&self) -> Payload {
+        match &self.publish_frame {
+            _ if !self.is_there() => Payload::Weir,
+            Some(frame) if frame.has(Hole::Payload) => Payload::Marked,
+            Some(_) | None => Payload::None,
+        }
+    }
+
+    pub(super) fn work(&self, work: &mut Work) {
+        work.template("hello_frame", self.hello_frame.as_ref());
+        work.template("subscribe_frame", self.subscribe_frame.as_ref());
+        work.template("expect", self.expect.as_ref());
+        work.template("publish_frame", self.publish_frame.as_ref());
+        work.template("pong_frame", self.pong_frame.as_ref());
+        if self.binary_frames {
+            work.size("binary_frames", 1);
+        }
+    }
+
     /// Whether the server is not Weir.
     pub(super) fn is_there(&self) -> bool {
         self.hello_frame.is_some()
@@ -63,6 +123,15 @@ impl ForeignArgs {
             pong: self.pong_frame,
             binary: self.binary_frames,
         });
+    }
+
+    /// Scenarios without a publisher take no template for it.
+    pub(super) fn check_quiet(&self) -> Result<(), RunError> {
+        if self.publish_frame.is_none() {
+            return Ok(());
+        }
+        let text = "--publish-frame: this scenario publishes nothing";
+        Err(RunError::Usage(text.to_owned()))
     }
 
     /// A fan-out needs events whose marks can be found.

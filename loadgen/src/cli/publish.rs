@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{namespace, positive, seconds};
+use super::foreign::NoForeignArgs;
+use super::work::Work;
+use super::{SIZE_MIN, namespace, positive, seconds};
 use crate::clock;
 use crate::engine::ingest::Job;
 use crate::engine::lane::{Style, Via};
@@ -29,23 +31,26 @@ pub(super) struct PublishArgs {
     /// How events reach the server.
     #[arg(long, value_enum, default_value = "ws")]
     via: Way,
-    /// Where HTTP publishes go, on the host of the URL.
-    #[arg(long, default_value = "/api/v1/publish", value_parser = path, value_name = "PATH")]
-    http_path: String,
+    /// Where HTTP publishes go, on the host of the URL [default: /api/v1/publish].
+    #[arg(long, value_parser = path, value_name = "PATH")]
+    http_path: Option<String>,
     /// Channels; each publisher has one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     channels: u32,
     /// Events a second over all publishers; 0 as fast as they are acknowledged.
     #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
     rate: f64,
-    /// Events that may wait for their acknowledgement, per WebSocket.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    window: u64,
-    /// Events in one POST, with --via ndjson.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    batch: u64,
+    /// Events that may wait for their acknowledgement, per WebSocket [default: 64].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    window: Option<u64>,
+    /// Events in one POST, with --via ndjson [default: 100].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    batch: Option<u64>,
     /// Bytes of each event's data.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(
+        long, default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000)
+    )]
     size: u32,
     /// Seconds that are not recorded.
     #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
@@ -65,29 +70,49 @@ pub(super) struct PublishArgs {
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
+    #[command(flatten)]
+    no_foreign: NoForeignArgs,
 }
 
 impl PublishArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        work.text("namespace", &self.namespace);
+    }
+
+    /// What would be ignored is refused.
+    fn check(&self, via: Via) -> Result<(), RunError> {
+        self.no_foreign.refuse("templates do not say which event an answer acknowledges")?;
+        let text = if self.verify && via == Via::HttpNdjson {
+            "--verify needs offsets, which the answer to NDJSON does not tell"
+        } else if self.window.is_some() && via != Via::WebSocket {
+            "--window belongs to --via ws: over HTTP a publisher has one request under way"
+        } else if self.batch.is_some() && via != Via::HttpNdjson {
+            "--batch belongs to --via ndjson"
+        } else if self.http_path.is_some() && via == Via::WebSocket {
+            "--http-path belongs to --via http and --via ndjson"
+        } else {
+            return Ok(());
+        };
+        Err(RunError::Usage(text.to_owned()))
+    }
+
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
         let via = match self.via {
             Way::Ws => Via::WebSocket,
             Way::Http => Via::HttpJson,
             Way::Ndjson => Via::HttpNdjson,
         };
-        if self.verify && via == Via::HttpNdjson {
-            let text = "--verify needs offsets, which the answer to NDJSON does not tell";
-            return Err(RunError::Usage(text.to_owned()));
-        }
+        self.check(via)?;
         let job = Job {
             target: connecting.target.clone(),
             style: Style {
                 via,
                 host: connecting.target.host().to_owned(),
-                path: self.http_path,
+                path: self.http_path.unwrap_or_else(|| "/api/v1/publish".to_owned()),
                 prefix: format!("{}:r{:x}.", self.namespace, clock::now()),
                 payload_bytes: self.size as usize,
-                window: self.window,
-                batch: self.batch,
+                window: self.window.unwrap_or(64),
+                batch: self.batch.unwrap_or(100),
             },
             publishers: connecting.connections,
             threads: connecting.threads.unwrap_or(1).min(connecting.connections),

@@ -90,8 +90,12 @@ impl Crew {
     pub(crate) fn broken(&self) -> Option<Invalid> {
         let total = self.shared.total();
         let missing = u64::from(self.wanted.connections).saturating_sub(total.ready);
-        let lost = missing + total.lost;
-        (lost > 0).then(|| Invalid::ConnectionsLost { lost, why: self.fault() })
+        let (lost, why) = (total.lost, self.fault());
+        match (missing, lost) {
+            (0, 0) => None,
+            (0, _) => Some(Invalid::ConnectionsLost { lost, why }),
+            _ => Some(Invalid::NotOpened { missing, lost, why }),
+        }
     }
 
     /// What went wrong first.

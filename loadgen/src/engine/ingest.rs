@@ -294,7 +294,7 @@ impl Ingest {
         for at in 0..self.lanes.len() {
             let waits = self.lanes[at].as_ref().filter(|lane| lane.pending.open() > 0);
             if waits.is_some_and(|lane| now.saturating_sub(lane.moved_at) > limit) {
-                self.lose(at, Fault::Silent { seconds: self.job.timeout.as_secs() });
+                self.lose(at, Fault::Silent { limit: self.job.timeout });
             }
         }
     }

@@ -234,7 +234,9 @@ impl Lane {
     }
 
     fn frame(&mut self, input: &[u8], heard: &mut Heard) -> Result<usize, Fault> {
-        let Some((frame, len)) = frame::next(input).map_err(Fault::BadFrame)? else { return Ok(0) };
+        let mut joined = Vec::new();
+        let next = frame::next(input, &mut joined).map_err(Fault::BadFrame)?;
+        let Some((frame, len)) = next else { return Ok(0) };
         match frame.opcode {
             frame::Opcode::Ping => {
                 frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -126,7 +127,8 @@ impl Worker {
         for slot in 0..self.wanted.subscriptions {
             let since = recovers.then(|| self.books.ledger.since(at, slot)).flatten();
             let id = u64::from(slot) + 1;
-            let text = subscribe(&self.wanted.channel_name(connection, slot), id, since);
+            let name = self.wanted.channel_name(connection, slot);
+            let text = subscribe(&name, id, since, self.wanted.max_rate);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
         if let Some(fd) = &self.conns[at].fd
@@ -219,12 +221,12 @@ impl Worker {
             }
             self.pending.pop_front();
             if !over {
-                let seconds = self.wanted.timeout_ns / SECOND;
+                let limit = Duration::from_nanos(self.wanted.timeout_ns);
                 let subscribing = matches!(self.conns[at].state, State::Subscribing { .. });
                 let fault = if subscribing && self.wanted.foreign.is_some() {
-                    Fault::Unexpected { seconds, heard: self.heard.clone() }
+                    Fault::Unexpected { limit, heard: self.heard.clone() }
                 } else {
-                    Fault::Silent { seconds }
+                    Fault::Silent { limit }
                 };
                 self.fail(at, fault);
             }
@@ -258,10 +260,16 @@ impl Worker {
     }
 }
 
-/// A command that subscribes, from a place on if there is one.
-pub(super) fn subscribe(channel: &str, id: u64, since: Option<(&str, u64)>) -> String {
+/// A command that subscribes, from a place on if there is one, with a rate unless that is 0.
+pub(super) fn subscribe(
+    channel: &str,
+    id: u64,
+    since: Option<(&str, u64)>,
+    max_rate: f64,
+) -> String {
     let since = since.map_or_else(String::new, |(epoch, offset)| {
         format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
     });
-    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}}}"#)
+    let rate = if max_rate > 0.0 { format!(r#","max_rate":{max_rate}"#) } else { String::new() };
+    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}{rate}}}"#)
 }

@@ -20,6 +20,8 @@ use crate::wire::template::Values;
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
+/// Reads in a turn: a server that sends everything to everybody must not wait for its publisher.
+const READS_MAX: u32 = 64;
 /// Events made between two looks at the clock.
 const BATCH: u64 = 64;
 
@@ -349,15 +351,27 @@ impl Publisher {
 
     /// Reads answers: errors are counted, pings answered.
     fn listen(&mut self) -> Result<(), Fault> {
+        for _ in 0..READS_MAX {
+            if !self.hear()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once; false when nothing is there.
+    fn hear(&mut self) -> Result<bool, Fault> {
         let mut chunk = [0; 32 << 10];
         match self.stream.read(&mut chunk) {
             Ok(0) => return Err(Fault::Ended),
             Ok(read) => self.input.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        let mut used = 0;
-        while let Some((frame, len)) = frame::next(&self.input[used..]).map_err(Fault::BadFrame)? {
+        let (mut used, mut joined) = (0, Vec::new());
+        while let Some((frame, len)) =
+            frame::next(&self.input[used..], &mut joined).map_err(Fault::BadFrame)?
+        {
             used += len;
             match frame.opcode {
                 frame::Opcode::Ping => {
@@ -377,7 +391,7 @@ impl Publisher {
             }
         }
         self.input.drain(..used);
-        Ok(())
+        Ok(true)
     }
 }
 

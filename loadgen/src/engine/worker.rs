@@ -269,7 +269,10 @@ impl Worker {
         let slow = self.wanted.conduct.is_slow(connection);
         let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span() };
         let before = self.books.ledger.all.delivered;
-        while let Some((frame, len)) = frame::next(&input[used..]).map_err(Fault::BadFrame)? {
+        let mut joined = Vec::new();
+        while let Some((frame, len)) =
+            frame::next(&input[used..], &mut joined).map_err(Fault::BadFrame)?
+        {
             used += len;
             match frame.opcode {
                 frame::Opcode::Text => self.text(frame.payload, from)?,

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use crate::html::plot::{Line, Plot, Scale, figure, nines};
+use crate::latency::Summary;
 use crate::report::Report;
 use crate::series::Point;
 
@@ -67,7 +68,7 @@ fn verdict(out: &mut String, report: &Report) {
     };
     put(out, format_args!("<p class=\"verdict {class}\">{}</p>", escape(&text)));
     let listed = report.verdict.iter().flat_map(|verdict| verdict.listed.iter().take(20));
-    let mut lines: Vec<String> = report.invalid.clone();
+    let mut lines: Vec<String> = report.invalid.iter().map(|why| why.text.clone()).collect();
     lines.extend(listed.map(ToString::to_string));
     lines.extend(report.notes.iter().map(|note| format!("Note: {note}")));
     if !lines.is_empty() {
@@ -79,12 +80,23 @@ fn verdict(out: &mut String, report: &Report) {
     }
 }
 
+/// What flows in a run: how much a second, of what, and how late.
+fn flow(report: &Report) -> Option<(f64, &'static str, Option<Summary>)> {
+    let fanout = report.fanout.as_ref();
+    let fanout = fanout.map(|all| (all.delivered_per_second, "deliveries/s", all.latency));
+    let publish = report.sections.publish.as_ref();
+    let publish = publish.map(|all| (all.accepted_per_second, "accepted/s", all.latency));
+    let echo = report.sections.echo.as_ref();
+    let echo = echo.map(|all| (all.answered_per_second, "answers/s", all.latency));
+    fanout.or(publish).or(echo)
+}
+
 /// The figures that a reader looks for first.
 fn tiles(out: &mut String, report: &Report) {
     let mut tiles = Vec::new();
-    if let Some(fanout) = &report.fanout {
-        tiles.push((figure(fanout.delivered_per_second), "deliveries/s"));
-        if let Some(latency) = &fanout.latency {
+    if let Some((per_second, unit, latency)) = flow(report) {
+        tiles.push((figure(per_second), unit));
+        if let Some(latency) = latency {
             tiles.push((format!("{} ms", figure(latency.p50_ms)), "latency p50"));
             tiles.push((format!("{} ms", figure(latency.p99_ms)), "latency p99"));
         }
@@ -93,6 +105,15 @@ fn tiles(out: &mut String, report: &Report) {
         if let Some(handshake) = &report.connect.handshake {
             tiles.push((format!("{} ms", figure(handshake.p99_ms)), "handshake p99"));
         }
+    }
+    if let Some(recover) = &report.sections.recover {
+        let p99 = |summary: Option<Summary>| summary.map(|summary| summary.p99_ms);
+        let back = p99(recover.until_back).map(|ms| (ms, "back p99"));
+        let served = p99(recover.until_served).map(|ms| (ms, "served p99"));
+        let both = back.into_iter().chain(served);
+        tiles.extend(both.map(|(ms, name)| (format!("{} ms", figure(ms)), name)));
+        let worst = recover.rounds.iter().map(|round| round.served_seconds).reduce(f64::max);
+        tiles.extend(worst.map(|s| (format!("{} s", figure(s)), "slowest storm, all served")));
     }
     if let Some(bytes) = report.idle.as_ref().and_then(|idle| idle.server_bytes_per_connection) {
         tiles.push((format!("{bytes:.0} B"), "server memory per connection"));
@@ -162,9 +183,9 @@ fn plots(report: &Report) -> Vec<Plot> {
         let (scale, band) = (Scale::Time, measured(points));
         Plot { title, x_name: "seconds", y_name, scale, lines, band }
     };
-    if report.fanout.is_some() {
+    if let Some((_, unit, _)) = flow(report) {
         let delivered: Value = |p| Some(p.delivered_per_second);
-        plots.push(over_time("Throughput", "deliveries/s", &[("delivered", delivered)]));
+        plots.push(over_time("Throughput", unit, &[(report.words().done, delivered)]));
         let latencies: [(&str, Value); 2] = [("p50", |p| p.p50_ms), ("p99", |p| p.p99_ms)];
         plots.push(over_time("Latency over time", "ms", &latencies));
     }
@@ -182,9 +203,16 @@ fn plots(report: &Report) -> Vec<Plot> {
         &[("server", |p| p.server_cores), ("generator", |p| Some(p.client_cores))],
     ));
     #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let ready: Value = |p| Some(p.ready as f64);
-    plots.push(over_time("Connections", "ready", &[("ready", ready)]));
+    let ready: Value = |p| Some(p.ready.saturating_sub(p.away) as f64);
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let away: Value = |p| Some(p.away as f64);
+    let come_and_go = [("ready", ready), ("away", away)];
+    let is_moving = points.iter().any(|point| point.away > 0);
+    let lines = if is_moving { come_and_go.as_slice() } else { &come_and_go[..1] };
+    plots.push(over_time("Connections", "connections", lines));
     percentiles(&mut plots, report, ("Opening by percentile", &["handshake", "until_ready"]));
+    let returns = ["until_back", "until_served", "answered"];
+    percentiles(&mut plots, report, ("Returns and commands by percentile", &returns));
     plots
 }
 

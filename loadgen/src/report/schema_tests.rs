@@ -1,5 +1,7 @@
 //! The published schema is that of the types; `WEIR_LOADGEN_SCHEMA=write` writes it anew.
 
+use std::fs;
+
 use schemars::generate::SchemaSettings;
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::latency::Summary;
-use crate::report::{Connect, Fanout, Report};
+use crate::report::{Connect, Fanout, Report, Words};
 
 /// Violations shown in the table; JSON has those that were kept.
 const SHOWN_MAX: usize = 20;
@@ -11,7 +11,7 @@ const SHOWN_MAX: usize = 20;
 impl Report {
     /// Names and figures, in the order in which they are read.
     pub(crate) fn rows(&self) -> Vec<(String, String)> {
-        let mut rows = Rows::default();
+        let (mut rows, words) = (Rows::default(), self.words());
         rows.add("connections", format!("{} ready of {}", self.connect.ready, self.connections));
         let Connect { seconds, per_second, .. } = self.connect;
         rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
@@ -43,13 +43,13 @@ impl Report {
                     server.cores, server.user_cores, server.system_cores
                 ),
             );
-            rows.price("server CPU", server.cpu_seconds_per_million);
+            rows.price("server CPU", server.cpu_seconds_per_million, words);
         }
         if let Some(cores) = self.client.publisher_cores {
             rows.add("publisher CPU", format!("{cores:.2} cores"));
         }
         rows.add(
-            "receivers",
+            &format!("{}s", words.thread),
             format!(
                 "{:.2} cores on {} threads (busiest {:.0} %, waited {:.0} %), {} MiB resident",
                 self.client.receiver_cores,
@@ -59,7 +59,7 @@ impl Report {
                 self.client.rss_bytes >> 20
             ),
         );
-        rows.price("receiver CPU", self.client.cpu_seconds_per_million);
+        rows.price(&format!("{} CPU", words.thread), self.client.cpu_seconds_per_million, words);
         if let Some(ceiling) = self.client.ceiling_per_core {
             rows.add("ceiling", format!("{ceiling:.0} deliveries/s per receiver core"));
         }
@@ -83,7 +83,7 @@ impl fmt::Display for Report {
             writeln!(f, "  note: {note}")?;
         }
         for why in &self.invalid {
-            writeln!(f, "INVALID: {why}")?;
+            writeln!(f, "INVALID: {}", why.text)?;
         }
         Ok(())
     }
@@ -111,9 +111,9 @@ impl Rows {
         );
     }
 
-    fn price(&mut self, name: &str, seconds: Option<f64>) {
+    fn price(&mut self, name: &str, seconds: Option<f64>, words: Words) {
         if let Some(seconds) = seconds {
-            self.add(name, format!("{seconds:.3} s per million deliveries"));
+            self.add(name, format!("{seconds:.3} s per million {}", words.unit));
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) fn run(
     }
     let mut report = fed.report;
     report.sizes.extend([("churn_rate", churn.rate), ("churn_reconnect", churn.reconnect)]);
+    report.distributions.extend(answered.distribution("answered"));
+    report.distributions.extend(back.distribution("until_back"));
     report.sections.churn = Some(sections::Churn {
         rate: churn.rate,
         subscribed,

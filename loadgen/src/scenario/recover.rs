@@ -49,8 +49,11 @@ pub(crate) fn run(
         }
     };
     let fed = fanout::measure(name, connecting, subscribing, (feed, times), measured)?;
-    let recover = figures(&fed, rounds);
+    let (back, served) = returns(&fed);
+    let recover = figures(&fed, (&back, &served), rounds);
     let mut report = fed.report;
+    report.distributions.extend(back.distribution("until_back"));
+    report.distributions.extend(served.distribution("until_served"));
     let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
     report.sizes.extend([
         ("cut_rate", cut.rate),
@@ -81,12 +84,19 @@ fn storm(crew: &Crew, limit: Duration) -> Round {
     }
 }
 
-fn figures(fed: &Fed, rounds: Vec<Round>) -> Recover {
+/// How long all took until they were back, and until they were served.
+fn returns(fed: &Fed) -> (Latency, Latency) {
     let (mut back, mut served) = (Latency::new(), Latency::new());
-    let (mut recovered_true, mut recovered_false) = (0, 0);
     for book in &fed.done.books {
         back.merge(&book.back);
         served.merge(&book.served);
+    }
+    (back, served)
+}
+
+fn figures(fed: &Fed, (back, served): (&Latency, &Latency), rounds: Vec<Round>) -> Recover {
+    let (mut recovered_true, mut recovered_false) = (0, 0);
+    for book in &fed.done.books {
         recovered_true += book.ledger.recovered.0;
         recovered_false += book.ledger.recovered.1;
     }

@@ -1,5 +1,6 @@
 //! RFC 6455 frames from the client's side: reads unmasked server frames, writes masked ones.
-//! Fragmented messages are refused: no server that is measured sends them.
+//! A message in fragments is read as one frame once its last one is there, if no control frame
+//! stands between them, which would have to overtake what is still incomplete.
 
 use std::fmt;
 
@@ -17,14 +18,15 @@ pub(crate) enum Opcode {
 }
 
 impl Opcode {
-    fn from_bits(bits: u8) -> Result<Self, FrameError> {
+    /// `None` for the continuation of a message.
+    fn from_bits(bits: u8) -> Result<Option<Self>, FrameError> {
         match bits {
-            0x0 => Err(FrameError::Fragmented),
-            0x1 => Ok(Self::Text),
-            0x2 => Ok(Self::Binary),
-            0x8 => Ok(Self::Close),
-            0x9 => Ok(Self::Ping),
-            0xA => Ok(Self::Pong),
+            0x0 => Ok(None),
+            0x1 => Ok(Some(Self::Text)),
+            0x2 => Ok(Some(Self::Binary)),
+            0x8 => Ok(Some(Self::Close)),
+            0x9 => Ok(Some(Self::Ping)),
+            0xA => Ok(Some(Self::Pong)),
             _ => Err(FrameError::UnknownOpcode),
         }
     }
@@ -44,43 +46,95 @@ impl Opcode {
     }
 }
 
-/// How a server broke the framing.
+/// Why a frame is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameError {
     BadControlFrame,
-    Fragmented,
+    ControlBetween,
     LongLength,
     Masked,
     ReservedBits,
+    Stray,
     TooBig,
+    Unfinished,
     UnknownOpcode,
+}
+
+impl FrameError {
+    /// Whether the server breaks RFC 6455; otherwise it is this program that cannot read it.
+    pub(crate) fn is_breach(self) -> bool {
+        !matches!(self, Self::ControlBetween | Self::TooBig)
+    }
 }
 
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BadControlFrame => "a control frame is fragmented or longer than 125 bytes",
-            Self::Fragmented => "a message is fragmented, which this program does not read",
+            Self::ControlBetween => "a control frame between the fragments of a message",
             Self::LongLength => "a length takes more bytes than it needs",
             Self::Masked => "a server frame is masked",
             Self::ReservedBits => "reserved bits are set and no extension was agreed",
-            Self::TooBig => "a frame is larger than 16 MiB",
+            Self::Stray => "a fragment continues no message",
+            Self::TooBig => "a message of more than 16 MiB",
+            Self::Unfinished => "a message begins before the one in fragments has ended",
             Self::UnknownOpcode => "the opcode is unknown",
         })
     }
 }
 
-/// One whole frame at the front of the input.
+/// One whole message or control frame at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: Opcode,
     pub(crate) payload: &'a [u8],
 }
 
-/// Reads the frame at the front of `input`, and how many bytes it takes.
+/// One frame as it stands on the wire.
+struct Piece<'a> {
+    /// `None` for the continuation of a message.
+    opcode: Option<Opcode>,
+    is_last: bool,
+    payload: &'a [u8],
+    /// With its header.
+    len: usize,
+}
+
+/// Reads the message or control frame at the front of `input`, and how many bytes it takes.
+/// Fragments are joined in `joined`; otherwise the payload is where it was read to.
 ///
 /// `Ok(None)` means "call again with more bytes". Nothing is consumed.
-pub(crate) fn next(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
+pub(crate) fn next<'a>(
+    input: &'a [u8],
+    joined: &'a mut Vec<u8>,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    let Some(first) = piece(input)? else { return Ok(None) };
+    let opcode = first.opcode.ok_or(FrameError::Stray)?;
+    if first.is_last {
+        return Ok(Some((Frame { opcode, payload: first.payload }, first.len)));
+    }
+    joined.clear();
+    joined.extend_from_slice(first.payload);
+    let mut used = first.len;
+    loop {
+        let Some(next) = piece(&input[used..])? else { return Ok(None) };
+        match next.opcode {
+            None => {}
+            Some(opcode) if opcode.is_control() => return Err(FrameError::ControlBetween),
+            Some(_) => return Err(FrameError::Unfinished),
+        }
+        if joined.len() + next.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(FrameError::TooBig);
+        }
+        joined.extend_from_slice(next.payload);
+        used += next.len;
+        if next.is_last {
+            return Ok(Some((Frame { opcode, payload: joined }, used)));
+        }
+    }
+}
+
+fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
     if first & 0x70 != 0 {
         return Err(FrameError::ReservedBits);
@@ -103,19 +157,16 @@ pub(crate) fn next(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameErro
     if len < len_min {
         return Err(FrameError::LongLength);
     }
-    let whole = first & 0x80 != 0;
-    if opcode.is_control() && (!whole || len > 125) {
+    let is_last = first & 0x80 != 0;
+    if opcode.is_some_and(Opcode::is_control) && (!is_last || len > 125) {
         return Err(FrameError::BadControlFrame);
-    }
-    if !whole {
-        return Err(FrameError::Fragmented);
     }
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     if len > PAYLOAD_BYTES_MAX {
         return Err(FrameError::TooBig);
     }
     let Some(payload) = rest.get(len_size..len_size + len) else { return Ok(None) };
-    Ok(Some((Frame { opcode, payload }, 2 + len_size + len)))
+    Ok(Some(Piece { opcode, is_last, payload, len: 2 + len_size + len }))
 }
 
 /// A fixed mask: RFC 6455 wants it unpredictable to guard proxies, of which loopback has none.
@@ -171,22 +222,27 @@ mod tests {
             let mut bytes = Vec::new();
             push_server(Opcode::Text, &payload, &mut bytes);
             for cut in 0..bytes.len() {
-                assert_eq!(next(&bytes[..cut]), Ok(None), "{len} bytes cut at {cut}");
+                assert_eq!(
+                    next(&bytes[..cut], &mut Vec::new()),
+                    Ok(None),
+                    "{len} bytes cut at {cut}"
+                );
             }
             let whole = bytes.len();
             bytes.extend_from_slice(b"\x81");
             let frame = Frame { opcode: Opcode::Text, payload: &payload };
-            assert_eq!(next(&bytes), Ok(Some((frame, whole))), "{len} bytes");
+            assert_eq!(next(&bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
         }
     }
 
     #[test]
     fn what_breaks_the_framing_is_named() {
-        let cases: [(&[u8], FrameError); 9] = [
+        let cases: [(&[u8], FrameError); 10] = [
             (b"\xC1\x00", FrameError::ReservedBits),
             (b"\x81\x80", FrameError::Masked),
-            (b"\x80\x00", FrameError::Fragmented),
-            (b"\x01\x00", FrameError::Fragmented),
+            (b"\x80\x00", FrameError::Stray),
+            (b"\x01\x00\x81\x00", FrameError::Unfinished),
+            (b"\x01\x00\x89\x00", FrameError::ControlBetween),
             (b"\x83\x00", FrameError::UnknownOpcode),
             (b"\x81\x7E\x00\x7D", FrameError::LongLength),
             (b"\x09\x00", FrameError::BadControlFrame),
@@ -194,9 +250,30 @@ mod tests {
             (b"\x82\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", FrameError::TooBig),
         ];
         for (bytes, error) in cases {
-            assert_eq!(next(bytes), Err(error), "{bytes:02x?}");
+            assert_eq!(next(bytes, &mut Vec::new()), Err(error), "{bytes:02x?}");
         }
-        assert_eq!(next(b"HTTP/1.1 200 OK"), Err(FrameError::ReservedBits), "not a frame at all");
+        let other = b"HTTP/1.1 200 OK";
+        assert_eq!(next(other, &mut Vec::new()), Err(FrameError::ReservedBits), "no frame at all");
+    }
+
+    #[test]
+    fn a_message_in_fragments_is_one_message() {
+        let bytes = b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
+        for cut in 0..bytes.len() {
+            assert_eq!(next(&bytes[..cut], &mut Vec::new()), Ok(None), "cut at {cut}");
+        }
+        let mut joined = b"of an earlier one".to_vec();
+        let behind = [bytes.as_slice(), b"\x89\x00"].concat();
+        let frame = Frame { opcode: Opcode::Text, payload: b"abcde" };
+        assert_eq!(next(&behind, &mut joined), Ok(Some((frame, bytes.len()))));
+        let mut endless = Vec::new();
+        let part = vec![b'x'; 1 << 20];
+        for nth in 0..17 {
+            let start = endless.len();
+            push_server(Opcode::Text, &part, &mut endless);
+            endless[start] = u8::from(nth == 0);
+        }
+        assert_eq!(next(&endless, &mut Vec::new()), Err(FrameError::TooBig), "bounded");
     }
 
     #[test]

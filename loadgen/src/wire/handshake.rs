@@ -22,7 +22,7 @@ pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
 ///
 /// `Ok(None)` means "call again with more bytes".
 pub(crate) fn answer(input: &[u8]) -> Result<Option<usize>, Fault> {
-    let start = b"HTTP/1.1 ";
+    let start = b"HTTP/1.";
     let seen = input.len().min(start.len());
     if input[..seen] != start[..seen] {
         return Err(Fault::NotHttp);
@@ -34,13 +34,20 @@ pub(crate) fn answer(input: &[u8]) -> Result<Option<usize>, Fault> {
     if !head.starts_with(b"HTTP/1.1 101") {
         return Err(Fault::Refused(first_line(head)));
     }
-    if memchr::memmem::find(head, ACCEPT).is_none() {
+    if !head.split(|byte| *byte == b'\n').any(is_accept) {
         return Err(Fault::WrongAccept);
     }
     Ok(Some(end + 4))
 }
 
-/// The status line without its version, readable whatever it holds.
+/// Whether a line is the header that fits the key.
+fn is_accept(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    name.eq_ignore_ascii_case(b"Sec-WebSocket-Accept") && value.trim_ascii() == ACCEPT
+}
+
+/// The status line without the usual version, readable whatever it holds.
 fn first_line(head: &[u8]) -> String {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
     let line = line.strip_prefix(b"HTTP/1.1 ").unwrap_or(line);
@@ -68,6 +75,12 @@ mod tests {
         let refused = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
         assert_eq!(answer(refused), Err(Fault::Refused("503 Service Unavailable".into())));
         assert_eq!(answer(b"SSH-2.0-OpenSSH"), Err(Fault::NotHttp));
+        let old = b"HTTP/1.0 404 Not Found\r\n\r\n";
+        assert_eq!(answer(old), Err(Fault::Refused("HTTP/1.0 404 Not Found".into())));
+        let elsewhere = GOOD.replace("Sec-WebSocket-Accept", "X-Echo");
+        assert_eq!(answer(elsewhere.as_bytes()), Err(Fault::WrongAccept));
+        let quiet = GOOD.replace("Sec-WebSocket-Accept: ", "sec-websocket-accept:");
+        assert_eq!(answer(quiet.as_bytes()), Ok(Some(quiet.len())));
         let wrong = GOOD.replace("s3p", "xxx");
         assert_eq!(answer(wrong.as_bytes()), Err(Fault::WrongAccept));
         let endless = [b"HTTP/1.1 101 ".as_slice(), &[b'a'; HEAD_BYTES_MAX]].concat();

@@ -34,7 +34,7 @@ pub(crate) fn push_post(
 ///
 /// `Ok(None)` means "call again with more bytes". Nothing is consumed.
 pub(crate) fn answer(input: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Fault> {
-    let start = b"HTTP/1.1 ";
+    let start = b"HTTP/1.";
     let seen = input.len().min(start.len());
     if input[..seen] != start[..seen] {
         return Err(Fault::NotHttp);
@@ -44,7 +44,11 @@ pub(crate) fn answer(input: &[u8]) -> Result<Option<(Answer<'_>, usize)>, Fault>
     };
     let head = std::str::from_utf8(&input[..end]).map_err(|_| Fault::NotHttp)?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.get(start.len()..start.len() + 3));
+    let first = lines.next().unwrap_or_default();
+    if first.starts_with("HTTP/1.0 ") {
+        return Err(Fault::OldHttp(first.chars().take(100).collect()));
+    }
+    let status = first.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3));
     let status = status.and_then(|digits| digits.parse().ok()).ok_or(Fault::NotHttp)?;
     let mut len = 0;
     for line in lines {
@@ -94,6 +98,9 @@ mod tests {
         }
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(answer(chunked), Err(Fault::Chunked));
+        let old = "HTTP/1.0 404 Not Found";
+        let answered = answer(b"HTTP/1.0 404 Not Found\r\n\r\nthe body");
+        assert_eq!(answered, Err(Fault::OldHttp(old.to_owned())));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Frames that a user writes, with holes for what differs from frame to frame.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A text with holes.
@@ -87,6 +88,19 @@ impl Template {
     }
 }
 
+/// As it was written, but for its line ends.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Hole(hole) => {
+                let named = Hole::ALL.iter().find(|(_, one)| one == hole);
+                f.write_str(named.map_or("", |(name, _)| name))
+            }
+            Piece::Text(text) => f.write_str(&String::from_utf8_lossy(text)),
+        })
+    }
+}
+
 impl FromStr for Template {
     type Err = String;
 
@@ -137,6 +151,7 @@ mod tests {
         assert_eq!(fill(json), filled);
         assert_eq!(fill(r"PUB {channel} {bytes}\r\n{payload}\r\n"), "PUB a:1 2\r\n{}\r\n");
         assert_eq!(fill("{i}{seq}{ts}{"), "759{");
+        assert_eq!(json.parse::<Template>().expect("valid").to_string(), json);
     }
 
     #[test]

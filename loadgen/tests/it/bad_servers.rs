@@ -31,7 +31,9 @@ fn server(answer: Vec<u8>, stays: bool) -> String {
 #[test]
 fn a_server_that_cannot_be_measured_is_named() {
     let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
-    let cases: [(Vec<u8>, bool, i32, &str); 8] = [
+    let cases: [(Vec<u8>, bool, i32, &str); 10] = [
+        (b"HTTP/1.0 404 Not Found\r\n\r\n".to_vec(), true, 3, "upgrade with HTTP/1.0 404 Not"),
+        (consent_then(b"\x01\x00\x89\x00"), true, 3, "does not read: a control frame between"),
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true, 3, "with 503 Service"),
         (b"SSH-2.0-x\r\n".to_vec(), true, 3, "no HTTP server"),
         (b"".to_vec(), true, 3, "did not answer within 1 s"),
@@ -48,6 +50,14 @@ fn a_server_that_cannot_be_measured_is_named() {
         assert!(ran.text.contains(sentence), "{shown:?}: {}", ran.text);
         assert_eq!(ran.code, code, "{shown:?}: {}", ran.text);
     }
+}
+
+#[test]
+fn a_time_out_is_told_as_it_was_asked_for() {
+    let url = server(Vec::new(), true);
+    let ran = run(&["connect", "--timeout", "0.3", "-c", "3", &url]);
+    assert_eq!(ran.code, 3, "{}", ran.text);
+    assert!(ran.text.contains("did not answer within 0.3 s"), "{}", ran.text);
 }
 
 #[test]
@@ -95,6 +105,28 @@ fn a_server_that_closes_in_the_middle_makes_the_run_invalid() {
 }
 
 #[test]
+fn connections_that_never_opened_are_not_called_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for (nth, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("a connection");
+            drop(stream.read(&mut [0; 2048]));
+            // The first one only looks whether anybody is there.
+            let answer = if nth < 2 { CONSENT } else { b"HTTP/1.1 503 Full\r\n\r\n" };
+            stream.write_all(answer).ok();
+            kept.push(stream);
+        }
+    });
+    let ran = run(&["connect", "-c", "3", "--inflight", "1", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    let sentence = "2 connections did not open; the first fault: the server refused the upgrade";
+    assert!(ran.text.contains(sentence), "{}", ran.text);
+    assert!(!ran.text.contains("lost"), "{}", ran.text);
+}
+
+#[test]
 fn only_this_machine_and_only_sense() {
     for arguments in [
         ["connect", "ws://10.0.0.1:80/ws", "-q"].as_slice(),
@@ -104,6 +136,8 @@ fn only_this_machine_and_only_sense() {
         &["nonsense"],
         &["fanout", "--until-last", "ws://127.0.0.1:1/"],
         &["fanout", "--until-last", "--rate", "900000", "ws://127.0.0.1:1/"],
+        &["fanout", "--max-rate", "1", "ws://127.0.0.1:1/"],
+        &["fanout", "--max-rate", "101", "--rate", "9", "ws://127.0.0.1:1/"],
         &["churn", "--until-last", "--rate", "9", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(arguments).code, 64, "{arguments:?}");
@@ -118,6 +152,7 @@ fn the_self_test_holds_its_own_promise() {
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
     assert!(ran.text.contains("per receiver core"), "{}", ran.text);
+    assert!(!ran.text.contains("expected"), "the blaster does not say what it owes: {}", ran.text);
     let report = crate::schema::checked(&path);
     std::fs::remove_file(&path).expect("it can go");
     let measured = report["client"]["receiver_cores"].as_f64().expect("cores") >= 0.9;

@@ -62,6 +62,9 @@ fn without_verify_deliveries_must_still_add_up() {
     let ran = fanout(Sin::Drop, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("INVALID: deliveries do not add up: 2 neither"), "{}", ran.text);
+    let ran = fanout(Sin::Repeat, &["--rate", "200"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("2 more came than were published"), "{}", ran.text);
 }
 
 #[test]
@@ -90,7 +93,7 @@ fn hostile_numbers_end_no_run() {
 
 #[test]
 fn a_rate_that_is_never_reached_makes_the_run_invalid() {
-    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "0"]);
+    let ran = fanout(Sin::None, &["--rate", "9000000", "--size", "40"]);
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
     assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
@@ -162,7 +165,7 @@ fn the_json_report_holds_the_figures() {
     assert_eq!(ran.code, 0, "{}", ran.text);
     let report = schema::checked(&path);
     std::fs::remove_file(&path).expect("it can go");
-    assert_eq!(report["schema"], "weir-loadgen/1");
+    assert_eq!(report["schema"], "weir-loadgen/2");
     assert_eq!(report["sizes"]["rate"], 200.0);
     let fanout = &report["fanout"];
     assert_eq!(fanout["expected_total"], fanout["delivered_total"]);

@@ -2,54 +2,27 @@
 //! a hello, numbered answers and pings, and ones that do not answer as expected.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::io::Write;
+use std::net::TcpStream;
 
-use crate::relay::{CONSENT, read_client, send};
+use crate::relay::{Said, accept, send};
 use crate::{Ran, run};
 
 type Streams = HashMap<usize, TcpStream>;
 
 /// Starts a server whose `speak` answers each text of client `id`; clients are in `streams`.
-fn start(speak: impl FnMut(&mut Streams, usize, &str) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
-    let (said, heard) = sync_channel(1024);
-    std::thread::spawn(move || hub(&heard, speak));
+fn start(mut speak: impl FnMut(&mut Streams, usize, &str) + Send + 'static) -> String {
+    let (url, heard) = accept();
     std::thread::spawn(move || {
-        for (id, stream) in listener.incoming().enumerate() {
-            let (stream, said) = (stream.expect("a connection"), said.clone());
-            std::thread::spawn(move || listen(id, stream, &said));
+        let mut streams = HashMap::new();
+        while let Ok(said) = heard.recv() {
+            match said {
+                Said::Joined(id, stream) => drop(streams.insert(id, stream)),
+                Said::Text(id, text) => speak(&mut streams, id, &text),
+            }
         }
     });
     url
-}
-
-type Said = (usize, Option<TcpStream>, String);
-
-fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    std::io::Write::write_all(&mut stream, CONSENT).ok()?;
-    said.send((id, Some(stream.try_clone().ok()?), String::new())).ok()?;
-    loop {
-        said.send((id, None, read_client(&mut stream)?)).ok()?;
-    }
-}
-
-fn hub(heard: &Receiver<Said>, mut speak: impl FnMut(&mut Streams, usize, &str)) {
-    let mut streams = HashMap::new();
-    while let Ok((id, stream, text)) = heard.recv() {
-        match stream {
-            Some(stream) => drop(streams.insert(id, stream)),
-            None => speak(&mut streams, id, &text),
-        }
-    }
 }
 
 fn fanout(url: &str, extra: &[&str]) -> Ran {
@@ -98,6 +71,50 @@ fn a_broadcast_server_is_driven_and_verified() {
     let ran = fanout(&broadcast(r#""seq":5,"#), &["--publish-frame", "{payload}"]);
     assert_eq!(ran.code, 1, "{}", ran.text);
     assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
+}
+
+/// Sends every text to everybody, in two fragments.
+fn fragments() -> String {
+    start(|streams, _, text| {
+        let (first, last) = text.split_at(text.len() / 2);
+        let len = |part: &str| u8::try_from(part.len()).expect("short");
+        let parts = [&[0x01, len(first)], first.as_bytes(), &[0x80, len(last)], last.as_bytes()];
+        for stream in streams.values_mut() {
+            // A client that has left is not told.
+            stream.write_all(&parts.concat()).ok();
+        }
+    })
+}
+
+#[test]
+fn messages_in_fragments_are_read() {
+    let ran = fanout(&fragments(), &["--publish-frame", "{payload}"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+}
+
+#[test]
+fn a_payload_has_the_size_that_was_asked_for() {
+    let url = start(|streams, _, text| {
+        let (bytes, payload) = text.split_once(' ').expect("two parts");
+        let right = bytes == "72" && payload.len() == 72;
+        let ids: Vec<usize> = streams.keys().copied().collect();
+        ids.into_iter().filter(|_| right).for_each(|id| send(streams, id, payload));
+    });
+    let ran = fanout(&url, &["--publish-frame", "{bytes} {payload}", "--size", "72"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+}
+
+#[test]
+fn slow_clients_of_another_server_are_driven() {
+    let url = broadcast("no such text");
+    let short = ["-c", "5", "--share", "0.2", "--warmup", "0.1", "--duration", "0.5"];
+    let more = ["--rate", "200", "--size", "2000", "--drain", "3", "--late-max", "2000"];
+    let last = ["--verify", "--publish-frame", "{payload}", &url];
+    let ran = run(&[["slow"].as_slice(), &short, &more, &last].concat());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("1 connections that stall"), "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
 }
 
 /// The number behind `"id":`.

@@ -9,6 +9,7 @@ mod publish;
 mod relay;
 mod schema;
 mod suite;
+mod usage;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

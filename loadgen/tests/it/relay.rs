@@ -47,7 +47,7 @@ pub(crate) enum Sin {
     Unasked,
 }
 
-enum Said {
+pub(crate) enum Said {
     Joined(usize, TcpStream),
     Text(usize, String),
 }
@@ -61,17 +61,23 @@ struct Channel {
 
 /// Starts a relay and says its URL.
 pub(crate) fn start(sin: Sin) -> String {
+    let (url, heard) = accept();
+    std::thread::spawn(move || hub(&heard, sin));
+    url
+}
+
+/// Takes clients on a free port: its URL, and what they say.
+pub(crate) fn accept() -> (String, Receiver<Said>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
     let (said, heard) = sync_channel(1024);
-    std::thread::spawn(move || hub(&heard, sin));
     std::thread::spawn(move || {
         for (id, stream) in listener.incoming().enumerate() {
             let (stream, said) = (stream.expect("a connection"), said.clone());
             std::thread::spawn(move || listen(id, stream, &said));
         }
     });
-    url
+    (url, heard)
 }
 
 /// Reads one client until it leaves.
@@ -95,7 +101,7 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
 }
 
 /// One masked text frame.
-pub(crate) fn read_client(stream: &mut TcpStream) -> Option<String> {
+fn read_client(stream: &mut TcpStream) -> Option<String> {
     let mut start = [0; 2];
     stream.read_exact(&mut start).ok()?;
     assert!(start[1] & 0x80 != 0, "clients mask");

@@ -19,7 +19,8 @@ impl Hub {
     ) {
         let mut meant = run.len() - from;
         // Nothing about it changes, but for the end of its hole, which is the table's head.
-        if member.standing == Standing::Told || !run.hidden().is_empty() {
+        let counted = !run.hidden().is_empty() || run.is_conflated();
+        if member.standing == Standing::Told || counted {
             let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
             let client = seat.author.client;
             let own = |(at, hidden_from): &&(u32, ClientId)| *at >= from && *hidden_from == client;
@@ -34,11 +35,12 @@ impl Hub {
     pub(super) fn give_up(&mut self, id: SeatId, sub: Sub) {
         if let Some(topic) = self.topics.get(&sub.alias)
             && let Some(latest) = &topic.latest
-            && let Some(member) = topic.members.get(sub.member as usize)
+            && let Some(member) = topic.members(sub.rate).get(sub.member as usize)
             && member.standing != Standing::Live
             && let Some(seat) = self.seats.get_mut(id)
         {
-            seat.outbox.give_up(sub.alias, latest.head());
+            let dropped = seat.outbox.give_up(sub.alias, latest.head());
+            seat.lose(dropped);
         }
     }
 
@@ -55,9 +57,11 @@ impl Hub {
                 seat.outbox.purge(alias);
                 continue;
             };
-            let (Some(latest), Some(member)) =
-                (&mut topic.latest, topic.members.get_mut(sub.member as usize))
-            else {
+            let (Some(members), Some(latest)) = topic.parts(sub.rate) else {
+                seat.outbox.purge(alias);
+                continue;
+            };
+            let Some(member) = members.get_mut(sub.member as usize) else {
                 seat.outbox.purge(alias);
                 continue;
             };
@@ -68,7 +72,10 @@ impl Hub {
                     topic.count_user(true, uses, 0);
                 }
                 Shown::Later => {}
-                Shown::Ready(told) => {
+                Shown::Ready { told, upto, dropped } => {
+                    seat.lose(dropped);
+                    // Events that a throttled member was not to get yet are in the hole as well.
+                    member.position = member.position.max(upto);
                     member.standing = if told { Standing::Told } else { Standing::Lagging };
                     return true;
                 }

@@ -1,6 +1,9 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
+mod edges;
 mod latest;
+mod memory;
+mod throttle;
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -50,7 +53,7 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
 }
 
 fn after(policy: Policy, position: u64) -> Join {
-    Join { policy, position, keys_max: 100 }
+    Join { policy, position, keys_max: 100, max_rate: None }
 }
 
 fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
@@ -83,7 +86,7 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
         for sub in &seat.subs {
-            let member = hub.topics[&sub.alias].members[sub.member as usize];
+            let member = hub.topics[&sub.alias].members(sub.rate)[sub.member as usize];
             assert_eq!(member.seat as usize, id, "the member of {sub:?}");
             assert!(model.contains(&(id, sub.alias.0)), "{id} has {sub:?}");
             count += 1;
@@ -93,8 +96,9 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     assert_eq!(count, model.len());
     assert_eq!(hub.subscriptions(), model.len() as u64);
     let members: usize = hub.topics.values().map(|topic| topic.members.len()).sum();
-    assert_eq!(members, model.len());
-    assert!(hub.topics.values().all(|topic| !topic.members.is_empty()), "no empty topic stays");
+    assert_eq!(members + throttle::grouped(hub), model.len());
+    let empty = |topic: &Topic| topic.members.is_empty() && topic.groups.is_none();
+    assert!(!hub.topics.values().any(empty), "no empty topic stays");
 }
 
 #[test]
@@ -126,8 +130,13 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 }
                 (3..7, Some(id)) => {
                     assert_eq!(hub.is_subscribed(id, Alias(alias)), model.contains(&(id, alias)));
+                    let hz = [None, Some(1.0), Some(50.0)][rng.usize(0..3)];
+                    let wanted =
+                        Join { max_rate: hz.and_then(Rate::new), ..after(Policy::DropOldest, 0) };
                     if model.insert((id, alias)) {
-                        join(&mut hub, id, alias, Policy::DropOldest);
+                        hub.subscribe(id, (&channel(alias), Alias(alias)), wanted);
+                    } else {
+                        hub.update((id, Alias(alias)), wanted, &mut Kernel::default(), 0);
                     }
                 }
                 (_, Some(id)) => {
@@ -283,7 +292,7 @@ fn an_update_without_a_policy_leaves_it_as_it_is() {
         let id = seat(&mut hub, 1);
         join(&mut hub, id, 1, Policy::Disconnect);
         if let Some(policy) = update {
-            hub.update(id, Alias(1), policy, 1);
+            hub.update((id, Alias(1)), after(policy, 0), &mut Kernel::default(), 0);
         }
         hub.seat(id).unwrap().blocked = true;
         publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
@@ -335,7 +344,7 @@ fn a_queue_is_full_until_it_is_at_half() {
     for from in [1, 5, 9] {
         full(&mut hub, from..from + 4, from);
     }
-    assert_eq!(hub.queues().1, 1);
+    assert_eq!(hub.queues().slow, [1, 0, 0]);
     assert_eq!(hub.still_full(Some(8)), [0; 0], "full since 9");
     assert_eq!(hub.still_full(Some(9)), [id]);
     assert_eq!(hub.still_full(None), [0; 0]);
@@ -349,7 +358,7 @@ fn a_queue_is_full_until_it_is_at_half() {
     assert_eq!(hub.still_full(Some(121)), [id], "named once");
     received(&mut hub, id);
     assert_eq!(hub.still_full(Some(u64::MAX)), [0; 0]);
-    assert_eq!(hub.queues(), (0, 0));
+    assert_eq!((hub.queues().bytes, hub.queues().slow), (0, [0, 0, 0]));
 }
 
 #[test]

@@ -1,0 +1,171 @@
+//! The arguments of `fanout`, which the other scenarios with one publisher take too.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::foreign::{ForeignArgs, PAYLOAD_MIN, Payload};
+use super::work::Work;
+use super::{SAMPLE, SIZE_MIN, max_rate, namespace, positive, seconds, subscribing};
+use crate::engine::publisher::Feed;
+use crate::fault::RunError;
+use crate::scenario::common::Subscribing;
+use crate::scenario::fanout::Times;
+
+/// Where channels are unless another is asked for.
+const NAMESPACE: &str = "load";
+/// Events of which `--until-last` remembers each one.
+const UNTIL_LAST_MAX: f64 = 1_000_000.0;
+/// Bytes of data, and events ahead, where nobody asks for others.
+const SIZE: u32 = 128;
+const WINDOW: u64 = 64;
+
+#[derive(Debug, Args)]
+pub(super) struct FanoutArgs {
+    /// Channels.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    channels: u32,
+    /// Channels that each connection subscribes to.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    per_connection: u32,
+    /// Events a second over all channels; 0 as fast as subscribers take them.
+    #[arg(long, default_value_t = 0.0, value_parser = positive, value_name = "R")]
+    pub(super) rate: f64,
+    /// With --rate 0: how many events may be ahead of the mean subscriber [default: 64].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    window: Option<u64>,
+    /// Bytes of each event's data [default: 128].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000))]
+    size: Option<u32>,
+    /// Seconds that are not recorded.
+    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
+    warmup: Duration,
+    /// Seconds that are measured.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
+    duration: Duration,
+    /// The most that what is under way may take at the end.
+    #[arg(long, default_value = "20", value_parser = seconds, value_name = "S")]
+    drain: Duration,
+    /// Hold every event against the promise: in order, exactly once, or told lost.
+    #[arg(long)]
+    verify: bool,
+    /// Without --verify: look at the due time of each nth event [default: 17].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    sample: Option<u64>,
+    /// Also how long each event takes until the last subscriber has it, for a low --rate.
+    #[arg(long)]
+    pub(super) until_last: bool,
+    /// Each subscription asks for so many flushes a second (0.1 to 100), which needs a --rate. With
+    /// --verify, events left out are then no loss, but the last one is due.
+    #[arg(long, value_parser = max_rate, value_name = "HZ")]
+    max_rate: Option<f64>,
+    /// The namespace of the channels, by default `load`, and none with templates; a run's number
+    /// and the channel's follow.
+    #[arg(long, value_parser = namespace)]
+    namespace: Option<String>,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    keys: u64,
+    /// The largest p99 of the generator's own lateness, in milliseconds.
+    #[arg(long, default_value_t = 10, value_name = "MS")]
+    late_max: u64,
+}
+
+impl FanoutArgs {
+    /// What to subscribe to, what to publish, and for how long; in the words of `foreign` where the
+    /// server is not Weir.
+    pub(super) fn parts(
+        self,
+        foreign: ForeignArgs,
+    ) -> Result<(Subscribing, Feed, Times), RunError> {
+        self.check(&foreign)?;
+        let mut subscribing = subscribing(self.channels, self.per_connection);
+        if let Some(namespace) = self.namespace(&foreign) {
+            subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
+        }
+        subscribing.verify = self.verify;
+        subscribing.sample = self.sample();
+        subscribing.until_last = self.until_last;
+        subscribing.max_rate = self.max_rate.unwrap_or(0.0);
+        foreign.into(&mut subscribing);
+        let feed = Feed {
+            rate: self.rate,
+            window: self.window.unwrap_or(WINDOW),
+            payload_bytes: self.size.unwrap_or(SIZE) as usize,
+            keys: self.keys,
+        };
+        let times = Times {
+            warmup: self.warmup,
+            duration: self.duration,
+            drain: self.drain,
+            late_max: Duration::from_millis(self.late_max),
+        };
+        Ok((subscribing, feed, times))
+    }
+
+    fn namespace(&self, foreign: &ForeignArgs) -> Option<&str> {
+        let default = (!foreign.is_there()).then_some(NAMESPACE);
+        self.namespace.as_deref().or(default)
+    }
+
+    /// Of which events the due time is looked at: each nth.
+    fn sample(&self) -> u64 {
+        if self.verify || self.until_last { 1 } else { self.sample.unwrap_or(SAMPLE) }
+    }
+
+    /// What would be ignored is refused.
+    fn check(&self, foreign: &ForeignArgs) -> Result<(), RunError> {
+        let refuse = |text: String| Err(RunError::Usage(text));
+        if self.per_connection > self.channels {
+            return refuse(format!(
+                "--per-connection {} needs at least as many --channels",
+                self.per_connection
+            ));
+        }
+        if self.rate > 0.0 && self.window.is_some() {
+            return refuse("--window bounds a run without a --rate; with one the plan does".into());
+        }
+        if self.sample.is_some() && (self.verify || self.until_last) {
+            return refuse("--sample: --verify and --until-last look at every event".into());
+        }
+        let events = self.rate * self.duration.as_secs_f64();
+        if self.until_last && !(events > 0.0 && events <= UNTIL_LAST_MAX) {
+            return refuse(format!(
+                "--until-last needs a --rate with which --duration has at most {UNTIL_LAST_MAX} \
+                 events"
+            ));
+        }
+        if self.max_rate.is_some() && (self.rate == 0.0 || self.until_last) {
+            let text = "--max-rate needs a --rate, and not every event comes as --until-last asks";
+            return refuse(text.into());
+        }
+        foreign.check_publish()?;
+        if self.max_rate.is_some() && foreign.is_there() {
+            return refuse("--max-rate belongs to Weir: write it into --subscribe-frame".into());
+        }
+        if self.keys > 0 && foreign.is_there() {
+            return refuse("--keys are Weir's: write them into --publish-frame".into());
+        }
+        match (foreign.payload(), self.size) {
+            (Payload::Marked, Some(size)) if size < PAYLOAD_MIN => refuse(format!(
+                "--size {size}: the marks in {{payload}} take up to {PAYLOAD_MIN} bytes"
+            )),
+            (Payload::None, Some(_)) => {
+                refuse("--size is that of {payload}, which --publish-frame does not have".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn work(&self, foreign: &ForeignArgs, work: &mut Work) {
+        work.count("keys", self.keys);
+        work.count("sample", self.sample());
+        if let Some(namespace) = self.namespace(foreign) {
+            work.text("namespace", namespace);
+        }
+        if foreign.payload() == Payload::None {
+            work.count("payload_bytes", 0);
+        }
+        foreign.work(work);
+    }
+}
