@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::iter::once;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,10 +14,13 @@ use super::latest::Latest;
 use super::outbox::{OutboxLimit, Slice};
 use super::policy::Policy;
 use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
+use crate::proto::encoder::Made;
 use crate::proto::event::{Author, Event};
+use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::rate::Rate;
 
+mod forms;
 mod lag;
 mod seat;
 mod slow;
@@ -25,6 +29,7 @@ mod throttle;
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
+use forms::{Forms, Mixed};
 use seat::{Listed, Member, Round, Standing, Sub, Target};
 use throttle::{Dues, Groups};
 
@@ -47,8 +52,10 @@ struct Topic {
     head: u64,
     /// Kept while a member may need it.
     latest: Option<Box<Latest>>,
-    /// The run being filled by the batch.
+    /// The run being filled by the batch, in the first form that is spoken.
     open: Option<Rc<Run>>,
+    /// Its other forms; `None` where all members speak plain JSON.
+    mixed: Option<Box<Mixed>>,
 }
 
 /// How a subscription begins.
@@ -102,6 +109,11 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// As [`Hub::new`], and compresses as it is told.
+    pub fn compressing(limit: OutboxLimit, compression: Compression) -> Self {
+        Self { press: Press::new(compression), ..Self::new(limit) }
+    }
+
     /// An empty hub whose seats have queues of `limit`.
     pub fn new(limit: OutboxLimit) -> Self {
         Self {
@@ -120,10 +132,15 @@ impl Hub {
         }
     }
 
-    /// Gives a connection a seat.
+    /// Gives a connection a seat that gets plain JSON.
     pub fn open(&mut self, author: Arc<Author>, now_ms: u64) -> SeatId {
+        self.open_in(Format::Json, author, now_ms)
+    }
+
+    /// Gives a connection a seat that gets its events in that form.
+    pub fn open_in(&mut self, format: Format, author: Arc<Author>, now_ms: u64) -> SeatId {
         let client = author.client;
-        let id = self.seats.insert(Seat::new(author, now_ms));
+        let id = self.seats.insert(Seat::new(author, format, now_ms));
         self.clients.insert(client, narrow(id));
         id
     }
@@ -146,6 +163,11 @@ impl Hub {
                 left(&channel, last);
             }
         }
+    }
+
+    /// What was encoded and compressed since the last call.
+    pub fn take_made(&mut self) -> Made {
+        self.press.encoder().take_made()
     }
 
     /// The seat of that id.
@@ -203,16 +225,16 @@ impl Hub {
             Entry::Vacant(free) => {
                 let channel = channel.clone();
                 let members = Vec::new();
-                let topic =
-                    Topic { channel, members, groups: None, head: 0, latest: None, open: None };
-                free.insert(topic)
+                let (groups, latest, open, mixed) = (None, None, None, None);
+                free.insert(Topic { channel, members, groups, head: 0, latest, open, mixed })
             }
         };
         if seat.subs.is_empty() {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        let member = Member { seat: narrow(id), policy, standing: Standing::Live, position };
+        let (format, standing) = (seat.format, Standing::Live);
+        let member = Member { seat: narrow(id), policy, standing, format, position };
         topic.count_user(false, member.uses_latest(), keys_max);
         let member = topic.enter(member, rate, keys_max);
         seat.subs.push(Sub { alias, member, rate });
@@ -250,10 +272,10 @@ impl Hub {
         if let Some(answer) = topic.load_throttled(event, (&mut self.touched, &mut self.dues)) {
             return answer;
         }
-        let loaded = match &mut topic.open {
-            Some(run) => self.press.append(run, event, limit),
+        let loaded = match topic.append(&mut self.press, event, limit) {
+            Some(loaded) => loaded,
             None => {
-                topic.open = Some(self.press.begin(event, now_ns));
+                topic.begin(&mut self.press, event, now_ns, Forms::default());
                 self.touched.push(event.alias);
                 true
             }
@@ -287,12 +309,19 @@ impl Hub {
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             topic.arm(alias, now_ms, &mut self.dues);
             let Some(mut run) = topic.open.take() else { continue };
-            self.press.seal(&mut run);
+            let mut others = topic.take_others();
+            for run in once(&mut run).chain(&mut others) {
+                self.press.seal(run);
+            }
             topic.head = run.offset(run.len().saturating_sub(1));
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
             let mut round = Round { writer, now_ms, floor, account, outcome };
-            self.hand(run, &mut members, &mut round);
+            if others.is_empty() {
+                self.hand(run, &mut members, &mut round);
+            } else {
+                self.hand_mixed(run, others, &mut members, &mut round);
+            }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
             }
@@ -301,7 +330,7 @@ impl Hub {
         self.flush_due(writer, now_ms, outcome);
     }
 
-    /// Hands a run to members of its channel.
+    /// Hands a run to members of its channel, all of which speak its form.
     fn hand(&mut self, run: Rc<Run>, members: &mut [Member], round: &mut Round<'_, impl Writer>) {
         for member in members {
             self.offer(member, &run, round);
@@ -309,6 +338,9 @@ impl Hub {
         self.press.issue(run);
     }
 
+    // It is called from several places, and the loop over the members of a channel is no place for
+    // a call.
+    #[inline(always)]
     fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
         if member.standing != Standing::Live {
             return self.miss(member, run, run.after(member.position), round);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::proto::dialect::json;
+use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
+use crate::proto::format::Format;
 use crate::proto::name::Alias;
-use crate::proto::ws::frame;
 
 /// Bytes of payloads and keys that a table holds at most, unless it is one event.
 pub const LATEST_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -31,8 +31,33 @@ pub struct Frame {
 #[derive(Debug)]
 struct Entry {
     event: Arc<Event>,
-    /// Made when the first subscriber needs it.
-    frame: Option<Rc<Frame>>,
+    /// In plain JSON. Made when the first subscriber needs it.
+    frame: Shown,
+    /// In every other form.
+    others: Option<Box<[Shown; Format::ALL.len()]>>,
+}
+
+/// A frame that shows an event, once somebody has needed it.
+type Shown = Option<Rc<Frame>>;
+
+impl Entry {
+    fn new(event: &Arc<Event>) -> Self {
+        Self { event: Arc::clone(event), frame: None, others: None }
+    }
+
+    fn frame(&mut self, format: Format, encoder: &mut Encoder) -> &Rc<Frame> {
+        let Self { event, frame, others } = self;
+        let shown = if format == Format::Json {
+            frame
+        } else {
+            others.get_or_insert_default().get_mut(format.index()).unwrap_or(frame)
+        };
+        shown.get_or_insert_with(|| {
+            let bytes = event.snapshot_frame(format, encoder);
+            let (alias, offset) = (event.alias, Some(event.offset));
+            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes })
+        })
+    }
 }
 
 /// The newest event of each key of a channel. Events without a key share one place.
@@ -91,7 +116,7 @@ impl Latest {
             self.bytes -= size(&before.event);
         }
         self.bytes += size(event);
-        self.entries.insert(offset, Entry { event: Arc::clone(event), frame: None });
+        self.entries.insert(offset, Entry::new(event));
         while self.entries.len() > self.keys_max
             || self.bytes > LATEST_BYTES_MAX && self.entries.len() > 1
         {
@@ -130,20 +155,19 @@ impl Latest {
     }
 
     /// The first event after `after`, and no later than `upto`, that is the newest of its key:
-    /// itself, and the frame that shows it.
-    pub fn next(&mut self, after: u64, upto: u64) -> Option<(&Event, &Rc<Frame>)> {
+    /// itself, and the frame that shows it in that form.
+    pub fn next(
+        &mut self,
+        (after, upto): (u64, u64),
+        format: Format,
+        encoder: &mut Encoder,
+    ) -> Option<(&Event, Rc<Frame>)> {
         if after >= upto {
             return None;
         }
-        let (_, Entry { event, frame }) = self.entries.range_mut(after + 1..=upto).next()?;
-        let frame = frame.get_or_insert_with(|| {
-            let mut text = Vec::with_capacity(event.payload.len() + 192);
-            json::encode_snapshot(event, &mut text);
-            let bytes = frame::text(&text).into_boxed_slice();
-            let (alias, offset) = (event.alias, Some(event.offset));
-            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes })
-        });
-        Some((event, frame))
+        let (_, entry) = self.entries.range_mut(after + 1..=upto).next()?;
+        let frame = Rc::clone(entry.frame(format, encoder));
+        Some((&entry.event, frame))
     }
 }
 
@@ -157,9 +181,13 @@ mod tests {
     use super::*;
     use crate::core::outbox::tests::keyed_event;
 
+    fn next(table: &mut Latest, after: u64, upto: u64) -> Option<(&Event, Rc<Frame>)> {
+        table.next((after, upto), Format::Json, &mut Encoder::default())
+    }
+
     fn shown(table: &mut Latest, mut after: u64, upto: u64) -> Vec<u64> {
         let mut offsets = Vec::new();
-        while let Some((event, frame)) = table.next(after, upto) {
+        while let Some((event, frame)) = next(table, after, upto) {
             assert_eq!(frame.offset, Some(event.offset));
             after = event.offset;
             offsets.push(after);
@@ -184,8 +212,8 @@ mod tests {
     fn a_frame_is_made_once_and_says_what_it_is() {
         let mut table = Latest::new(10);
         table.record(&keyed_event(1, 1, Some("a")));
-        let first = Rc::clone(table.next(0, 1).unwrap().1);
-        assert!(Rc::ptr_eq(&first, table.next(0, 1).unwrap().1));
+        let (_, first) = next(&mut table, 0, 1).unwrap();
+        assert!(Rc::ptr_eq(&first, &next(&mut table, 0, 1).unwrap().1));
         let text = String::from_utf8_lossy(&first.bytes[2..]).into_owned();
         assert!(text.contains(r#","key":"a","snapshot":true,"data":"#), "{text}");
     }

@@ -11,7 +11,7 @@ mod room;
 mod tally;
 
 pub use item::Slice;
-pub use lag::Shown;
+pub use lag::{Reader, Shown};
 
 use item::Item;
 use tally::Tally;

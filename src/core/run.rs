@@ -1,12 +1,14 @@
-//! A run: the frames of one channel's events of one batch, laid end to end once for a shard and
-//! shared by all subscribers.
+//! A run: the frames of one channel's events of one batch in one form, laid end to end once for a
+//! shard and shared by all subscribers that speak it.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::account::{Account, Charge};
+use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
+use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
 /// A run closes at this many bytes.
@@ -58,6 +60,8 @@ struct Frame {
 pub struct Run {
     channel: ChannelName,
     alias: Alias,
+    /// The form of every frame.
+    format: Format,
     first_offset: u64,
     bytes: Vec<u8>,
     frames: Vec<Frame>,
@@ -89,6 +93,11 @@ impl Run {
     /// The channel's number.
     pub fn alias(&self) -> Alias {
         self.alias
+    }
+
+    /// The form of every frame.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// How many frames.
@@ -210,20 +219,22 @@ impl Run {
         self.charge.set(self.footprint());
     }
 
-    /// Appends an event, unless the run is full or the event does not follow the last one.
-    fn push(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
+    /// Whether the next frame may be one of `event`.
+    fn takes(&self, event: &Event, max: RunLimit) -> bool {
         let follows = self.first_offset + self.frames.len() as u64 == event.offset;
         let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
-        if !self.frames.is_empty() && (full || !follows) {
-            return false;
-        }
-        self.add(event, max, scratch)
+        self.frames.is_empty() || (!full && follows)
+    }
+
+    /// Appends an event, unless the run is full or the event does not follow the last one.
+    fn push(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
+        self.takes(event, max) && self.add(event, max, encoder)
     }
 
     /// Appends an event that need not follow the last one, unless the run is full.
-    fn push_conflated(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
+    fn push_conflated(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
         let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
-        if !self.frames.is_empty() && full || !self.add(event, max, scratch) {
+        if !self.frames.is_empty() && full || !self.add(event, max, encoder) {
             return false;
         }
         self.offsets.push(event.offset);
@@ -231,17 +242,19 @@ impl Run {
     }
 
     #[inline]
-    fn add(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
+    fn add(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
         if self.frames.is_empty() {
             self.first_offset = event.offset;
             self.taken_ns = event.taken_ns;
             self.ts_ms = event.ts_ms;
         }
         let before = self.bytes.len();
-        event.append_json_frame(&mut self.bytes, scratch);
+        event.append_frame(self.format, encoder, &mut self.bytes);
         if before > 0 && self.bytes.len() > max.bytes {
             // The next run begins with it, as it was encoded here.
-            event.keep_json_frame(self.bytes.get(before..).unwrap_or_default());
+            if self.format == Format::Json {
+                event.keep_json_frame(self.bytes.get(before..).unwrap_or_default());
+            }
             self.bytes.truncate(before);
             return false;
         }
@@ -271,11 +284,21 @@ fn fit<T>(vec: &mut Vec<T>, least: usize) {
 pub struct Press {
     issued: VecDeque<Rc<Run>>,
     bytes: usize,
-    scratch: Vec<u8>,
+    encoder: Encoder,
     account: Account,
 }
 
 impl Press {
+    /// One that has made nothing, and compresses as it is told.
+    pub fn new(compression: Compression) -> Self {
+        Self { encoder: Encoder::new(compression), ..Self::default() }
+    }
+
+    /// What makes the frames.
+    pub fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
     /// Where the memory of its runs counts, from their sealing on; that of spare ones too.
     pub fn account(&self) -> &Account {
         &self.account
@@ -293,19 +316,40 @@ impl Press {
         self.bytes = 0;
     }
 
-    /// Begins a run with `event`.
+    /// Begins a run with `event`, in plain JSON.
     pub fn begin(&mut self, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
-        let mut run = self.take(event);
+        self.begin_in(Format::Json, event, now_ns)
+    }
+
+    /// Begins a run in that form.
+    pub fn begin_in(&mut self, format: Format, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
+        let mut run = self.take(event, format);
         if let Some(fresh) = Rc::get_mut(&mut run) {
             fresh.made_ns = now_ns;
-            fresh.push(event, ANY, &mut self.scratch);
+            fresh.push(event, ANY, &mut self.encoder);
         }
         run
     }
 
     /// Appends `event` to a run that nobody else holds; `false` when it has to begin another.
     pub fn append(&mut self, run: &mut Rc<Run>, event: &Arc<Event>, max: RunLimit) -> bool {
-        Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.scratch))
+        Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.encoder))
+    }
+
+    /// Appends `event` to runs of the same events in different forms, or to none of them.
+    pub fn append_to_all(
+        &mut self,
+        run: &mut Rc<Run>,
+        others: &mut [Rc<Run>],
+        event: &Arc<Event>,
+        max: RunLimit,
+    ) -> bool {
+        let encoder = &mut self.encoder;
+        let takes = std::iter::once(&*run).chain(&*others).all(|run| {
+            let bytes = run.bytes.len() + event.frame(run.format, encoder).len();
+            run.takes(event, max) && bytes <= max.bytes
+        });
+        takes && std::iter::once(run).chain(others).all(|run| self.append(run, event, max))
     }
 
     /// Lays the newest events of keys, in the order of their offsets, into as many runs as that
@@ -313,18 +357,19 @@ impl Press {
     pub fn lay<'a>(
         &mut self,
         events: impl IntoIterator<Item = &'a Arc<Event>>,
+        format: Format,
         now_ns: u64,
         max: RunLimit,
     ) -> Vec<Rc<Run>> {
         let mut runs: Vec<Rc<Run>> = Vec::new();
         for event in events {
             let last = runs.last_mut().and_then(Rc::get_mut);
-            if last.is_some_and(|run| run.push_conflated(event, max, &mut self.scratch)) {
+            if last.is_some_and(|run| run.push_conflated(event, max, &mut self.encoder)) {
                 continue;
             }
-            let mut run = self.take(event);
+            let mut run = self.take(event, format);
             if let Some(fresh) = Rc::get_mut(&mut run) {
-                fresh.push_conflated(event, ANY, &mut self.scratch);
+                fresh.push_conflated(event, ANY, &mut self.encoder);
                 (fresh.made_ns, fresh.taken_ns) = (now_ns, now_ns);
             }
             runs.push(run);
@@ -363,14 +408,14 @@ impl Press {
         Some(run)
     }
 
-    fn take(&mut self, event: &Arc<Event>) -> Rc<Run> {
+    fn take(&mut self, event: &Arc<Event>, format: Format) -> Rc<Run> {
         // Old runs come back first; one that a slow reader pins goes to the end of the line.
         for _ in 0..self.issued.len().min(4) {
             let Some(mut run) = self.next() else { break };
             match Rc::get_mut(&mut run) {
                 Some(free) => {
                     free.channel.clone_from(&event.channel);
-                    free.alias = event.alias;
+                    (free.alias, free.format) = (event.alias, format);
                     free.bytes.clear();
                     free.frames.clear();
                     free.hidden.clear();
@@ -387,6 +432,7 @@ impl Press {
         Rc::new(Run {
             channel: event.channel.clone(),
             alias: event.alias,
+            format,
             first_offset: event.offset,
             bytes: Vec::new(),
             frames: Vec::new(),

@@ -130,6 +130,12 @@ fn head_len(frame: &[u8]) -> usize {
     }
 }
 
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new(Compression::default())
+    }
+}
+
 impl Encoder {
     /// One that has done nothing.
     pub fn new(compression: Compression) -> Self {

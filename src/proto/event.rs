@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::dialect::json;
 use super::encoder::Frames;
 use super::name::{Alias, ChannelName, ClientId};
 
@@ -66,31 +65,7 @@ impl Payload {
 }
 
 impl Event {
-    /// The whole WebSocket frame (header and JSON text) for subscribers of the JSON dialect.
-    ///
-    /// Encoded once for the whole process, however many shards and subscribers ask.
-    pub fn json_frame(&self) -> &[u8] {
-        self.json_frame.get_or_init(|| {
-            let mut text = Vec::with_capacity(self.payload.len() + 192);
-            json::encode_event(self, &mut text);
-            super::ws::frame::text(&text).into_boxed_slice()
-        })
-    }
-
-    /// Appends the frame of [`Event::json_frame`] to `out`; `scratch` is overwritten.
-    ///
-    /// The last holder of an event encodes it straight into `out`: nobody else will ask.
-    pub fn append_json_frame(self: &Arc<Self>, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
-        if self.json_frame.get().is_none() && Arc::strong_count(self) == 1 {
-            scratch.clear();
-            json::encode_event(self, scratch);
-            super::ws::frame::push_text(scratch, out);
-        } else {
-            out.extend_from_slice(self.json_frame());
-        }
-    }
-
-    /// Keeps what [`Event::append_json_frame`] has appended, for those who ask again.
+    /// Keeps what [`Event::append_frame`] has appended of plain JSON, for those who ask again.
     pub fn keep_json_frame(&self, frame: &[u8]) {
         self.json_frame.get_or_init(|| Box::from(frame));
     }

@@ -113,7 +113,7 @@ impl Local {
         let now_ms = node.clock().node_ms();
         Self(Rc::new(Shard {
             id,
-            hub: RefCell::new(Hub::new(limit)),
+            hub: RefCell::new(Hub::compressing(limit, node.options().compression)),
             sockets: RefCell::default(),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             parser: RefCell::new(Parser::new()),
@@ -158,7 +158,7 @@ impl Local {
         let last = was.and_then(|was| shard.node.recall(was));
         let id = {
             let mut hub = shard.hub.borrow_mut();
-            let id = hub.open(author, clock.node_ms());
+            let id = hub.open_in(spoken.format(), author, clock.node_ms());
             if let Some(seat) = hub.seat(id) {
                 let mut text = Vec::with_capacity(160);
                 let welcome = Push::Welcome {

@@ -141,7 +141,7 @@ impl Shard {
         let (mut events, mut bytes) = (0, 0);
         let mut offers = 0;
         let mut outcome = Outcome::default();
-        {
+        let made = {
             let mut hub = self.hub.borrow_mut();
             while let Some(event) = in_hand.front() {
                 offers += hub.begins(event);
@@ -156,7 +156,9 @@ impl Shard {
                 in_hand.pop_front();
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);
-        }
+            hub.take_made()
+        };
+        self.metrics.made(&made);
         if events > 0 {
             self.metrics.batch(events as u64);
         }
@@ -239,7 +241,11 @@ impl Shard {
             }
             Order::Drain => self.start_drain(),
             Order::Slowest(answer) => drop(answer.send(self.slowest())),
-            Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
+            Order::Stats(answer) => {
+                // What was made for those who lag belongs to no batch.
+                self.metrics.made(&self.hub.borrow_mut().take_made());
+                drop(answer.send(self.metrics.snapshot(self.gauges())));
+            }
         }
     }
 }

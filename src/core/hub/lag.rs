@@ -3,7 +3,7 @@
 use super::seat::{Member, Round, Standing, Sub};
 use super::{Hub, SeatId, Topic, Writer, narrow};
 use crate::core::latest::Latest;
-use crate::core::outbox::Shown;
+use crate::core::outbox::{Reader, Shown};
 use crate::core::policy::Policy;
 use crate::core::run::Run;
 use crate::proto::name::ClientId;
@@ -49,7 +49,7 @@ impl Hub {
     pub fn refill(&mut self, id: SeatId, unix_ms: impl Fn() -> u64) -> bool {
         while let Some(seat) = self.seats.get_mut(id) {
             let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
-            let client = seat.author.client;
+            let (client, format) = (seat.author.client, seat.format);
             let sub = seat.subs.iter().find(|sub| sub.alias == alias);
             let topic = self.topics.get_mut(&alias);
             let (Some(sub), Some(topic)) = (sub, topic) else {
@@ -65,7 +65,8 @@ impl Hub {
                 seat.outbox.purge(alias);
                 continue;
             };
-            match seat.outbox.show(latest, client, unix_ms()) {
+            let reader = Reader { client, format, encoder: self.press.encoder() };
+            match seat.outbox.show(latest, reader, unix_ms()) {
                 Shown::CaughtUp => {
                     member.standing = Standing::Live;
                     let uses = member.uses_latest();

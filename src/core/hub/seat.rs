@@ -11,6 +11,7 @@ use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
 use crate::core::policy::Policy;
 use crate::core::session::Session;
 use crate::proto::event::Author;
+use crate::proto::format::Format;
 use crate::proto::name::{Alias, ClientId};
 use crate::proto::rate::Rate;
 
@@ -30,6 +31,8 @@ pub(super) struct Member {
     pub(super) seat: u32,
     pub(super) policy: Policy,
     pub(super) standing: Standing,
+    /// The form in which it gets them.
+    pub(super) format: Format,
     /// Events up to this offset are not for this member.
     pub(super) position: u64,
 }
@@ -81,6 +84,8 @@ pub struct Seat {
     pub session: Session,
     /// Who it is, as its events say.
     pub author: Arc<Author>,
+    /// The form in which it gets events.
+    pub(super) format: Format,
     /// The kernel takes no more: writing waits until it does.
     pub blocked: bool,
     /// It is in the queue of those to be written.
@@ -103,12 +108,13 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// A connection that was heard of at `now_ms`.
-    pub(super) fn new(author: Arc<Author>, now_ms: u64) -> Self {
+    /// A connection that speaks `format`, and was heard of at `now_ms`.
+    pub(super) fn new(author: Arc<Author>, format: Format, now_ms: u64) -> Self {
         Self {
             outbox: Outbox::default(),
             session: Session::new(now_ms),
             author,
+            format,
             blocked: false,
             dirty: false,
             slow: None,

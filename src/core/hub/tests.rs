@@ -1,6 +1,7 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
 mod edges;
+mod forms;
 mod latest;
 mod memory;
 mod throttle;

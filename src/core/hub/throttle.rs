@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::forms::Forms;
 use super::seat::{Member, Round, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::latest::Latest;
@@ -94,7 +95,11 @@ impl Topic {
         }
         let Some(members) = self.parts(rate).0 else { return 0 };
         members.push(member);
-        narrow(members.len() - 1)
+        let at = narrow(members.len() - 1);
+        if rate.is_none() {
+            self.count_speaker(None, Some(member.format));
+        }
+        at
     }
 
     /// Takes a group away that has nobody left.
@@ -187,14 +192,17 @@ impl Hub {
             return None;
         }
         let member = members.swap_remove(at);
+        let empty = members.is_empty();
         if let Some(moved) = members.get(at)
             && let Some(seat) = self.seats.get_mut(moved.seat as usize)
             && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
         {
             other.member = sub.member;
         }
-        if let Some(rate) = sub.rate.filter(|_| members.is_empty()) {
-            topic.free(sub.alias, rate, &mut self.dues);
+        match sub.rate {
+            None => topic.count_speaker(Some(member.format), None),
+            Some(rate) if empty => topic.free(sub.alias, rate, &mut self.dues),
+            Some(_) => {}
         }
         Some(member)
     }
@@ -259,11 +267,12 @@ impl Hub {
         };
         let mut members = [member];
         let after = group.flushed.max(member.position);
-        let runs = lay(&mut self.press, latest, after, now_ms, limit);
+        let runs = lay(&mut self.press, (latest, after), &members, now_ms, limit);
         outcome.conflated += conflated(&members, latest, after, &runs);
         let (floor, account) = (latest.floor(), &self.press.account().clone());
         for run in runs {
-            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
+            let round = &mut Round { writer, now_ms, floor, account, outcome };
+            self.hand_form(run, &mut members, round);
         }
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
@@ -304,8 +313,8 @@ impl Hub {
         };
         let Some(latest) = &topic.latest else { return 0 };
         let (after, floor) = (group.flushed, latest.floor());
-        let runs = lay(&mut self.press, latest, after, now_ms, limit);
         let mut members = std::mem::take(&mut group.members);
+        let runs = lay(&mut self.press, (latest, after), &members, now_ms, limit);
         let head = latest.head();
         if members.iter().any(|member| member.position < head) {
             group.flushes(now_ms, head);
@@ -315,7 +324,8 @@ impl Hub {
         outcome.conflated += conflated(&members, latest, after, &runs);
         let account = &self.press.account().clone();
         for run in runs {
-            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
+            let round = &mut Round { writer, now_ms, floor, account, outcome };
+            self.hand_form(run, &mut members, round);
         }
         let offers = members.len();
         if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
@@ -325,14 +335,19 @@ impl Hub {
     }
 }
 
+/// What the table has after `after`, in each form that the members speak.
 fn lay(
     press: &mut Press,
-    latest: &Latest,
-    after: u64,
+    (latest, after): (&Latest, u64),
+    members: &[Member],
     now_ms: u64,
     limit: RunLimit,
 ) -> Vec<Rc<Run>> {
-    press.lay(latest.newer(after), now_ms.saturating_mul(1_000_000), limit)
+    let now_ns = now_ms.saturating_mul(1_000_000);
+    let forms = Forms::of(members);
+    latest.newer(after).for_each(|event| forms.keep(event, press.encoder()));
+    let each = forms.each();
+    each.flat_map(|format| press.lay(latest.newer(after), format, now_ns, limit)).collect()
 }
 
 /// How many events after `after` are not in the runs, over the members that get these.
@@ -340,7 +355,8 @@ fn conflated(members: &[Member], latest: &Latest, after: u64, runs: &[Rc<Run>]) 
     let known = after.max(latest.floor().saturating_sub(1));
     let missing = |member: &Member| {
         let from = known.max(member.position);
-        let kept: u32 = runs.iter().map(|run| run.len() - run.after(from)).sum();
+        let own = runs.iter().filter(|run| run.format() == member.format);
+        let kept: u32 = own.map(|run| run.len() - run.after(from)).sum();
         latest.head().saturating_sub(from).saturating_sub(u64::from(kept))
     };
     members.iter().filter(|member| member.is_live()).map(missing).sum()

@@ -11,6 +11,8 @@ use crate::core::account::Charge;
 use crate::core::latest::{Frame, Latest};
 use crate::core::run::Run;
 use crate::proto::dialect::json;
+use crate::proto::encoder::Encoder;
+use crate::proto::format::Format;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::push::{Hole, Push};
 use crate::proto::ws::frame;
@@ -48,6 +50,17 @@ pub(super) struct Lag {
 
 /// There is one for each stalled subscriber.
 const _: () = assert!(size_of::<Lag>() <= 112);
+
+/// Who is shown something.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    /// Its own events may be hidden from it.
+    pub client: ClientId,
+    /// The form that it speaks.
+    pub format: Format,
+    /// What makes the frames.
+    pub encoder: &'a mut Encoder,
+}
 
 /// What became of a subscription that lags, once the lane was written up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +197,8 @@ impl Outbox {
     }
 
     /// Puts before the lane what its subscription in front has missed, or some of it.
-    pub fn show(&mut self, table: &mut Latest, client: ClientId, unix_ms: u64) -> Shown {
+    pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, unix_ms: u64) -> Shown {
+        let Reader { client, format, encoder } = reader;
         let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
         self.lags -= 1;
         self.shrink();
@@ -203,11 +217,13 @@ impl Outbox {
             let Some((after, upto)) = &mut lag.shown else { return Shown::CaughtUp };
             // One place for the control lane.
             while frames.len() < SLICES_MAX - 1 && bytes < SHOWN_BYTES {
-                let Some((event, frame)) = table.next(*after, *upto) else { break };
+                let Some((event, frame)) = table.next((*after, *upto), format, encoder) else {
+                    break;
+                };
                 *after = event.offset;
                 if event.hidden_from != Some(client) {
                     bytes += frame.bytes.len();
-                    frames.push(Rc::clone(frame));
+                    frames.push(frame);
                 }
             }
             if !frames.is_empty() {

@@ -5,12 +5,17 @@ use crate::core::outbox::tests::{event, hidden_event};
 
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
+/// The frame of an event in plain JSON.
+fn json(event: &Event) -> Vec<u8> {
+    event.frame(Format::Json, &mut Encoder::default()).to_vec()
+}
+
 #[test]
 fn a_conflated_run_knows_the_offset_of_each_frame() {
     let offsets = [3, 7, 8, 20];
     let events = offsets.map(|offset| event(1, offset, 9));
     let mut press = Press::default();
-    let runs = press.lay(&events, 5, ANY);
+    let runs = press.lay(&events, Format::Json, 5, ANY);
     let run = &runs[0];
     assert_eq!((runs.len(), run.len(), run.made_ns(), run.taken_ns()), (1, 4, 5, 5));
     let positions = [(0, 0), (2, 0), (3, 1), (6, 1), (7, 2), (8, 3), (19, 3), (20, 4), (99, 4)];
@@ -21,7 +26,7 @@ fn a_conflated_run_knows_the_offset_of_each_frame() {
     assert_eq!([part.offset(0), part.offset(1)], [7, 8]);
     assert_eq!((part.after(7), part.is_conflated()), (1, true));
     assert_eq!(part.slice(0, 2), run.slice(1, 3));
-    let parted = press.lay(&events, 5, RunLimit { frames: 3, ..ANY });
+    let parted = press.lay(&events, Format::Json, 5, RunLimit { frames: 3, ..ANY });
     assert_eq!(parted.iter().map(|run| run.len()).collect::<Vec<_>>(), [3, 1]);
     // Used again, it is a run like any other.
     runs.into_iter().chain(parted).for_each(|run| press.issue(run));
@@ -38,17 +43,14 @@ fn its_parts_are_its_frames() {
     assert!(events[1..].iter().all(|event| press.append(&mut run, event, ANY)));
     assert_eq!((run.len(), run.offset(0), run.offset(2), run.made_ns()), (3, 5, 7, 7));
     for (index, event) in (0..).zip(&events) {
-        assert_eq!(run.slice(index, index + 1), event.json_frame());
-        assert_eq!(run.size(index, index + 1), event.json_frame().len());
+        assert_eq!(run.slice(index, index + 1), json(event));
+        assert_eq!(run.size(index, index + 1), json(event).len());
         for at in run.start(index)..run.start(index + 1) {
             assert_eq!(run.frame_at(at), index);
         }
     }
     assert_eq!(run.frame_at(run.start(3)), 3, "the end of all");
-    assert_eq!(
-        run.slice(0, 3),
-        events.iter().flat_map(|e| e.json_frame().to_vec()).collect::<Vec<_>>()
-    );
+    assert_eq!(run.slice(0, 3), events.iter().flat_map(|e| json(e)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn what_is_after_a_position() {
 #[test]
 fn a_run_ends_before_its_limits_and_at_a_hole() {
     let mut press = Press::default();
-    let one = event(1, 1, 100).json_frame().len();
+    let one = json(&event(1, 1, 100)).len();
     let cases = [
         ("follows", 2, 100, ANY, true),
         ("hole", 3, 100, ANY, false),
@@ -91,7 +93,7 @@ fn an_event_that_begins_the_next_run_is_encoded_once() {
     // Were it encoded again, it would be with this number.
     Arc::get_mut(&mut next).unwrap().ts_ms = 7;
     let again = press.begin(&next, 0);
-    assert_eq!(again.slice(0, 1), event(1, 2, 100).json_frame());
+    assert_eq!(again.slice(0, 1), json(&event(1, 2, 100)));
 }
 
 #[test]
@@ -107,7 +109,7 @@ fn a_run_is_used_again_once_nobody_holds_it() {
     assert_eq!((Rc::as_ptr(&again), press.issued.len()), (address, 0));
     assert_eq!((again.alias(), again.offset(0), again.len()), (Alias(2), 8, 1));
     assert_eq!((again.hidden(), again.made_ns()), (&[][..], 3), "nothing is left of the first");
-    assert_eq!(again.slice(0, 1), event(2, 8, 9).json_frame());
+    assert_eq!(again.slice(0, 1), json(&event(2, 8, 9)));
 }
 
 #[test]
@@ -120,7 +122,7 @@ fn a_small_run_does_not_keep_the_room_of_a_large_one() {
     assert!(small.footprint() > 100_000, "the room is used again");
     press.seal(&mut small);
     assert!(small.footprint() <= PINNED_BYTES_MIN, "{}", small.footprint());
-    assert_eq!(small.slice(0, 1), event(1, 2, 9).json_frame());
+    assert_eq!(small.slice(0, 1), json(&event(1, 2, 9)));
 }
 
 #[test]
