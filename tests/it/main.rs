@@ -17,5 +17,6 @@ mod rate;
 mod raw;
 mod slow;
 mod slow_bad;
+mod spoken;
 mod threats;
 mod was;

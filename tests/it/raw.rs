@@ -136,11 +136,18 @@ impl Raw {
     /// As [`Raw::websocket`], with a small receive buffer, so that not reading soon blocks the
     /// sender.
     pub(crate) fn narrow(gateway: &Gateway) -> Self {
+        Self::narrow_offering(gateway, &[])
+    }
+
+    /// As [`Raw::narrow`], with these headers in the handshake.
+    pub(crate) fn narrow_offering(gateway: &Gateway, headers: &[(&str, &str)]) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&gateway.addr.into()).unwrap();
-        Self::with(socket.into()).upgraded(gateway)
+        let mut raw = Self::with(socket.into());
+        raw.shake_hands(gateway, headers);
+        raw
     }
 
     /// As [`Raw::websocket`], with these headers in the handshake; and its answer.
