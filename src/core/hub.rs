@@ -16,11 +16,14 @@ use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
 use crate::proto::event::{Author, Event};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
+mod by_pattern;
 mod lag;
+mod pattern;
 mod seat;
 
 pub use seat::Seat;
 
+use pattern::{Patterns, Touched};
 use seat::{Listed, Member, Round, Standing, Sub, Target};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
@@ -59,6 +62,15 @@ pub trait Writer {
     fn write(&mut self, id: SeatId, seat: &mut Seat);
 }
 
+/// What a seat has left.
+#[derive(Debug, Clone, Copy)]
+pub enum Left<'a> {
+    /// This channel.
+    Channel(&'a ChannelName),
+    /// The pattern of this prefix.
+    Prefix(&'a str),
+}
+
 /// What a fan-out has to tell.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -74,7 +86,8 @@ pub struct Hub {
     seats: Slab<Seat>,
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
-    touched: Vec<Alias>,
+    patterns: Patterns,
+    touched: Vec<Touched>,
     dirty: VecDeque<u32>,
     full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
@@ -93,6 +106,7 @@ impl Hub {
             seats: Slab::new(),
             clients: HashMap::default(),
             topics: HashMap::default(),
+            patterns: Patterns::default(),
             touched: Vec::new(),
             dirty: VecDeque::new(),
             full: Vec::new(),
@@ -112,9 +126,9 @@ impl Hub {
         id
     }
 
-    /// Takes a seat away. `left` hears of each channel it had, and whether it was the shard's
-    /// last member there.
-    pub fn close(&mut self, id: SeatId, left: impl FnMut(&ChannelName, bool)) {
+    /// Takes a seat away. `left` hears of each channel and pattern it had, and whether it was the
+    /// shard's last member there.
+    pub fn close(&mut self, id: SeatId, left: impl FnMut(Left<'_>, bool)) {
         self.leave_all(id, left);
         if let Some(seat) = self.seats.try_remove(id) {
             self.clients.remove(&seat.author.client);
@@ -122,14 +136,15 @@ impl Hub {
     }
 
     /// Ends every subscription of a seat; what is queued stays queued.
-    pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(&ChannelName, bool)) {
+    pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         let Some(seat) = self.seats.get_mut(id) else { return };
         for sub in std::mem::take(&mut seat.subs) {
             self.give_up(id, sub);
             if let Some((channel, last)) = self.leave(sub) {
-                left(&channel, last);
+                left(Left::Channel(&channel), last);
             }
         }
+        self.leave_patterns(id, left);
     }
 
     /// The seat of that id.
@@ -159,7 +174,7 @@ impl Hub {
 
     /// How many subscriptions one of them has.
     pub fn subscriptions_of(&self, id: SeatId) -> usize {
-        self.seats.get(id).map_or(0, |seat| seat.subs.len())
+        self.seats.get(id).map_or(0, |seat| seat.subs.len()) + self.patterns.count(id)
     }
 
     /// Bytes of events in all queues, and how many queues are full.
@@ -195,8 +210,14 @@ impl Hub {
     /// Adds a subscription.
     pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
-        let Join { policy, position, keys_max } = join;
+        let Join { policy, mut position, keys_max } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
+        let mut standing = Standing::Live;
+        if self.patterns.covers(id, channel.as_str()) {
+            // It has the channel by pattern: what is on its way here is for it.
+            position = 0;
+            standing = self.patterns.end_lag(id, alias).map_or(standing, |_| Standing::Told);
+        }
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(free) => {
@@ -209,19 +230,24 @@ impl Hub {
             seat.subs.reserve_exact(1);
         }
         seat.subs.push(Sub { alias, member: narrow(topic.members.len()) });
-        let member = Member { seat: narrow(id), policy, standing: Standing::Live, position };
-        topic.count_user(false, member.uses_latest(), keys_max);
+        let member = Member { seat: narrow(id), policy, standing, position };
+        topic.count_user(standing != Standing::Live, member.uses_latest(), keys_max);
         topic.members.push(member);
         self.subscriptions += 1;
     }
 
-    /// Ends a subscription and takes its events out of the queue. Says whether it was the shard's
-    /// last member of the channel; `None` when there was no subscription.
+    /// Ends a subscription and takes its events out of the queue, unless a pattern has them as well.
+    /// Says whether it was the shard's last member of the channel; `None` when there was no
+    /// subscription.
     pub fn unsubscribe(&mut self, id: SeatId, alias: Alias) -> Option<bool> {
         let seat = self.seats.get_mut(id)?;
         let at = seat.subs.iter().position(|sub| sub.alias == alias)?;
         let sub = seat.subs.swap_remove(at);
-        seat.outbox.purge(alias);
+        if !self.goes_on_by_pattern(id, sub)
+            && let Some(seat) = self.seats.get_mut(id)
+        {
+            seat.outbox.purge(alias);
+        }
         self.leave(sub).map(|(_, last)| last)
     }
 
@@ -242,7 +268,7 @@ impl Hub {
         }
         let channel = topic.channel.clone();
         let last = topic.members.is_empty();
-        if last {
+        if topic.is_spare() {
             self.topics.remove(&sub.alias);
         }
         Some((channel, last))
@@ -251,15 +277,17 @@ impl Hub {
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
     /// then come again.
     pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        let Some(topic) = self.topics.get_mut(&event.alias) else { return true };
+        let Some(topic) = self.topics.get_mut(&event.alias) else {
+            return !self.has_by_pattern(event) || self.load(event, now_ns);
+        };
         // A part of the queue, so that no batch alone can overflow one that was empty.
         let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
         let bytes = (self.limit.bytes / 2).min(RUN_BYTES_MAX);
         let loaded = match &mut topic.open {
             Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
             None => {
+                self.touched.push(self.patterns.begin(event, topic));
                 topic.open = Some(self.press.begin(event, now_ns));
-                self.touched.push(event.alias);
                 true
             }
         };
@@ -272,15 +300,19 @@ impl Hub {
 
     /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
     /// it adds to the next [`Hub::fan_out`].
-    pub fn begins(&self, event: &Event) -> usize {
-        let topic = self.topics.get(&event.alias).filter(|topic| topic.open.is_none());
-        topic.map_or(0, |topic| topic.members.len())
+    pub fn begins(&mut self, event: &Event) -> usize {
+        let topic = self.topics.get(&event.alias);
+        if topic.is_some_and(|topic| topic.open.is_some()) {
+            return 0;
+        }
+        topic.map_or(0, |topic| topic.members.len()) + self.patterns.reach(event)
     }
 
     /// Hands every open run to the members of its channel.
     pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
         let mut touched = std::mem::take(&mut self.touched);
-        for alias in touched.drain(..) {
+        for touched in touched.drain(..) {
+            let alias = touched.alias;
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             let Some(mut run) = topic.open.take() else { continue };
             self.press.seal(&mut run);
@@ -289,14 +321,25 @@ impl Hub {
             for member in &mut members {
                 self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
             }
+            if touched.has_patterns() {
+                let round = &mut Round { writer, now_ms, floor, outcome };
+                self.offer_by_pattern(touched, &members, &run, round);
+            }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
+                if topic.is_spare() {
+                    self.topics.remove(&alias);
+                }
             }
             self.press.issue(run);
         }
+        self.patterns.forget_found();
         self.touched = touched;
     }
 
+    // For patterns it is called a second time, and the loop over the members of a channel is no
+    // place for a call.
+    #[inline(always)]
     fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
         if member.standing != Standing::Live {
             return self.miss(member, run, run.after(member.position), round);
@@ -375,6 +418,7 @@ impl Hub {
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
+        self.rest_tables();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
         self.roomy.retain(|listed| {

@@ -33,8 +33,12 @@ impl Prefixes {
     /// A shard has subscribers of a prefix from here on.
     pub(super) fn subscribe(&self, prefix: &str, shard: ShardId) {
         let mut table = self.table.write();
-        table.get_or_insert_with(prefix, ShardSet::default).insert(shard);
-        self.generation.fetch_add(1, Ordering::Release);
+        let shards = table.get_or_insert_with(prefix, ShardSet::default);
+        let before = *shards;
+        shards.insert(shard);
+        if *shards != before {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// A shard has none any more.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use weir::core::hub::{Hub, Join, Outcome, SeatId, Writer};
+use weir::core::hub::{Hub, Join, Left, Outcome, SeatId, Writer};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
 use weir::proto::close::CloseReason;
@@ -303,7 +303,7 @@ impl World {
         }
         let (now, store) = (self.now(), &self.store);
         let Shard { id, hub, net, .. } = &mut self.shards[shard];
-        hub.leave_all(seat, |channel, last| store.unsubscribe(channel.as_str(), *id, last, now));
+        hub.leave_all(seat, |left, last| leave(store, *id, (left, last), now));
         let reason = CloseReason::SlowConsumer;
         let there = hub.seat(seat).unwrap();
         there.outbox.clear_data();
@@ -343,9 +343,7 @@ impl World {
         let connection = self.connections.swap_remove(index);
         let (now, store) = (self.now(), &self.store);
         let Shard { id, hub, net, .. } = &mut self.shards[connection.shard];
-        hub.close(connection.seat, |channel, last| {
-            store.unsubscribe(channel.as_str(), *id, last, now);
-        });
+        hub.close(connection.seat, |left, last| leave(store, *id, (left, last), now));
         net.sockets.remove(&connection.seat);
         self.tally.add(connection.client.tally);
     }
@@ -426,6 +424,15 @@ impl World {
             assert_eq!(shard.hub.queues(), (0, 0));
         }
         self.tally
+    }
+}
+
+/// Tells the store what a seat has left.
+fn leave(store: &Memory, shard: ShardId, (left, last): (Left<'_>, bool), now: Now) {
+    match left {
+        Left::Channel(channel) => store.unsubscribe(channel.as_str(), shard, last, now),
+        Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, shard),
+        Left::Prefix(_) => {}
     }
 }
 

@@ -48,28 +48,38 @@ impl Hub {
         while let Some(seat) = self.seats.get_mut(id) {
             let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
             let client = seat.author.client;
-            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
-            let topic = self.topics.get_mut(&alias);
-            let (Some(sub), Some(topic)) = (sub, topic) else {
+            let Some(topic) = self.topics.get_mut(&alias) else {
                 // It has been left: nobody is there to be told.
                 seat.outbox.purge(alias);
                 continue;
             };
-            let (Some(latest), Some(member)) =
-                (&mut topic.latest, topic.members.get_mut(sub.member as usize))
-            else {
+            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
+            let member = sub.and_then(|sub| topic.members.get_mut(sub.member as usize));
+            let by_name = member.is_some();
+            // Whether it still uses the table once it has caught up.
+            let uses = member.as_ref().is_some_and(|member| member.policy == Policy::Latest);
+            let standing = match member {
+                Some(member) => Some(&mut member.standing),
+                None => self.patterns.lag_of(id, alias),
+            };
+            let (Some(latest), Some(standing)) = (&mut topic.latest, standing) else {
                 seat.outbox.purge(alias);
                 continue;
             };
             match seat.outbox.show(latest, client, unix_ms()) {
                 Shown::CaughtUp => {
-                    member.standing = Standing::Live;
-                    let uses = member.uses_latest();
+                    *standing = Standing::Live;
                     topic.count_user(true, uses, 0);
+                    if !by_name {
+                        self.patterns.end_lag(id, alias);
+                    }
+                    if topic.is_spare() {
+                        self.topics.remove(&alias);
+                    }
                 }
                 Shown::Later => {}
                 Shown::Ready(told) => {
-                    member.standing = if told { Standing::Told } else { Standing::Lagging };
+                    *standing = if told { Standing::Told } else { Standing::Lagging };
                     return true;
                 }
             }
@@ -89,5 +99,11 @@ impl Topic {
         if latest.users == 0 {
             self.latest = None;
         }
+    }
+
+    /// Whether nobody needs it: it is there for members, and for those who have the channel by
+    /// pattern and need its table, or the run that is being filled.
+    pub(super) fn is_spare(&self) -> bool {
+        self.members.is_empty() && self.latest.is_none() && self.open.is_none()
     }
 }

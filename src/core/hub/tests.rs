@@ -1,6 +1,7 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
 mod latest;
+mod pattern;
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -112,7 +113,10 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 (2, Some(id)) => {
                     seats.swap_remove(at);
                     let mut left = Vec::new();
-                    hub.close(id, |name, last| left.push((name.to_string(), last)));
+                    hub.close(id, |name, last| match name {
+                        Left::Channel(name) => left.push((name.to_string(), last)),
+                        Left::Prefix(prefix) => panic!("nobody has {prefix}"),
+                    });
                     let had: Vec<u64> =
                         model.iter().filter(|(seat, _)| *seat == id).map(|(_, a)| *a).collect();
                     model.retain(|(seat, _)| *seat != id);

@@ -234,18 +234,21 @@ impl Outbox {
     /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
     /// nothing is shown any more.
     pub fn give_up(&mut self, alias: Alias, head: u64) {
-        for item in &mut self.data {
-            if let Item::Lag(lag) = item
-                && lag.alias == alias
-                && let Some(missed) = lag.missed
-            {
-                let channel = lag.channel.clone();
-                let hole = Rc::new(Cell::new(missed.hole(head)));
-                let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
-                *item = Item::Gap(Box::new(Gap { channel, alias, hole, ts_ms, told, frame }));
-            }
-        }
-        self.data.retain(|item| !matches!(item, Item::Lag(lag) if lag.alias == alias));
+        self.give_up_where(|other| (other == alias).then_some(head));
+    }
+
+    /// Ends the lagging of every channel that has a `head`, likewise.
+    pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) {
+        self.data.retain_mut(|item| {
+            let Item::Lag(lag) = item else { return true };
+            let Some(head) = head(lag.alias) else { return true };
+            let Some(missed) = lag.missed else { return false };
+            let (channel, alias) = (lag.channel.clone(), lag.alias);
+            let hole = Rc::new(Cell::new(missed.hole(head)));
+            let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
+            *item = Item::Gap(Box::new(Gap { channel, alias, hole, ts_ms, told, frame }));
+            true
+        });
         self.recount();
     }
 }
@@ -258,6 +261,10 @@ impl Missed {
 }
 
 impl Lag {
+    pub(super) fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
     fn miss(&mut self, run: &Run, from: u32) {
         let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
         self.missed = Some(Missed { from, ts_ms, hidden: 0 });

@@ -1,0 +1,280 @@
+//! Subscriptions to patterns: how they begin and end, and the fan-out of a run to them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::pattern::{Pattern, PatternSub, Touched};
+use super::seat::{Member, Round, Standing, Sub};
+use super::{Hub, Left, SeatId, Topic, Writer, narrow};
+use crate::core::outbox::OutboxLimit;
+use crate::core::policy::Policy;
+use crate::core::run::Run;
+use crate::proto::event::Event;
+use crate::proto::name::{Alias, ChannelName};
+
+/// Things that may stand in the lane of a seat with patterns, in events of its limit; and at least
+/// so many. The lane has a notice for each channel that has lost something, and a pattern has any
+/// number of channels.
+const LANE_TIMES: usize = 2;
+const LANE_MIN: usize = 1_024;
+
+impl Hub {
+    /// Whether the connection has the pattern of that prefix.
+    pub fn has_pattern(&self, id: SeatId, prefix: &str) -> bool {
+        self.patterns.sub(id, prefix).is_some()
+    }
+
+    /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
+    /// of the one that is there.
+    pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, policy: Policy, keys_max: usize) {
+        if !self.seats.contains(id) || self.update_pattern(id, prefix, policy, keys_max) {
+            return;
+        }
+        let patterns = &mut self.patterns;
+        let all = &mut patterns.all;
+        let key = *patterns.table.get_or_insert_with(prefix, || {
+            let (members, prefix) = (Vec::new(), prefix.into());
+            narrow(all.insert(Pattern { prefix, members, latest: 0, keys_max }))
+        });
+        let Some(pattern) = all.get_mut(key as usize) else { return };
+        if patterns.seats.len() <= id {
+            patterns.seats.resize_with(id + 1, || None);
+        }
+        let mine = patterns.seats[id].get_or_insert_default();
+        mine.subs.push(PatternSub { pattern: key, member: narrow(pattern.members.len()) });
+        let standing = Standing::Live;
+        pattern.members.push(Member { seat: narrow(id), policy, standing, position: 0 });
+        pattern.latest += usize::from(policy == Policy::Latest);
+        pattern.keys_max = keys_max;
+        patterns.next = None;
+        self.subscriptions += 1;
+    }
+
+    /// Changes the policy of a subscription to a pattern, if there is one. Where it lags it goes
+    /// on with it once it has caught up.
+    fn update_pattern(
+        &mut self,
+        id: SeatId,
+        prefix: &str,
+        policy: Policy,
+        keys_max: usize,
+    ) -> bool {
+        let Some(sub) = self.patterns.sub(id, prefix) else { return false };
+        if let Some(pattern) = self.patterns.all.get_mut(sub.pattern as usize)
+            && let Some(member) = pattern.members.get_mut(sub.member as usize)
+        {
+            pattern.latest -= usize::from(member.policy == Policy::Latest);
+            pattern.latest += usize::from(policy == Policy::Latest);
+            pattern.keys_max = keys_max;
+            member.policy = policy;
+        }
+        true
+    }
+
+    /// Ends a subscription to a pattern, and takes the events of the channels that the connection
+    /// has neither by name nor by another pattern out of its queue. Says whether it was the
+    /// shard's last of that prefix; `None` when there was none.
+    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<bool> {
+        let sub = self.patterns.sub(id, prefix)?;
+        let mine = self.patterns.mine(id)?;
+        mine.subs.retain(|other| other.pattern != sub.pattern);
+        let last = self.leave_pattern(sub).is_some_and(|(_, last)| last);
+        let patterns = &self.patterns;
+        let seat = self.seats.get_mut(id)?;
+        let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
+        seat.outbox.purge_where(|alias, name: &ChannelName| {
+            let name = name.as_str();
+            name.starts_with(prefix) && !by_name(alias) && !patterns.covers(id, name)
+        });
+        let mut lags = std::mem::take(&mut self.patterns.mine(id)?.lags);
+        lags.retain(|alias, _| {
+            let Some(topic) = self.topics.get_mut(alias) else { return false };
+            let goes_on = self.patterns.covers(id, topic.channel.as_str());
+            if !goes_on {
+                topic.count_user(true, false, 0);
+                if topic.is_spare() {
+                    self.topics.remove(alias);
+                }
+            }
+            goes_on
+        });
+        self.patterns.mine(id)?.lags = lags;
+        self.patterns.tidy(id);
+        Some(last)
+    }
+
+    /// Ends all subscriptions of a seat to patterns; what is queued stays queued.
+    pub(super) fn leave_patterns(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
+        let Some(mine) = self.patterns.mine(id).map(std::mem::take) else { return };
+        if let Some(seat) = self.seats.get_mut(id) {
+            let topics = &self.topics;
+            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
+            seat.outbox
+                .give_up_where(|alias| head(alias).filter(|_| mine.lags.contains_key(&alias)));
+        }
+        for alias in mine.lags.keys() {
+            let Some(topic) = self.topics.get_mut(alias) else { continue };
+            topic.count_user(true, false, 0);
+            if topic.is_spare() {
+                self.topics.remove(alias);
+            }
+        }
+        for sub in mine.subs {
+            if let Some((prefix, last)) = self.leave_pattern(sub) {
+                left(Left::Prefix(&prefix), last);
+            }
+        }
+        self.patterns.tidy(id);
+    }
+
+    fn leave_pattern(&mut self, sub: PatternSub) -> Option<(Box<str>, bool)> {
+        let patterns = &mut self.patterns;
+        let pattern = patterns.all.get_mut(sub.pattern as usize)?;
+        let at = sub.member as usize;
+        if at >= pattern.members.len() {
+            return None;
+        }
+        let member = pattern.members.swap_remove(at);
+        pattern.latest -= usize::from(member.policy == Policy::Latest);
+        self.subscriptions -= 1;
+        patterns.next = None;
+        if let Some(moved) = pattern.members.get(at)
+            && let Some(Some(mine)) = patterns.seats.get_mut(moved.seat as usize)
+            && let Some(other) = mine.subs.iter_mut().find(|other| other.pattern == sub.pattern)
+        {
+            other.member = sub.member;
+        }
+        let last = pattern.members.is_empty();
+        let prefix = pattern.prefix.clone();
+        if last {
+            patterns.table.remove(&prefix);
+            patterns.all.remove(sub.pattern as usize);
+        }
+        Some((prefix, last))
+    }
+
+    /// A subscription by name ends. Whether its seat has the channel by pattern as well: then it
+    /// goes on as it stands.
+    pub(super) fn goes_on_by_pattern(&mut self, id: SeatId, sub: Sub) -> bool {
+        let Some(topic) = self.topics.get_mut(&sub.alias) else { return false };
+        if !self.patterns.covers(id, topic.channel.as_str()) {
+            return false;
+        }
+        let member = topic.members.get(sub.member as usize);
+        if let Some(standing) = member.map(|member| member.standing)
+            && standing != Standing::Live
+            && let Some(mine) = self.patterns.mine(id)
+        {
+            mine.lags.insert(sub.alias, standing);
+            topic.count_user(false, true, 0);
+        }
+        true
+    }
+
+    /// Whether somebody has the event's channel by pattern, though nobody has it by name: then
+    /// it has a topic from here on, for as long as that is needed.
+    pub(super) fn has_by_pattern(&mut self, event: &Arc<Event>) -> bool {
+        if self.patterns.reach(event) == 0 {
+            return false;
+        }
+        let channel = event.channel.clone();
+        let topic = Topic { channel, members: Vec::new(), latest: None, open: None };
+        self.topics.insert(event.alias, topic);
+        true
+    }
+
+    /// Hands a run to those who have its channel by pattern and not by name, once to each: by the
+    /// longest prefix.
+    #[inline(never)]
+    pub(super) fn offer_by_pattern(
+        &mut self,
+        touched: Touched,
+        by_name: &[Member],
+        run: &Rc<Run>,
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        self.patterns.stamp += 1;
+        for at in touched.first..touched.end {
+            let Some(&key) = self.patterns.found.get(at as usize) else { continue };
+            let Some(pattern) = self.patterns.all.get_mut(key as usize) else { continue };
+            let members = std::mem::take(&mut pattern.members);
+            for member in &members {
+                let Some(standing) = self.turn_of(member.seat, by_name, run.alias()) else {
+                    continue;
+                };
+                let mut member = Member { standing, ..*member };
+                self.offer(&mut member, run, round);
+                if member.standing != Standing::Live {
+                    self.note_lag(member, standing, run.alias());
+                }
+                self.bound_lane(member, round);
+            }
+            if let Some(pattern) = self.patterns.all.get_mut(key as usize) {
+                pattern.members = members;
+            }
+        }
+    }
+
+    /// The standing of a member that the run has not been offered to yet.
+    fn turn_of(&mut self, id: u32, by_name: &[Member], alias: Alias) -> Option<Standing> {
+        let (stamp, seat) = (self.patterns.stamp, self.seats.get(id as usize)?);
+        let mine = self.patterns.mine(id as usize)?;
+        if std::mem::replace(&mut mine.stamp, stamp) == stamp {
+            return None;
+        }
+        let named = if seat.subs.len() <= by_name.len() {
+            seat.subs.iter().any(|sub| sub.alias == alias)
+        } else {
+            by_name.iter().any(|member| member.seat == id)
+        };
+        let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };
+        (!named).then(|| lag.copied().unwrap_or(Standing::Live))
+    }
+
+    fn note_lag(&mut self, member: Member, before: Standing, alias: Alias) {
+        if member.standing == before {
+            return;
+        }
+        if before == Standing::Live
+            && let Some(topic) = self.topics.get_mut(&alias)
+        {
+            topic.count_user(false, true, 0);
+        }
+        if let Some(mine) = self.patterns.mine(member.seat as usize) {
+            mine.lags.insert(alias, member.standing);
+        }
+    }
+
+    /// Gives a seat up whose lane has too many notices: what it has lost can no longer be told.
+    fn bound_lane(&mut self, member: Member, round: &mut Round<'_, impl Writer>) {
+        let OutboxLimit { events, .. } = self.limit;
+        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
+        if seat.outbox.lane_len() > LANE_MIN.max(LANE_TIMES.saturating_mul(events))
+            && !std::mem::replace(&mut seat.over, true)
+        {
+            round.outcome.overflowed.push(member.seat as usize);
+        }
+    }
+
+    /// Gives back the tables that were held for patterns, where nobody lags and nothing was
+    /// published since the last look.
+    pub(super) fn rest_tables(&mut self) {
+        let topics = &mut self.topics;
+        self.patterns.held.retain(|alias| {
+            let Some(topic) = topics.get_mut(alias) else { return false };
+            let Some(latest) = &mut topic.latest else { return false };
+            if std::mem::take(&mut latest.fresh) || latest.users > 1 {
+                return true;
+            }
+            latest.held = false;
+            topic.count_user(true, false, 0);
+            if topic.is_spare() {
+                topics.remove(alias);
+            }
+            false
+        });
+        if self.patterns.held.is_empty() {
+            self.patterns.held = Vec::new();
+        }
+    }
+}
