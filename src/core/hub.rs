@@ -87,6 +87,8 @@ pub struct Hub {
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
     patterns: Patterns,
+    /// Events that were loaded so far.
+    loaded: u64,
     touched: Vec<Touched>,
     dirty: VecDeque<u32>,
     full: Vec<Listed>,
@@ -107,6 +109,7 @@ impl Hub {
             clients: HashMap::default(),
             topics: HashMap::default(),
             patterns: Patterns::default(),
+            loaded: 0,
             touched: Vec::new(),
             dirty: VecDeque::new(),
             full: Vec::new(),
@@ -210,14 +213,10 @@ impl Hub {
     /// Adds a subscription.
     pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
-        let Join { policy, mut position, keys_max } = join;
+        let Join { policy, position, keys_max } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
-        let mut standing = Standing::Live;
-        if self.patterns.covers(id, channel.as_str()) {
-            // It has the channel by pattern: what is on its way here is for it.
-            position = 0;
-            standing = self.patterns.end_lag(id, alias).map_or(standing, |_| Standing::Told);
-        }
+        let lag = self.patterns.end_lag(id, alias);
+        let standing = lag.map_or(Standing::Live, |_| Standing::Told);
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(free) => {
@@ -277,8 +276,15 @@ impl Hub {
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
     /// then come again.
     pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
+        let loaded = self.patterns.passes(self.loaded, &self.touched) && self.lay(event, now_ns);
+        self.loaded += u64::from(loaded);
+        loaded
+    }
+
+    #[inline(always)]
+    fn lay(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
         let Some(topic) = self.topics.get_mut(&event.alias) else {
-            return !self.has_by_pattern(event) || self.load(event, now_ns);
+            return self.lay_by_pattern(event, now_ns);
         };
         // A part of the queue, so that no batch alone can overflow one that was empty.
         let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
@@ -318,12 +324,12 @@ impl Hub {
             self.press.seal(&mut run);
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
-            for member in &mut members {
-                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
-            }
             if touched.has_patterns() {
                 let round = &mut Round { writer, now_ms, floor, outcome };
-                self.offer_by_pattern(touched, &members, &run, round);
+                self.offer_by_pattern(touched, &mut members, &run, round);
+            }
+            for member in &mut members {
+                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;
@@ -333,7 +339,7 @@ impl Hub {
             }
             self.press.issue(run);
         }
-        self.patterns.forget_found();
+        self.patterns.end_batch(self.loaded);
         self.touched = touched;
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::pattern::{Pattern, PatternSub, Touched};
 use super::seat::{Member, Round, Standing, Sub};
-use super::{Hub, Left, SeatId, Topic, Writer, narrow};
+use super::{Hub, Join, Left, SeatId, Topic, Writer, narrow};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policy;
 use crate::core::run::Run;
@@ -25,8 +25,11 @@ impl Hub {
     }
 
     /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
-    /// of the one that is there.
-    pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, policy: Policy, keys_max: usize) {
+    /// of the one that is there. As its position, `join` has how many events are on their way to
+    /// the shard and not loaded yet. They are not for it: of a channel that the shard did not have
+    /// all the time, there may be holes between them.
+    pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, join: Join) {
+        let Join { policy, position, keys_max } = join;
         if !self.seats.contains(id) || self.update_pattern(id, prefix, policy, keys_max) {
             return;
         }
@@ -43,10 +46,12 @@ impl Hub {
         let mine = patterns.seats[id].get_or_insert_default();
         mine.subs.push(PatternSub { pattern: key, member: narrow(pattern.members.len()) });
         let standing = Standing::Live;
-        pattern.members.push(Member { seat: narrow(id), policy, standing, position: 0 });
+        let position = self.loaded + position;
+        pattern.members.push(Member { seat: narrow(id), policy, standing, position });
         pattern.latest += usize::from(policy == Policy::Latest);
         pattern.keys_max = keys_max;
         patterns.next = None;
+        patterns.fence(position);
         self.subscriptions += 1;
     }
 
@@ -76,6 +81,7 @@ impl Hub {
     /// shard's last of that prefix; `None` when there was none.
     pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<bool> {
         let sub = self.patterns.sub(id, prefix)?;
+        self.take_over_by_name(id, prefix, sub);
         let mine = self.patterns.mine(id)?;
         mine.subs.retain(|other| other.pattern != sub.pattern);
         let last = self.leave_pattern(sub).is_some_and(|(_, last)| last);
@@ -101,6 +107,25 @@ impl Hub {
         self.patterns.mine(id)?.lags = lags;
         self.patterns.tidy(id);
         Some(last)
+    }
+
+    /// Before a pattern ends: what is on its way to the seat on channels that it has by name as
+    /// well is for it, whatever position the name began at.
+    fn take_over_by_name(&mut self, id: SeatId, prefix: &str, sub: PatternSub) {
+        let pattern = self.patterns.all.get(sub.pattern as usize);
+        let member = pattern.and_then(|pattern| pattern.members.get(sub.member as usize));
+        let Some(seat) = self.seats.get(id) else { return };
+        if member.is_none_or(|member| member.position > self.patterns.batch) {
+            return;
+        }
+        for sub in &seat.subs {
+            if let Some(topic) = self.topics.get_mut(&sub.alias)
+                && topic.channel.as_str().starts_with(prefix)
+                && let Some(member) = topic.members.get_mut(sub.member as usize)
+            {
+                member.position = 0;
+            }
+        }
     }
 
     /// Ends all subscriptions of a seat to patterns; what is queued stays queued.
@@ -171,16 +196,17 @@ impl Hub {
         true
     }
 
-    /// Whether somebody has the event's channel by pattern, though nobody has it by name: then
-    /// it has a topic from here on, for as long as that is needed.
-    pub(super) fn has_by_pattern(&mut self, event: &Arc<Event>) -> bool {
+    /// Lays an event of a channel that nobody has by name. Where somebody has it by pattern, it
+    /// has a topic from here on, for as long as that is needed.
+    #[cold]
+    pub(super) fn lay_by_pattern(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
         if self.patterns.reach(event) == 0 {
-            return false;
+            return true;
         }
         let channel = event.channel.clone();
         let topic = Topic { channel, members: Vec::new(), latest: None, open: None };
         self.topics.insert(event.alias, topic);
-        true
+        self.lay(event, now_ns)
     }
 
     /// Hands a run to those who have its channel by pattern and not by name, once to each: by the
@@ -189,7 +215,7 @@ impl Hub {
     pub(super) fn offer_by_pattern(
         &mut self,
         touched: Touched,
-        by_name: &[Member],
+        by_name: &mut [Member],
         run: &Rc<Run>,
         round: &mut Round<'_, impl Writer>,
     ) {
@@ -199,10 +225,14 @@ impl Hub {
             let Some(pattern) = self.patterns.all.get_mut(key as usize) else { continue };
             let members = std::mem::take(&mut pattern.members);
             for member in &members {
+                // What was on its way when it came is not for it.
+                if member.position > self.patterns.batch {
+                    continue;
+                }
                 let Some(standing) = self.turn_of(member.seat, by_name, run.alias()) else {
                     continue;
                 };
-                let mut member = Member { standing, ..*member };
+                let mut member = Member { standing, position: 0, ..*member };
                 self.offer(&mut member, run, round);
                 if member.standing != Standing::Live {
                     self.note_lag(member, standing, run.alias());
@@ -215,20 +245,26 @@ impl Hub {
         }
     }
 
-    /// The standing of a member that the run has not been offered to yet.
-    fn turn_of(&mut self, id: u32, by_name: &[Member], alias: Alias) -> Option<Standing> {
+    /// The standing of a member that gets the run by pattern, and has not yet got it.
+    fn turn_of(&mut self, id: u32, by_name: &mut [Member], alias: Alias) -> Option<Standing> {
         let (stamp, seat) = (self.patterns.stamp, self.seats.get(id as usize)?);
         let mine = self.patterns.mine(id as usize)?;
         if std::mem::replace(&mut mine.stamp, stamp) == stamp {
             return None;
         }
         let named = if seat.subs.len() <= by_name.len() {
-            seat.subs.iter().any(|sub| sub.alias == alias)
+            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
+            sub.and_then(|sub| by_name.get_mut(sub.member as usize))
         } else {
-            by_name.iter().any(|member| member.seat == id)
+            by_name.iter_mut().find(|member| member.seat == id)
         };
+        if let Some(named) = named {
+            // All of the run is for it, whatever position the name began at.
+            named.position = 0;
+            return None;
+        }
         let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };
-        (!named).then(|| lag.copied().unwrap_or(Standing::Live))
+        Some(lag.copied().unwrap_or(Standing::Live))
     }
 
     fn note_lag(&mut self, member: Member, before: Standing, alias: Alias) {

@@ -1,6 +1,6 @@
 //! The patterns of a shard: who has which prefix, and which of them have a channel.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 use slab::Slab;
@@ -71,6 +71,11 @@ pub(super) struct Patterns {
     pub(super) stamp: u64,
     /// Channels whose table is held for patterns.
     pub(super) held: Vec<Alias>,
+    /// Places in the shard's mail where a subscription begins, in order: no run has events from
+    /// both sides.
+    pub(super) fences: VecDeque<u64>,
+    /// Events that were loaded before the present batch.
+    pub(super) batch: u64,
 }
 
 impl Patterns {
@@ -93,10 +98,36 @@ impl Patterns {
         self.subs(id).iter().find(|sub| sub.pattern == pattern).copied()
     }
 
-    /// Whether a seat has a channel by pattern.
+    /// Whether a seat has a channel by pattern, and the mail from before that has been handed
+    /// around.
     pub(super) fn covers(&self, id: SeatId, channel: &str) -> bool {
-        let all = self.subs(id).iter().filter_map(|sub| self.all.get(sub.pattern as usize));
-        all.into_iter().any(|pattern| channel.starts_with(&*pattern.prefix))
+        self.subs(id).iter().any(|sub| {
+            let Some(pattern) = self.all.get(sub.pattern as usize) else { return false };
+            let member = pattern.members.get(sub.member as usize);
+            channel.starts_with(&*pattern.prefix)
+                && member.is_some_and(|member| member.position <= self.batch)
+        })
+    }
+
+    /// Whether the next event belongs to the present batch, after `loaded` others.
+    pub(super) fn passes(&mut self, loaded: u64, touched: &[Touched]) -> bool {
+        self.fences.front().is_none_or(|fence| *fence > loaded) || self.pass(loaded, touched)
+    }
+
+    #[cold]
+    fn pass(&mut self, loaded: u64, touched: &[Touched]) -> bool {
+        if touched.is_empty() {
+            self.batch = loaded;
+            self.fences.retain(|fence| *fence > loaded);
+        }
+        touched.is_empty()
+    }
+
+    /// Remembers where in the mail a subscription begins.
+    pub(super) fn fence(&mut self, position: u64) {
+        if position > self.batch && self.fences.back() != Some(&position) {
+            self.fences.push_back(position);
+        }
     }
 
     /// The standing of a seat on a channel that it has by pattern alone, where it lags.
@@ -163,7 +194,8 @@ impl Patterns {
     }
 
     /// Every run has been handed around.
-    pub(super) fn forget_found(&mut self) {
+    pub(super) fn end_batch(&mut self, loaded: u64) {
+        self.batch = loaded;
         self.found.clear();
         self.next = None;
     }

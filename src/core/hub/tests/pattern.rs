@@ -29,7 +29,7 @@ fn join_name(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
 }
 
 fn join_pattern(hub: &mut Hub, id: SeatId, prefix: &str, policy: Policy) {
-    hub.subscribe_pattern(id, prefix, policy, 100);
+    hub.subscribe_pattern(id, prefix, after(policy, 0));
 }
 
 /// A hub with a seat whose kernel takes nothing, and which has these patterns.
@@ -247,6 +247,34 @@ fn what_a_seat_that_is_closed_has_missed_is_told() {
     hub.still_full(None);
     hub.still_full(None);
     assert!(hub.topics.is_empty());
+}
+
+/// The shard had the channel, then not, and has it again, while its mail was not fanned out.
+#[test]
+fn what_was_on_its_way_when_a_pattern_came_is_not_for_it() {
+    let mut hub = Hub::new(LIMIT);
+    let [early, late, named] = [1, 2, 3].map(|client| seat(&mut hub, client));
+    join_pattern(&mut hub, early, "c:", Policy::DropOldest);
+    // Two events are in the mail, and two more come behind.
+    hub.subscribe_pattern(late, "c:", after(Policy::DropOldest, 2));
+    hub.subscribe_pattern(named, "c:", after(Policy::DropOldest, 2));
+    hub.subscribe(named, (&name(1), Alias(1)), after(Policy::DropOldest, 9));
+    let mut mail = batch(1, 1..3);
+    mail.extend(batch(1, 6..8));
+    let mut batches = 0;
+    for event in &mail {
+        while !hub.load(event, 0) {
+            hub.fan_out(&mut Kernel::default(), 0, &mut Outcome::default());
+            batches += 1;
+        }
+    }
+    hub.fan_out(&mut Kernel::default(), 0, &mut Outcome::default());
+    assert_eq!(batches, 1);
+    assert_eq!(received(&mut hub, early), [1, 2, 6, 7].map(|offset| Got::Event(1, offset)));
+    for id in [late, named] {
+        assert_eq!(received(&mut hub, id), [6, 7].map(|offset| Got::Event(1, offset)));
+    }
+    assert!(hub.patterns.fences.is_empty());
 }
 
 /// A reader that stalls on ever more channels has a notice for each in its queue.
