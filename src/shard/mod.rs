@@ -11,6 +11,7 @@ mod life;
 mod local;
 mod mailbox;
 mod node;
+mod pattern;
 #[cfg(test)]
 mod tests;
 mod turn;
