@@ -1,6 +1,6 @@
 //! What a client reads, and the model of what it has a right to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weir::ClientId;
 use weir::core::policy::Policy;
@@ -17,8 +17,40 @@ pub(crate) struct Entry {
     pub(crate) hidden_from: Option<ClientId>,
 }
 
-/// Every event of every life of a channel, by alias.
-pub(crate) type Logs = HashMap<u64, Vec<Entry>>;
+/// Every event of every life of a channel, by alias, and the living alias of each channel.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    pub(crate) all: HashMap<u64, Vec<Entry>>,
+    pub(crate) lives: HashMap<&'static str, u64>,
+}
+
+impl std::ops::Index<&u64> for Logs {
+    type Output = Vec<Entry>;
+
+    fn index(&self, alias: &u64) -> &Vec<Entry> {
+        &self.all[alias]
+    }
+}
+
+/// An answer that the client waits for.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Of that type.
+    Plain(&'static str),
+    /// To a pattern, and the heads of its channels when it was answered.
+    Pattern(Vec<Head>),
+}
+
+/// A channel as a subscription to a pattern found it.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) channel: &'static str,
+    /// 0 where it was not there.
+    pub(crate) alias: u64,
+    pub(crate) offset: u64,
+    /// The alias of an earlier life, where it was not there.
+    pub(crate) dead: Option<u64>,
+}
 
 /// What happened, over all seeds.
 #[derive(Debug, Default, Clone, Copy)]
@@ -32,8 +64,11 @@ pub(crate) struct Tally {
     pub(crate) lagged: u64,
     /// Own events not read, as was asked.
     pub(crate) hidden: u64,
-    /// Subscriptions, ends of them, and changes.
+    /// Subscriptions, ends of them, and changes; and the same of patterns.
     pub(crate) subscribed: [u64; 3],
+    pub(crate) patterns: [u64; 3],
+    /// What was read or told of channels had by pattern alone.
+    pub(crate) by_pattern: u64,
     /// Connections that were closed as slow.
     pub(crate) slow: u64,
     /// Connections begun to be closed: by the policy, and by a queue that stayed full.
@@ -55,6 +90,10 @@ impl Tally {
         for (sum, more) in self.subscribed.iter_mut().zip(other.subscribed) {
             *sum += more;
         }
+        for (sum, more) in self.patterns.iter_mut().zip(other.patterns) {
+            *sum += more;
+        }
+        self.by_pattern += other.by_pattern;
         self.slow += other.slow;
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
             *sum += more;
@@ -68,15 +107,25 @@ impl Tally {
     /// Whether everything happened.
     pub(crate) fn complete(&self) -> bool {
         let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
-        let more = self.subscribed.iter().chain(&self.cut).chain(&self.dropped);
-        all.iter().chain(more).chain([&self.reborn]).all(|count| *count > 0)
+        let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut);
+        let more = more.chain(&self.dropped).chain([&self.reborn, &self.by_pattern]);
+        all.iter().chain(more).all(|count| *count > 0)
     }
 }
 
 /// A subscription as its client knows it.
 #[derive(Debug, Clone, Default)]
 struct Sub {
+    /// 0 where it is by pattern, of a channel that was not there.
     alias: u64,
+    dead: Option<u64>,
+    by_name: bool,
+    /// The offsets up to here need not be told: one of several subscriptions has ended, and the
+    /// others began later.
+    spared: u64,
+    /// Where the subscription by name, and the last of those by pattern, began.
+    named: u64,
+    patterned: u64,
     /// The offsets up to here were read, told as lost, or are not for it.
     told: u64,
     /// The last hole, and the last event of it that was shown.
@@ -100,7 +149,8 @@ pub(crate) struct Client {
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
-    pub(crate) answers: std::collections::VecDeque<String>,
+    pub(crate) answers: std::collections::VecDeque<Answer>,
+    patterns: BTreeSet<String>,
     closed: bool,
     asked: HashMap<String, Asked>,
     /// What it has seen.
@@ -110,8 +160,8 @@ pub(crate) struct Client {
 impl Client {
     /// A client that has read nothing.
     pub(crate) fn new(id: ClientId) -> Self {
-        let (bytes, subs, answers, asked) = Default::default();
-        Self { id, bytes, subs, answers, asked, closed: false, tally: Tally::default() }
+        let (bytes, subs, answers, patterns, asked, tally) = Default::default();
+        Self { id, bytes, subs, answers, patterns, asked, closed: false, tally }
     }
 
     /// The client asks for a policy; `all` says that the newest event of every key is kept.
@@ -145,6 +195,10 @@ impl Client {
         let kind = text["type"].as_str().unwrap();
         let channel = text["channel"].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| text[name].as_u64().unwrap();
+        if let Some(sub) = self.subs.get_mut(&channel) {
+            sub.find(&channel, logs);
+            self.tally.by_pattern += u64::from(!sub.by_name);
+        }
         match kind {
             "event" if text["snapshot"] == true => {
                 self.shown(&channel, (number("offset"), number("data")), logs);
@@ -167,26 +221,8 @@ impl Client {
                 assert_eq!(seen, number("dropped"), "a hole counts what was meant for the client");
                 self.tally.lagged += seen;
             }
-            "subscribed" => {
-                self.answered("subscribed");
-                let (alias, told) = (number("alias"), number("offset"));
-                match self.subs.get(&channel) {
-                    Some(sub) => {
-                        assert_eq!((sub.alias, text["updated"].as_bool()), (alias, Some(true)));
-                        self.tally.subscribed[2] += 1;
-                    }
-                    None => {
-                        assert!(text["updated"].is_null());
-                        self.subs.insert(channel, Sub { alias, told, ..Sub::default() });
-                        self.tally.subscribed[0] += 1;
-                    }
-                }
-            }
-            "unsubscribed" => {
-                self.answered("unsubscribed");
-                assert!(self.subs.remove(&channel).is_some());
-                self.tally.subscribed[1] += 1;
-            }
+            "subscribed" => self.subscribed(&channel, text),
+            "unsubscribed" => self.unsubscribed(&channel),
             "disconnect" => {
                 assert_eq!(text["reason"], "slow_consumer");
                 self.tally.slow += 1;
@@ -236,8 +272,51 @@ impl Client {
         self.tally.shown += 1;
     }
 
-    fn answered(&mut self, kind: &str) {
-        assert_eq!(self.answers.pop_front().as_deref(), Some(kind), "answers come in order");
+    fn subscribed(&mut self, channel: &str, text: &serde_json::Value) {
+        let answer = self.answers.pop_front().expect("answers come in order");
+        let updated = text["updated"] == true;
+        let tally = &mut self.tally;
+        let Answer::Pattern(heads) = answer else {
+            assert!(matches!(answer, Answer::Plain("subscribed")), "answers come in order");
+            let (alias, told) = (text["alias"].as_u64().unwrap(), text["offset"].as_u64().unwrap());
+            tally.subscribed[if updated { 2 } else { 0 }] += 1;
+            let fresh = Sub { alias, told, ..Sub::default() };
+            // By pattern it goes on from where it is.
+            let sub = self.subs.entry(channel.to_owned()).or_insert(fresh);
+            assert!(sub.alias == 0 || sub.alias == alias, "{channel} has one life at a time");
+            assert_eq!(std::mem::replace(&mut sub.by_name, true), updated, "{text}");
+            (sub.alias, sub.named) = (alias, if updated { sub.named } else { told });
+            return;
+        };
+        assert!(text["pattern"] == true && text["alias"].is_null() && text["offset"].is_null());
+        tally.patterns[if updated { 2 } else { 0 }] += 1;
+        let prefix = channel.strip_suffix('*').unwrap();
+        assert_eq!(self.patterns.insert(prefix.to_owned()), !updated, "{text}");
+        for Head { channel, alias, offset, dead } in heads {
+            let sub = Sub { alias, dead, told: offset, ..Sub::default() };
+            let sub = self.subs.entry(channel.to_owned()).or_insert(sub);
+            sub.patterned = if updated { sub.patterned } else { sub.patterned.max(offset) };
+        }
+    }
+
+    fn unsubscribed(&mut self, channel: &str) {
+        let answer = self.answers.pop_front();
+        assert!(matches!(answer, Some(Answer::Plain("unsubscribed"))), "answers come in order");
+        if let Some(prefix) = channel.strip_suffix('*') {
+            assert!(self.patterns.remove(prefix));
+            self.tally.patterns[1] += 1;
+        } else {
+            assert!(std::mem::take(&mut self.subs.get_mut(channel).unwrap().by_name));
+            self.tally.subscribed[1] += 1;
+        }
+        let patterns = &self.patterns;
+        let prefix = channel.strip_suffix('*');
+        self.subs.retain(|name, sub| {
+            if name == channel || prefix.is_some_and(|prefix| name.starts_with(prefix)) {
+                sub.spared = sub.patterned.max(sub.named);
+            }
+            sub.by_name || covered(patterns, name)
+        });
     }
 
     /// The client has read of `from..=to`. Returns the number of the last of them, and how many
@@ -247,7 +326,8 @@ impl Client {
         let sub = self.subs.get_mut(channel);
         let sub = sub.unwrap_or_else(|| panic!("{id}: an event of {channel}, not subscribed"));
         assert!(from > sub.told && from <= to, "{id} {channel}: {from}..={to} after {}", sub.told);
-        let missed = meant(id, &logs[&sub.alias], sub.told + 1, from - 1);
+        let spared = std::mem::take(&mut sub.spared).max(sub.told);
+        let missed = meant(id, &logs[&sub.alias], spared + 1, (from - 1).max(spared));
         assert_eq!(missed, 0, "{id} {channel}: silence between {} and {from}", sub.told);
         self.tally.hidden += from - 1 - sub.told;
         sub.told = to;
@@ -263,12 +343,29 @@ impl Client {
         }
         assert!(self.answers.is_empty(), "answers are never dropped");
         for (channel, sub) in &self.subs {
-            let log = &logs[&sub.alias];
-            let missed = meant(self.id, log, sub.told + 1, log.len() as u64);
+            let mut sub = sub.clone();
+            sub.find(channel, logs);
+            let Some(log) = logs.all.get(&sub.alias) else { continue };
+            let told = sub.told.max(sub.spared);
+            let missed = meant(self.id, log, told + 1, (log.len() as u64).max(told));
             assert_eq!(missed, 0, "{} {channel}: silence after {}", self.id, sub.told);
-            self.settled(sub, logs);
+            self.settled(&sub, logs);
         }
     }
+}
+
+impl Sub {
+    /// Looks for the life of a channel that was not there when its pattern was subscribed to.
+    fn find(&mut self, channel: &str, logs: &Logs) {
+        if self.alias == 0 {
+            let alive = logs.lives.get(channel).filter(|alias| Some(**alias) != self.dead);
+            self.alias = alive.copied().unwrap_or(0);
+        }
+    }
+}
+
+fn covered(patterns: &BTreeSet<String>, channel: &str) -> bool {
+    patterns.iter().any(|prefix| channel.starts_with(prefix))
 }
 
 /// Whether the client has published a newer event of the same key that it did not want to see.
