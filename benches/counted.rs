@@ -19,6 +19,7 @@ use weir::core::policy::Policy;
 use weir::proto::dialect::json::{Parser, encode_event};
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{Alias, ClientId};
+use weir::proto::rate::Rate;
 use weir::proto::ws::frame::{Opcode, client_frame};
 use weir::proto::ws::message::{Decoder, Message};
 
@@ -31,12 +32,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 5] = [
+const OPERATIONS: [(&str, Operation); 6] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
     ("deliver-1x1000", deliver_one),
     ("deliver-64x1000", deliver_batch),
+    ("throttle-1000x1000", throttle),
 ];
 
 const ALIAS: Alias = Alias(1);
@@ -104,30 +106,48 @@ fn deliver_batch(count: u32) {
     deliver(count, 64);
 }
 
-/// `count` turns of a shard.
-fn deliver(count: u32, batch: u64) {
+/// A hub with 1,000 seats on one channel.
+fn hub(max_rate: Option<Rate>) -> Hub {
     let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
     let channel = "telemetry:host-7".parse().expect("a good name");
     for client in 0..SEATS {
         let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
-        let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+        let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate };
         hub.subscribe(id, (&channel, ALIAS), join);
     }
-    let mut kernel = Kernel::default();
-    for turn in 0..u64::from(count) {
-        let mut outcome = Outcome::default();
-        for offset in 1..=batch {
-            let event = Arc::new(event(turn * batch + offset));
-            assert!(hub.load(&event, NOW_MS * 1_000_000), "a batch fits into one run");
-        }
-        hub.fan_out(&mut kernel, NOW_MS, &mut outcome);
-        while let Some(id) = hub.next_dirty() {
-            if let Some(seat) = hub.seat(id) {
-                kernel.flush(seat);
-            }
+    hub
+}
+
+/// One turn of a shard, with the events from that offset on.
+fn turn(hub: &mut Hub, kernel: &mut Kernel, (first, batch): (u64, u64), now_ms: u64) {
+    for offset in first..first + batch {
+        let event = Arc::new(event(offset));
+        assert!(hub.load(&event, now_ms * 1_000_000), "a batch fits into one run");
+    }
+    hub.fan_out(kernel, now_ms, &mut Outcome::default());
+    while let Some(id) = hub.next_dirty() {
+        if let Some(seat) = hub.seat(id) {
+            kernel.flush(seat);
         }
     }
+}
+
+/// `count` turns of a shard.
+fn deliver(count: u32, batch: u64) {
+    let (mut hub, mut kernel) = (hub(None), Kernel::default());
+    for nth in 0..u64::from(count) {
+        turn(&mut hub, &mut kernel, (nth * batch + 1, batch), NOW_MS);
+    }
     assert_eq!(kernel.events, u64::from(count) * batch * SEATS);
+}
+
+/// `count` seconds of 1,000 events one by one, for 1,000 seats with a `max_rate` of 1.
+fn throttle(count: u32) {
+    let (mut hub, mut kernel) = (hub(Rate::new(1.0)), Kernel::default());
+    for nth in 0..u64::from(count) * 1_000 {
+        turn(&mut hub, &mut kernel, (nth + 1, 1), NOW_MS + nth);
+    }
+    assert_eq!(kernel.events, u64::from(count) * SEATS);
 }
 
 fn main() -> ExitCode {

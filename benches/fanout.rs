@@ -57,7 +57,7 @@ fn hub(subscribers: u64) -> Hub {
         hub.subscribe(
             id,
             (&channel, ALIAS),
-            Join { policy: Policy::DropOldest, position: 0, keys_max: 1 },
+            Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate: None },
         );
     }
     hub

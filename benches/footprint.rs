@@ -241,7 +241,7 @@ impl Node {
 }
 
 fn join(policy: Policy, position: u64) -> Join {
-    Join { policy, position, keys_max: 10_000 }
+    Join { policy, position, keys_max: 10_000, max_rate: None }
 }
 
 fn names(count: u32) -> Vec<String> {

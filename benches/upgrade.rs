@@ -112,6 +112,7 @@ fn doors() -> Rc<Doors> {
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 1 << 20, events: 4_096 },
+        memory_max: 1 << 30,
         ping_interval: Duration::from_secs(25),
         ping_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(1),

@@ -260,6 +260,10 @@ struct FanoutArgs {
     /// Also how long each event takes until the last subscriber has it, for a low --rate.
     #[arg(long)]
     until_last: bool,
+    /// Each subscription asks for so many flushes a second (0.1 to 100), which needs a --rate. With
+    /// --verify, events left out are then no loss, but the last one is due.
+    #[arg(long, value_parser = max_rate, value_name = "HZ")]
+    max_rate: Option<f64>,
     /// The namespace of the channels, by default `load`, and none with templates; a run's number
     /// and the channel's follow.
     #[arg(long, value_parser = namespace)]
@@ -327,6 +331,10 @@ impl Scenario {
             }
             Self::Fanout { server, mut fanout, foreign } => {
                 foreign.check_publish()?;
+                if foreign.is_there() && fanout.max_rate.is_some() {
+                    let text = "--max-rate belongs to Weir: write it into --subscribe-frame";
+                    return Err(RunError::Usage(text.to_owned()));
+                }
                 if !foreign.is_there() {
                     fanout.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
                 }
@@ -403,6 +411,11 @@ impl FanoutArgs {
             )));
         }
         subscribing.until_last = self.until_last;
+        if self.max_rate.is_some() && (self.rate == 0.0 || self.until_last) {
+            let text = "--max-rate needs a --rate, and not every event comes as --until-last asks";
+            return Err(RunError::Usage(text.to_owned()));
+        }
+        subscribing.max_rate = self.max_rate.unwrap_or(0.0);
         let feed = Feed {
             rate: self.rate,
             window: self.window,
@@ -428,6 +441,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         verify: false,
         sample: SAMPLE,
         until_last: false,
+        max_rate: 0.0,
         conduct: Conduct::Steady,
         foreign: None,
     }
@@ -443,6 +457,11 @@ fn positive(text: &str) -> Result<f64, String> {
         Ok(number) if number.is_finite() && (0.0..=1e9).contains(&number) => Ok(number),
         Ok(_) | Err(_) => Err("must be a number from 0 to 1,000,000,000".into()),
     }
+}
+
+fn max_rate(text: &str) -> Result<f64, String> {
+    let hz = text.parse().ok().filter(|hz| (0.1..=100.0).contains(hz));
+    hz.ok_or_else(|| "must be a number from 0.1 to 100".into())
 }
 
 /// A channel's name is restricted, so its front is.

@@ -2,6 +2,7 @@
 
 use crate::config::fault::{BadSetting, Source};
 use crate::config::key::{Key, Kind, SHARDS_MAX};
+use crate::config::memory;
 use crate::config::raw::{RawConfig, RawNamespace, Written};
 use crate::config::unit;
 use crate::config::value::Value;
@@ -20,6 +21,8 @@ pub struct Machine {
     pub cores: usize,
     /// The host's name.
     pub host: String,
+    /// How much memory the process may take, in bytes.
+    pub memory: u64,
 }
 
 impl Machine {
@@ -27,7 +30,8 @@ impl Machine {
     pub fn detect() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cores, host: if host.is_empty() { "weir".to_owned() } else { host } }
+        let host = if host.is_empty() { "weir".to_owned() } else { host };
+        Self { cores, host, memory: memory::detect() }
     }
 }
 
@@ -157,6 +161,7 @@ impl Check<'_> {
             let problem = format!("must hold one message: at least limits.message_bytes ({least})");
             self.fault(Key::LimitsQueueBytes, &problem);
         }
+        let memory_max = self.memory(machine, outbox.bytes);
         let slow = self.duration(Key::LimitsSlowDisconnect);
         let (ping_interval, ping_timeout) = self.ping();
         NodeOptions {
@@ -165,12 +170,29 @@ impl Check<'_> {
             message_bytes,
             subscriptions_max: self.count(Key::LimitsSubscriptions),
             outbox,
+            memory_max,
             ping_interval,
             ping_timeout,
             drain: self.duration(Key::Drain),
             publish_timeout: self.duration(Key::PublishTimeout),
             slow_disconnect: (!slow.is_zero()).then_some(slow),
             policies: self.policies(),
+        }
+    }
+
+    /// What all queues together may take; one of them has `queue_bytes`.
+    fn memory(&mut self, machine: &Machine, queue_bytes: usize) -> usize {
+        match self.count(Key::LimitsMemory) {
+            0 => usize::try_from(machine.memory / 4).unwrap_or(usize::MAX).max(queue_bytes),
+            memory => {
+                if memory < queue_bytes {
+                    let least = unit::show_size(u64::try_from(queue_bytes).unwrap_or(u64::MAX));
+                    let problem =
+                        format!("must hold one queue: 0, or at least limits.queue_bytes ({least})");
+                    self.fault(Key::LimitsMemory, &problem);
+                }
+                memory
+            }
         }
     }
 

@@ -37,6 +37,7 @@ pub enum Key {
     LimitsQueueBytes,
     LimitsQueueEvents,
     LimitsSlowDisconnect,
+    LimitsMemory,
     HttpHeaderTimeout,
     HttpHeaderBytes,
     HttpBodyBytes,
@@ -126,6 +127,12 @@ const ROWS: [Row; Key::ALL.len()] = [
         "queue full for this long: closed with 4000; 0 = never",
     ),
     row(
+        "limits.memory",
+        Kind::Size(0, 16 << 40),
+        "0",
+        "of all queues together; 0 = a quarter of the machine's, or of the cgroup's",
+    ),
+    row(
         "http.header_timeout",
         Kind::Duration(10, HOUR),
         "5s",
@@ -166,7 +173,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -179,6 +186,7 @@ impl Key {
         Self::LimitsQueueBytes,
         Self::LimitsQueueEvents,
         Self::LimitsSlowDisconnect,
+        Self::LimitsMemory,
         Self::HttpHeaderTimeout,
         Self::HttpHeaderBytes,
         Self::HttpBodyBytes,

@@ -5,6 +5,7 @@ mod environment;
 mod fault;
 mod file;
 mod key;
+mod memory;
 mod raw;
 mod render;
 mod unit;

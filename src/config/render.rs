@@ -37,6 +37,10 @@ impl RawConfig {
             let written = written.unwrap_or_else(|| Value::default_of(key));
             let mut comment = self.source(key).to_string();
             let value = match (key, &written) {
+                (Key::LimitsMemory, Value::Number(0)) => {
+                    comment.push_str(" (0, so a quarter of what there is)");
+                    Value::Number(u64::try_from(config.node.memory_max).unwrap_or(u64::MAX))
+                }
                 (Key::Node, Value::Text(name)) if name.is_empty() => {
                     comment.push_str(" (\"\", so the host's name)");
                     Value::Text(config.node.node_name.clone())
@@ -101,7 +105,7 @@ mod tests {
     use std::path::Path;
 
     fn parse(text: &str) -> (RawConfig, Config) {
-        let machine = Machine { cores: 4, host: "h1".to_owned() };
+        let machine = Machine { cores: 4, host: "h1".to_owned(), memory: 8 << 30 };
         let mut bad = Vec::new();
         let raw = RawConfig::parse(text, Path::new("w.toml"), &mut bad);
         let config = raw.check(&machine, bad).unwrap_or_else(|bad| panic!("{bad:?}"));
@@ -154,7 +158,7 @@ mod tests {
         };
         has("node = \"h1\" ", "# w.toml:1 (\"\", so the host's name)");
         has("shards = 4 ", "# w.toml:2 (0, so one for each core)");
-        let (raw, config) = parse("node = \"h1\"\nshards = 4\n");
+        let (raw, config) = parse("node = \"h1\"\nshards = 4\nlimits.memory = 4096000\n");
         let shown = raw.effective(&config);
         assert!(!shown.contains(", so "), "{shown}");
     }

@@ -10,21 +10,27 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::latest::Latest;
-use super::outbox::{OutboxLimit, Slice};
+use super::outbox::OutboxLimit;
 use super::policy::Policy;
-use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
-use crate::proto::event::{Author, Event};
+use super::run::{Press, Run};
+use crate::proto::event::Author;
 use crate::proto::name::{Alias, ChannelName, ClientId};
+use crate::proto::rate::Rate;
 
 mod by_pattern;
+mod fan_out;
 mod lag;
 mod pattern;
 mod seat;
+mod slow;
+mod throttle;
 
 pub use seat::Seat;
+pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
 use pattern::{Patterns, Touched};
-use seat::{Listed, Member, Round, Standing, Sub, Target};
+use seat::{Listed, Member, Standing, Sub};
+use throttle::{Dues, Groups};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
 /// With 2, healthy readers were measured to lose events at a full stream.
@@ -37,11 +43,22 @@ pub type SeatId = usize;
 #[derive(Debug)]
 struct Topic {
     channel: ChannelName,
+    /// Those who get every event as it comes.
     members: Vec<Member>,
+    /// Those who do not.
+    groups: Option<Box<Groups>>,
+    /// The last offset that was fanned out.
+    head: u64,
     /// Kept while a member may need it.
     latest: Option<Box<Latest>>,
     /// The run being filled by the batch.
     open: Option<Rc<Run>>,
+}
+
+impl Topic {
+    fn new(channel: ChannelName) -> Self {
+        Self { channel, members: Vec::new(), groups: None, head: 0, latest: None, open: None }
+    }
 }
 
 /// How a subscription begins.
@@ -51,8 +68,10 @@ pub struct Join {
     pub policy: Policy,
     /// The events after this offset are for it.
     pub position: u64,
-    /// Keys whose newest event is kept, under [`Policy::Latest`].
+    /// Keys whose newest event is kept, under [`Policy::Latest`] or with a rate.
     pub keys_max: usize,
+    /// How often events are wanted at most; `None` for each as it comes.
+    pub max_rate: Option<Rate>,
 }
 
 /// Writes a connection's queue out of turn, when the bound would be met only because its turn
@@ -76,6 +95,8 @@ pub enum Left<'a> {
 pub struct Outcome {
     /// Events dropped, by [`Policy`].
     pub dropped: [u64; Policy::ALL.len()],
+    /// Events left out for newer ones of the same key, once for each throttled member.
+    pub conflated: u64,
     /// Seats to be closed as slow consumers.
     pub overflowed: Vec<SeatId>,
 }
@@ -90,6 +111,7 @@ pub struct Hub {
     /// Events that were loaded so far.
     loaded: u64,
     touched: Vec<Touched>,
+    dues: Dues,
     dirty: VecDeque<u32>,
     full: Vec<Listed>,
     /// Seats that have taken every event so far, and may not take the next batch.
@@ -111,6 +133,7 @@ impl Hub {
             patterns: Patterns::default(),
             loaded: 0,
             touched: Vec::new(),
+            dues: Dues::new(),
             dirty: VecDeque::new(),
             full: Vec::new(),
             near: Vec::new(),
@@ -180,13 +203,6 @@ impl Hub {
         self.seats.get(id).map_or(0, |seat| seat.subs.len()) + self.patterns.count(id)
     }
 
-    /// Bytes of events in all queues, and how many queues are full.
-    pub fn queues(&self) -> (u64, u64) {
-        let bytes = self.seats.iter().map(|(_, seat)| seat.outbox.data_bytes() as u64).sum();
-        let full = self.seats.iter().filter(|(_, seat)| seat.full_since_ms.is_some()).count();
-        (bytes, full as u64)
-    }
-
     /// Whether the connection has the channel.
     pub fn is_subscribed(&self, id: SeatId, alias: Alias) -> bool {
         self.sub(id, alias).is_some()
@@ -196,179 +212,66 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Changes the policy of a subscription there is. One that lags goes on with it once it has
-    /// caught up.
-    pub fn update(&mut self, id: SeatId, alias: Alias, policy: Policy, keys_max: usize) {
-        if let Some(sub) = self.sub(id, alias)
-            && let Some(topic) = self.topics.get_mut(&alias)
-            && let Some(member) = topic.members.get_mut(sub.member as usize)
-        {
-            let before = member.uses_latest();
-            member.policy = policy;
-            let after = member.uses_latest();
-            topic.count_user(before, after, keys_max);
-        }
-    }
-
     /// Adds a subscription.
     pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
-        let Join { policy, position, keys_max } = join;
+        let Join { policy, position, keys_max, max_rate: rate } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
         let lag = self.patterns.end_lag(id, alias);
         let standing = lag.map_or(Standing::Live, |_| Standing::Told);
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
-            Entry::Vacant(free) => {
-                let channel = channel.clone();
-                free.insert(Topic { channel, members: Vec::new(), latest: None, open: None })
-            }
+            Entry::Vacant(free) => free.insert(Topic::new(channel.clone())),
         };
         if seat.subs.is_empty() {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        seat.subs.push(Sub { alias, member: narrow(topic.members.len()) });
         let member = Member { seat: narrow(id), policy, standing, position };
         topic.count_user(standing != Standing::Live, member.uses_latest(), keys_max);
-        topic.members.push(member);
+        let member = topic.enter(member, rate, keys_max);
+        seat.subs.push(Sub { alias, member, rate });
+        if lag.is_some() {
+            seat.outbox.count_frames(alias, rate.is_some(), topic.head);
+        }
         self.subscriptions += 1;
     }
 
-    /// Ends a subscription and takes its events out of the queue, unless a pattern has them as well.
-    /// Says whether it was the shard's last member of the channel; `None` when there was no
-    /// subscription.
-    pub fn unsubscribe(&mut self, id: SeatId, alias: Alias) -> Option<bool> {
+    /// Ends a subscription and takes its events out of the queue; unless a pattern has them as
+    /// well: then it goes on by that one, and what a rate has held back comes first. Says whether
+    /// it was the shard's last member of the channel; `None` when there was no subscription.
+    pub fn unsubscribe(
+        &mut self,
+        (id, alias): (SeatId, Alias),
+        writer: &mut impl Writer,
+        now_ms: u64,
+    ) -> Option<(bool, Outcome)> {
+        let mut outcome = Outcome::default();
+        let sub = self.sub(id, alias)?;
+        let goes_on = self.goes_on_by_pattern(id, sub);
+        if goes_on {
+            self.settle(sub, writer, now_ms, &mut outcome);
+            self.hand_to_pattern(id, sub);
+        }
         let seat = self.seats.get_mut(id)?;
-        let at = seat.subs.iter().position(|sub| sub.alias == alias)?;
-        let sub = seat.subs.swap_remove(at);
-        if !self.goes_on_by_pattern(id, sub)
-            && let Some(seat) = self.seats.get_mut(id)
-        {
+        seat.subs.retain(|other| other.alias != alias);
+        if !goes_on {
             seat.outbox.purge(alias);
         }
-        self.leave(sub).map(|(_, last)| last)
+        self.leave(sub).map(|(_, last)| (last, outcome))
     }
 
     fn leave(&mut self, sub: Sub) -> Option<(ChannelName, bool)> {
+        let member = self.take_member(sub)?;
         let topic = self.topics.get_mut(&sub.alias)?;
-        let at = sub.member as usize;
-        if at >= topic.members.len() {
-            return None;
-        }
-        let member = topic.members.swap_remove(at);
         topic.count_user(member.uses_latest(), false, 0);
         self.subscriptions -= 1;
-        if let Some(moved) = topic.members.get(at)
-            && let Some(seat) = self.seats.get_mut(moved.seat as usize)
-            && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
-        {
-            other.member = sub.member;
-        }
         let channel = topic.channel.clone();
-        let last = topic.members.is_empty();
+        let last = topic.members.is_empty() && topic.groups.is_none();
         if topic.is_spare() {
             self.topics.remove(&sub.alias);
         }
         Some((channel, last))
-    }
-
-    /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
-    /// then come again.
-    pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        let loaded = self.patterns.passes(self.loaded, &self.touched) && self.lay(event, now_ns);
-        self.loaded += u64::from(loaded);
-        loaded
-    }
-
-    #[inline(always)]
-    fn lay(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        let Some(topic) = self.topics.get_mut(&event.alias) else {
-            return self.lay_by_pattern(event, now_ns);
-        };
-        // A part of the queue, so that no batch alone can overflow one that was empty.
-        let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
-        let bytes = (self.limit.bytes / 2).min(RUN_BYTES_MAX);
-        let loaded = match &mut topic.open {
-            Some(run) => self.press.append(run, event, RunLimit { bytes, frames }),
-            None => {
-                self.touched.push(self.patterns.begin(event, topic));
-                topic.open = Some(self.press.begin(event, now_ns));
-                true
-            }
-        };
-        // After the run has it: until then nobody else may hold it.
-        if let Some(latest) = topic.latest.as_mut().filter(|_| loaded) {
-            latest.record(event);
-        }
-        loaded
-    }
-
-    /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
-    /// it adds to the next [`Hub::fan_out`].
-    pub fn begins(&mut self, event: &Event) -> usize {
-        let topic = self.topics.get(&event.alias);
-        if topic.is_some_and(|topic| topic.open.is_some()) {
-            return 0;
-        }
-        topic.map_or(0, |topic| topic.members.len()) + self.patterns.reach(event)
-    }
-
-    /// Hands every open run to the members of its channel.
-    pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        let mut touched = std::mem::take(&mut self.touched);
-        for touched in touched.drain(..) {
-            let alias = touched.alias;
-            let Some(topic) = self.topics.get_mut(&alias) else { continue };
-            let Some(mut run) = topic.open.take() else { continue };
-            self.press.seal(&mut run);
-            let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
-            let mut members = std::mem::take(&mut topic.members);
-            if touched.has_patterns() {
-                let round = &mut Round { writer, now_ms, floor, outcome };
-                self.offer_by_pattern(touched, &mut members, &run, round);
-            }
-            for member in &mut members {
-                self.offer(member, &run, &mut Round { writer, now_ms, floor, outcome });
-            }
-            if let Some(topic) = self.topics.get_mut(&alias) {
-                topic.members = members;
-                if topic.is_spare() {
-                    self.topics.remove(&alias);
-                }
-            }
-            self.press.issue(run);
-        }
-        self.patterns.end_batch(self.loaded);
-        self.touched = touched;
-    }
-
-    // For patterns it is called a second time, and the loop over the members of a channel is no
-    // place for a call.
-    #[inline(always)]
-    fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
-        if member.standing != Standing::Live {
-            return self.miss(member, run, run.after(member.position), round);
-        }
-        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
-        if !seat.dirty {
-            seat.dirty = true;
-            self.dirty.push_back(member.seat);
-        }
-        let mut from = run.after(member.position);
-        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
-        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
-        for (hidden, client) in run.hidden() {
-            if *client == target.seat.author.client && *hidden >= from {
-                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
-                if target.member.standing != Standing::Live {
-                    return self.miss(member, run, *hidden, round);
-                }
-                from = hidden + 1;
-            }
-        }
-        let slice = Slice { run: Rc::clone(run), from, to: run.len() };
-        target.put(slice, round);
     }
 
     /// Puts a seat among those to be written.
@@ -432,19 +335,18 @@ impl Hub {
             seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
             if !seat.roomy {
                 seat.outbox.rest();
+                seat.weigh(self.press.account());
             }
             seat.roomy
         });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
             seat.look(limit);
-            if seat
-                .full_since_ms
-                .is_some_and(|since| before_ms.is_some_and(|before| since.get() <= before))
-            {
+            let since_ms = seat.full_since_ms();
+            if since_ms.is_some_and(|since| before_ms.is_some_and(|before| since <= before)) {
                 over.push(listed.seat as usize);
             }
-            seat.listed = seat.full_since_ms.is_some();
+            seat.listed = since_ms.is_some();
             seat.listed
         });
         over

@@ -108,6 +108,33 @@ impl Latest {
         debug_assert_eq!(self.keys.len(), self.entries.len(), "one entry for each key");
     }
 
+    /// The events after `after` that are the newest of their keys, in the order of offsets.
+    pub fn newer(&self, after: u64) -> impl Iterator<Item = &Arc<Event>> {
+        self.entries.range(after.saturating_add(1)..).map(|(_, entry)| &entry.event)
+    }
+
+    /// The last offset that would go out of the table, beside that of the event's own key, if it
+    /// were recorded.
+    pub fn evicts(&self, event: &Event) -> Option<u64> {
+        let (mut len, mut bytes) = (self.entries.len() + 1, self.bytes + size(event));
+        if len <= self.keys_max && bytes <= LATEST_BYTES_MAX {
+            return None;
+        }
+        let own = self.keys.get(&event.key).copied();
+        if let Some(entry) = own.and_then(|own| self.entries.get(&own)) {
+            (len, bytes) = (len - 1, bytes - size(&entry.event));
+        }
+        let mut last = None;
+        for (offset, entry) in self.entries.iter().filter(|(offset, _)| Some(**offset) != own) {
+            if len <= self.keys_max && (bytes <= LATEST_BYTES_MAX || len == 1) {
+                break;
+            }
+            (len, bytes) = (len - 1, bytes - size(&entry.event));
+            last = Some(*offset);
+        }
+        last
+    }
+
     /// The first event after `after`, and no later than `upto`, that is the newest of its key:
     /// itself, and the frame that shows it.
     pub fn next(&mut self, after: u64, upto: u64) -> Option<(&Event, &Rc<Frame>)> {
@@ -167,6 +194,25 @@ mod tests {
         assert!(Rc::ptr_eq(&first, table.next(0, 1).unwrap().1));
         let text = String::from_utf8_lossy(&first.bytes[2..]).into_owned();
         assert!(text.contains(r#","key":"a","snapshot":true,"data":"#), "{text}");
+    }
+
+    #[test]
+    fn what_a_table_would_forget_is_known_before() {
+        let names = ["a", "b", "c", "d", "e"].map(Some);
+        for seed in 0..50 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut table = Latest::new(rng.usize(1..5));
+            for offset in 1..100 {
+                let event = keyed_event(1, offset, names[rng.usize(0..5)]);
+                let before: Vec<_> = table.newer(0).map(|e| (e.offset, e.key.clone())).collect();
+                let lost = table.evicts(&event);
+                table.record(&event);
+                let after: Vec<_> = table.newer(0).map(|event| event.offset).collect();
+                let gone = before.into_iter().filter(|(at, _)| !after.contains(at));
+                let gone = gone.filter(|(_, key)| *key != event.key).map(|(at, _)| at).max();
+                assert_eq!(lost, gone, "seed {seed}, offset {offset}");
+            }
+        }
     }
 
     #[test]

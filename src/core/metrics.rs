@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::hub::SlowState;
 use crate::proto::close::CloseReason;
 use crate::proto::error::ErrorCode;
 
@@ -34,6 +35,7 @@ counters! {
     CommandsRequest => ("commands", Some(("type", "request")), "Commands of clients, by type."),
     CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
     ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
+    EventsConflated => ("events_conflated", None, "Events left out for newer ones of the same key, as max_rate asks, once for each subscriber."),
     EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
     DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
     DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
@@ -220,8 +222,10 @@ pub struct Gauges {
     pub subscriptions: u64,
     /// Bytes waiting in outbound queues, shared bytes counted once for each queue.
     pub queue_bytes: u64,
-    /// Connections whose queue is full.
-    pub slow_consumers: u64,
+    /// Memory of outbound queues; what they share counts once.
+    pub queue_memory: u64,
+    /// Connections that are slow, by [`SlowState`].
+    pub slow_consumers: [u64; SlowState::ALL.len()],
     /// Events waiting in the mailbox.
     pub mailbox_depth: u64,
 }
@@ -275,7 +279,8 @@ impl Snapshot {
         self.gauges.connections += other.gauges.connections;
         self.gauges.subscriptions += other.gauges.subscriptions;
         self.gauges.queue_bytes += other.gauges.queue_bytes;
-        self.gauges.slow_consumers += other.gauges.slow_consumers;
+        self.gauges.queue_memory += other.gauges.queue_memory;
+        sum(&mut self.gauges.slow_consumers, &other.gauges.slow_consumers);
         self.gauges.mailbox_depth += other.gauges.mailbox_depth;
     }
 }

@@ -1,6 +1,8 @@
 //! State: sessions, the hub, outboxes, timers and counters. Never waits, spawns, locks, logs or
 //! reads a clock: `now` is an argument.
 
+pub mod account;
+pub mod farewell;
 pub mod hub;
 pub mod latest;
 pub mod metrics;

@@ -6,6 +6,7 @@ use std::io::IoSlice;
 
 mod item;
 mod lag;
+mod own;
 mod room;
 mod tally;
 
@@ -57,7 +58,9 @@ pub struct Full(pub Slice);
 pub struct Outbox {
     control: Vec<u8>,
     /// Bytes of `control` already written.
-    control_from: usize,
+    control_from: u32,
+    /// Subscriptions that lag, in `data`.
+    lags: u32,
     data: VecDeque<Item>,
     cut: usize,
     bytes: usize,
@@ -88,7 +91,11 @@ impl Outbox {
 
     /// Bytes of answers and notices waiting.
     pub fn control_bytes(&self) -> usize {
-        self.control.len() - self.control_from
+        self.control.len() - self.control_from()
+    }
+
+    fn control_from(&self) -> usize {
+        self.control_from as usize
     }
 
     /// Whether nothing waits.
@@ -197,6 +204,7 @@ impl Outbox {
         if let Some(Item::Slice(slice)) = self.data.front_mut() {
             slice.to = slice.from + 1;
         }
+        self.part();
         self.recount();
         before.saturating_sub(self.events) as u64
     }
@@ -209,6 +217,12 @@ impl Outbox {
     fn recount(&mut self) {
         self.tally = None;
         (self.bytes, self.events) = self.sums();
+        self.lags = self.count_lags();
+    }
+
+    fn count_lags(&self) -> u32 {
+        let lags = self.data.iter().filter(|item| matches!(item, Item::Lag(_))).count();
+        u32::try_from(lags).unwrap_or(u32::MAX)
     }
 
     fn sums(&self) -> (usize, usize) {
@@ -273,10 +287,10 @@ impl Outbox {
             // The frame on its way, then the control lane, then what follows that frame.
             let (first, rest) = front.split();
             add(first.get(self.cut..).unwrap_or_default());
-            add(self.control.get(self.control_from..).unwrap_or_default());
+            add(self.control.get(self.control_from as usize..).unwrap_or_default());
             add(rest);
         } else {
-            add(self.control.get(self.control_from..).unwrap_or_default());
+            add(self.control.get(self.control_from as usize..).unwrap_or_default());
         }
         for item in items {
             if matches!(item, Item::Lag(_)) || !add(item.as_bytes()) {
@@ -288,6 +302,9 @@ impl Outbox {
 
     /// Takes `written` bytes off the front, in the order of [`Outbox::gather`].
     pub fn advance(&mut self, mut written: usize, sink: &mut impl Delivered) {
+        if written == self.bytes && self.sole().is_some() {
+            return self.advance_sole(sink);
+        }
         if self.cut > 0 {
             let left = self.data.front().map_or(0, |front| front.split().0.len()) - self.cut;
             let step = written.min(left);
@@ -311,13 +328,23 @@ impl Outbox {
         self.check();
     }
 
+    /// Takes off the slice that is all that waits.
+    fn advance_sole(&mut self, sink: &mut impl Delivered) {
+        if let Some(Item::Slice(slice)) = self.data.pop_front() {
+            sink.delivered(&slice.run, slice.to - slice.from);
+        }
+        (self.bytes, self.events) = (0, 0);
+        self.tally = None;
+        self.check();
+    }
+
     fn advance_control(&mut self, step: usize) {
-        self.control_from += step;
+        self.control_from += u32::try_from(step).unwrap_or(u32::MAX);
         if self.control_bytes() == 0 {
             self.control = Vec::new();
             self.control_from = 0;
-        } else if self.control_from >= CONTROL_WRITTEN_BYTES.max(self.control_bytes()) {
-            self.control.drain(..self.control_from);
+        } else if self.control_from() >= CONTROL_WRITTEN_BYTES.max(self.control_bytes()) {
+            self.control.drain(..self.control_from as usize);
             self.control_from = 0;
         }
     }
@@ -363,9 +390,10 @@ impl Outbox {
 
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
-        debug_assert!(self.control_from <= self.control.len(), "control cursor");
+        debug_assert_eq!(self.lags, self.count_lags(), "subscriptions that lag");
+        debug_assert!(self.control_from() <= self.control.len(), "control cursor");
         debug_assert!(
-            self.control_from < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
+            self.control_from() < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
             "written control bytes are cut off"
         );
         debug_assert!(

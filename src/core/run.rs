@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::account::{Account, Charge};
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
@@ -38,6 +39,9 @@ pub struct RunLimit {
     pub frames: usize,
 }
 
+/// No limit: one frame fits every run.
+const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
+
 /// Where a frame ends, and how much later than the first its event was taken.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
@@ -45,10 +49,11 @@ struct Frame {
     later_ms: u32,
 }
 
-/// Frames of consecutive events of one channel.
+/// Frames of events of one channel: of consecutive ones, or of those that conflation has left.
 ///
 /// Invariants: the ends of `frames` are increasing and the last of them is `bytes.len()`; frame
-/// `i` is the event with offset `first_offset + i`.
+/// `i` is the event with offset `first_offset + i`, or `offsets[i]` where there are any, which
+/// are increasing and as many as the frames.
 #[derive(Debug)]
 pub struct Run {
     channel: ChannelName,
@@ -58,15 +63,24 @@ pub struct Run {
     frames: Vec<Frame>,
     /// Frames that one client asked not to see, by index.
     hidden: Vec<(u32, ClientId)>,
+    /// Of each frame, in a conflated run.
+    offsets: Vec<u64>,
     /// When the first event was taken, node clock.
     taken_ns: u64,
     /// When the run was laid out, node clock.
     made_ns: u64,
     /// When the first event was taken, Unix time.
     ts_ms: u64,
+    /// Its memory, while it has frames that may wait for somebody.
+    charge: Charge,
 }
 
 impl Run {
+    /// Where its memory counts.
+    pub(super) fn account(&self) -> &Account {
+        self.charge.account()
+    }
+
     /// The channel of every frame.
     pub fn channel(&self) -> &ChannelName {
         &self.channel
@@ -89,13 +103,28 @@ impl Run {
 
     /// The offset of frame `index`.
     pub fn offset(&self, index: u32) -> u64 {
-        self.first_offset + u64::from(index)
+        let offset = self.offsets.get(index as usize);
+        offset.copied().unwrap_or(self.first_offset + u64::from(index))
+    }
+
+    /// Whether it has the newest events of keys only: what lies between its offsets is no loss.
+    pub fn is_conflated(&self) -> bool {
+        !self.offsets.is_empty()
     }
 
     /// The index of the first frame after `position`.
     pub fn after(&self, position: u64) -> u32 {
         let missed = (position + 1).saturating_sub(self.first_offset);
+        if missed > 0 && self.is_conflated() {
+            return self.conflated_after(position);
+        }
         u32::try_from(missed).unwrap_or(u32::MAX).min(self.len())
+    }
+
+    #[cold]
+    fn conflated_after(&self, position: u64) -> u32 {
+        let index = self.offsets.partition_point(|offset| *offset <= position);
+        u32::try_from(index).unwrap_or(u32::MAX)
     }
 
     /// Frames that one client asked not to see.
@@ -151,27 +180,34 @@ impl Run {
             + self.bytes.capacity()
             + self.frames.capacity() * size_of::<Frame>()
             + self.hidden.capacity() * size_of::<(u32, ClientId)>()
+            + self.offsets.capacity() * size_of::<u64>()
     }
 
     /// A run with nothing but the frames `from..to`; what was hidden of them is not marked.
     pub(super) fn part(&self, from: u32, to: u32) -> Self {
         let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
         let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
-        Self {
+        let mut part = Self {
             channel: self.channel.clone(),
             first_offset: self.offset(from),
             bytes: self.slice(from, to).to_vec(),
             frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
             hidden: Vec::new(),
+            charge: Charge::new(self.account(), 0),
+            offsets: self.offsets.get(from as usize..to as usize).unwrap_or_default().to_vec(),
             ..*self
-        }
+        };
+        part.charge.set(part.footprint());
+        part
     }
 
-    /// Gives back room that was grown for another run's frames.
+    /// Gives back room that was grown for another run's frames, and counts what is left.
     fn seal(&mut self) {
         fit(&mut self.bytes, 512);
         fit(&mut self.frames, 16);
         fit(&mut self.hidden, 8);
+        fit(&mut self.offsets, 0);
+        self.charge.set(self.footprint());
     }
 
     /// Appends an event, unless the run is full or the event does not follow the last one.
@@ -181,6 +217,21 @@ impl Run {
         if !self.frames.is_empty() && (full || !follows) {
             return false;
         }
+        self.add(event, max, scratch)
+    }
+
+    /// Appends an event that need not follow the last one, unless the run is full.
+    fn push_conflated(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
+        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
+        if !self.frames.is_empty() && full || !self.add(event, max, scratch) {
+            return false;
+        }
+        self.offsets.push(event.offset);
+        true
+    }
+
+    #[inline]
+    fn add(&mut self, event: &Arc<Event>, max: RunLimit, scratch: &mut Vec<u8>) -> bool {
         if self.frames.is_empty() {
             self.first_offset = event.offset;
             self.taken_ns = event.taken_ns;
@@ -221,19 +272,33 @@ pub struct Press {
     issued: VecDeque<Rc<Run>>,
     bytes: usize,
     scratch: Vec<u8>,
+    account: Account,
 }
 
 impl Press {
+    /// Where the memory of its runs counts, from their sealing on; that of spare ones too.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The memory of runs that are kept for reuse alone.
+    pub fn spare(&self) -> usize {
+        let spare = self.issued.iter().filter(|run| Rc::strong_count(run) == 1);
+        spare.map(|run| run.footprint()).sum()
+    }
+
+    /// Gives up what is kept for reuse.
+    pub fn forget(&mut self) {
+        self.issued = VecDeque::new();
+        self.bytes = 0;
+    }
+
     /// Begins a run with `event`.
     pub fn begin(&mut self, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
         let mut run = self.take(event);
         if let Some(fresh) = Rc::get_mut(&mut run) {
             fresh.made_ns = now_ns;
-            fresh.push(
-                event,
-                RunLimit { bytes: usize::MAX, frames: usize::MAX },
-                &mut self.scratch,
-            );
+            fresh.push(event, ANY, &mut self.scratch);
         }
         run
     }
@@ -241,6 +306,33 @@ impl Press {
     /// Appends `event` to a run that nobody else holds; `false` when it has to begin another.
     pub fn append(&mut self, run: &mut Rc<Run>, event: &Arc<Event>, max: RunLimit) -> bool {
         Rc::get_mut(run).is_some_and(|run| run.push(event, max, &mut self.scratch))
+    }
+
+    /// Lays the newest events of keys, in the order of their offsets, into as many runs as that
+    /// takes. Their waiting is counted from `now_ns` on: until then it was asked for.
+    pub fn lay<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = &'a Arc<Event>>,
+        now_ns: u64,
+        max: RunLimit,
+    ) -> Vec<Rc<Run>> {
+        let mut runs: Vec<Rc<Run>> = Vec::new();
+        for event in events {
+            let last = runs.last_mut().and_then(Rc::get_mut);
+            if last.is_some_and(|run| run.push_conflated(event, max, &mut self.scratch)) {
+                continue;
+            }
+            let mut run = self.take(event);
+            if let Some(fresh) = Rc::get_mut(&mut run) {
+                fresh.push_conflated(event, ANY, &mut self.scratch);
+                (fresh.made_ns, fresh.taken_ns) = (now_ns, now_ns);
+            }
+            runs.push(run);
+        }
+        for run in &mut runs {
+            self.seal(run);
+        }
+        runs
     }
 
     /// Ends a run: it takes little more memory than its frames need.
@@ -282,6 +374,8 @@ impl Press {
                     free.bytes.clear();
                     free.frames.clear();
                     free.hidden.clear();
+                    free.charge.set(0);
+                    free.offsets.clear();
                     return run;
                 }
                 None => {
@@ -297,9 +391,11 @@ impl Press {
             bytes: Vec::new(),
             frames: Vec::new(),
             hidden: Vec::new(),
+            offsets: Vec::new(),
             taken_ns: event.taken_ns,
             made_ns: 0,
             ts_ms: event.ts_ms,
+            charge: Charge::new(&self.account, 0),
         })
     }
 }

@@ -21,6 +21,7 @@ use super::answer::Response;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
+use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::Agreed;
 use crate::shard::Place;
 
@@ -35,6 +36,8 @@ pub(super) struct Peer {
     pub(super) ip: IpAddr,
     /// Taken once a handshake was answered with 101.
     pub(super) place: Cell<Option<Place>>,
+    /// The connection that the client of that handshake says it had before.
+    pub(super) was: Cell<Option<ClientId>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// The number of the request that is answered, or was last; the first is 1.
@@ -108,7 +111,7 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
     let early = read_buf.to_vec();
     drop(read_buf);
     match end {
-        Ok(Next::Gateway(place)) => doors.shard.adopt(socket, early, place),
+        Ok(Next::Gateway(place, was)) => doors.shard.adopt(socket, early, place, was),
         Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early, agreed),
         Ok(Next::Close) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,
@@ -119,8 +122,8 @@ pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
 /// What a socket is for when it has no more HTTP to speak.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// It is a WebSocket of the gateway.
-    Gateway(Place),
+    /// It is a WebSocket of the gateway, of a client that says it had this connection before.
+    Gateway(Place, Option<ClientId>),
     /// It is a WebSocket of the hidden echo, with what was agreed about compression.
     Echo(Option<Agreed>),
     /// It is to be closed.
@@ -143,6 +146,7 @@ where
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
         place: Cell::new(None),
+        was: Cell::new(None),
         echo: Cell::new(None),
         number: Cell::new(0),
         bad_head,
@@ -154,7 +158,10 @@ where
     let parts = http.into_parts();
     let next = match peer.echo.take() {
         Some(agreed) => Next::Echo(agreed),
-        None => peer.place.take().map_or(Next::Close, Next::Gateway),
+        None => {
+            let place = peer.place.take();
+            place.map_or(Next::Close, |place| Next::Gateway(place, peer.was.get()))
+        }
     };
     let wire = parts.io.into_inner();
     if let Some(code) = wire.unread {

@@ -116,7 +116,7 @@ impl Doors {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
-        matches!(end, Ok(connection::Next::Gateway(_))).then_some(stream)
+        matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
     }
 }
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::answer::{self, Refusal, Response};
+use crate::core::hub::SlowState;
 use crate::core::metrics::{BOUNDS_BATCH, BOUNDS_US, Counter, Gauges, Histogram, Snapshot, Timing};
 use crate::proto::close::CloseReason;
 use crate::proto::error::ErrorCode;
@@ -25,7 +26,7 @@ const GAUGES: [Gauge; 5] = [
     ("connections", "Open WebSocket connections.", |gauges| gauges.connections),
     ("mailbox_depth", "Events waiting in the mailbox.", |gauges| gauges.mailbox_depth),
     ("queue_bytes", "Bytes waiting in outbound queues.", |gauges| gauges.queue_bytes),
-    ("slow_consumers", "Connections whose queue is full.", |gauges| gauges.slow_consumers),
+    ("queue_memory_bytes", "Memory of outbound queues.", |gauges| gauges.queue_memory),
     ("subscriptions", "Subscriptions of all connections.", |gauges| gauges.subscriptions),
 ];
 
@@ -37,7 +38,8 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
         let message = "a shard has ended, or does not answer";
         return Err(Refusal::unavailable(ErrorCode::Unavailable, message));
     }
-    let text = write(Scrape::new(shards, node.channel_count()));
+    let limit = node.memory().limit() as u64;
+    let text = write(Scrape::new(shards, node.channel_count(), limit));
     Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
 }
 
@@ -55,10 +57,11 @@ struct Scrape {
     shards: Vec<Snapshot>,
     total: Option<Snapshot>,
     channels: u64,
+    memory_limit: u64,
 }
 
 impl Scrape {
-    fn new(shards: Vec<Snapshot>, channels: u64) -> Self {
+    fn new(shards: Vec<Snapshot>, channels: u64, memory_limit: u64) -> Self {
         let mut rest = shards.iter();
         let mut total = rest.next().cloned();
         for shard in rest {
@@ -66,7 +69,7 @@ impl Scrape {
                 total.add(shard);
             }
         }
-        Self { shards, total, channels }
+        Self { shards, total, channels, memory_limit }
     }
 }
 
@@ -78,6 +81,10 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("channels", "Living channels.", None, MetricType::Gauge)?
             .encode_gauge(&self.channels)?;
+        let help = "What all outbound queues may take of memory together.";
+        encoder
+            .encode_descriptor("memory_limit_bytes", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.memory_limit)?;
         // The memory store has nowhere to go.
         encoder
             .encode_descriptor("store_up", "Whether the store is there.", None, MetricType::Gauge)?
@@ -89,10 +96,23 @@ impl Collector for Scrape {
                 metric.encode_family(&label)?.encode_gauge(&value(&shard.gauges))?;
             }
         }
+        slow(&mut encoder, &self.shards)?;
         let Some(total) = &self.total else { return Ok(()) };
         counters(&mut encoder, total)?;
         histograms(&mut encoder, total)
     }
+}
+
+fn slow(encoder: &mut DescriptorEncoder<'_>, shards: &[Snapshot]) -> fmt::Result {
+    let help = "Connections that are slow, each in one state.";
+    let mut metric = encoder.encode_descriptor("slow_consumers", help, None, MetricType::Gauge)?;
+    for (index, shard) in shards.iter().enumerate() {
+        for (state, count) in SlowState::ALL.iter().zip(shard.gauges.slow_consumers) {
+            let labels = [("shard", index.to_string()), ("state", state.as_str().to_owned())];
+            metric.encode_family(&labels)?.encode_gauge(&count)?;
+        }
+    }
+    Ok(())
 }
 
 fn counters(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Result {
@@ -170,11 +190,18 @@ mod tests {
         metrics.add(Counter::Upgrades, 2);
         metrics.add(Counter::DroppedOldest, 3);
         metrics.time(Timing::Tick, 2_000, 1);
-        let shard = metrics.snapshot(Gauges { connections: 5, ..Gauges::default() });
-        let text = write(Scrape::new(vec![shard.clone(), shard], 7)).unwrap();
+        let shard = metrics.snapshot(Gauges {
+            connections: 5,
+            slow_consumers: [3, 0, 0],
+            ..Gauges::default()
+        });
+        let text = write(Scrape::new(vec![shard.clone(), shard], 7, 9)).unwrap();
         for line in [
             concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "weir_channels 7",
+            "weir_memory_limit_bytes 9",
+            "weir_slow_consumers{shard=\"1\",state=\"full\"} 3",
+            "weir_slow_consumers{shard=\"1\",state=\"blocked\"} 0",
             "weir_store_up 1",
             "weir_errors_total{code=\"not_found\"} 0",
             "weir_connections{shard=\"0\"} 5",

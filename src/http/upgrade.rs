@@ -9,9 +9,10 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::answer::{Refusal, Response};
 use super::connection::Peer;
-use super::guard;
+use super::{guard, query};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
+use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
 
@@ -45,12 +46,23 @@ pub(super) fn answer(
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
+    if node.memory().is_over() {
+        let message = "what waits for slow clients takes too much memory";
+        return Err(Refusal::unavailable(ErrorCode::Overloaded, message));
+    }
     let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
     peer.place.set(Some(place));
+    peer.was.set(was(request.uri().query()));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol))
+}
+
+/// The connection that the client says it had before. What is none of ours is nobody's: a stale
+/// bookmark keeps no client out.
+fn was(query: Option<&str>) -> Option<ClientId> {
+    query::value(query, "was").ok().flatten()?.parse().ok()
 }
 
 /// As [`answer`], for the echo: speaks no subprotocol and takes anybody.

@@ -15,6 +15,8 @@ pub enum CloseReason {
     MessageTimeout,
     /// The client closed with a close frame.
     PeerClosed,
+    /// All queues together took more memory than they may, and this one was among the fullest.
+    Overloaded,
     /// No pong within the ping time-out.
     PingTimeout,
     /// The client broke RFC 6455.
@@ -31,9 +33,9 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
-    pub const CODES: [&'static str; 12] = [
+    pub const CODES: [&'static str; 13] = [
         "4503", "1011", "1000", "4002", "1002", "1007", "1009", "4001", "4000", "1006", "4504",
-        "1008",
+        "1008", "4004",
     ];
 
     /// The place of this reason's code in [`Self::CODES`], for counters.
@@ -53,6 +55,7 @@ impl CloseReason {
             Self::Socket => 9,
             Self::TooManyErrors => 10,
             Self::MessageTimeout => 11,
+            Self::Overloaded => 12,
         }
     }
 
@@ -62,6 +65,7 @@ impl CloseReason {
             Self::Disconnected => Some(4503),
             Self::Internal => Some(1011),
             Self::MessageTimeout => Some(1008),
+            Self::Overloaded => Some(4004),
             Self::PeerClosed => Some(1000),
             Self::PingTimeout => Some(4002),
             Self::Protocol(error) => Some(error.close_code()),
@@ -78,6 +82,7 @@ impl CloseReason {
             Self::Disconnected => "disconnected_by_server",
             Self::Internal => "internal error",
             Self::MessageTimeout => "a message must be finished within 30 s",
+            Self::Overloaded => "overloaded",
             Self::PeerClosed => "",
             Self::PingTimeout => "ping_timeout",
             Self::Protocol(error) => error.text(),
@@ -93,6 +98,11 @@ impl CloseReason {
         self.code().is_none_or(|code| code < 4500)
     }
 
+    /// Whether it is the server that ends the connection, and has a code for it.
+    pub fn is_ours(self) -> bool {
+        self.code().is_some() && self != Self::PeerClosed
+    }
+
     /// Whether a `disconnect` push goes before the close frame.
     ///
     /// Not where the client itself broke off or broke the framing.
@@ -101,6 +111,7 @@ impl CloseReason {
             Self::Disconnected
             | Self::Internal
             | Self::MessageTimeout
+            | Self::Overloaded
             | Self::PingTimeout
             | Self::Shutdown
             | Self::SlowConsumer
@@ -141,6 +152,7 @@ mod tests {
             R::Disconnected,
             R::Internal,
             R::MessageTimeout,
+            R::Overloaded,
             R::PeerClosed,
             R::PingTimeout,
             R::Shutdown,
@@ -154,6 +166,7 @@ mod tests {
                 R::Disconnected
                 | R::Internal
                 | R::MessageTimeout
+                | R::Overloaded
                 | R::PeerClosed
                 | R::PingTimeout
                 | R::Shutdown

@@ -1,5 +1,7 @@
 //! What a client may ask. Borrowed from the bytes it came in.
 
+use super::rate::Rate;
+
 /// One message of a client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request<'a> {
@@ -57,4 +59,6 @@ pub struct Subscribe<'a> {
     pub since: Option<(&'a str, u64)>,
     /// The slow-consumer policy asked for, by its name on the wire.
     pub slow: Option<&'a str>,
+    /// How often events are wanted at most; `None` for each as it comes.
+    pub max_rate: Option<Rate>,
 }

@@ -10,4 +10,5 @@ pub mod gzip;
 pub mod name;
 pub mod position;
 pub mod push;
+pub mod rate;
 pub mod ws;

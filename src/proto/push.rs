@@ -81,7 +81,18 @@ pub enum Push<'a> {
         ping_ms: u64,
         /// The largest message a client may send, in bytes.
         message_bytes: usize,
+        /// How the connection ended that the client says it had before.
+        last: Option<Last>,
     },
+}
+
+/// Why the server has closed a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Last {
+    /// Gives code and reason.
+    pub reason: CloseReason,
+    /// Events that it did not get, all its life.
+    pub dropped: u64,
 }
 
 /// A range of events that were dropped from a subscriber's queue.

@@ -28,6 +28,11 @@ impl Clock {
         u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// The runtime's name for a moment of the node's clock.
+    pub fn instant(self, node_ms: u64) -> tokio::time::Instant {
+        (self.started + Duration::from_millis(node_ms)).into()
+    }
+
     /// Milliseconds of the node's clock.
     pub fn node_ms(self) -> u64 {
         self.node_ns() / 1_000_000

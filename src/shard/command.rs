@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::flush::OutOfTurn;
 use super::local::Shard;
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
@@ -109,16 +110,22 @@ impl Shard {
         let channel = subscribe.channel;
         let rule = self.policy(id, channel)?;
         let policy = chosen(id, rule, subscribe.slow)?;
+        let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
+        let join = |head: Position| Join { policy, position: head.offset, keys_max, max_rate };
         if let Some(have) = self.node.store().find(channel)
             && self.hub.borrow().is_subscribed(asker.id, have.alias)
         {
-            if subscribe.slow.is_some() {
-                self.hub.borrow_mut().update(asker.id, have.alias, policy, rule.keys_max);
-            }
             let (position, alias) = (have.head, have.alias.0);
+            let join = join(position);
+            let which = (asker.id, have.alias);
+            let now_ms = asker.now.node_ns / 1_000_000;
+            let mut writer = OutOfTurn(self);
+            let outcome = self.hub.borrow_mut().update(which, join, &mut writer, now_ms);
             let recovered = recovered(subscribe, position);
             let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
             self.answer(asker.id, &push);
+            // A close comes behind the answer.
+            self.settle(outcome);
             return Ok(());
         }
         self.count_subscription(asker, id)?;
@@ -128,8 +135,7 @@ impl Shard {
             .subscribe(channel, self.id, asker.now)
             .map_err(|away| unavailable(id, away))?;
         let (alias, position) = (joined.alias, joined.head);
-        let join = Join { policy, position: position.offset, keys_max: rule.keys_max };
-        self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join);
+        self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join(position));
         let (alias, recovered) = (alias.0, recovered(subscribe, position));
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
@@ -143,12 +149,16 @@ impl Shard {
         channel: &str,
     ) -> Result<(), CommandError> {
         let have = self.node.store().find(channel);
+        let now_ms = asker.now.node_ns / 1_000_000;
         let ended = self.count_unsubscribed(asker.id, || {
-            have.and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias))
+            let (which, mut writer) = ((asker.id, have?.alias), OutOfTurn(self));
+            self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)
         });
-        let last = ended.ok_or_else(|| not_subscribed(id))?;
+        let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
         self.answer(asker.id, &Push::Unsubscribed { id, channel });
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::command::Asker;
 use super::flush::{Flushed, forget_readable};
 use super::local::{Local, Socket};
 use super::mailbox::Room;
+use super::node::NodeOptions;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
@@ -30,7 +31,7 @@ const IGNORED_MAX: usize = 256 * 1024;
 const UNREAD_MAX: usize = 64 * 1024;
 
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
-struct Connection {
+pub(super) struct Connection {
     local: Local,
     id: SeatId,
     decoder: Decoder,
@@ -58,28 +59,36 @@ enum Next {
     Unread(Vec<u8>),
 }
 
-/// Drives one connection to its end.
-pub(super) async fn run(local: Local, id: SeatId, early: Vec<u8>) {
-    let shard = Rc::clone(&local.0);
-    let mut connection = Connection {
-        local,
-        id,
-        decoder: Decoder::new(),
-        held: early,
-        held_text: 0,
-        crowded: None,
-        waiting: false,
-        shut: false,
-        ignored: 0,
-    };
-    let reason = std::future::poll_fn(|cx| {
+impl Connection {
+    /// The task of the connection `id`; `early` is what came behind its handshake.
+    pub(super) fn new(local: Local, id: SeatId, early: Vec<u8>) -> Self {
+        Self {
+            local,
+            id,
+            decoder: Decoder::new(),
+            held: early,
+            held_text: 0,
+            crowded: None,
+            waiting: false,
+            shut: false,
+            ignored: 0,
+        }
+    }
+}
+
+/// Drives the connection to its end. By hand: an `async fn` would keep its arguments beside what
+/// it makes of them, and the runtime rounds a task up to 128 bytes.
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = self.get_mut();
         // A panic in one connection ends that connection alone; a panic over that, at once.
-        catch_unwind(AssertUnwindSafe(|| connection.poll(cx)))
+        let ended = catch_unwind(AssertUnwindSafe(|| connection.poll_alive(cx)))
             .or_else(|_| catch_unwind(AssertUnwindSafe(|| connection.panicked(cx))))
-            .unwrap_or(Poll::Ready(CloseReason::Internal))
-    })
-    .await;
-    shard.remove(id, reason);
+            .unwrap_or(Poll::Ready(CloseReason::Internal));
+        ended.map(|reason| connection.local.0.remove(connection.id, reason))
+    }
 }
 
 impl Connection {
@@ -100,7 +109,7 @@ impl Connection {
         self.poll_ending(&socket, cx)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let Some(socket) = self.local.0.socket(self.id) else {
             return Poll::Ready(CloseReason::Socket);
         };
@@ -342,10 +351,15 @@ impl Connection {
     }
 }
 
+/// Unread answers at which a client is not read any more.
+pub(super) fn unread_max(options: &NodeOptions) -> usize {
+    options.outbox.bytes.min(UNREAD_MAX)
+}
+
 /// Whether a client leaves more of its answers unread than it may.
 fn unread(local: &Local, id: SeatId) -> bool {
     let shard = &local.0;
-    let max = shard.node.options().outbox.bytes.min(UNREAD_MAX);
+    let max = unread_max(shard.node.options());
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 

@@ -7,7 +7,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::Interest;
 
 use super::local::{Shard, Socket};
-use crate::core::hub::{Seat, SeatId, Writer};
+use crate::core::hub::{Hub, Seat, SeatId, Writer};
 use crate::core::latest::Frame;
 use crate::core::metrics::{Counter, Metrics, Timing};
 use crate::core::outbox::{Delivered, SLICES_MAX};
@@ -61,6 +61,12 @@ impl Shard {
         let sockets = self.sockets.borrow();
         let Some(socket) = sockets.get(id).and_then(Option::as_ref) else { return Flushed::All };
         let mut hub = self.hub.borrow_mut();
+        let flushed = self.flush_into(socket, &mut hub, id, node_ns);
+        hub.weigh(id);
+        flushed
+    }
+
+    fn flush_into(&self, socket: &Socket, hub: &mut Hub, id: SeatId, node_ns: u64) -> Flushed {
         for _ in 0..REFILLS_A_FLUSH {
             let Some(seat) = hub.seat(id) else { return Flushed::All };
             let flushed = self.flush_seat(socket, seat, node_ns);

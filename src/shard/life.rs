@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::connection::unread_max;
 use super::flush::{Flushed, wake};
 use super::local::{Ending, Local, Shard};
 use crate::core::hub::{Left, SeatId};
@@ -12,7 +13,7 @@ use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json;
 use crate::proto::name::ClientId;
-use crate::proto::push::Push;
+use crate::proto::push::{Last, Push};
 use crate::proto::ws::frame::{self, Opcode};
 
 /// How long a peer may take to answer a close, in milliseconds.
@@ -20,6 +21,9 @@ const CLOSE_MS: u64 = 5_000;
 
 /// The same during a drain, so that silent clients do not hold up its end by five seconds.
 const CLOSE_DRAINING_MS: u64 = 4_000;
+
+/// When a client may come back whose queue was among the fullest when all took too much.
+const RETRY_OVERLOADED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
 
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
@@ -39,7 +43,7 @@ impl Shard {
         self.leave_channels(id);
         let mut last = Vec::new();
         if reason.announced() {
-            let retry_after_ms = (reason == CloseReason::Shutdown).then(|| self.retry_after_ms());
+            let retry_after_ms = self.retry_after_ms(reason);
             let mut text = Vec::with_capacity(128);
             json::encode_push(&Push::Disconnect { reason, retry_after_ms }, &mut text);
             frame::push_text(&text, &mut last);
@@ -55,7 +59,13 @@ impl Shard {
                 // What was queued before goes out before.
                 seat.outbox.push_last(last.into_boxed_slice());
             } else {
-                self.count_lost(reason, seat.outbox.clear_data());
+                let lost = seat.outbox.clear_data();
+                self.count_lost(reason, lost);
+                seat.lose(lost);
+                if reason.is_ours() {
+                    let dropped = seat.dropped();
+                    self.node.remember(socket.client, Last { reason, dropped });
+                }
                 seat.outbox.control().extend_from_slice(&last);
             }
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
@@ -73,11 +83,14 @@ impl Shard {
         self.metrics.add(counter, events);
     }
 
-    /// When a client sent away by a drain should come back: at random, so that not all come at
-    /// once.
-    fn retry_after_ms(&self) -> u64 {
+    /// When a client that is not alone in being sent away should come back: at random, so that not
+    /// all come at once.
+    fn retry_after_ms(&self, reason: CloseReason) -> Option<u64> {
+        if reason == CloseReason::Overloaded {
+            return Some(fastrand::u64(RETRY_OVERLOADED_MS));
+        }
         let drain = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
-        fastrand::u64(200..=drain.clamp(1_000, 60_000))
+        (reason == CloseReason::Shutdown).then(|| fastrand::u64(200..=drain.clamp(1_000, 60_000)))
     }
 
     fn leave_channels(&self, id: SeatId) {
@@ -109,12 +122,13 @@ impl Shard {
     /// What a scrape reads beside the counters.
     pub(super) fn gauges(&self) -> Gauges {
         let hub = self.hub.borrow();
-        let (queue_bytes, slow_consumers) = hub.queues();
+        let queues = hub.queues();
         Gauges {
             connections: hub.connections() as u64,
             subscriptions: hub.subscriptions(),
-            queue_bytes,
-            slow_consumers,
+            queue_bytes: queues.bytes,
+            queue_memory: queues.memory,
+            slow_consumers: queues.slow,
             mailbox_depth: self.mailbox().map_or(0, super::mailbox::Mailbox::depth),
         }
     }
@@ -137,7 +151,12 @@ impl Shard {
                 }
                 return;
             }
-            let beat = seat.session.tick(heartbeat, now_ms);
+            let mut beat = seat.session.tick(heartbeat, now_ms);
+            let deaf = seat.outbox.control_bytes() > unread_max(self.node.options());
+            if deaf && beat == Beat::Close(CloseReason::PingTimeout) {
+                // It was not read, for it has taken none of its answers.
+                beat = Beat::Close(CloseReason::SlowConsumer);
+            }
             if beat == Beat::Ping {
                 frame::control(Opcode::Ping, &[], seat.outbox.control());
             }
@@ -228,6 +247,7 @@ pub(super) async fn time(local: Local) {
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         }
+        shard.look_at_memory(now_ms).await;
         shard.drain_some(now_ms);
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());

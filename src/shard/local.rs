@@ -9,8 +9,9 @@ use std::task::Waker;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::connection;
+use super::connection::Connection;
 use super::mailbox::Mailbox;
+use super::memory::Told;
 use super::node::{Node, Place};
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
@@ -56,6 +57,7 @@ pub(super) struct Shard {
     /// The seats still to be closed by a drain, and when it began.
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
+    pub(super) told: Told,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -104,6 +106,7 @@ impl Local {
             wheel: RefCell::new(Wheel::new(now_ms)),
             drain: RefCell::new(None),
             empty: Notify::new(),
+            told: Told::default(),
             node,
         }))
     }
@@ -128,13 +131,15 @@ impl Local {
         tokio::task::spawn_local(future);
     }
 
-    /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place) {
+    /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request, and
+    /// `was` the connection that the client says it had before.
+    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, place: Place, was: Option<ClientId>) {
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
         let author = Arc::new(Author { client, user: None });
         let options = shard.node.options();
+        let last = was.and_then(|was| shard.node.recall(was));
         let id = {
             let mut hub = shard.hub.borrow_mut();
             let id = hub.open(author, clock.node_ms());
@@ -145,6 +150,7 @@ impl Local {
                     node: &options.node_name,
                     ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
                     message_bytes: options.message_bytes,
+                    last,
                 };
                 json::encode_push(&welcome, &mut text);
                 frame::push_text(&text, seat.outbox.control());
@@ -170,7 +176,7 @@ impl Local {
             }
         }
         shard.metrics.add(Counter::ConnectionsOpened, 1);
-        self.spawn(connection::run(self.clone(), id, early));
+        self.spawn(Connection::new(self.clone(), id, early));
         if shard.node.draining() {
             // Its handshake was answered just before the drain began.
             shard.begin_close(id, CloseReason::Shutdown);

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::slow::SlowPeer;
 use crate::core::metrics::Snapshot;
 use crate::proto::event::Event;
 use crate::proto::name::{ClientId, ShardId};
@@ -28,6 +29,8 @@ pub(super) enum Order {
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.
     Drain,
+    /// The slowest connections.
+    Slowest(oneshot::Sender<Vec<SlowPeer>>),
     /// A copy of the counters.
     Stats(oneshot::Sender<Snapshot>),
 }

@@ -10,8 +10,10 @@ mod flush;
 mod life;
 mod local;
 mod mailbox;
+pub mod memory;
 mod node;
 mod pattern;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -19,3 +21,4 @@ mod turn;
 pub use local::Local;
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};
+pub use slow::SlowPeer;

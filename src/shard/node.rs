@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
 use super::mailbox::{Mailbox, Mailboxes, Order};
+use super::memory::Ledger;
+use crate::core::farewell::Farewells;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
+use crate::proto::push::Last;
 use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
 
 /// How long whoever asks the shards waits for their answers.
@@ -32,6 +36,8 @@ pub struct NodeOptions {
     pub subscriptions_max: usize,
     /// The bounds of each outbound queue.
     pub outbox: OutboxLimit,
+    /// Memory of all queues together, in bytes.
+    pub memory_max: usize,
     /// Silence after which a client is pinged.
     pub ping_interval: Duration,
     /// Silence after a ping that ends a connection.
@@ -101,12 +107,17 @@ pub struct Node {
     draining: AtomicBool,
     connections: AtomicUsize,
     embedded: AtomicU64,
+    memory: Ledger,
+    farewells: Mutex<Farewells>,
 }
 
 impl Node {
     /// A node over `store`, which delivers into `mailboxes`.
     pub fn new(options: NodeOptions, store: Arc<dyn Store>, mailboxes: Arc<Mailboxes>) -> Self {
+        let memory = Ledger::new(options.memory_max, mailboxes.all().len());
         Self {
+            memory,
+            farewells: Mutex::default(),
             options,
             store,
             mailboxes,
@@ -154,6 +165,21 @@ impl Node {
     /// Whether it has as many connections as it may.
     pub fn full(&self) -> bool {
         self.connections.load(Ordering::Relaxed) >= self.options.connections_max
+    }
+
+    /// What the queues of all connections take of memory.
+    pub fn memory(&self) -> &Ledger {
+        &self.memory
+    }
+
+    /// Remembers why a connection is closed, for a client that comes back.
+    pub(super) fn remember(&self, client: ClientId, last: Last) {
+        self.farewells.lock().remember(client, last, self.clock.node_ms());
+    }
+
+    /// Why a connection was closed, where the node did that, lately.
+    pub(super) fn recall(&self, client: ClientId) -> Option<Last> {
+        self.farewells.lock().recall(client, self.clock.node_ms())
     }
 
     /// Connections on all shards.
@@ -223,7 +249,7 @@ impl Node {
         found.into_iter().filter(|found| *found).count()
     }
 
-    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+    pub(super) async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
         let mut answers = Vec::new();
         for mailbox in self.mailboxes.all() {
             let (sender, answer) = oneshot::channel();

@@ -22,6 +22,10 @@ impl Shard {
             let message = "a pattern has no position: leave `since` out, or name one channel";
             return Err(CommandError::new(id, ErrorCode::BadRequest, message));
         }
+        if subscribe.max_rate.is_some() {
+            let message = "`max_rate` is for one channel: name each of those that are to be slower";
+            return Err(CommandError::new(id, ErrorCode::BadRequest, message));
+        }
         let rule = self.pattern_rule(id, prefix)?;
         let policy = chosen(id, rule, subscribe.slow)?;
         let updated = self.hub.borrow().has_pattern(asker.id, prefix);
@@ -30,12 +34,10 @@ impl Shard {
             let joined = self.node.store().subscribe_prefix(prefix, self.id);
             joined.map_err(|away| unavailable(id, away))?;
         }
-        if !updated || subscribe.slow.is_some() {
-            // After the store: what is published from here on comes behind.
-            let position = self.mailbox().map_or(0, Mailbox::depth);
-            let join = Join { policy, position, keys_max: rule.keys_max };
-            self.hub.borrow_mut().subscribe_pattern(asker.id, prefix, join);
-        }
+        // After the store: what is published from here on comes behind.
+        let position = self.mailbox().map_or(0, Mailbox::depth);
+        let join = Join { policy, position, keys_max: rule.keys_max, max_rate: None };
+        self.hub.borrow_mut().subscribe_pattern(asker.id, prefix, join);
         let pattern = subscribe.channel;
         self.answer(asker.id, &Push::SubscribedPattern { id, pattern, updated });
         Ok(())

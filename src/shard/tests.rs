@@ -33,6 +33,7 @@ fn options() -> NodeOptions {
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
+        memory_max: 1 << 30,
         ping_interval: Duration::from_secs(25),
         ping_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(10),
@@ -66,7 +67,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        local.adopt(served, Vec::new(), local.node().admit().unwrap());
+        local.adopt(served, Vec::new(), local.node().admit().unwrap(), None);
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));
@@ -274,7 +275,8 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
             let mut hub = shard.hub.borrow_mut();
             for _ in 0..4_000 {
                 let id = hub.open(Arc::clone(&author), 0);
-                let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1 };
+                let join =
+                    Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate: None };
                 hub.subscribe(id, (&joined.channel, joined.alias), join);
             }
         }

@@ -1,13 +1,16 @@
 //! A shard's turn: take the mailbox, fan out, write. And then again.
 
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Sleep;
 
 use super::flush::{Flushed, OutOfTurn, wake};
 use super::life;
 use super::local::{Local, Shard};
-use super::mailbox::Order;
+use super::mailbox::{Mailbox, Order};
 use crate::core::hub::Outcome;
 use crate::core::metrics::{Counter, Timing};
 use crate::core::policy::Policy;
@@ -49,6 +52,7 @@ async fn turns(local: Local) {
     // Rounds since the shard last had nothing to do.
     let mut streak = 0_u32;
     let mut hold = Hold::default();
+    let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         // Orders do not wait for the end of a stream of events.
         mailbox.take_orders(&mut orders);
@@ -59,9 +63,9 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() {
+        if in_hand.is_empty() && !shard.is_due() {
             streak = 0;
-            mailbox.ring().await;
+            shard.rest(mailbox, sleep.as_mut()).await;
             continue;
         }
         streak = streak.saturating_add(1);
@@ -72,6 +76,7 @@ async fn turns(local: Local) {
         let (events, bytes) = shard.fan_out(&mut in_hand);
         mailbox.settle(events, bytes);
         shard.write_round(started_ns).await;
+        shard.keep_memory().await;
     }
 }
 
@@ -112,6 +117,23 @@ impl Drop for Ended<'_> {
 }
 
 impl Shard {
+    /// Whether a throttle group is to be flushed.
+    fn is_due(&self) -> bool {
+        let due_ms = self.hub.borrow().next_due();
+        due_ms.is_some_and(|due_ms| due_ms <= self.node.clock().node_ms())
+    }
+
+    /// Waits for mail, orders or the next flush of a throttle group; may come back without any.
+    async fn rest(&self, mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>) {
+        let Some(due_ms) = self.hub.borrow().next_due() else { return mailbox.ring().await };
+        // The wheel of the shard is too coarse for a hundred flushes a second.
+        sleep.as_mut().reset(self.node.clock().instant(due_ms));
+        tokio::select! {
+            () = mailbox.ring() => {}
+            () = sleep => {}
+        }
+    }
+
     /// Fans out as much of `in_hand` as one run a channel holds, and not many channels with many
     /// members at once. Returns how many events, and their payload.
     pub(super) fn fan_out(&self, in_hand: &mut VecDeque<Arc<Event>>) -> (usize, usize) {
@@ -135,7 +157,16 @@ impl Shard {
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);
         }
-        self.metrics.batch(events as u64);
+        if events > 0 {
+            self.metrics.batch(events as u64);
+        }
+        self.settle(outcome);
+        (events, bytes)
+    }
+
+    /// Counts what became of events, and closes those who were too slow.
+    pub(super) fn settle(&self, outcome: Outcome) {
+        self.metrics.add(Counter::EventsConflated, outcome.conflated);
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,
@@ -148,7 +179,6 @@ impl Shard {
         for id in outcome.overflowed {
             self.begin_close(id, CloseReason::SlowConsumer);
         }
-        (events, bytes)
     }
 
     /// Writes every dirty connection once, and lets others in between.
@@ -208,6 +238,7 @@ impl Shard {
                 }
             }
             Order::Drain => self.start_drain(),
+            Order::Slowest(answer) => drop(answer.send(self.slowest())),
             Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
         }
     }

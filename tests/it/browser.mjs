@@ -170,6 +170,20 @@ async function toldToStayAway() {
   assert.deepEqual(states, ["connecting", "open", "closed"]);
 }
 
+async function comesBackAsWhoItWas() {
+  const { weir } = watched();
+  await until("the connection", () => weir.state === "open");
+  const before = weir.client;
+  assert.ok(!sockets.at(-1).url.includes("was="), "it was nobody");
+  cut();
+  await until("the loss", () => weir.state === "waiting");
+  await elapse(1000);
+  await until("another connection", () => weir.state === "open");
+  assert.ok(sockets.at(-1).url.endsWith(`/ws?was=${before}`), sockets.at(-1).url);
+  assert.notEqual(weir.client, before);
+  weir.close();
+}
+
 async function boundedWait() {
   const { weir } = watched();
   await until("the connection", () => weir.state === "open");
@@ -184,7 +198,11 @@ async function boundedWait() {
   assert.equal(timers.size, 0);
 }
 
-for (const step of [readmeExample, lostConnection, silentLine, closed, toldToStayAway, boundedWait]) {
+const steps = [
+  readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
+  boundedWait,
+];
+for (const step of steps) {
   await step();
   assert.equal(timers.size, 0, `${step.name} leaves no timer`);
 }

@@ -425,6 +425,14 @@ impl Client {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// The next message; `None` where the connection ends.
+    pub(crate) fn try_next(&mut self) -> Option<Value> {
+        match self.frame() {
+            Ok((OpCode::Text, payload)) => Some(serde_json::from_slice(&payload).unwrap()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// The next message, which has this type.
     pub(crate) fn expect(&mut self, wanted: &str) -> Value {
         let message = self.next();

@@ -87,6 +87,40 @@ fn a_client_with_a_name_and_two_patterns_gets_each_event_once() {
     client.expect_nothing();
 }
 
+/// Goal: a channel that is to be slower than the rest of its pattern is so by its name, and what
+/// that has held back comes when the pattern alone goes on. The interval is never over here.
+#[test]
+fn a_name_with_a_rate_is_slower_than_its_pattern() {
+    let gateway = Gateway::configured(OPEN);
+    let mut publisher = Client::connect(&gateway);
+    let mut client = Client::connect(&gateway);
+    client.subscribe("t:*");
+    client.ask(json!({"type": "subscribe", "channel": "t:slow", "max_rate": 0.1}));
+    let mut publish = |channels: &[&str]| {
+        for channel in channels {
+            publisher.publish(channel, &json!(1));
+        }
+    };
+    let expect = |client: &mut Client, events: &[(&str, u64)]| {
+        for (channel, at) in events {
+            let event = client.expect("event");
+            assert_eq!((&event["channel"], offset(&event)), (&json!(channel), *at));
+        }
+    };
+    publish(&["t:slow"]);
+    expect(&mut client, &[("t:slow", 1)]);
+    publish(&["t:slow", "t:quick", "t:slow", "t:quick"]);
+    expect(&mut client, &[("t:quick", 1), ("t:quick", 2)]);
+    client.expect_nothing();
+    assert_eq!(
+        client.ask(json!({"type": "unsubscribe", "channel": "t:slow"}))["type"],
+        "unsubscribed"
+    );
+    publish(&["t:slow"]);
+    expect(&mut client, &[("t:slow", 3), ("t:slow", 4)]);
+    client.expect_nothing();
+}
+
 #[test]
 fn what_is_closed_or_malformed_is_refused_with_a_sentence() {
     let gateway = Gateway::configured(
@@ -119,6 +153,7 @@ fn what_is_closed_or_malformed_is_refused_with_a_sentence() {
     let since = json!({"epoch": "AAAAAAAA", "offset": 1});
     let bad = [
         json!({"type": "subscribe", "channel": "t:*", "since": since}),
+        json!({"type": "subscribe", "channel": "t:*", "max_rate": 1}),
         json!({"type": "subscribe", "channel": "t:*", "slow": "never"}),
         json!({"type": "subscribe", "channel": "eu/t:*", "slow": "latest"}),
         json!({"type": "publish", "channel": "t:*", "data": 1}),

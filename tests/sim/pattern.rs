@@ -1,8 +1,10 @@
 //! Connections subscribe to patterns and leave them.
 
-use weir::core::hub::Join;
+use weir::core::hub::{Join, Left};
+use weir::proto::name::ShardId;
 use weir::proto::push::Push;
-use weir::store::Store;
+use weir::store::memory::Memory;
+use weir::store::{Now, Store};
 
 use crate::client::{Answer, Head};
 use crate::world::{CHANNELS, KEYS, World};
@@ -24,13 +26,14 @@ impl World {
         let updated = shard.hub.has_pattern(seat, prefix);
         self.store.subscribe_prefix(prefix, shard.id).unwrap();
         let position = (shard.in_hand.len() + self.mailboxes.depth(shard.id)) as u64;
-        let join = Join { policy, position, keys_max: self.keys_max };
+        let join = Join { policy, position, keys_max: self.keys_max, max_rate: None };
         shard.hub.subscribe_pattern(seat, prefix, join);
         let mut heads = Vec::new();
         for channel in under() {
             let have = self.store.find(channel);
             let (alias, offset) = have.map_or((0, 0), |have| (have.alias.0, have.head.offset));
-            let dead = self.logs.lives.get(channel).copied().filter(|life| *life != alias);
+            let dead = self.logs.lives.get(channel).and_then(|lives| lives.last()).copied();
+            let dead = dead.filter(|life| *life != alias);
             heads.push(Head { channel, alias, offset, dead });
         }
         let push = Push::SubscribedPattern { id: None, pattern, updated };
@@ -48,5 +51,14 @@ impl World {
         connection.policies.remove(pattern);
         let push = Push::Unsubscribed { id: None, channel: pattern };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
+    }
+}
+
+/// Tells the store what a seat has left.
+pub(crate) fn leave(store: &Memory, shard: ShardId, (left, last): (Left<'_>, bool), now: Now) {
+    match left {
+        Left::Channel(channel) => store.unsubscribe(channel.as_str(), shard, last, now),
+        Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, shard),
+        Left::Prefix(_) => {}
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use weir::core::hub::{Hub, Join, Left, Outcome, SeatId, Writer};
+use weir::core::hub::{Hub, Join, Outcome, SeatId, Writer};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
 use weir::proto::close::CloseReason;
@@ -13,16 +13,21 @@ use weir::proto::dialect::json;
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{ClientId, ShardId};
 use weir::proto::push::Push;
+use weir::proto::rate::Rate;
 use weir::proto::ws::frame;
 use weir::store::memory::{IDLE_MS, Memory};
 use weir::store::{NewEvent, Now, Store};
 
 use crate::client::{Answer, Client, Entry, Logs, Tally};
 use crate::net::{Mailboxes, Net, Socket};
+use crate::pattern::leave;
 
 pub(crate) const CHANNELS: [&str; 4] = ["a", "b/1", "room:1", "room:eu/2"];
 
 const PATTERNS: [&str; 3] = ["b/*", "room:*", "room:eu/*"];
+
+/// What a client may ask for; most want every event.
+const RATES: [Option<f64>; 6] = [None, None, Some(0.1), Some(1.0), Some(7.5), Some(100.0)];
 
 /// Keys of a channel, that of events without a key among them.
 pub(crate) const KEYS: usize = 8;
@@ -39,6 +44,10 @@ pub(crate) struct Shard {
     pub(crate) hub: Hub,
     net: Net,
     pub(crate) in_hand: VecDeque<Arc<Event>>,
+    /// The last offset of each channel, by alias, that was fanned out.
+    pub(crate) heads: HashMap<u64, u64>,
+    /// The longest frame so far.
+    longest: usize,
 }
 
 /// A connection, seen from both ends.
@@ -83,8 +92,8 @@ impl World {
         let limit = OutboxLimit { bytes: rng.usize(200..4_000), events: rng.usize(1..40) };
         let mailboxes = Arc::new(Mailboxes::default());
         let shards = (0..rng.u16(1..5)).map(|index| {
-            let (hub, net, in_hand) = (Hub::new(limit), Net::default(), VecDeque::new());
-            Shard { id: ShardId(index), hub, net, in_hand }
+            let (hub, heads, in_hand) = (Hub::new(limit), HashMap::new(), VecDeque::new());
+            Shard { id: ShardId(index), hub, net: Net::default(), in_hand, heads, longest: 0 }
         });
         Self {
             shards: shards.collect(),
@@ -182,9 +191,15 @@ impl World {
         policy
     }
 
+    /// How often it wants events.
+    pub(crate) fn rate(&mut self) -> Option<Rate> {
+        RATES[self.rng.usize(0..RATES.len())].and_then(Rate::new)
+    }
+
     fn subscribe(&mut self, index: usize, channel: &'static str) {
         let now = self.now();
         let policy = self.policy(index);
+        let max_rate = self.rate();
         let connection = &mut self.connections[index];
         if connection.ending {
             return;
@@ -194,23 +209,28 @@ impl World {
         let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
         let have =
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
+        let mut outcome = Outcome::default();
         let (updated, joined) = match have {
-            Some(have) => {
-                shard.hub.update(seat, have.alias, policy, self.keys_max);
-                (true, have)
-            }
-            None => {
-                let joined = self.store.subscribe(channel, shard.id, now).unwrap();
-                let (position, keys_max) = (joined.head.offset, self.keys_max);
-                let join = Join { policy, position, keys_max };
-                shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
-                (false, joined)
-            }
+            Some(have) => (true, have),
+            None => (false, self.store.subscribe(channel, shard.id, now).unwrap()),
         };
+        let (position, keys_max) = (joined.head.offset, self.keys_max);
+        let join = Join { policy, position, keys_max, max_rate };
+        // What is on its way is for it where it has the channel already, in whatever way.
+        let head = shard.heads.get(&joined.alias.0).copied().unwrap_or(0);
+        connection.client.throttles(joined.alias.0, head, max_rate.is_some());
+        if updated {
+            let which = (seat, joined.alias);
+            outcome = shard.hub.update(which, join, &mut shard.net, self.now_ms);
+        } else {
+            shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
+        }
+        let shard = connection.shard;
         self.live(channel);
         let (position, alias, recovered) = (joined.head, joined.alias.0, None);
         let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
         self.answer(index, &push, Answer::Plain("subscribed"));
+        self.settle(shard, outcome);
     }
 
     fn unsubscribe(&mut self, index: usize, channel: &'static str) {
@@ -218,11 +238,24 @@ impl World {
         let connection = &self.connections[index];
         let shard = &mut self.shards[connection.shard];
         let Some(have) = self.store.find(channel) else { return };
-        let Some(last) = shard.hub.unsubscribe(connection.seat, have.alias) else { return };
+        let which = (connection.seat, have.alias);
+        let ended = shard.hub.unsubscribe(which, &mut shard.net, self.now_ms);
+        let Some((last, outcome)) = ended else { return };
         self.store.unsubscribe(channel, shard.id, last, now);
-        self.connections[index].policies.remove(channel);
+        // By a pattern it goes on without a rate.
+        let head = shard.heads.get(&have.alias.0).copied().unwrap_or(0);
+        let shard = connection.shard;
+        let connection = &mut self.connections[index];
+        connection.client.throttles(have.alias.0, head, false);
+        let policy = connection.policies.remove(channel);
         let push = Push::Unsubscribed { id: None, channel };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
+        if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
+            // What it has held back was under its own policy.
+            assert_eq!(policy, Policy::Disconnect);
+            self.connections[index].policies.insert(channel, policy);
+        }
+        self.settle(shard, outcome);
     }
 
     /// A burst of events from one connection, as its client would send them without waiting.
@@ -255,26 +288,43 @@ impl World {
     fn live(&mut self, channel: &'static str) -> u64 {
         let alias = self.store.find(channel).unwrap().alias.0;
         self.logs.all.entry(alias).or_default();
-        let before = self.logs.lives.insert(channel, alias);
-        self.tally.reborn += u64::from(before.is_some_and(|before| before != alias));
+        let lives = self.logs.lives.entry(channel).or_default();
+        if lives.last() != Some(&alias) {
+            self.tally.reborn += u64::from(!lives.is_empty());
+            lives.push(alias);
+        }
         alias
     }
 
     /// One turn of a shard: its mailbox if it has nothing in hand, one fan-out, some writes.
     pub(crate) fn turn(&mut self, index: usize) {
+        // Flushes are due between turns, however soon these follow each other.
+        self.now_ms += if self.rng.bool() { self.rng.u64(0..50) } else { 0 };
         let shard = &mut self.shards[index];
         if shard.in_hand.is_empty() {
             shard.in_hand.extend(self.mailboxes.take(shard.id));
         }
         let mut outcome = Outcome::default();
-        let longest = shard.in_hand.iter().map(|event| frame_bytes(event)).max();
         while let Some(event) = shard.in_hand.front() {
+            shard.longest = shard.longest.max(frame_bytes(event));
             if !shard.hub.load(event, self.now_ms) {
                 break;
             }
+            shard.heads.insert(event.alias.0, event.offset);
             shard.in_hand.pop_front();
         }
         shard.hub.fan_out(&mut shard.net, self.now_ms, &mut outcome);
+        self.settle(index, outcome);
+        let shard = &mut self.shards[index];
+        for _ in 0..self.rng.usize(0..20) {
+            let Some(id) = shard.hub.next_dirty() else { break };
+            shard.net.flush(id, &mut shard.hub, self.now_ms);
+        }
+    }
+
+    /// Counts what became of events, and closes those who were too slow.
+    fn settle(&mut self, index: usize, outcome: Outcome) {
+        self.tally.conflated += outcome.conflated;
         for (sum, dropped) in self.tally.dropped.iter_mut().zip(outcome.dropped) {
             *sum += dropped;
         }
@@ -286,14 +336,9 @@ impl World {
             let strict = connection.policies.values().any(|policy| *policy == Policy::Disconnect);
             assert!(strict, "{:?} never asked to be closed", connection.author);
             // But for an event that is larger than the whole queue.
-            let fits = longest.is_none_or(|bytes| bytes <= self.limit.bytes);
+            let fits = self.shards[index].longest <= self.limit.bytes;
             assert!(blocked || !fits, "a socket that takes bytes is not slow");
             self.tally.cut[0] += u64::from(self.close_slow(index, seat));
-        }
-        let shard = &mut self.shards[index];
-        for _ in 0..self.rng.usize(0..20) {
-            let Some(id) = shard.hub.next_dirty() else { break };
-            shard.net.flush(id, &mut shard.hub, self.now_ms);
         }
     }
 
@@ -396,16 +441,22 @@ impl World {
         assert_eq!(counted, subscribers, "the store and the hubs count the same");
     }
 
+    /// A shard has turns until it has nothing in hand, nothing to write and nothing due.
+    fn drain(&mut self, index: usize) {
+        while let Shard { hub, in_hand, .. } = &self.shards[index]
+            && (!in_hand.is_empty() || hub.dirty() > 0 || hub.next_due().is_some())
+        {
+            self.now_ms = self.now_ms.max(hub.next_due().unwrap_or(0));
+            self.turn(index);
+        }
+    }
+
     /// Everything drains, everybody reads, and all is accounted for. Returns what happened.
     pub(crate) fn finish(mut self) -> Tally {
         for index in 0..self.shards.len() {
-            while !self.shards[index].in_hand.is_empty() || self.shards[index].hub.dirty() > 0 {
-                self.turn(index);
-            }
+            self.drain(index);
             self.turn(index);
-            while !self.shards[index].in_hand.is_empty() || self.shards[index].hub.dirty() > 0 {
-                self.turn(index);
-            }
+            self.drain(index);
         }
         for index in 0..self.connections.len() {
             self.connections[index].stalled = false;
@@ -433,18 +484,10 @@ impl World {
         }
         for shard in &self.shards {
             assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));
-            assert_eq!(shard.hub.queues(), (0, 0));
+            let queues = shard.hub.queues();
+            assert_eq!((queues.bytes, queues.memory, queues.slow), (0, 0, [0, 0, 0]));
         }
         self.tally
-    }
-}
-
-/// Tells the store what a seat has left.
-fn leave(store: &Memory, shard: ShardId, (left, last): (Left<'_>, bool), now: Now) {
-    match left {
-        Left::Channel(channel) => store.unsubscribe(channel.as_str(), shard, last, now),
-        Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, shard),
-        Left::Prefix(_) => {}
     }
 }
 

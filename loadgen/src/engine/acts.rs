@@ -168,7 +168,7 @@ impl Worker {
             }
             Stands::Off | Stands::Leaving => {
                 self.books.moves.subscribed += 1;
-                subscribe(&name, id, None)
+                subscribe(&name, id, None, self.wanted.max_rate)
             }
         };
         self.out.clear();

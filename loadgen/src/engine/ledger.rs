@@ -205,7 +205,10 @@ impl Ledger {
                 let told = &mut self.count(from).told;
                 *told = told.saturating_add(lost);
                 self.check(channel, (first, last), from, |seat| seat.lagged(first, last));
-                if push.dropped.is_some_and(|dropped| dropped != lost) {
+                // A hole may have events that were left out as was asked.
+                let fewer = self.wanted.is_throttled();
+                let wrong = |dropped: u64| if fewer { dropped > lost } else { dropped != lost };
+                if push.dropped.is_some_and(wrong) {
                     let miscounted = (Kind::Miscounted, first, last);
                     self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), miscounted);
                 }
@@ -313,6 +316,9 @@ impl Ledger {
             Some(seat) => judge(&mut self.seats[seat]),
             None => Some((Kind::NotSubscribed, came.0, came.1)),
         };
+        // Where fewer events were asked for, those left out are no loss; the last one is due.
+        let broken =
+            broken.filter(|(kind, ..)| *kind != Kind::Skipped || !self.wanted.is_throttled());
         if let Some(broken) = broken {
             self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), broken);
         }

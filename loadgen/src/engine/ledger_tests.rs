@@ -19,6 +19,7 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
         verify,
         sample: 1,
         until_last: false,
+        max_rate: 0.0,
         foreign: None,
         conduct: crate::engine::conduct::Conduct::Steady,
     }
@@ -140,6 +141,25 @@ fn what_the_server_has_ended_owes_nothing() {
         ledger.finish(&[99, 0, 0], |at| u32::try_from(at).expect("small"));
         assert_eq!(ledger.verdict.violations, 0, "{text}");
     }
+}
+
+#[test]
+fn with_a_rate_events_may_be_left_out_but_not_the_last() {
+    let throttled = Wanted { max_rate: 1.0, ..wanted(true) };
+    let mut ledger = Ledger::new(Arc::new(throttled), 2);
+    subscribe(&mut ledger, 0, 0);
+    for offset in [11, 15] {
+        say(&mut ledger, 0, &event(0, offset));
+    }
+    let lagged = r#"{"type":"lagged","channel":"load:0","dropped":2,"from":20,"to":30}"#;
+    say(&mut ledger, 0, lagged);
+    ledger.finish(&[30, 0, 0], |at| u32::try_from(at).expect("small"));
+    assert_eq!(ledger.verdict.violations, 0);
+    let lagged = r#"{"type":"lagged","channel":"load:0","dropped":3,"from":31,"to":32}"#;
+    say(&mut ledger, 0, lagged);
+    say(&mut ledger, 0, &event(0, 32));
+    ledger.finish(&[33, 0, 0], |at| u32::try_from(at).expect("small"));
+    assert_eq!(ledger.verdict.violations, 3, "{:?}", ledger.verdict.listed);
 }
 
 #[test]

@@ -126,7 +126,8 @@ impl Worker {
         for slot in 0..self.wanted.subscriptions {
             let since = recovers.then(|| self.books.ledger.since(at, slot)).flatten();
             let id = u64::from(slot) + 1;
-            let text = subscribe(&self.wanted.channel_name(connection, slot), id, since);
+            let name = self.wanted.channel_name(connection, slot);
+            let text = subscribe(&name, id, since, self.wanted.max_rate);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
         if let Some(fd) = &self.conns[at].fd
@@ -258,10 +259,16 @@ impl Worker {
     }
 }
 
-/// A command that subscribes, from a place on if there is one.
-pub(super) fn subscribe(channel: &str, id: u64, since: Option<(&str, u64)>) -> String {
+/// A command that subscribes, from a place on if there is one, with a rate unless that is 0.
+pub(super) fn subscribe(
+    channel: &str,
+    id: u64,
+    since: Option<(&str, u64)>,
+    max_rate: f64,
+) -> String {
     let since = since.map_or_else(String::new, |(epoch, offset)| {
         format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
     });
-    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}}}"#)
+    let rate = if max_rate > 0.0 { format!(r#","max_rate":{max_rate}"#) } else { String::new() };
+    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}{rate}}}"#)
 }

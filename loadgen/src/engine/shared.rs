@@ -39,6 +39,8 @@ pub(crate) struct Wanted {
     pub(crate) sample: u64,
     /// Whether the last receiver of each event is looked for.
     pub(crate) until_last: bool,
+    /// Flushes a second that each subscription asks for; 0 every event.
+    pub(crate) max_rate: f64,
     /// What connections do besides reading.
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
@@ -53,6 +55,11 @@ impl Wanted {
             Conduct::Churn(_) | Conduct::Cut(_) | Conduct::Echo(_) | Conduct::Steady => 0,
         };
         (u64::from(self.connections) - slow as u64) * u64::from(self.subscriptions)
+    }
+
+    /// Whether subscriptions ask for fewer events: what is left out is then no loss.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.max_rate > 0.0
     }
 
     /// What the templates of a connection's nth subscription are filled with.
@@ -77,6 +84,9 @@ impl Wanted {
         ]);
         if self.until_last {
             sizes.insert("until_last", 1.0);
+        }
+        if self.is_throttled() {
+            sizes.insert("max_rate", self.max_rate);
         }
         sizes
     }

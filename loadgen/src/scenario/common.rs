@@ -43,6 +43,8 @@ pub(crate) struct Subscribing {
     pub(crate) verify: bool,
     pub(crate) sample: u64,
     pub(crate) until_last: bool,
+    /// Flushes a second that each subscription asks for; 0 every event.
+    pub(crate) max_rate: f64,
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
     pub(crate) foreign: Option<Foreign>,
@@ -71,6 +73,7 @@ impl Connecting {
             verify: subscribing.verify,
             sample: subscribing.sample,
             until_last: subscribing.until_last,
+            max_rate: subscribing.max_rate,
             conduct: subscribing.conduct,
             foreign: subscribing.foreign,
         })?;

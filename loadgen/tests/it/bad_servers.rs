@@ -104,6 +104,8 @@ fn only_this_machine_and_only_sense() {
         &["nonsense"],
         &["fanout", "--until-last", "ws://127.0.0.1:1/"],
         &["fanout", "--until-last", "--rate", "900000", "ws://127.0.0.1:1/"],
+        &["fanout", "--max-rate", "1", "ws://127.0.0.1:1/"],
+        &["fanout", "--max-rate", "101", "--rate", "9", "ws://127.0.0.1:1/"],
         &["churn", "--until-last", "--rate", "9", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(arguments).code, 64, "{arguments:?}");

@@ -5,7 +5,7 @@ use crate::config::Inputs;
 use std::path::Path;
 
 fn machine() -> Machine {
-    Machine { cores: 4, host: "h1".to_owned() }
+    Machine { cores: 4, host: "h1".to_owned(), memory: 8 << 30 }
 }
 
 fn check(text: &str) -> Result<Config, Vec<String>> {
@@ -28,6 +28,7 @@ fn nothing_written_is_the_defaults() {
     assert_eq!(config.node.message_bytes, 65_536);
     assert_eq!(config.node.outbox.bytes, 262_144);
     assert_eq!(config.node.outbox.events, 1024);
+    assert_eq!(config.node.memory_max, 2 << 30, "a quarter");
     assert_eq!(config.node.slow_disconnect, Some(Duration::from_secs(30)));
     assert_eq!(config.node.ping_interval, Duration::from_secs(25));
     assert_eq!(config.http.body_bytes, 16 << 20);
@@ -53,6 +54,35 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.node.node_name, "file");
     assert_eq!(raw.source(Key::Shards).to_string(), "--shards");
     assert_eq!(raw.source(Key::Drain).to_string(), "WEIR_DRAIN");
+}
+
+#[test]
+fn the_memory_of_all_queues_holds_one_of_them() {
+    let memory = |value: &str| check(&format!("[limits]\nmemory = {value}\n"));
+    for (value, bytes) in
+        [("0", 2 << 30), ("\"0\"", 2 << 30), ("262144", 1 << 18), ("\"1GiB\"", 1 << 30)]
+    {
+        assert_eq!(memory(value).ok().unwrap().node.memory_max, bytes, "{value}");
+    }
+    for bad in [
+        "-1",
+        "1",
+        "262143",
+        "\"64KiB\"",
+        "\"1.5GiB\"",
+        "\"25%\"",
+        "\"much\"",
+        "true",
+        "\"20000GiB\"",
+    ] {
+        let found = memory(bad).err().unwrap_or_default();
+        assert_eq!(found.len(), 1, "{bad}: {found:?}");
+        assert!(found[0].starts_with("w.toml:2: limits.memory: "), "{bad}: {found:?}");
+    }
+    let small = Machine { memory: 4 << 20, ..machine() };
+    let raw =
+        RawConfig::parse("limits.queue_bytes = \"2MiB\"", Path::new("w.toml"), &mut Vec::new());
+    assert_eq!(raw.check(&small, Vec::new()).ok().unwrap().node.memory_max, 2 << 20);
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Hub {
     /// the shard and not loaded yet. They are not for it: of a channel that the shard did not have
     /// all the time, there may be holes between them.
     pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, join: Join) {
-        let Join { policy, position, keys_max } = join;
+        let Join { policy, position, keys_max, .. } = join;
         if !self.seats.contains(id) || self.update_pattern(id, prefix, policy, keys_max) {
             return;
         }
@@ -121,9 +121,8 @@ impl Hub {
         for sub in &seat.subs {
             if let Some(topic) = self.topics.get_mut(&sub.alias)
                 && topic.channel.as_str().starts_with(prefix)
-                && let Some(member) = topic.members.get_mut(sub.member as usize)
             {
-                member.position = 0;
+                topic.begin_after_head(*sub);
             }
         }
     }
@@ -134,8 +133,9 @@ impl Hub {
         if let Some(seat) = self.seats.get_mut(id) {
             let topics = &self.topics;
             let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
-            seat.outbox
-                .give_up_where(|alias| head(alias).filter(|_| mine.lags.contains_key(&alias)));
+            let lags = |alias| head(alias).filter(|_| mine.lags.contains_key(&alias));
+            let dropped = seat.outbox.give_up_where(lags);
+            seat.lose(dropped);
         }
         for alias in mine.lags.keys() {
             let Some(topic) = self.topics.get_mut(alias) else { continue };
@@ -178,22 +178,26 @@ impl Hub {
         Some((prefix, last))
     }
 
-    /// A subscription by name ends. Whether its seat has the channel by pattern as well: then it
-    /// goes on as it stands.
-    pub(super) fn goes_on_by_pattern(&mut self, id: SeatId, sub: Sub) -> bool {
-        let Some(topic) = self.topics.get_mut(&sub.alias) else { return false };
-        if !self.patterns.covers(id, topic.channel.as_str()) {
-            return false;
-        }
-        let member = topic.members.get(sub.member as usize);
+    /// Whether the seat of a subscription by name has the channel by pattern as well.
+    pub(super) fn goes_on_by_pattern(&self, id: SeatId, sub: Sub) -> bool {
+        let topic = self.topics.get(&sub.alias);
+        topic.is_some_and(|topic| self.patterns.covers(id, topic.channel.as_str()))
+    }
+
+    /// A subscription by name ends, nothing is held back for it, and its seat has the channel by
+    /// pattern as well: it goes on as it stands.
+    pub(super) fn hand_to_pattern(&mut self, id: SeatId, sub: Sub) {
+        let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
+        let member = topic.members(sub.rate).get(sub.member as usize);
         if let Some(standing) = member.map(|member| member.standing)
             && standing != Standing::Live
             && let Some(mine) = self.patterns.mine(id)
+            && let Some(seat) = self.seats.get_mut(id)
         {
             mine.lags.insert(sub.alias, standing);
             topic.count_user(false, true, 0);
+            seat.outbox.count_frames(sub.alias, false, topic.head);
         }
-        true
     }
 
     /// Lays an event of a channel that nobody has by name. Where somebody has it by pattern, it
@@ -204,8 +208,7 @@ impl Hub {
             return true;
         }
         let channel = event.channel.clone();
-        let topic = Topic { channel, members: Vec::new(), latest: None, open: None };
-        self.topics.insert(event.alias, topic);
+        self.topics.insert(event.alias, Topic::new(channel));
         self.lay(event, now_ns)
     }
 
@@ -220,6 +223,7 @@ impl Hub {
         round: &mut Round<'_, impl Writer>,
     ) {
         self.patterns.stamp += 1;
+        let grouped = self.topics.get(&run.alias()).map_or(0, Topic::grouped);
         for at in touched.first..touched.end {
             let Some(&key) = self.patterns.found.get(at as usize) else { continue };
             let Some(pattern) = self.patterns.all.get_mut(key as usize) else { continue };
@@ -229,7 +233,7 @@ impl Hub {
                 if member.position > self.patterns.batch {
                     continue;
                 }
-                let Some(standing) = self.turn_of(member.seat, by_name, run.alias()) else {
+                let Some(standing) = self.turn_of(member.seat, (by_name, grouped), run) else {
                     continue;
                 };
                 let mut member = Member { standing, position: 0, ..*member };
@@ -245,22 +249,36 @@ impl Hub {
         }
     }
 
-    /// The standing of a member that gets the run by pattern, and has not yet got it.
-    fn turn_of(&mut self, id: u32, by_name: &mut [Member], alias: Alias) -> Option<Standing> {
-        let (stamp, seat) = (self.patterns.stamp, self.seats.get(id as usize)?);
+    /// The standing of a member that gets the run by pattern, and has not yet got it. The members
+    /// by name without a rate are given, and how many have one.
+    fn turn_of(
+        &mut self,
+        id: u32,
+        (by_name, grouped): (&mut [Member], usize),
+        run: &Run,
+    ) -> Option<Standing> {
+        let (stamp, alias, seat) = (self.patterns.stamp, run.alias(), self.seats.get(id as usize)?);
         let mine = self.patterns.mine(id as usize)?;
         if std::mem::replace(&mut mine.stamp, stamp) == stamp {
             return None;
         }
-        let named = if seat.subs.len() <= by_name.len() {
-            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
-            sub.and_then(|sub| by_name.get_mut(sub.member as usize))
-        } else {
-            by_name.iter_mut().find(|member| member.seat == id)
-        };
-        if let Some(named) = named {
-            // All of the run is for it, whatever position the name began at.
+        // All of the run is for one that has the name, whatever position that began at.
+        if seat.subs.len() <= by_name.len() + grouped {
+            match seat.subs.iter().find(|sub| sub.alias == alias) {
+                Some(Sub { rate: None, member, .. }) => {
+                    by_name.get_mut(*member as usize)?.position = 0;
+                    return None;
+                }
+                Some(sub) => {
+                    self.topics.get_mut(&alias)?.begin_with(*sub, run.offset(0));
+                    return None;
+                }
+                None => {}
+            }
+        } else if let Some(named) = by_name.iter_mut().find(|member| member.seat == id) {
             named.position = 0;
+            return None;
+        } else if grouped > 0 && self.topics.get_mut(&alias)?.find_grouped(id, run.offset(0)) {
             return None;
         }
         let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };

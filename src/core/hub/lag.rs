@@ -19,7 +19,8 @@ impl Hub {
     ) {
         let mut meant = run.len() - from;
         // Nothing about it changes, but for the end of its hole, which is the table's head.
-        if member.standing == Standing::Told || !run.hidden().is_empty() {
+        let counted = !run.hidden().is_empty() || run.is_conflated();
+        if member.standing == Standing::Told || counted {
             let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
             let client = seat.author.client;
             let own = |(at, hidden_from): &&(u32, ClientId)| *at >= from && *hidden_from == client;
@@ -34,11 +35,12 @@ impl Hub {
     pub(super) fn give_up(&mut self, id: SeatId, sub: Sub) {
         if let Some(topic) = self.topics.get(&sub.alias)
             && let Some(latest) = &topic.latest
-            && let Some(member) = topic.members.get(sub.member as usize)
+            && let Some(member) = topic.members(sub.rate).get(sub.member as usize)
             && member.standing != Standing::Live
             && let Some(seat) = self.seats.get_mut(id)
         {
-            seat.outbox.give_up(sub.alias, latest.head());
+            let dropped = seat.outbox.give_up(sub.alias, latest.head());
+            seat.lose(dropped);
         }
     }
 
@@ -54,15 +56,16 @@ impl Hub {
                 continue;
             };
             let sub = seat.subs.iter().find(|sub| sub.alias == alias);
-            let member = sub.and_then(|sub| topic.members.get_mut(sub.member as usize));
+            let (members, latest) = topic.parts(sub.and_then(|sub| sub.rate));
+            let member = sub.zip(members).and_then(|(sub, all)| all.get_mut(sub.member as usize));
             let by_name = member.is_some();
             // Whether it still uses the table once it has caught up.
             let uses = member.as_ref().is_some_and(|member| member.policy == Policy::Latest);
-            let standing = match member {
-                Some(member) => Some(&mut member.standing),
-                None => self.patterns.lag_of(id, alias),
+            let (standing, position) = match member {
+                Some(member) => (Some(&mut member.standing), Some(&mut member.position)),
+                None => (self.patterns.lag_of(id, alias), None),
             };
-            let (Some(latest), Some(standing)) = (&mut topic.latest, standing) else {
+            let (Some(latest), Some(standing)) = (latest, standing) else {
                 seat.outbox.purge(alias);
                 continue;
             };
@@ -78,7 +81,12 @@ impl Hub {
                     }
                 }
                 Shown::Later => {}
-                Shown::Ready(told) => {
+                Shown::Ready { told, upto, dropped } => {
+                    seat.lose(dropped);
+                    // Events that a throttled member was not to get yet are in the hole as well.
+                    if let Some(position) = position {
+                        *position = (*position).max(upto);
+                    }
                     *standing = if told { Standing::Told } else { Standing::Lagging };
                     return true;
                 }
@@ -104,6 +112,9 @@ impl Topic {
     /// Whether nobody needs it: it is there for members, and for those who have the channel by
     /// pattern and need its table, or the run that is being filled.
     pub(super) fn is_spare(&self) -> bool {
-        self.members.is_empty() && self.latest.is_none() && self.open.is_none()
+        self.members.is_empty()
+            && self.groups.is_none()
+            && self.latest.is_none()
+            && self.open.is_none()
     }
 }

@@ -1,26 +1,30 @@
 //! One connection's seat, and what becomes of a slice that is put into its queue.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use slab::Slab;
 
+use super::slow::Slow;
 use super::{Outcome, Writer};
+use crate::core::account::Account;
 use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
 use crate::core::policy::Policy;
 use crate::core::session::Session;
 use crate::proto::event::Author;
 use crate::proto::name::{Alias, ClientId};
+use crate::proto::rate::Rate;
 
 /// A subscription as its seat knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sub {
     pub(super) alias: Alias,
-    /// Its index among the topic's members.
+    /// Its index in its list of members.
     pub(super) member: u32,
+    /// Whose group: the topic's own members are not throttled.
+    pub(super) rate: Option<Rate>,
 }
 
-/// A subscription as its topic knows it: all that the fan-out looks at.
+/// A subscription as its list in the topic knows it: all that the fan-out looks at.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) seat: u32,
@@ -33,7 +37,11 @@ pub(super) struct Member {
 impl Member {
     /// Whether it may need the newest event of each key.
     pub(super) fn uses_latest(self) -> bool {
-        self.policy == Policy::Latest || self.standing != Standing::Live
+        self.policy == Policy::Latest || !self.is_live()
+    }
+
+    pub(super) fn is_live(self) -> bool {
+        self.standing == Standing::Live
     }
 }
 
@@ -49,7 +57,7 @@ pub(super) enum Standing {
 }
 
 /// A shard has millions of them.
-const _: () = assert!(size_of::<Member>() == 16);
+const _: () = assert!(size_of::<Member>() == 16 && size_of::<Sub>() == 16);
 
 /// An entry in a list of seats. It is of no account once another client has the place.
 #[derive(Debug, Clone, Copy)]
@@ -77,8 +85,8 @@ pub struct Seat {
     pub blocked: bool,
     /// It is in the queue of those to be written.
     pub(super) dirty: bool,
-    /// Since when its data lane is full (node milliseconds, from 1); `None` below half.
-    pub(super) full_since_ms: Option<NonZeroU64>,
+    /// What it has beside an idle seat.
+    pub(super) slow: Option<Box<Slow>>,
     /// It is in the list of those whose fullness is looked at.
     pub(super) listed: bool,
     /// It is in the list of those whose next batch may be too much.
@@ -103,7 +111,7 @@ impl Seat {
             author,
             blocked: false,
             dirty: false,
-            full_since_ms: None,
+            slow: None,
             listed: false,
             near: false,
             excused: false,
@@ -117,17 +125,17 @@ impl Seat {
     /// Whether it waits for its socket with more than half of its queue in use, has lost nothing
     /// since it was last below, and has not been waited for.
     pub(super) fn is_near(&self, limit: OutboxLimit) -> bool {
-        self.blocked && self.full_since_ms.is_none() && !self.excused && !self.at_half(limit)
+        self.blocked && self.full_since_ms().is_none() && !self.excused && !self.at_half(limit)
     }
 
-    fn at_half(&self, limit: OutboxLimit) -> bool {
+    pub(super) fn at_half(&self, limit: OutboxLimit) -> bool {
         self.outbox.data_bytes() <= limit.bytes / 2 && self.outbox.data_events() <= limit.events / 2
     }
 
     /// Forgets what was of a queue that is at half or less.
     pub(super) fn look(&mut self, limit: OutboxLimit) {
-        if (self.full_since_ms.is_some() || self.excused) && self.at_half(limit) {
-            self.full_since_ms = None;
+        if (self.full_since_ms().is_some() || self.excused) && self.at_half(limit) {
+            self.set_full(None);
             self.excused = false;
         }
     }
@@ -139,6 +147,8 @@ pub(super) struct Round<'a, W> {
     pub(super) now_ms: u64,
     /// The first offset that the channel's table of newest events has seen.
     pub(super) floor: u64,
+    /// Where the memory of queues counts.
+    pub(super) account: &'a Account,
     pub(super) outcome: &'a mut Outcome,
 }
 
@@ -158,8 +168,9 @@ impl Target<'_> {
     }
 
     /// Remembers a seat whose data lane has grown, to take the room back when it is not used.
-    fn note_length(&mut self) {
+    fn note_length(&mut self, account: &Account) {
         if self.seat.outbox.is_long() {
+            self.seat.weigh(account);
             self.seat.long = true;
             if !std::mem::replace(&mut self.seat.roomy, true) {
                 let listed = self.listed();
@@ -175,6 +186,7 @@ impl Target<'_> {
         let lost = u64::from(slice.to - slice.from);
         if self.seat.over {
             round.outcome.dropped[Policy::Disconnect as usize] += lost;
+            self.seat.lose(lost);
             return;
         }
         // It may have been written since the last look, and be full again at the next.
@@ -184,7 +196,7 @@ impl Target<'_> {
                 let listed = self.listed();
                 self.near.push(listed);
             }
-            self.note_length();
+            self.note_length(round.account);
             return;
         };
         if !self.seat.blocked {
@@ -195,9 +207,7 @@ impl Target<'_> {
             }
         }
         self.seat.look(self.limit);
-        if self.seat.full_since_ms.is_none() {
-            self.seat.full_since_ms = NonZeroU64::new(round.now_ms.max(1));
-        }
+        self.seat.set_full(Some(round.now_ms));
         if !std::mem::replace(&mut self.seat.listed, true) {
             let listed = self.listed();
             self.full.push(listed);
@@ -216,5 +226,9 @@ impl Target<'_> {
             }
         };
         round.outcome.dropped[self.member.policy as usize] += dropped;
+        self.seat.lose(dropped);
+        // Under `latest` the queue is empty enough; and memory has moved.
+        self.seat.look(self.limit);
+        self.seat.weigh(round.account);
     }
 }

@@ -1,7 +1,11 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
+mod both;
+mod edges;
 mod latest;
+mod memory;
 mod pattern;
+mod throttle;
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -13,6 +17,7 @@ use crate::core::outbox::tests::{
 };
 use crate::core::outbox::{Delivered, SLICES_MAX};
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES};
+use crate::proto::event::Event;
 
 const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 8 };
 
@@ -51,7 +56,13 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
 }
 
 fn after(policy: Policy, position: u64) -> Join {
-    Join { policy, position, keys_max: 100 }
+    Join { policy, position, keys_max: 100, max_rate: None }
+}
+
+/// Ends a subscription by name.
+fn end(hub: &mut Hub, id: SeatId, alias: u64) -> Option<bool> {
+    let ended = hub.unsubscribe((id, Alias(alias)), &mut Kernel::default(), 0);
+    ended.map(|(last, _)| last)
 }
 
 fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
@@ -84,7 +95,7 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
         for sub in &seat.subs {
-            let member = hub.topics[&sub.alias].members[sub.member as usize];
+            let member = hub.topics[&sub.alias].members(sub.rate)[sub.member as usize];
             assert_eq!(member.seat as usize, id, "the member of {sub:?}");
             assert!(model.contains(&(id, sub.alias.0)), "{id} has {sub:?}");
             count += 1;
@@ -94,8 +105,9 @@ fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     assert_eq!(count, model.len());
     assert_eq!(hub.subscriptions(), model.len() as u64);
     let members: usize = hub.topics.values().map(|topic| topic.members.len()).sum();
-    assert_eq!(members, model.len());
-    assert!(hub.topics.values().all(|topic| !topic.members.is_empty()), "no empty topic stays");
+    assert_eq!(members + throttle::grouped(hub), model.len());
+    let empty = |topic: &Topic| topic.members.is_empty() && topic.groups.is_none();
+    assert!(!hub.topics.values().any(empty), "no empty topic stays");
 }
 
 #[test]
@@ -130,14 +142,19 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 }
                 (3..7, Some(id)) => {
                     assert_eq!(hub.is_subscribed(id, Alias(alias)), model.contains(&(id, alias)));
+                    let hz = [None, Some(1.0), Some(50.0)][rng.usize(0..3)];
+                    let wanted =
+                        Join { max_rate: hz.and_then(Rate::new), ..after(Policy::DropOldest, 0) };
                     if model.insert((id, alias)) {
-                        join(&mut hub, id, alias, Policy::DropOldest);
+                        hub.subscribe(id, (&channel(alias), Alias(alias)), wanted);
+                    } else {
+                        hub.update((id, Alias(alias)), wanted, &mut Kernel::default(), 0);
                     }
                 }
                 (_, Some(id)) => {
                     let had = model.remove(&(id, alias));
                     let last = model.iter().all(|(_, other)| *other != alias);
-                    assert_eq!(hub.unsubscribe(id, Alias(alias)), had.then_some(last));
+                    assert_eq!(end(&mut hub, id, alias), had.then_some(last));
                 }
             }
             check(&hub, &model);
@@ -287,7 +304,7 @@ fn an_update_without_a_policy_leaves_it_as_it_is() {
         let id = seat(&mut hub, 1);
         join(&mut hub, id, 1, Policy::Disconnect);
         if let Some(policy) = update {
-            hub.update(id, Alias(1), policy, 1);
+            hub.update((id, Alias(1)), after(policy, 0), &mut Kernel::default(), 0);
         }
         hub.seat(id).unwrap().blocked = true;
         publish(&mut hub, &events(1, 1..13), &mut Kernel::default()).overflowed.len()
@@ -339,7 +356,7 @@ fn a_queue_is_full_until_it_is_at_half() {
     for from in [1, 5, 9] {
         full(&mut hub, from..from + 4, from);
     }
-    assert_eq!(hub.queues().1, 1);
+    assert_eq!(hub.queues().slow, [1, 0, 0]);
     assert_eq!(hub.still_full(Some(8)), [0; 0], "full since 9");
     assert_eq!(hub.still_full(Some(9)), [id]);
     assert_eq!(hub.still_full(None), [0; 0]);
@@ -353,7 +370,7 @@ fn a_queue_is_full_until_it_is_at_half() {
     assert_eq!(hub.still_full(Some(121)), [id], "named once");
     received(&mut hub, id);
     assert_eq!(hub.still_full(Some(u64::MAX)), [0; 0]);
-    assert_eq!(hub.queues(), (0, 0));
+    assert_eq!((hub.queues().bytes, hub.queues().slow), (0, [0, 0, 0]));
 }
 
 #[test]

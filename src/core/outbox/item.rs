@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::lag::Lag;
+use crate::core::account::Charge;
 use crate::core::latest::Frame;
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
 use crate::proto::dialect::json;
@@ -60,7 +61,12 @@ pub(super) struct Gap {
     pub(super) told: Option<(Hole, u64)>,
     /// The `lagged` frame, as it was last about to be written.
     pub(super) frame: Vec<u8>,
+    /// Its memory.
+    pub(super) charge: Charge,
 }
+
+/// What a gap takes of memory before its notice is encoded, with its hole.
+pub(super) const GAP_BYTES: usize = size_of::<Gap>() + size_of::<(usize, usize, Hole)>();
 
 impl Gap {
     /// Encodes the notice as it is true at `unix_ms`.
@@ -75,6 +81,7 @@ impl Gap {
         json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
         self.frame.clear();
         frame::push_text(&text, &mut self.frame);
+        self.charge.set(GAP_BYTES + self.frame.capacity());
     }
 }
 

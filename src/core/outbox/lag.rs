@@ -5,8 +5,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::item::{Gap, Item, Slice};
+use super::item::{GAP_BYTES, Gap, Item, Slice};
 use super::{LANE_LAGGING, Outbox, SLICES_MAX};
+use crate::core::account::Charge;
 use crate::core::latest::{Frame, Latest};
 use crate::core::run::Run;
 use crate::proto::dialect::json;
@@ -23,8 +24,13 @@ struct Missed {
     from: u64,
     /// When its first event was taken, Unix time.
     ts_ms: u64,
-    /// How many of its offsets were not for this client.
-    hidden: u64,
+    /// How many of its offsets were not for this client; how many frames were lost, where
+    /// `conflated`.
+    count: u64,
+    /// How many of its events [`Outbox::lag`] has named as dropped, or a gap before it.
+    counted: u64,
+    /// The subscription is throttled: offsets between its frames are no loss.
+    conflated: bool,
 }
 
 /// A subscription that lags, at its place in the lane.
@@ -36,10 +42,12 @@ pub(super) struct Lag {
     /// What is left to show of the hole that was told: the newest events after the first of these
     /// offsets, up to the second.
     shown: Option<(u64, u64)>,
+    /// Its memory.
+    pub(super) charge: Charge,
 }
 
 /// There is one for each stalled subscriber.
-const _: () = assert!(size_of::<Lag>() <= 88);
+const _: () = assert!(size_of::<Lag>() <= 112);
 
 /// What became of a subscription that lags, once the lane was written up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +56,15 @@ pub enum Shown {
     CaughtUp,
     /// It waits behind what else is queued for its next hole to be told.
     Later,
-    /// There is something to write. Whether the whole hole is told, so that the next event that is
-    /// missed begins another.
-    Ready(bool),
+    /// There is something to write.
+    Ready {
+        /// Whether the whole hole is told, so that the next event that is missed begins another.
+        told: bool,
+        /// Where the hole ends that was told last.
+        upto: u64,
+        /// Events of the hole that were not named as dropped before.
+        dropped: u64,
+    },
 }
 
 impl Outbox {
@@ -96,9 +110,12 @@ impl Outbox {
             keep
         });
         let last = run.offset(slice.to.saturating_sub(1));
-        let hidden = (last + 1 - from).saturating_sub(dropped + told);
-        let missed = Some(Missed { from, ts_ms, hidden });
-        let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None };
+        let lost = dropped + told;
+        let mut missed = Missed { from, ts_ms, count: lost, counted: lost, conflated: true };
+        missed.count_frames(run.is_conflated(), last);
+        let missed = Some(missed);
+        let charge = Charge::new(run.account(), size_of::<Lag>());
+        let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None, charge };
         self.part();
         self.data.push_back(Item::Lag(Box::new(lag)));
         self.shrink();
@@ -109,7 +126,7 @@ impl Outbox {
 
     /// Gives slices that are a small part of their run a run of their own; the one in front not
     /// where the run is shared by so many that their shares are smaller.
-    fn part(&mut self) {
+    pub(super) fn part(&mut self) {
         for (at, item) in self.data.iter_mut().enumerate() {
             if let Item::Slice(slice) = item {
                 let share = slice.run.footprint() / Rc::strong_count(&slice.run);
@@ -136,6 +153,9 @@ impl Outbox {
             Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
         });
         let Some(lag) = found else { return false };
+        if run.is_conflated() {
+            return lag.miss_conflated(run, first, client);
+        }
         let mut from = first;
         let own = run.hidden().iter().filter(|(_, hidden_from)| *hidden_from == client);
         for (hidden, _) in own.filter(|(hidden, _)| *hidden >= first) {
@@ -145,7 +165,7 @@ impl Outbox {
                 lag.miss(run, from);
             }
             match &mut lag.missed {
-                Some(missed) => missed.hidden += 1,
+                Some(missed) => missed.count += 1,
                 None => from = hidden + 1,
             }
         }
@@ -166,14 +186,18 @@ impl Outbox {
     /// Puts before the lane what its subscription in front has missed, or some of it.
     pub fn show(&mut self, table: &mut Latest, client: ClientId, unix_ms: u64) -> Shown {
         let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
+        self.lags -= 1;
         self.shrink();
         let mut frames = Vec::with_capacity(SLICES_MAX);
-        let mut bytes = 0;
+        let (mut bytes, mut dropped) = (0, 0);
         loop {
             if lag.shown.is_none() {
                 match lag.tell(table.head(), unix_ms) {
                     None => return Shown::CaughtUp,
-                    Some(notice) => frames.push(Rc::new(notice)),
+                    Some((notice, more)) => {
+                        dropped += more;
+                        frames.push(Rc::new(notice));
+                    }
                 }
             }
             let Some((after, upto)) = &mut lag.shown else { return Shown::CaughtUp };
@@ -192,15 +216,30 @@ impl Outbox {
             lag.shown = None;
             if lag.missed.is_some() && !self.data.is_empty() {
                 self.data.push_back(Item::Lag(lag));
+                self.lags += 1;
                 return Shown::Later;
             }
         }
-        let told = lag.missed.is_none();
+        let (told, upto) = (lag.missed.is_none(), lag.shown.map_or(0, |(_, upto)| upto));
         self.data.push_front(Item::Lag(lag));
+        self.lags += 1;
         for frame in frames.into_iter().rev() {
             self.data.push_front(Item::Frame(frame));
         }
-        Shown::Ready(told)
+        Shown::Ready { told, upto, dropped }
+    }
+
+    /// A subscription begins to be throttled, or ceases, when all up to the offset `head` was
+    /// queued or missed. Where it lags, its losses are counted accordingly from there on.
+    pub fn count_frames(&mut self, alias: Alias, conflated: bool, head: u64) {
+        for item in &mut self.data {
+            if let Item::Lag(lag) = item
+                && lag.alias == alias
+                && let Some(missed) = &mut lag.missed
+            {
+                missed.count_frames(conflated, head);
+            }
+        }
     }
 
     /// Takes back what was put before the lane and is not begun: a newer event may take its place
@@ -232,31 +271,66 @@ impl Outbox {
     }
 
     /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
-    /// nothing is shown any more.
-    pub fn give_up(&mut self, alias: Alias, head: u64) {
-        self.give_up_where(|other| (other == alias).then_some(head));
+    /// nothing is shown any more. Returns how many events of it were not named as dropped before.
+    pub fn give_up(&mut self, alias: Alias, head: u64) -> u64 {
+        self.give_up_where(|other| (other == alias).then_some(head))
     }
 
     /// Ends the lagging of every channel that has a `head`, likewise.
-    pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) {
+    pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
+        let mut dropped = 0;
         self.data.retain_mut(|item| {
             let Item::Lag(lag) = item else { return true };
             let Some(head) = head(lag.alias) else { return true };
             let Some(missed) = lag.missed else { return false };
             let (channel, alias) = (lag.channel.clone(), lag.alias);
             let hole = Rc::new(Cell::new(missed.hole(head)));
+            dropped += missed.uncounted(head);
             let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
-            *item = Item::Gap(Box::new(Gap { channel, alias, hole, ts_ms, told, frame }));
+            let charge = Charge::new(lag.charge.account(), GAP_BYTES);
+            let gap = Gap { channel, alias, hole, ts_ms, told, frame, charge };
+            *item = Item::Gap(Box::new(gap));
             true
         });
         self.recount();
+        dropped
+    }
+
+    /// Events that subscriptions which lag have missed, and that were not named as dropped yet;
+    /// `head` knows the last offset of a channel.
+    pub fn untold(&self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
+        let lags = self.data.iter().filter_map(|item| match item {
+            Item::Lag(lag) => Some((lag.missed?, head(lag.alias)?)),
+            Item::Frame(_) | Item::Gap(_) | Item::Last(_) | Item::Slice(_) => None,
+        });
+        lags.map(|(missed, head)| missed.uncounted(head)).sum()
+    }
+
+    /// Whether a subscription lags.
+    pub fn has_lag(&self) -> bool {
+        self.lags > 0
     }
 }
 
 impl Missed {
     fn hole(self, head: u64) -> Hole {
-        let dropped = (head + 1 - self.from).saturating_sub(self.hidden);
+        let dropped = if self.conflated { self.count } else { self.others(head) };
         Hole { from: self.from, to: head, dropped }
+    }
+
+    fn uncounted(self, head: u64) -> u64 {
+        self.hole(head).dropped.saturating_sub(self.counted)
+    }
+
+    /// The offsets up to `head` that are not in the count.
+    fn others(self, head: u64) -> u64 {
+        (head + 1).saturating_sub(self.from).saturating_sub(self.count)
+    }
+
+    fn count_frames(&mut self, conflated: bool, head: u64) {
+        if std::mem::replace(&mut self.conflated, conflated) != conflated {
+            self.count = self.others(head);
+        }
     }
 }
 
@@ -265,13 +339,38 @@ impl Lag {
         &self.channel
     }
 
-    fn miss(&mut self, run: &Run, from: u32) {
-        let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
-        self.missed = Some(Missed { from, ts_ms, hidden: 0 });
+    /// When the first event was taken that it has missed and is yet to be told of, Unix time.
+    pub(super) fn missed_since(&self) -> Option<u64> {
+        self.missed.map(|missed| missed.ts_ms)
     }
 
-    /// Makes the notice of what was missed up to `head`, all of which is to be shown.
-    fn tell(&mut self, head: u64, unix_ms: u64) -> Option<Frame> {
+    /// As [`Outbox::miss`], of a throttled subscription: its frames are counted.
+    fn miss_conflated(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
+        let (mut from, mut meant) = (first, run.len() - first);
+        for (own, _) in run.hidden().iter().filter(|(at, own)| *at >= first && *own == client) {
+            meant -= 1;
+            if *own == from {
+                from += 1;
+            }
+        }
+        if self.missed.is_none() && meant > 0 {
+            self.miss(run, from);
+        }
+        if let Some(missed) = &mut self.missed {
+            missed.count += u64::from(meant);
+        }
+        self.missed.is_some()
+    }
+
+    fn miss(&mut self, run: &Run, from: u32) {
+        let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
+        let conflated = run.is_conflated();
+        self.missed = Some(Missed { from, ts_ms, count: 0, counted: 0, conflated });
+    }
+
+    /// Makes the notice of what was missed up to `head`, all of which is to be shown; and says how
+    /// many events of it were not named as dropped before.
+    fn tell(&mut self, head: u64, unix_ms: u64) -> Option<(Frame, u64)> {
         let missed = self.missed.take()?;
         let age_ms = unix_ms.saturating_sub(missed.ts_ms);
         let (channel, hole) = (self.channel.as_str(), missed.hole(head));
@@ -279,6 +378,7 @@ impl Lag {
         json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
         self.shown = Some((missed.from - 1, head));
         let bytes = frame::text(&text).into_boxed_slice();
-        Some(Frame { alias: self.alias, offset: None, taken_ns: 0, bytes })
+        let notice = Frame { alias: self.alias, offset: None, taken_ns: 0, bytes };
+        Some((notice, missed.uncounted(head)))
     }
 }

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::item::{Gap, Item, Slice};
+use super::item::{GAP_BYTES, Gap, Item, Slice};
 use super::tally::Tally;
 use super::{Outbox, OutboxLimit};
+use crate::core::account::Charge;
 use crate::core::run::Run;
 use crate::proto::name::Alias;
 use crate::proto::push::Hole;
@@ -243,6 +244,7 @@ fn gap_of(lost: &Slice) -> Gap {
         ts_ms: lost.run.ts_ms(lost.from),
         told: None,
         frame: Vec::new(),
+        charge: Charge::new(lost.run.account(), GAP_BYTES),
     }
 }
 

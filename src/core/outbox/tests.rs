@@ -3,6 +3,7 @@
 
 mod random;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use std::rc::Rc;
@@ -64,6 +65,17 @@ pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
         Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => None,
     });
     slices.collect()
+}
+
+/// What is on the account for a data lane, but for runs in `seen`, where its own are put.
+pub(in crate::core) fn weight(outbox: &Outbox, seen: &mut BTreeSet<usize>) -> usize {
+    let items = outbox.data.iter().map(|item| match item {
+        Item::Gap(gap) => gap.charge.bytes(),
+        Item::Lag(lag) => lag.charge.bytes(),
+        Item::Slice(slice) if seen.insert(Rc::as_ptr(&slice.run).addr()) => slice.run.footprint(),
+        Item::Frame(_) | Item::Last(_) | Item::Slice(_) => 0,
+    });
+    items.sum()
 }
 
 /// Items that a data lane has room for.

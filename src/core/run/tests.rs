@@ -6,6 +6,30 @@ use crate::core::outbox::tests::{event, hidden_event};
 const ANY: RunLimit = RunLimit { bytes: usize::MAX, frames: usize::MAX };
 
 #[test]
+fn a_conflated_run_knows_the_offset_of_each_frame() {
+    let offsets = [3, 7, 8, 20];
+    let events = offsets.map(|offset| event(1, offset, 9));
+    let mut press = Press::default();
+    let runs = press.lay(&events, 5, ANY);
+    let run = &runs[0];
+    assert_eq!((runs.len(), run.len(), run.made_ns(), run.taken_ns()), (1, 4, 5, 5));
+    let positions = [(0, 0), (2, 0), (3, 1), (6, 1), (7, 2), (8, 3), (19, 3), (20, 4), (99, 4)];
+    for (position, index) in positions {
+        assert_eq!(run.after(position), index, "after {position}");
+    }
+    let part = run.part(1, 3);
+    assert_eq!([part.offset(0), part.offset(1)], [7, 8]);
+    assert_eq!((part.after(7), part.is_conflated()), (1, true));
+    assert_eq!(part.slice(0, 2), run.slice(1, 3));
+    let parted = press.lay(&events, 5, RunLimit { frames: 3, ..ANY });
+    assert_eq!(parted.iter().map(|run| run.len()).collect::<Vec<_>>(), [3, 1]);
+    // Used again, it is a run like any other.
+    runs.into_iter().chain(parted).for_each(|run| press.issue(run));
+    let again = press.begin(&event(1, 30, 9), 0);
+    assert!(!again.is_conflated() && again.after(30) == 1);
+}
+
+#[test]
 fn its_parts_are_its_frames() {
     let mut press = Press::default();
     let events: Vec<Arc<Event>> =

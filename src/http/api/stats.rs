@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::core::hub::SlowState;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::http::answer::{Response, json};
 use crate::proto::close::CloseReason;
-use crate::shard::Node;
+use crate::shard::{Node, SlowPeer};
 
 /// `GET /api/v1/stats`.
 pub(crate) async fn answer(node: &Arc<Node>) -> Response {
@@ -32,10 +33,30 @@ pub(crate) async fn answer(node: &Arc<Node>) -> Response {
         "draining": node.draining(),
         "full": node.full(),
         "channels": node.channel_count(),
+        "memory_limit": node.memory().limit(),
         "total": total.as_ref().map(picture),
+        "slowest": node.slowest().await.iter().map(slow).collect::<Vec<_>>(),
         "shards": shards,
     });
     json(StatusCode::OK, &stats)
+}
+
+/// One of the slowest connections.
+fn slow(peer: &SlowPeer) -> Value {
+    let client = &peer.client;
+    json!({
+        "client": client.author.client.to_string(),
+        "user": client.author.user,
+        "ip": peer.ip,
+        "shard": peer.shard.0,
+        "state": client.state.as_str(),
+        "oldest_ms": client.oldest_ms,
+        "full_ms": client.full_ms,
+        "queued_bytes": client.queued_bytes,
+        "queued_events": client.queued_events,
+        "dropped": client.dropped,
+        "subscriptions": client.subscriptions,
+    })
 }
 
 fn picture(snapshot: &Snapshot) -> Map<String, Value> {
@@ -44,7 +65,10 @@ fn picture(snapshot: &Snapshot) -> Map<String, Value> {
     picture.insert("connections".into(), gauges.connections.into());
     picture.insert("subscriptions".into(), gauges.subscriptions.into());
     picture.insert("queue_bytes".into(), gauges.queue_bytes.into());
-    picture.insert("slow_consumers".into(), gauges.slow_consumers.into());
+    picture.insert("queue_memory".into(), gauges.queue_memory.into());
+    let slow = SlowState::ALL.iter().zip(gauges.slow_consumers);
+    let slow = slow.map(|(state, count)| (state.as_str().to_owned(), count.into()));
+    picture.insert("slow_consumers".into(), Value::Object(slow.collect()));
     picture.insert("mailbox_depth".into(), gauges.mailbox_depth.into());
     picture.insert("counters".into(), counters(snapshot).into());
     let closed = CloseReason::CODES.iter().zip(snapshot.closed);

@@ -11,8 +11,9 @@
 //
 // It reconnects by itself with full jitter between 500 ms and 20 s, waits the `retry_after_ms`
 // it is told, stays away after a close code of 4500 or more, and subscribes again from the last
-// position of each channel. Publishes that find no connection wait for one, up to ten seconds, and
-// go out after the subscriptions.
+// position of each channel. One that was closed by the gateway learns why from `last` of its next
+// `welcome`. Publishes that find no connection wait for one, up to ten seconds, and go out after
+// the subscriptions.
 
 const DELAY_MIN_MS = 500;
 const DELAY_MAX_MS = 20000;
@@ -72,8 +73,8 @@ export class Weir {
   /**
    * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
    * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
-   * `subscribed`, `error`. Options of the protocol, such as `{ slow: "disconnect" }`, go into
-   * `options`.
+   * `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
+   * into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const entry = { handlers, options, since: null };
@@ -102,12 +103,18 @@ export class Weir {
   }
 
   #open() {
-    const socket = new WebSocket(this.#url, "weir.v1.json");
+    const socket = new WebSocket(this.#address(), "weir.v1.json");
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#read(socket, data);
     socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
     this.#watch = setTimeout(() => this.#lost(socket, 1006, "no welcome"), CONNECT_MS);
     this.#enter("connecting");
+  }
+
+  // One that comes back says who it was, and learns from `welcome` why it was closed.
+  #address() {
+    if (!this.client) return this.#url;
+    return `${this.#url}${String(this.#url).includes("?") ? "&" : "?"}was=${this.client}`;
   }
 
   #read(socket, text) {

@@ -157,7 +157,7 @@ fn stalled(policy: Policy) -> (Hub, SeatId) {
     (hub, id)
 }
 
-fn flood(hub: &mut Hub, offsets: std::ops::Range<u64>) -> Outcome {
+pub(super) fn flood(hub: &mut Hub, offsets: std::ops::Range<u64>) -> Outcome {
     let keys = [Some("a"), Some("b"), None];
     let key = |offset| keys[usize::try_from(offset % 3).unwrap()];
     let events: Vec<_> = offsets.map(|offset| keyed_event(1, offset, key(offset))).collect();
@@ -165,7 +165,7 @@ fn flood(hub: &mut Hub, offsets: std::ops::Range<u64>) -> Outcome {
 }
 
 /// All that the seat reads when its kernel takes everything.
-fn shown(hub: &mut Hub, id: SeatId) -> Vec<Got> {
+pub(super) fn shown(hub: &mut Hub, id: SeatId) -> Vec<Got> {
     let mut got = received(hub, id);
     while hub.refill(id, || 0) {
         got.extend(received(hub, id));
@@ -203,7 +203,7 @@ fn what_is_missed_while_it_is_shown_is_another_hole() {
 fn a_policy_that_is_changed_holds_when_it_has_caught_up() {
     let (mut hub, id) = stalled(Policy::Latest);
     flood(&mut hub, 1..30);
-    hub.update(id, Alias(1), Policy::DropOldest, 100);
+    hub.update((id, Alias(1)), after(Policy::DropOldest, 0), &mut Kernel::default(), 0);
     flood(&mut hub, 30..60);
     assert_eq!(shown(&mut hub, id)[0], Got::Lagged(1, 1, 59, 59));
     assert!(hub.topics[&Alias(1)].latest.is_none(), "nobody needs it any more");
@@ -215,7 +215,7 @@ fn a_policy_that_is_changed_holds_when_it_has_caught_up() {
 fn what_no_table_has_seen_stays_in_the_queue() {
     let (mut hub, id) = stalled(Policy::DropOldest);
     flood(&mut hub, 1..5);
-    hub.update(id, Alias(1), Policy::Latest, 100);
+    hub.update((id, Alias(1)), after(Policy::Latest, 0), &mut Kernel::default(), 0);
     flood(&mut hub, 5..30);
     let mut expected: Vec<Got> = (1..5).map(|offset| Got::Event(1, offset)).collect();
     expected.push(Got::Lagged(1, 5, 29, 25));
@@ -227,7 +227,7 @@ fn what_no_table_has_seen_stays_in_the_queue() {
 fn the_end_of_a_subscription_ends_its_lagging() {
     let (mut hub, id) = stalled(Policy::Latest);
     flood(&mut hub, 1..30);
-    hub.unsubscribe(id, Alias(1));
+    end(&mut hub, id, 1);
     assert_eq!(shown(&mut hub, id), []);
     join(&mut hub, id, 1, Policy::Latest);
     flood(&mut hub, 30..60);

@@ -9,13 +9,13 @@ use crate::core::outbox::tests::keyed_event;
 /// Channels by their alias.
 const NAMES: [&str; 5] = ["c:0", "c:eu/1", "c:eu/2", "c:us/3", "d:4"];
 
-fn on(alias: u64, offset: u64, key: Option<&str>) -> Arc<Event> {
+pub(super) fn on(alias: u64, offset: u64, key: Option<&str>) -> Arc<Event> {
     let mut event = keyed_event(alias, offset, key);
     Arc::get_mut(&mut event).unwrap().channel = name(alias);
     event
 }
 
-fn name(alias: u64) -> ChannelName {
+pub(super) fn name(alias: u64) -> ChannelName {
     let known = usize::try_from(alias).ok().and_then(|at| NAMES.get(at));
     known.map_or_else(|| format!("c:us/{alias}"), |name| (*name).to_owned()).parse().unwrap()
 }
@@ -28,12 +28,12 @@ fn join_name(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
     hub.subscribe(id, (&name(alias), Alias(alias)), after(policy, 0));
 }
 
-fn join_pattern(hub: &mut Hub, id: SeatId, prefix: &str, policy: Policy) {
+pub(super) fn join_pattern(hub: &mut Hub, id: SeatId, prefix: &str, policy: Policy) {
     hub.subscribe_pattern(id, prefix, after(policy, 0));
 }
 
 /// A hub with a seat whose kernel takes nothing, and which has these patterns.
-fn stalled(prefixes: &[&str], policy: Policy) -> (Hub, SeatId) {
+pub(super) fn stalled(prefixes: &[&str], policy: Policy) -> (Hub, SeatId) {
     let mut hub = Hub::new(LIMIT);
     let id = seat(&mut hub, 1);
     hub.seat(id).unwrap().blocked = true;
@@ -41,12 +41,12 @@ fn stalled(prefixes: &[&str], policy: Policy) -> (Hub, SeatId) {
     (hub, id)
 }
 
-fn flood(hub: &mut Hub, alias: u64, offsets: std::ops::Range<u64>) -> Outcome {
+pub(super) fn flood(hub: &mut Hub, alias: u64, offsets: std::ops::Range<u64>) -> Outcome {
     publish(hub, &batch(alias, offsets), &mut Kernel::default())
 }
 
 /// All that the seat reads when its kernel takes everything.
-fn shown(hub: &mut Hub, id: SeatId) -> Vec<Got> {
+pub(super) fn shown(hub: &mut Hub, id: SeatId) -> Vec<Got> {
     let mut got = received(hub, id);
     while hub.refill(id, || 0) {
         got.extend(received(hub, id));
@@ -207,7 +207,7 @@ fn the_end_of_a_pattern_takes_back_what_the_seat_has_in_no_other_way() {
         flood(&mut hub, 1, 20..21);
         assert_eq!(shown(&mut hub, id), [Got::Event(1, 20)], "{policy:?}");
         hub.unsubscribe_pattern(id, "c:eu/");
-        hub.unsubscribe(id, Alias(3));
+        end(&mut hub, id, 3);
         hub.still_full(None);
         hub.still_full(None);
         assert!(hub.topics.is_empty() && hub.patterns.seats.is_empty(), "{policy:?}");
@@ -222,7 +222,7 @@ fn a_channel_that_changes_between_name_and_pattern_goes_on_as_it_stands() {
     join_name(&mut hub, id, 1, Policy::Latest);
     flood(&mut hub, 1, 1..20);
     join_pattern(&mut hub, id, "c:", Policy::DropOldest);
-    assert_eq!(hub.unsubscribe(id, Alias(1)), Some(true));
+    assert_eq!(end(&mut hub, id, 1), Some(true));
     flood(&mut hub, 1, 20..40);
     // What is on its way is for it, whatever position a name begins at.
     hub.subscribe(id, (&name(1), Alias(1)), after(Policy::DropNewest, 50));

@@ -8,7 +8,7 @@ use crate::proto::close::CloseReason;
 use crate::proto::event::{Author, Event, Payload};
 use crate::proto::name::ClientId;
 use crate::proto::position::Position;
-use crate::proto::push::Push;
+use crate::proto::push::{Last, Push};
 
 /// Writes the JSON text of an event, without line breaks.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
@@ -94,7 +94,7 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             answer(out, "unsubscribed", id);
             string(out, ",\"channel\":", channel);
         }
-        Push::Welcome { client, node, ping_ms, message_bytes } => {
+        Push::Welcome { client, node, ping_ms, message_bytes, last } => {
             answer(out, "welcome", None);
             put(out, ",\"client\":\"");
             put_client(out, client);
@@ -103,6 +103,12 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             string(out, ",\"version\":", env!("CARGO_PKG_VERSION"));
             number(out, ",\"ping_ms\":", ping_ms);
             number(out, ",\"max_message\":", u64::try_from(message_bytes).unwrap_or(u64::MAX));
+            if let Some(Last { reason, dropped }) = last {
+                number(out, ",\"last\":{\"code\":", u64::from(reason.code().unwrap_or(1006)));
+                string(out, ",\"reason\":", reason.text());
+                number(out, ",\"dropped\":", dropped);
+                put(out, "}");
+            }
         }
     }
     put(out, "}");

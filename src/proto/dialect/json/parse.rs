@@ -7,6 +7,7 @@ use super::text::unescape;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::name::KEY_BYTES_MAX;
+use crate::proto::rate::Rate;
 
 /// The longest `message_id`, in bytes.
 const MESSAGE_ID_BYTES_MAX: usize = 64;
@@ -184,10 +185,11 @@ impl<'a> Reader<'_, 'a> {
         };
         let slow = self.optional_string(self.fields.slow, "slow must be a string")?;
         flag(self.fields.snapshot, "snapshot must be true or false")?;
-        if present(self.fields.max_rate).is_some_and(|raw| !is_rate(raw)) {
-            return Err("max_rate must be a number greater than 0".into());
-        }
-        Ok(Command::Subscribe(Subscribe { channel, since, slow }))
+        let max_rate = match present(self.fields.max_rate) {
+            Some(raw) => Some(rate(raw)?),
+            None => None,
+        };
+        Ok(Command::Subscribe(Subscribe { channel, since, slow, max_rate }))
     }
 
     fn since(&mut self, raw: &'a [u8]) -> Result<(&'a str, u64), Sentence> {
@@ -257,10 +259,10 @@ fn flag(raw: Option<&[u8]>, otherwise: &'static str) -> Result<Option<bool>, Sen
     }
 }
 
-/// Whether `raw` is a positive number that a float can hold.
-fn is_rate(raw: &[u8]) -> bool {
-    let number = std::str::from_utf8(raw).ok().and_then(|text| text.parse::<f64>().ok());
-    number.is_some_and(|rate| rate > 0.0 && rate.is_finite())
+fn rate(raw: &[u8]) -> Result<Rate, Sentence> {
+    let number = std::str::from_utf8(raw).ok().and_then(|text| text.parse().ok());
+    let otherwise = "max_rate must be a number from 0.1 to 100: flushes a second";
+    number.and_then(Rate::new).ok_or(Cow::Borrowed(otherwise))
 }
 
 #[cold]

@@ -4,7 +4,7 @@ use super::*;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::name::Alias;
 use crate::proto::position::Epoch;
-use crate::proto::push::Hole;
+use crate::proto::push::{Hole, Last};
 use proptest::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -120,17 +120,44 @@ fn pushes_are_written_to_the_letter() {
             Push::Disconnect { reason: CloseReason::Disconnected, retry_after_ms: None },
             r#"{"type":"disconnect","code":4503,"reason":"disconnected_by_server","reconnect":false}"#,
         ),
+    ];
+    for (push, expected) in cases {
+        let mut out = Vec::new();
+        encode_push(&push, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}
+
+#[test]
+fn a_welcome_is_written_to_the_letter() {
+    let cases = [
         (
             Push::Welcome {
                 client: ClientId(36),
                 node: "n\"1",
                 ping_ms: 25_000,
                 message_bytes: 65_536,
+                last: None,
             },
             concat!(
                 r#"{"type":"welcome","client":"0000000000010","user":null,"node":"n\"1","version":""#,
                 env!("CARGO_PKG_VERSION"),
                 r#"","ping_ms":25000,"max_message":65536}"#
+            ),
+        ),
+        (
+            Push::Welcome {
+                client: ClientId(36),
+                node: "n",
+                ping_ms: 1,
+                message_bytes: 2,
+                last: Some(Last { reason: CloseReason::SlowConsumer, dropped: 123 }),
+            },
+            concat!(
+                r#"{"type":"welcome","client":"0000000000010","user":null,"node":"n","version":""#,
+                env!("CARGO_PKG_VERSION"),
+                r#"","ping_ms":1,"max_message":2,"#,
+                r#""last":{"code":4000,"reason":"slow_consumer","dropped":123}}"#
             ),
         ),
     ];

@@ -1,0 +1,218 @@
+//! Tests of what the queues of a shard take of memory, and of who is slow.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::core::hub::slow::{SLOWEST, SlowState};
+use crate::core::outbox::tests::{keyed_event, weight};
+use crate::core::run::RUN_BYTES_MAX;
+
+const MIB: usize = 1 << 20;
+
+/// What the books should say, found by looking at every queue.
+fn counted(hub: &mut Hub) -> usize {
+    let mut seen = BTreeSet::new();
+    let mut sum = 0;
+    for id in hub.seat_ids() {
+        hub.weigh(id);
+        let outbox = &hub.seat(id).unwrap().outbox;
+        sum += outbox.own_bytes() + weight(outbox, &mut seen);
+    }
+    sum
+}
+
+/// Writes `share` hundredths of what waits for a seat, and fetches what it has missed.
+fn write(hub: &mut Hub, id: SeatId, share: usize) {
+    while hub.refill(id, || 0) {
+        let outbox = &mut hub.seat(id).unwrap().outbox;
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let used = outbox.gather(|| 0, &mut slices);
+        let ready: usize = slices[..used].iter().map(|slice| slice.len()).sum();
+        let some = ready * share / 100;
+        outbox.advance(some, &mut Sink);
+        if some < ready {
+            return outbox.withdraw();
+        }
+    }
+}
+
+#[test]
+fn what_many_queues_share_counts_once() {
+    let mut hub = Hub::new(OutboxLimit { bytes: 2 * MIB, events: 1_000 });
+    for client in 0..1_000 {
+        let id = seat(&mut hub, client);
+        join(&mut hub, id, 1, Policy::DropOldest);
+        hub.seat(id).unwrap().blocked = true;
+    }
+    for offset in 1..=16 {
+        publish(&mut hub, &[event(1, offset, MIB / 16)], &mut Kernel::default());
+    }
+    let queues = hub.queues();
+    assert!(queues.bytes > 1_000 * MIB as u64, "each of them counts them: {}", queues.bytes);
+    let memory = hub.memory();
+    assert!(memory > MIB && memory < MIB + 2 * RUN_BYTES_MAX, "{memory}");
+    assert_eq!(memory, counted(&mut hub));
+    // All but one of them go, and it is still the same.
+    for id in hub.seat_ids().into_iter().skip(1) {
+        hub.close(id, |_, _| {});
+    }
+    assert_eq!(hub.memory(), memory);
+    hub.close(0, |_, _| {});
+    assert_eq!(hub.memory(), 0);
+    assert!(hub.memory_at_most() > 0, "kept for reuse");
+    hub.forget_spare();
+    assert_eq!(hub.memory_at_most(), 0);
+}
+
+#[test]
+fn the_places_of_a_long_lane_and_unread_answers_count() {
+    let mut hub = Hub::new(OutboxLimit { bytes: MIB, events: 1_000 });
+    let id = seat(&mut hub, 1);
+    join(&mut hub, id, 1, Policy::DropOldest);
+    hub.seat(id).unwrap().blocked = true;
+    for offset in 1..=1_000 {
+        publish(&mut hub, &events(1, offset..offset + 1), &mut Kernel::default());
+    }
+    let runs: usize = pinned(&mut hub, id);
+    let own = hub.memory() - runs;
+    assert!((1_000 * 16..1_024 * 32).contains(&own), "{own} bytes for its places");
+    received(&mut hub, id);
+    // Until the places are given back.
+    (0..2).for_each(|_| drop(hub.still_full(None)));
+    assert_eq!(hub.memory(), 0);
+    hub.seat(id).unwrap().outbox.control().extend_from_slice(&[0; 5_000]);
+    hub.weigh(id);
+    assert!((5_000..10_000).contains(&hub.memory()), "{}", hub.memory());
+    hub.close(id, |_, _| {});
+    assert_eq!(hub.memory(), 0);
+}
+
+#[test]
+fn the_books_are_right_whatever_is_queued_dropped_and_written() {
+    for seed in 0..60 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let limit = OutboxLimit { bytes: rng.usize(500..5_000), events: rng.usize(2..60) };
+        let mut hub = Hub::new(limit);
+        let mut ids: Vec<SeatId> = Vec::new();
+        let mut offsets = [0; 4];
+        for client in 0..400 {
+            let at = rng.usize(0..ids.len().max(1));
+            match (rng.u8(0..20), ids.get(at).copied()) {
+                (0 | 1, _) | (_, None) => {
+                    let id = seat(&mut hub, client);
+                    for alias in 0..4 {
+                        join(&mut hub, id, alias, Policy::ALL[rng.usize(0..4)]);
+                    }
+                    hub.seat(id).unwrap().blocked = true;
+                    ids.push(id);
+                }
+                (2, Some(id)) => {
+                    ids.swap_remove(at);
+                    hub.close(id, |_, _| {});
+                }
+                (3, Some(id)) => drop(end(&mut hub, id, rng.u64(0..4))),
+                (4..7, Some(id)) => write(&mut hub, id, 100),
+                (7, Some(id)) => {
+                    hub.leave_all(id, |_, _| {});
+                    hub.seat(id).unwrap().outbox.clear_data();
+                }
+                (8, _) => drop(hub.still_full(None)),
+                (9..12, Some(id)) => write(&mut hub, id, rng.usize(0..=100)),
+                _ => {
+                    let alias = rng.usize(0..4);
+                    let batch: Vec<_> = (0..rng.u64(1..9))
+                        .map(|_| {
+                            offsets[alias] += 1;
+                            keyed_event(alias as u64, offsets[alias], Some("k"))
+                        })
+                        .collect();
+                    publish(&mut hub, &batch, &mut Kernel::default());
+                }
+            }
+            let wanted = counted(&mut hub);
+            assert_eq!(hub.memory(), wanted, "seed {seed}, step {client}");
+        }
+        for id in ids {
+            hub.close(id, |_, _| {});
+        }
+        assert_eq!(hub.memory(), 0, "seed {seed}");
+    }
+}
+
+/// What each of the slow has lost, whoever told of it.
+#[test]
+fn every_event_that_is_dropped_is_counted_for_its_seat() {
+    for policy in Policy::ALL {
+        let mut hub = Hub::new(LIMIT);
+        let id = seat(&mut hub, 1);
+        join(&mut hub, id, 1, policy);
+        hub.seat(id).unwrap().blocked = true;
+        let outcome = publish(&mut hub, &events(1, 1..21), &mut Kernel::default());
+        let dropped: u64 = outcome.dropped.iter().sum();
+        let picture = &hub.slowest(5_000_000_000, 1_400)[0];
+        assert_eq!(picture.dropped, dropped, "{policy:?}");
+        assert_eq!(picture.oldest_ms, Some(400), "{policy:?}");
+        if policy == Policy::Disconnect {
+            continue;
+        }
+        write(&mut hub, id, 100);
+        assert_eq!(hub.seat(id).unwrap().dropped(), dropped, "{policy:?}");
+        // And one that leaves while it lags knows as much.
+        hub.seat(id).unwrap().blocked = true;
+        let more = publish(&mut hub, &events(1, 21..41), &mut Kernel::default());
+        hub.leave_all(id, |_, _| {});
+        let all = dropped + more.dropped.iter().sum::<u64>();
+        assert_eq!(hub.seat(id).unwrap().dropped(), all, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_slow_connection_is_in_one_state() {
+    let mut hub = Hub::new(LIMIT);
+    let policies = [Policy::DropOldest, Policy::Latest, Policy::DropOldest, Policy::DropOldest];
+    let ids: Vec<_> = policies
+        .into_iter()
+        .zip(1..)
+        .map(|(policy, client)| {
+            let id = seat(&mut hub, client);
+            let alias = if client == 3 { 2 } else { 1 };
+            join(&mut hub, id, alias, policy);
+            hub.seat(id).unwrap().blocked = client < 4;
+            id
+        })
+        .collect();
+    publish(&mut hub, &[event(2, 1, 9)], &mut Kernel::default());
+    publish(&mut hub, &events(1, 1..13), &mut Kernel { takes: true, ..Kernel::default() });
+    assert_eq!(hub.queues().slow, [1, 1, 1], "and one is not slow");
+    let states = |hub: &Hub| {
+        let all = hub.slowest(0, 1_000);
+        all.iter().map(|one| (one.seat, one.state)).collect::<BTreeMap<_, _>>()
+    };
+    let expected = ids.iter().copied().zip(SlowState::ALL).collect::<BTreeMap<_, _>>();
+    assert_eq!(states(&hub), expected);
+    for id in &ids {
+        write(&mut hub, *id, 100);
+    }
+    hub.still_full(None);
+    assert_eq!(hub.queues().slow, [0, 0, 0]);
+    assert!(hub.slowest(0, 0).is_empty());
+}
+
+#[test]
+fn the_slowest_are_those_whose_events_are_the_oldest() {
+    let mut hub = Hub::new(LIMIT);
+    for client in 1..=30 {
+        let id = seat(&mut hub, client);
+        join(&mut hub, id, client % 3, Policy::DropOldest);
+        hub.seat(id).unwrap().blocked = true;
+    }
+    for alias in 0..3 {
+        let mut event = event(alias, 1, 9);
+        Arc::get_mut(&mut event).unwrap().ts_ms = 1_000 - alias * 100;
+        publish(&mut hub, &[event], &mut Kernel::default());
+    }
+    let named: Vec<_> =
+        hub.slowest(0, 2_000).iter().map(|one| (one.author.client.0, one.oldest_ms)).collect();
+    let expected: Vec<_> = (0..SLOWEST as u64).map(|n| (2 + 3 * n, Some(1_200))).collect();
+    assert_eq!(named, expected, "of equals the lower id first");
+}

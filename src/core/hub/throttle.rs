@@ -1,0 +1,383 @@
+//! Throttle groups: the members of a channel that want its events no more often than at one rate.
+//! What the channel's table of newest events has gathered since the group's last flush is laid out
+//! once for all of them.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::pattern::{Patterns, Touched};
+use super::seat::{Member, Round, Sub};
+use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
+use crate::core::latest::Latest;
+use crate::core::run::{Press, Run, RunLimit};
+use crate::proto::event::Event;
+use crate::proto::name::Alias;
+use crate::proto::rate::Rate;
+
+/// Members that one fan-out flushes groups to before others have their chance; one group may have
+/// more.
+const FLUSHES_A_TURN: usize = 10_000;
+
+/// When groups are to be flushed. Each pending group is in it once.
+pub(super) type Dues = BTreeSet<(u64, Alias, Rate)>;
+
+/// The members of one channel with one rate.
+#[derive(Debug)]
+struct Group {
+    rate: Rate,
+    members: Vec<Member>,
+    /// Of the events up to this offset nothing is owed.
+    flushed: u64,
+    /// Its next flush is not before this.
+    ready_ms: u64,
+    /// When it is flushed; `None` while nothing waits.
+    due_ms: Option<u64>,
+}
+
+/// The groups of one channel, in the order of their rates. None is empty.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    list: Vec<Group>,
+    /// The channel is named among those that the next fan-out looks at.
+    touched: bool,
+}
+
+impl Groups {
+    fn find(&mut self, rate: Rate) -> Option<&mut Group> {
+        let at = self.list.binary_search_by_key(&rate, |group| group.rate).ok()?;
+        self.list.get_mut(at)
+    }
+}
+
+impl Topic {
+    /// The members without a rate, or with that one.
+    pub(super) fn members(&self, rate: Option<Rate>) -> &[Member] {
+        let Some(rate) = rate else { return &self.members };
+        let list = self.groups.as_ref().map_or(&[][..], |groups| &groups.list);
+        let at = list.binary_search_by_key(&rate, |group| group.rate);
+        at.ok().and_then(|at| list.get(at)).map_or(&[], |group| &group.members)
+    }
+
+    /// How many members have a rate.
+    pub(super) fn grouped(&self) -> usize {
+        let groups = self.groups.iter().flat_map(|groups| &groups.list);
+        groups.map(|group| group.members.len()).sum()
+    }
+
+    /// What was not yet fanned out is for a member, whatever position it began at.
+    pub(super) fn begin_after_head(&mut self, sub: Sub) {
+        self.begin_with(sub, self.head + 1);
+    }
+
+    /// The events from `offset` on, none of which was fanned out, are for a member, likewise.
+    pub(super) fn begin_with(&mut self, sub: Sub, offset: u64) {
+        let member = self.parts(sub.rate).0.and_then(|list| list.get_mut(sub.member as usize));
+        if let Some(member) = member {
+            member.position = member.position.min(offset - 1);
+        }
+    }
+
+    /// As [`Topic::begin_with`], for the member of a seat that has a rate, where there is one.
+    pub(super) fn find_grouped(&mut self, seat: u32, offset: u64) -> bool {
+        let groups = self.groups.iter_mut().flat_map(|groups| &mut groups.list);
+        let mut members = groups.flat_map(|group| &mut group.members);
+        let Some(member) = members.find(|member| member.seat == seat) else { return false };
+        member.position = member.position.min(offset - 1);
+        true
+    }
+
+    /// How many members each group has, and when it is due.
+    #[cfg(test)]
+    pub(super) fn groups(&self) -> Vec<(usize, Option<u64>)> {
+        let groups = self.groups.iter().flat_map(|groups| &groups.list);
+        groups.map(|group| (group.members.len(), group.due_ms)).collect()
+    }
+
+    /// As [`Topic::members`], to be changed, and the table of newest events.
+    pub(super) fn parts(
+        &mut self,
+        rate: Option<Rate>,
+    ) -> (Option<&mut Vec<Member>>, Option<&mut Latest>) {
+        let members = match rate {
+            None => Some(&mut self.members),
+            Some(rate) => {
+                let group = self.groups.as_mut().and_then(|groups| groups.find(rate));
+                group.map(|group| &mut group.members)
+            }
+        };
+        (members, self.latest.as_deref_mut())
+    }
+
+    /// Puts a member into its list. Returns its place there.
+    pub(super) fn enter(&mut self, member: Member, rate: Option<Rate>, keys_max: usize) -> u32 {
+        if let Some(rate) = rate
+            && self.members(Some(rate)).is_empty()
+        {
+            self.count_user(false, true, keys_max);
+            let (flushed, members) = (self.head, Vec::new());
+            let group = Group { rate, members, flushed, ready_ms: 0, due_ms: None };
+            let list = &mut self.groups.get_or_insert_default().list;
+            let at = list.partition_point(|group| group.rate < rate);
+            list.insert(at, group);
+        }
+        let Some(members) = self.parts(rate).0 else { return 0 };
+        members.push(member);
+        narrow(members.len() - 1)
+    }
+
+    /// Takes a group away that has nobody left.
+    fn free(&mut self, alias: Alias, rate: Rate, dues: &mut Dues) {
+        let Some(groups) = &mut self.groups else { return };
+        let Ok(at) = groups.list.binary_search_by_key(&rate, |group| group.rate) else { return };
+        if let Some(due_ms) = groups.list.remove(at).due_ms {
+            dues.remove(&(due_ms, alias, rate));
+        }
+        if groups.list.is_empty() {
+            self.groups = None;
+        }
+        self.count_user(true, false, 0);
+    }
+
+    /// What [`Hub::load`] does first where there are groups. `Some` is its answer.
+    pub(super) fn load_throttled(
+        &mut self,
+        event: &Arc<Event>,
+        (touched, dues, patterns): (&mut Vec<Touched>, &mut Dues, &mut Patterns),
+    ) -> Option<bool> {
+        let (Some(groups), Some(latest)) = (&mut self.groups, &mut self.latest) else {
+            return None;
+        };
+        if let Some(lost) = latest.evicts(event) {
+            // What a group has not had would go: it is flushed early.
+            let mut waits = false;
+            for group in groups.list.iter_mut().filter(|group| group.flushed < lost) {
+                group.set_due(event.alias, 0, dues);
+                waits = true;
+            }
+            if waits {
+                return Some(false);
+            }
+        }
+        if !self.members.is_empty() || self.open.is_some() || patterns.reach(event) > 0 {
+            return None;
+        }
+        // Nobody needs a run.
+        latest.record(event);
+        self.head = event.offset;
+        if !std::mem::replace(&mut groups.touched, true) {
+            touched.push(Touched { alias: event.alias, first: 0, end: 0 });
+        }
+        Some(true)
+    }
+
+    /// Groups for which nothing waited have something now.
+    pub(super) fn arm(&mut self, alias: Alias, now_ms: u64, dues: &mut Dues) {
+        let Some(groups) = &mut self.groups else { return };
+        groups.touched = false;
+        for group in groups.list.iter_mut().filter(|group| group.due_ms.is_none()) {
+            group.set_due(alias, group.ready_ms.max(now_ms), dues);
+        }
+    }
+}
+
+impl Group {
+    fn set_due(&mut self, alias: Alias, due_ms: u64, dues: &mut Dues) {
+        if let Some(before) = self.due_ms.replace(due_ms) {
+            dues.remove(&(before, alias, self.rate));
+        }
+        dues.insert((due_ms, alias, self.rate));
+    }
+
+    /// Notes a flush at `now_ms` that was due.
+    fn flushes(&mut self, now_ms: u64, head: u64) {
+        let due_ms = self.due_ms.take().unwrap_or(now_ms);
+        let interval = self.rate.interval_ms();
+        // A timer that is a little late does not make the rate lower.
+        let at_ms = if now_ms < due_ms + interval { due_ms } else { now_ms };
+        self.ready_ms = at_ms + interval;
+        self.flushed = self.flushed.max(head);
+    }
+}
+
+impl Hub {
+    /// When [`Hub::fan_out`] is to be called even if there is nothing to fan out; on the clock
+    /// that it is given.
+    pub fn next_due(&self) -> Option<u64> {
+        self.dues.first().map(|(due_ms, ..)| *due_ms)
+    }
+
+    /// Takes a member out of its list, and tells the seat whose member took its place there.
+    pub(super) fn take_member(&mut self, sub: Sub) -> Option<Member> {
+        let topic = self.topics.get_mut(&sub.alias)?;
+        let members = topic.parts(sub.rate).0?;
+        let at = sub.member as usize;
+        if at >= members.len() {
+            return None;
+        }
+        let member = members.swap_remove(at);
+        if let Some(moved) = members.get(at)
+            && let Some(seat) = self.seats.get_mut(moved.seat as usize)
+            && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
+        {
+            other.member = sub.member;
+        }
+        if let Some(rate) = sub.rate.filter(|_| members.is_empty()) {
+            topic.free(sub.alias, rate, &mut self.dues);
+        }
+        Some(member)
+    }
+
+    /// Changes a subscription there is: its policy and its rate are those of `join`, its place in
+    /// the stream of events stays what it is. One that lags goes on with the new policy once it
+    /// has caught up; what the old rate has held back comes first.
+    pub fn update(
+        &mut self,
+        (id, alias): (SeatId, Alias),
+        join: Join,
+        writer: &mut impl Writer,
+        now_ms: u64,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(sub) = self.sub(id, alias) else { return outcome };
+        if let Some(topic) = self.topics.get_mut(&alias)
+            && let (Some(members), _) = topic.parts(sub.rate)
+            && let Some(member) = members.get_mut(sub.member as usize)
+        {
+            let before = member.uses_latest();
+            member.policy = join.policy;
+            let after = member.uses_latest();
+            topic.count_user(before, after, join.keys_max);
+        }
+        if sub.rate != join.max_rate {
+            self.settle(sub, writer, now_ms, &mut outcome);
+            self.change_rate(id, sub, join);
+        }
+        outcome
+    }
+
+    /// Moves a member for whom nothing is held back into another list.
+    fn change_rate(&mut self, id: SeatId, sub: Sub, join: Join) {
+        let Some(member) = self.take_member(sub) else { return };
+        let (Some(topic), Some(seat)) = (self.topics.get_mut(&sub.alias), self.seats.get_mut(id))
+        else {
+            return;
+        };
+        let position = member.position.max(topic.head);
+        let rate = join.max_rate;
+        let at = topic.enter(Member { position, ..member }, rate, join.keys_max);
+        if let Some(own) = seat.subs.iter_mut().find(|own| own.alias == sub.alias) {
+            *own = Sub { member: at, rate, ..sub };
+        }
+        // Where a pattern has the channel as well, its position may lie further ahead.
+        seat.outbox.count_frames(sub.alias, rate.is_some(), topic.head);
+    }
+
+    /// Gives a throttled member what is held back for it.
+    pub(super) fn settle(
+        &mut self,
+        sub: Sub,
+        writer: &mut impl Writer,
+        now_ms: u64,
+        outcome: &mut Outcome,
+    ) {
+        let limit = self.run_limit();
+        let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
+        let Some(group) =
+            sub.rate.and_then(|rate| topic.groups.as_mut().and_then(|groups| groups.find(rate)))
+        else {
+            return;
+        };
+        let (Some(latest), Some(member)) =
+            (&topic.latest, group.members.get(sub.member as usize).copied())
+        else {
+            return;
+        };
+        let mut members = [member];
+        let after = group.flushed.max(member.position);
+        let runs = lay(&mut self.press, latest, after, now_ms, limit);
+        outcome.conflated += conflated(&members, latest, after, &runs);
+        let (floor, account) = (latest.floor(), &self.press.account().clone());
+        for run in runs {
+            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
+        }
+        let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
+        if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
+            [*place] = members;
+        }
+    }
+
+    /// Flushes the groups that are due.
+    pub(super) fn flush_due(
+        &mut self,
+        writer: &mut impl Writer,
+        now_ms: u64,
+        outcome: &mut Outcome,
+    ) {
+        let mut left = FLUSHES_A_TURN;
+        while let Some((due_ms, alias, rate)) = self.dues.first().copied()
+            && due_ms <= now_ms
+            && (left > 0 || due_ms == 0)
+        {
+            self.dues.pop_first();
+            let offers = self.flush((alias, rate), writer, now_ms, outcome);
+            left = left.saturating_sub(offers);
+        }
+    }
+
+    /// Flushes one group. Returns to how many members.
+    fn flush(
+        &mut self,
+        (alias, rate): (Alias, Rate),
+        writer: &mut impl Writer,
+        now_ms: u64,
+        outcome: &mut Outcome,
+    ) -> usize {
+        let limit = self.run_limit();
+        let Some(topic) = self.topics.get_mut(&alias) else { return 0 };
+        let Some(group) = topic.groups.as_mut().and_then(|groups| groups.find(rate)) else {
+            return 0;
+        };
+        let Some(latest) = &topic.latest else { return 0 };
+        let (after, floor) = (group.flushed, latest.floor());
+        let runs = lay(&mut self.press, latest, after, now_ms, limit);
+        let mut members = std::mem::take(&mut group.members);
+        let head = latest.head();
+        if members.iter().any(|member| member.position < head) {
+            group.flushes(now_ms, head);
+        } else {
+            (group.flushed, group.due_ms) = (after.max(head), None);
+        }
+        outcome.conflated += conflated(&members, latest, after, &runs);
+        let account = &self.press.account().clone();
+        for run in runs {
+            self.hand(run, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
+        }
+        let offers = members.len();
+        if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
+            *list = members;
+        }
+        offers
+    }
+}
+
+fn lay(
+    press: &mut Press,
+    latest: &Latest,
+    after: u64,
+    now_ms: u64,
+    limit: RunLimit,
+) -> Vec<Rc<Run>> {
+    press.lay(latest.newer(after), now_ms.saturating_mul(1_000_000), limit)
+}
+
+/// How many events after `after` are not in the runs, over the members that get these.
+fn conflated(members: &[Member], latest: &Latest, after: u64, runs: &[Rc<Run>]) -> u64 {
+    let known = after.max(latest.floor().saturating_sub(1));
+    let missing = |member: &Member| {
+        let from = known.max(member.position);
+        let kept: u32 = runs.iter().map(|run| run.len() - run.after(from)).sum();
+        latest.head().saturating_sub(from).saturating_sub(u64::from(kept))
+    };
+    members.iter().filter(|member| member.is_live()).map(missing).sum()
+}

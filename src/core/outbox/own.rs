@@ -1,0 +1,36 @@
+//! What a queue takes of memory for itself, and how old what waits in it is.
+
+use std::rc::Rc;
+
+use super::item::Item;
+use super::{LANE_KEPT, Outbox};
+
+impl Outbox {
+    /// Memory that it takes for itself: its control lane, its places in the data lane beyond those
+    /// that it may keep while it is empty, and its share of the frame that it is writing of what
+    /// it has missed. Runs, gaps and subscriptions that lag are on the account already.
+    pub fn own_bytes(&self) -> usize {
+        let places = self.data.capacity();
+        let lane = if places > LANE_KEPT { places * size_of::<Item>() } else { 0 };
+        let frame = match self.data.front() {
+            Some(Item::Frame(frame)) => frame.bytes.len() / Rc::strong_count(frame),
+            Some(Item::Last(bytes)) => bytes.len(),
+            Some(Item::Gap(_) | Item::Lag(_) | Item::Slice(_)) | None => 0,
+        };
+        self.control.capacity() + lane + frame
+    }
+
+    /// The age of the first event that waits, or is missing there, in milliseconds; `None` where
+    /// only notices wait, and what is shown to one that lags is not chosen yet.
+    pub fn oldest_ms(&self, unix_ms: u64, node_ns: u64) -> Option<u64> {
+        self.data.iter().find_map(|item| match item {
+            Item::Frame(frame) => {
+                frame.offset.map(|_| node_ns.saturating_sub(frame.taken_ns) / 1_000_000)
+            }
+            Item::Gap(gap) => Some(unix_ms.saturating_sub(gap.ts_ms)),
+            Item::Lag(lag) => lag.missed_since().map(|ts_ms| unix_ms.saturating_sub(ts_ms)),
+            Item::Last(_) => None,
+            Item::Slice(slice) => Some(unix_ms.saturating_sub(slice.run.ts_ms(slice.from))),
+        })
+    }
+}

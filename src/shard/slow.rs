@@ -1,0 +1,45 @@
+//! The slowest connections of a node, for people.
+
+use std::net::IpAddr;
+
+use super::local::Shard;
+use super::mailbox::Order;
+use super::node::Node;
+use crate::core::hub::{SLOWEST, SlowClient};
+use crate::proto::name::ShardId;
+
+/// A slow connection, and where it is.
+#[derive(Debug, Clone)]
+pub struct SlowPeer {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its peer's address, where the socket still knows it.
+    pub ip: Option<IpAddr>,
+    /// What its hub knows.
+    pub client: SlowClient,
+}
+
+impl Node {
+    /// The slowest connections, at most [`SLOWEST`], the slowest first.
+    pub async fn slowest(&self) -> Vec<SlowPeer> {
+        let mut all: Vec<SlowPeer> = self.ask(Order::Slowest).await.into_iter().flatten().collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.client.rank()));
+        all.truncate(SLOWEST);
+        all
+    }
+}
+
+impl Shard {
+    /// The slowest connections of the shard.
+    pub(super) fn slowest(&self) -> Vec<SlowPeer> {
+        let now_ns = self.node.clock().node_ns();
+        let found = self.hub.borrow().slowest(now_ns, self.node.unix_ms());
+        let with_ip = |client: SlowClient| {
+            let socket = self.socket(client.seat);
+            let peer = socket.and_then(|socket| socket.stream.peer_addr().ok());
+            let ip = peer.map(|peer| peer.ip().to_canonical());
+            SlowPeer { shard: self.id, ip, client }
+        };
+        found.into_iter().map(with_ip).collect()
+    }
+}
