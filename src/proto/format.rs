@@ -126,6 +126,17 @@ impl Format {
         self as usize
     }
 
+    /// The form for events of a channel whose alias the client does not know: of binary frames the
+    /// JSON text that the same connection may have.
+    pub fn without_alias(self) -> Self {
+        match self {
+            Self::Bin => Self::Json,
+            Self::BinDeflate => Self::JsonDeflate,
+            Self::BinDeflateNarrow => Self::JsonDeflateNarrow,
+            Self::Json | Self::JsonDeflate | Self::JsonDeflateNarrow | Self::JsonGzip => self,
+        }
+    }
+
     /// Whether it is compressed where that pays.
     pub fn is_compressed(self) -> bool {
         self != Self::Json

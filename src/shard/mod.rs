@@ -14,6 +14,7 @@ mod local;
 mod mailbox;
 pub mod memory;
 mod node;
+mod pattern;
 mod slow;
 #[cfg(test)]
 mod tests;

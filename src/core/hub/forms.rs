@@ -105,7 +105,7 @@ impl Topic {
         now_ns: u64,
         more: Forms,
     ) {
-        if self.mixed.is_none() && more == Forms::default() {
+        if self.mixed.is_none() && (more == Forms::default() || more == Forms::one(Format::Json)) {
             self.open = Some(press.begin(event, now_ns));
             return;
         }
