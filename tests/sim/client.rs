@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weir::ClientId;
 use weir::core::policy::Policy;
-use weir::proto::ws::frame::{self, Opcode};
+use weir::proto::format::Format;
+use weir::proto::ws::frame::Opcode;
+
+use crate::spoken;
 
 /// One published event as the model keeps it; its offset is its place in the log, from 1.
 #[derive(Debug, Clone)]
@@ -82,6 +85,8 @@ pub(crate) struct Tally {
     pub(crate) dropped: [u64; Policy::ALL.len()],
     /// Channels that began another life.
     pub(crate) reborn: u64,
+    /// Frames that were binary or compressed, by [`Format`].
+    pub(crate) formats: [u64; Format::ALL.len()],
 }
 
 impl Tally {
@@ -110,6 +115,9 @@ impl Tally {
             *sum += more;
         }
         self.reborn += other.reborn;
+        for (sum, more) in self.formats.iter_mut().zip(other.formats) {
+            *sum += more;
+        }
     }
 
     /// Whether everything happened.
@@ -118,6 +126,9 @@ impl Tally {
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn]);
         let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut);
         let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both]);
+        let json = Format::Json.index();
+        let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);
+        let more = more.chain(formats.map(|(_, count)| count));
         all.chain(more.copied()).all(|count| count > 0)
     }
 }
@@ -157,6 +168,7 @@ struct Asked {
 /// A client: the bytes it has read, and what it makes of them.
 pub(crate) struct Client {
     id: ClientId,
+    format: Format,
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
@@ -171,11 +183,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that has read nothing.
-    pub(crate) fn new(id: ClientId) -> Self {
+    /// A client that speaks `format`, and has read nothing.
+    pub(crate) fn new(id: ClientId, format: Format) -> Self {
         let (bytes, subs, answers, patterns, asked, rates) = Default::default();
         let (closed, tally) = (false, Tally::default());
-        Self { id, bytes, subs, answers, patterns, asked, rates, closed, tally }
+        Self { id, format, bytes, subs, answers, patterns, asked, rates, closed, tally }
     }
 
     /// The client asks for a policy; `all` says that the newest event of every key is kept.
@@ -213,21 +225,33 @@ impl Client {
     /// Reads bytes, and checks each frame that they complete against the model.
     pub(crate) fn read(&mut self, bytes: &[u8], logs: &Logs) {
         self.bytes.extend_from_slice(bytes);
-        while let Some((header, size)) = frame::parse_server(&self.bytes, 1 << 20).unwrap() {
-            let end = size + header.payload_len;
-            if self.bytes.len() < end {
-                break;
-            }
+        while let Some((opcode, deflated, message, end)) = spoken::frame(&self.bytes) {
             assert!(!self.closed, "nothing follows a close");
-            let frame: Vec<u8> = self.bytes.drain(..end).collect();
-            match header.opcode {
-                Opcode::Text => self.text(&serde_json::from_slice(&frame[size..]).unwrap(), logs),
+            let plain =
+                if deflated { spoken::inflate(message, self.format) } else { message.to_vec() };
+            self.bytes.drain(..end);
+            self.tally.formats[self.format.index()] +=
+                u64::from(deflated || opcode == Opcode::Binary);
+            match opcode {
+                Opcode::Text => self.text(&serde_json::from_slice(&plain).unwrap(), logs),
+                Opcode::Binary => {
+                    let event =
+                        spoken::binary(&plain, self.format, |alias| self.named(alias, logs));
+                    self.text(&event, logs);
+                }
                 Opcode::Close => self.closed = true,
-                Opcode::Binary | Opcode::Continuation | Opcode::Ping | Opcode::Pong => {
-                    panic!("nobody sends {:?}", header.opcode)
+                Opcode::Continuation | Opcode::Ping | Opcode::Pong => {
+                    panic!("nobody sends {opcode:?}")
                 }
             }
         }
+    }
+
+    /// The channel of an alias that the client was told.
+    fn named(&self, alias: u64, logs: &Logs) -> String {
+        assert!(self.rates.contains_key(&alias), "{}: the alias {alias} was never told", self.id);
+        let mut lives = logs.lives.iter();
+        (*lives.find(|(_, aliases)| aliases.contains(&alias)).unwrap().0).to_owned()
     }
 
     fn text(&mut self, text: &serde_json::Value, logs: &Logs) {

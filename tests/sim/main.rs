@@ -6,6 +6,7 @@
 mod client;
 mod net;
 mod pattern;
+mod spoken;
 mod world;
 
 use world::World;

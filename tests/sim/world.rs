@@ -21,6 +21,7 @@ use weir::store::{NewEvent, Now, Store};
 use crate::client::{Answer, Client, Entry, Logs, Tally};
 use crate::net::{Mailboxes, Net, Socket};
 use crate::pattern::leave;
+use crate::spoken::{self, frame_bytes};
 
 pub(crate) const CHANNELS: [&str; 4] = ["a", "b/1", "room:1", "room:eu/2"];
 
@@ -91,8 +92,10 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let limit = OutboxLimit { bytes: rng.usize(200..4_000), events: rng.usize(1..40) };
         let mailboxes = Arc::new(Mailboxes::default());
+        let compression = spoken::compression(&mut rng);
         let shards = (0..rng.u16(1..5)).map(|index| {
-            let (hub, heads, in_hand) = (Hub::new(limit), HashMap::new(), VecDeque::new());
+            let hub = Hub::compressing(limit, compression);
+            let (heads, in_hand) = (HashMap::new(), VecDeque::new());
             Shard { id: ShardId(index), hub, net: Net::default(), in_hand, heads, longest: 0 }
         });
         Self {
@@ -144,11 +147,12 @@ impl World {
         self.clients += 1;
         let author = Arc::new(Author { client: ClientId(self.clients), user: None });
         let there = &mut self.shards[shard];
-        let seat = there.hub.open(Arc::clone(&author), self.now_ms);
+        let format = spoken::format(&mut self.rng);
+        let seat = there.hub.open_in(format, Arc::clone(&author), self.now_ms);
         let capacity = self.rng.usize(1..2_000);
         there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
         let (stalled, ending, policies) = (false, false, HashMap::new());
-        let (client, half_ms) = (Client::new(author.client), self.now_ms);
+        let (client, half_ms) = (Client::new(author.client, format), self.now_ms);
         self.connections.push(Connection {
             shard,
             seat,
@@ -489,11 +493,4 @@ impl World {
         }
         self.tally
     }
-}
-
-/// The length of an event's frame, without making the frame that the event keeps.
-fn frame_bytes(event: &Event) -> usize {
-    let mut text = Vec::new();
-    json::encode_event(event, &mut text);
-    frame::text(&text).len()
 }

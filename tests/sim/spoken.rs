@@ -1,0 +1,84 @@
+//! How clients speak, and what a frame is to one of them: decoded, it is the same for all.
+
+use fastrand::Rng;
+use flate2::{Decompress, FlushDecompress};
+use serde_json::{Value, json};
+use weir::proto::dialect::bin::{self, Kind};
+use weir::proto::dialect::json;
+use weir::proto::event::Event;
+use weir::proto::format::{Compression, Format};
+use weir::proto::gzip;
+use weir::proto::ws::frame::{self, Opcode};
+
+/// What the shards of a world compress: nearly nothing, or nearly all.
+pub(crate) fn compression(rng: &mut Rng) -> Compression {
+    Compression { threshold: rng.usize(0..200), ..Compression::default() }
+}
+
+/// What the next client speaks; every other speaks plain JSON.
+pub(crate) fn format(rng: &mut Rng) -> Format {
+    if rng.bool() { Format::Json } else { Format::ALL[rng.usize(0..Format::ALL.len())] }
+}
+
+/// The length of the longest of an event's frames, without making one that the event keeps.
+pub(crate) fn frame_bytes(event: &Event) -> usize {
+    let mut text = Vec::new();
+    json::encode_event(event, &mut text);
+    frame::text(&text).len()
+}
+
+/// The first frame in `bytes`, when it is there: its opcode, whether it is compressed, its message,
+/// and where it ends.
+pub(crate) fn frame(bytes: &[u8]) -> Option<(Opcode, bool, &[u8], usize)> {
+    let (head, rest) = bytes.split_at(bytes.len().min(10));
+    let mut head = head.to_vec();
+    let deflated = head.first().is_some_and(|first| first & 0x40 != 0);
+    if let Some(first) = head.first_mut() {
+        *first &= 0xBF;
+    }
+    let (header, size) = frame::parse_server(&head, 1 << 20).unwrap()?;
+    let end = size + header.payload_len;
+    let whole = end <= head.len() + rest.len();
+    whole.then(|| (header.opcode, deflated, &bytes[size..end], end))
+}
+
+/// A message out of permessage-deflate, by a client that knows no more than its own window.
+pub(crate) fn inflate(message: &[u8], format: Format) -> Vec<u8> {
+    let bits = match format {
+        Format::BinDeflate | Format::JsonDeflate => 15,
+        Format::BinDeflateNarrow | Format::JsonDeflateNarrow => 12,
+        Format::Bin | Format::Json | Format::JsonGzip => panic!("{format:?} was not agreed on"),
+    };
+    let input = [message, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut out = Vec::with_capacity(1 << 14);
+    let mut state = Decompress::new_with_window_bits(false, bits);
+    state.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
+    assert_eq!(state.total_in(), input.len() as u64);
+    out
+}
+
+/// A binary message as JSON has it. `name` knows the channel of an alias.
+pub(crate) fn binary(message: &[u8], format: Format, name: impl Fn(u64) -> String) -> Value {
+    if format == Format::JsonGzip {
+        return serde_json::from_slice(&gzip::decompress(message, 1 << 20).unwrap()).unwrap();
+    }
+    let spoken = matches!(format, Format::Bin | Format::BinDeflate | Format::BinDeflateNarrow);
+    assert!(spoken, "{format:?} has no binary frames");
+    let event = bin::parse_event(message).expect("an event");
+    assert!(event.json);
+    let data = match event.gzip {
+        true => gzip::decompress(event.payload, 1 << 20).unwrap(),
+        false => event.payload.to_vec(),
+    };
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let snapshot = event.kind == Kind::Snapshot;
+    let (channel, offset) = (name(event.alias), event.offset);
+    json!({
+        "type": "event",
+        "channel": channel,
+        "offset": offset,
+        "key": event.key,
+        "snapshot": snapshot,
+        "data": data,
+    })
+}
