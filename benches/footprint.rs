@@ -97,7 +97,7 @@ const DELIVERED_ALLOCATIONS_MAX: f64 = 0.01;
 const SEATS: u32 = 100_000;
 
 /// Bytes of heap for an idle seat with one subscription: all on one channel, and each on its own.
-const SEAT_BYTES: [u32; 2] = [341, 469];
+const SEAT_BYTES: [u32; 2] = [341, 501];
 
 /// How far [`SEAT_BYTES`] may be off, in percent.
 const TOLERANCE: u32 = 5;

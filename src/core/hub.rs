@@ -255,7 +255,8 @@ impl Hub {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        let member = Member { seat: narrow(id), policy, standing, format: seat.format, position };
+        let member =
+            Member { seat: narrow(id), policy, standing, format: seat.session.format, position };
         topic.count_user(standing != Standing::Live, member.uses_latest(), keys_max);
         let member = topic.enter(member, rate, keys_max);
         seat.subs.push(Sub { alias, member, rate });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::proto::close::CloseReason;
 use crate::proto::command::{Command, Request};
 use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::format::Format;
 use crate::proto::name;
 
 /// Bad messages a minute that are answered; one more closes with 4504.
@@ -55,6 +56,8 @@ pub struct Session {
     strikes: u16,
     /// It is not read, for a reason that is not its own: time does not pass for it.
     held: bool,
+    /// The form in which it gets events.
+    pub format: Format,
 }
 
 /// There are a hundred thousand of them.
@@ -71,6 +74,7 @@ impl Session {
             strikes_since_s: seconds(now_ms),
             strikes: 0,
             held: false,
+            format: Format::Json,
         }
     }
 

@@ -35,7 +35,7 @@ impl Hub {
             return;
         }
         let Some(seat) = self.seats.get(id) else { return };
-        let format = seat.format.without_alias();
+        let format = seat.session.format.without_alias();
         let patterns = &mut self.patterns;
         let all = &mut patterns.all;
         let key = *patterns.table.get_or_insert_with(prefix, || {

@@ -69,7 +69,8 @@ impl Hub {
                 seat.outbox.purge(alias);
                 continue;
             };
-            let format = if by_name { seat.format } else { seat.format.without_alias() };
+            let format = seat.session.format;
+            let format = if by_name { format } else { format.without_alias() };
             let reader = Reader { client, format, encoder: self.press.encoder() };
             match seat.outbox.show(latest, reader, unix_ms()) {
                 Shown::CaughtUp => {

@@ -84,8 +84,6 @@ pub struct Seat {
     pub session: Session,
     /// Who it is, as its events say.
     pub author: Arc<Author>,
-    /// The form in which it gets events.
-    pub(super) format: Format,
     /// The kernel takes no more: writing waits until it does.
     pub blocked: bool,
     /// It is in the queue of those to be written.
@@ -110,11 +108,12 @@ pub struct Seat {
 impl Seat {
     /// A connection that speaks `format`, and was heard of at `now_ms`.
     pub(super) fn new(author: Arc<Author>, format: Format, now_ms: u64) -> Self {
+        let mut session = Session::new(now_ms);
+        session.format = format;
         Self {
             outbox: Outbox::default(),
-            session: Session::new(now_ms),
+            session,
             author,
-            format,
             blocked: false,
             dirty: false,
             slow: None,
