@@ -85,7 +85,7 @@ impl Spoken {
 
 /// The bits of the window for clients that do not allow the largest.
 ///
-/// Python's `websockets` allows 12 unless it is told otherwise.
+/// It serves those that allow 12 to 14.
 pub const NARROW_BITS: u8 = 12;
 
 /// The form of an event on the wire: everyone of the same form gets the same bytes.

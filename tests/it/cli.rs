@@ -308,22 +308,32 @@ fn pub_and_sub_speak_every_format() {
     let url = gateway.url();
     for format in ["json", "bin", "gzip"] {
         let channel = format!("room:{format}");
-        let args = ["sub", &channel, "--count", "2", "--format", format, "--url", &url];
+        let args = ["sub", &channel, "--count", "3", "--format", format, "--url", &url];
         let sub = Kid::start(weir(&args).stdout(Stdio::piped()));
         wait_for("the subscription", || {
             let found = gateway.get("/api/v1/channels?prefix=room:").text();
             found.contains(&format!("\"{channel}\"")).then_some(())
         });
         let args = ["pub", &channel, "--key", "k", "--stdin", "--format", format, "--url", &url];
-        let output = run(&args, "{\"n\":1.50}\n[]\n");
+        let large = format!("\"{}\"", "large ".repeat(500));
+        let output = run(&args, &format!("{{\"n\":1.50}}\n[]\n{large}\n"));
         assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-        assert_eq!(out(&output).lines().count(), 2, "{}", out(&output));
+        assert_eq!(out(&output).lines().count(), 3, "{}", out(&output));
         let printed = sub.output();
         assert!(printed.status.success());
         let lines: Vec<_> = out(&printed).lines().map(str::to_owned).collect();
-        for (line, data) in lines.iter().zip([r#""data":{"n":1.50}}"#, r#""data":[]}"#]) {
+        let large = format!("\"data\":{large}}}");
+        for (line, data) in lines.iter().zip([r#""data":{"n":1.50}}"#, r#""data":[]}"#, &large]) {
             assert!(line.contains(r#""key":"k""#) && line.ends_with(data), "{format}: {line}");
         }
-        assert_eq!(lines.len(), 2, "{format}: {lines:?}");
+        assert_eq!(lines.len(), 3, "{format}: {lines:?}");
+    }
+    // Each subscriber got what it asked for; of the gzip the small events are the text.
+    for (format, events) in [("json", 3 + 3), ("bin", 3), ("json_gzip", 1)] {
+        let name = format!("weir_event_encodings_total{{format=\"{format}\"}}");
+        assert!(
+            gateway.metric(&name) <= f64::from(events) && gateway.metric(&name) > 0.0,
+            "{format}"
+        );
     }
 }

@@ -28,4 +28,10 @@ fn python_reads_what_the_command_line_publishes() {
     let said: Vec<_> = lines.map(Result::unwrap).collect();
     assert!(client.ended().success(), "{said:?}");
     assert_eq!(said, ["ok"]);
+    // It has read them in each of these.
+    let deflate = ["json_deflate", "json_deflate_narrow", "bin_deflate", "bin_deflate_narrow"];
+    for format in ["json", "json_gzip", "bin"].into_iter().chain(deflate) {
+        let name = format!("weir_event_encodings_total{{format=\"{format}\"}}");
+        assert!(gateway.metric(&name) > 0.0, "{format}");
+    }
 }

@@ -51,6 +51,8 @@ struct Speaker {
     raw: Raw,
     form: &'static Form,
     channels: HashMap<u64, String>,
+    /// The last message came in a binary frame.
+    binary: bool,
 }
 
 /// Reads a varint off the front.
@@ -81,7 +83,7 @@ impl Speaker {
     fn with(form: &'static Form, open: impl FnOnce(&[(&str, &str)]) -> Raw) -> Self {
         let offer = form.offer.map(|offer| (EXTENSIONS, offer));
         let headers: Vec<_> = offer.into_iter().chain([(PROTOCOL, form.protocol)]).collect();
-        Self { raw: open(&headers), form, channels: HashMap::new() }
+        Self { raw: open(&headers), form, channels: HashMap::new(), binary: false }
     }
 
     fn subscribe(&mut self, channel: &str, slow: &str) {
@@ -107,6 +109,7 @@ impl Speaker {
             message = out;
         }
         let binary = first & 0xF == 2;
+        self.binary = binary;
         assert_eq!(first & 0xB0, 0x80, "a whole frame");
         if binary && self.form.protocol == "weir.v1.bin" {
             let (value, gzipped) = self.event(&message);
@@ -211,6 +214,35 @@ fn what_is_small_comes_as_it_is_and_opaque_bytes_come_to_everybody() {
     for form in &FORMS {
         let small = if matches!(form.name, "json" | "bin") { 2.0 } else { 1.0 };
         assert_eq!(encodings(&gateway, form), small, "{}", form.name);
+    }
+}
+
+/// Goal: who has a channel by pattern alone knows no alias of it, and gets text.
+#[test]
+fn a_pattern_brings_text_where_binary_frames_are_spoken() {
+    let gateway = Gateway::configured("[[namespace]]\nname = \"room\"\npatterns = true\n");
+    let mut publisher = Client::connect(&gateway);
+    for form in &FORMS {
+        let mut speaker = Speaker::connect(&gateway, form);
+        let answer = speaker.raw.ask(r#"{"type":"subscribe","channel":"room:*"}"#);
+        assert_eq!(answer["pattern"], true, "{answer}");
+        let data = json!("0123456789 ".repeat(300));
+        publisher.publish("room:1", &data);
+        let (event, _, compressed) = speaker.next();
+        assert_eq!((&event["channel"], &event["data"]), (&json!("room:1"), &data));
+        assert_eq!(compressed, !matches!(form.name, "json" | "bin"), "{}", form.name);
+        assert_eq!(speaker.binary, form.name == "json_gzip", "{}", form.name);
+        // By name as well, it comes once and as ever.
+        speaker.subscribe("room:1", "drop_oldest");
+        publisher.publish("room:1", &data);
+        publisher.publish("room:2", &json!("next"));
+        let (event, _, compressed) = speaker.next();
+        assert_eq!((&event["channel"], &event["data"]), (&json!("room:1"), &data));
+        assert_eq!(compressed, form.name != "json", "{}", form.name);
+        let binary = form.protocol != "weir.v1.json";
+        assert_eq!(speaker.binary, binary, "{}", form.name);
+        assert_eq!(speaker.next().0["data"], "next");
+        assert!(!speaker.binary, "{}", form.name);
     }
 }
 
