@@ -33,8 +33,14 @@ pub(crate) enum Fault {
     Stuck,
     /// It did not send in time what `--expect` waits for.
     Unexpected { seconds: u64, heard: String },
+    /// It sent binary where text was agreed on.
+    Binary,
+    /// It has given more epochs than this program keeps apart.
+    TooManyEpochs,
     /// It answered something that nobody asked for.
     Unasked { number: u64 },
+    /// It sent an event or a loss that is not written as agreed.
+    Unreadable(String),
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
     WrongAccept,
 }
@@ -42,7 +48,12 @@ pub(crate) enum Fault {
 impl Fault {
     /// Text that is not what it should be, shown in part.
     pub(crate) fn not_json(text: &[u8]) -> Self {
-        Self::NotJson(String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned())
+        Self::NotJson(shown(text))
+    }
+
+    /// An event or a loss that is not written as agreed, shown in part.
+    pub(crate) fn unreadable(text: &[u8]) -> Self {
+        Self::Unreadable(shown(text))
     }
 
     /// What the payload of a close frame says.
@@ -53,6 +64,11 @@ impl Fault {
         };
         Self::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
     }
+}
+
+/// The front of a text.
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()
 }
 
 impl From<io::Error> for Fault {
@@ -68,6 +84,7 @@ impl From<io::Error> for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Binary => f.write_str("the server sent a binary frame where text was agreed on"),
             Self::BadFrame(error) => write!(f, "the server breaks RFC 6455: {error}"),
             Self::Chunked => f.write_str(
                 "the server answers in chunks (Transfer-Encoding), which this program does not read",
@@ -95,6 +112,14 @@ impl fmt::Display for Fault {
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
             Self::Stuck => f.write_str("the server does not take what is sent to it"),
+            Self::TooManyEpochs => {
+                f.write_str("the server gives more epochs than this program keeps apart")
+            }
+            Self::Unreadable(text) => write!(
+                f,
+                "the server sent an event or a loss that is not written as this program reads it: \
+                 {text}"
+            ),
             Self::Unasked { number } => {
                 write!(f, "the server answered what was not asked: {number}")
             }

@@ -105,6 +105,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
+    /// Events handed over in the whole run.
+    pub(crate) published_total: u64,
     /// Over the whole run: what should have come (0 where subscriptions come and go), what came,
     /// what was told by `lagged`.
     pub(crate) expected_total: u64,

@@ -71,7 +71,7 @@ impl Books {
     }
 
     /// The channels ended at `heads`: what is missing is booked as violations.
-    pub(crate) fn finish(&mut self, heads: &[u64]) {
+    pub(crate) fn finish(&mut self, heads: &[Option<u64>]) {
         let (id, threads) = (self.id, self.threads);
         self.ledger.finish(heads, |at| number(at, id, threads));
     }

@@ -6,12 +6,13 @@ use std::thread::JoinHandle;
 
 use crate::clock::{self, SECOND};
 use crate::engine::books::Books;
+use crate::engine::epochs::Start;
 use crate::engine::shared::{Phase, Shared, Total, Wanted};
 use crate::engine::worker::Worker;
 use crate::fault::{Fault, Invalid, RunError};
 use crate::latency::Latency;
 use crate::series::{Sampler, Series};
-use crate::verdict::Verdict;
+use crate::verdict::{Kind, Verdict};
 
 /// Running threads. Dropping them stops them.
 #[derive(Debug)]
@@ -144,22 +145,24 @@ impl Drop for Crew {
 
 impl Result {
     /// Where each channel stood when it was subscribed to.
-    pub(crate) fn bases(&self, channels: u32) -> Vec<u64> {
-        let mut bases = vec![None; channels as usize];
+    pub(crate) fn starts(&self) -> Vec<Start> {
+        let mut starts = vec![Start::default(); self.wanted.channels as usize];
         for book in &self.books {
-            for (base, seen) in bases.iter_mut().zip(&book.ledger.bases) {
-                *base = match (*base, *seen) {
-                    (Some(known), Some(seen)) => Some(u64::min(known, seen)),
-                    (known, seen) => known.or(seen),
-                };
+            for (start, base) in starts.iter_mut().zip(&book.ledger.bases) {
+                start.merge(*base, &book.ledger.epochs);
             }
         }
-        bases.into_iter().map(|base| base.unwrap_or(0)).collect()
+        starts
     }
 
     /// Takes the verdict; with `heads`, also on what is missing up to the heads of the channels.
-    pub(crate) fn verdict(&mut self, heads: Option<&[u64]>) -> Verdict {
+    pub(crate) fn verdict(&mut self, starts: &[Start], heads: Option<&[Option<u64>]>) -> Verdict {
         let mut verdict = Verdict::default();
+        for (channel, start) in (0..).zip(starts) {
+            if start.low < start.high {
+                verdict.add(None, Some(channel), (Kind::Ahead, start.low + 1, start.high));
+            }
+        }
         for book in &mut self.books {
             if let Some(heads) = heads {
                 book.finish(heads);

@@ -261,7 +261,23 @@ impl Worker {
 /// A command that subscribes, from a place on if there is one.
 pub(super) fn subscribe(channel: &str, id: u64, since: Option<(&str, u64)>) -> String {
     let since = since.map_or_else(String::new, |(epoch, offset)| {
-        format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
+        let epoch = serde_json::Value::from(epoch);
+        format!(r#","since":{{"epoch":{epoch},"offset":{offset}}}"#)
     });
     format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_escaped_in_since() {
+        let text = subscribe("a", 1, Some(("x\"\\", 7)));
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (read["since"]["epoch"].as_str(), read["id"].as_u64()),
+            (Some("x\"\\"), Some(1))
+        );
+    }
 }

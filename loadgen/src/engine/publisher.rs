@@ -124,6 +124,7 @@ pub(crate) fn start(
         stalls: 0,
         fault: None,
     };
+    shared.made.store(0, Ordering::Release);
     let publisher = Publisher {
         fill: vec![b'x'; feed.payload_bytes],
         out,
@@ -176,6 +177,7 @@ impl Publisher {
                 cpu_at = clock::now();
                 self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
             }
+            self.shared.made.store(self.total, Ordering::Release);
             let blocked = !self.flush()?;
             self.listen()?;
             if made == 0 || blocked {

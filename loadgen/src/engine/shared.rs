@@ -66,6 +66,13 @@ impl Wanted {
         format!("{}{}", self.prefix, self.channel(connection, slot))
     }
 
+    /// How many of `made` events are a channel's, which are dealt in turn; `None` when nobody counts.
+    pub(crate) fn made(&self, channel: u32, made: u64) -> Option<u64> {
+        let channels = u64::from(self.channels);
+        let extra = u64::from(u64::from(channel) < made % channels);
+        (made < u64::MAX).then(|| made / channels + extra)
+    }
+
     /// What makes two runs the same work, for the report.
     pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
         let mut sizes = BTreeMap::from([
@@ -217,6 +224,9 @@ pub(crate) struct Shared {
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
     pub(crate) published: AtomicU64,
+    /// Events that the publisher has made, at least as many as the server can know of;
+    /// [`u64::MAX`] when nobody counts.
+    pub(crate) made: AtomicU64,
     /// CPU of the one publisher of a fan-out.
     pub(crate) publisher_ns: AtomicU64,
     /// How often all connections were to be cut.
@@ -234,6 +244,7 @@ impl Shared {
             measured_until: AtomicU64::new(u64::MAX),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
+            made: AtomicU64::new(u64::MAX),
             publisher_ns: AtomicU64::new(0),
             storms: AtomicU64::new(0),
             fault: OnceLock::new(),

@@ -267,7 +267,8 @@ impl Worker {
         }
         let connection = number(at, self.id, self.wanted.threads);
         let slow = self.wanted.conduct.is_slow(connection);
-        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span() };
+        let made = self.shared.made.load(Ordering::Acquire);
+        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         while let Some((frame, len)) = frame::next(&input[used..]).map_err(Fault::BadFrame)? {
             used += len;
@@ -278,7 +279,8 @@ impl Worker {
                 frame::Opcode::Binary if self.wanted.foreign.is_some() => {
                     self.foreign(frame.payload, from)?;
                 }
-                frame::Opcode::Binary | frame::Opcode::Pong => {}
+                frame::Opcode::Binary => return Err(Fault::Binary),
+                frame::Opcode::Pong => {}
             }
         }
         let conn = &self.conns[at];

@@ -103,8 +103,17 @@ pub(crate) fn measure(
     report.client = stretch.client(own.rss_bytes);
     stretch.check_reserve(feed.rate > 0.0, &mut report);
     report.invalidate(stretch.check_rate(stretch.published(), feed.rate, times.late_max));
-    let heads = heads(&done, &feeder);
-    let expected = if wanted.conduct.is_moving() { 0 } else { expected(&wanted, &feeder) };
+    let starts = done.starts();
+    let renewed = starts.iter().filter(|start| start.renewed).count();
+    if renewed > 0 {
+        report.notes.push(format!(
+            "the numbering of {renewed} channels began anew (another epoch): their end was not \
+             checked"
+        ));
+    }
+    // What lies between two epochs is owed to nobody.
+    let is_moving = wanted.conduct.is_moving() || renewed > 0;
+    let expected = if is_moving { 0 } else { expected(&wanted, &feeder) };
     report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
     if let Some(fanout) = &mut report.fanout {
         fanout.channels = wanted.channels;
@@ -114,12 +123,14 @@ pub(crate) fn measure(
     report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
     let unanswered = done.books.iter().map(|book| book.unanswered).sum();
     report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
-    guard(&mut report, &feeder, (feed, wanted.conduct.is_moving()), times.late_max);
+    guard(&mut report, &feeder, (feed, is_moving), times.late_max);
     report.invalidate((!is_over).then_some(Invalid::StillArriving));
     if verify {
         // Where a channel ends is known only when all was published and all had time to arrive.
         let is_known = is_over && feeder.errors == 0 && feeder.fault.is_none();
-        report.verdict = Some(done.verdict(is_known.then_some(&heads)));
+        let heads = starts.iter().zip(&feeder.sent).map(|(start, sent)| start.head(*sent));
+        let heads: Vec<_> = heads.collect();
+        report.verdict = Some(done.verdict(&starts, is_known.then_some(&heads)));
     }
     let memory = watch.map(Watch::stop).unwrap_or_default();
     Ok(Fed { report, done, total, sent: feeder.sent, memory })
@@ -169,12 +180,6 @@ fn drain(crew: &Crew, limit: Duration) -> bool {
     }
 }
 
-/// Where each channel must stand at the end.
-fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
-    let bases = done.bases(u32::try_from(feeder.sent.len()).unwrap_or(u32::MAX));
-    bases.iter().zip(&feeder.sent).map(|(base, sent)| base.saturating_add(*sent)).collect()
-}
-
 /// Deliveries that the whole run owes.
 fn expected(wanted: &Wanted, feeder: &Published) -> u64 {
     let mut expected = 0;
@@ -206,6 +211,7 @@ fn figures(
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
         megabytes_per_second: per_second(to.total.bytes - from.total.bytes) / 1e6,
+        published_total: feeder.sent.iter().sum(),
         expected_total,
         delivered_total: total.delivered,
         told_total: total.told,

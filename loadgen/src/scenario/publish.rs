@@ -182,9 +182,13 @@ fn verdict(all: &[Ingested]) -> Verdict {
         offsets.sort_unstable();
         for pair in offsets.windows(2) {
             match pair[1] - pair[0] {
-                0 => verdict.add(u32::MAX, channel, (Kind::Again, pair[1], pair[1])),
+                0 => verdict.add(None, Some(channel), (Kind::AcknowledgedTwice, pair[1], pair[1])),
                 1 => {}
-                _ => verdict.add(u32::MAX, channel, (Kind::Skipped, pair[0] + 1, pair[1] - 1)),
+                _ => verdict.add(
+                    None,
+                    Some(channel),
+                    (Kind::NotAcknowledged, pair[0] + 1, pair[1] - 1),
+                ),
             }
         }
     }
@@ -209,6 +213,6 @@ mod tests {
         assert_eq!(verdict(&[done(&[1, 4, 2]), done(&[3, 5])]).violations, 0);
         let bad = verdict(&[done(&[1, 2]), done(&[2, 5])]);
         let kinds: Vec<_> = bad.listed.iter().map(|v| (v.kind, v.from, v.to)).collect();
-        assert_eq!(kinds, [(Kind::Again, 2, 2), (Kind::Skipped, 3, 4)]);
+        assert_eq!(kinds, [(Kind::AcknowledgedTwice, 2, 2), (Kind::NotAcknowledged, 3, 4)]);
     }
 }

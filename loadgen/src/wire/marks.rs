@@ -12,6 +12,7 @@ const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
 const TS: &[u8] = b"\"ts";
 const DUE: &[u8] = b"\"ts\":";
+const KEY: &[u8] = b",\"key\":\"";
 const SNAPSHOT: &[u8] = b"\"snapshot\":true";
 
 /// How far into `data` the due time is looked for.
@@ -67,6 +68,7 @@ pub(crate) struct Marks {
     ts: Finder<'static>,
     data: Finder<'static>,
     due: Finder<'static>,
+    key: Finder<'static>,
     snapshot: Finder<'static>,
 }
 
@@ -76,6 +78,7 @@ impl Marks {
             ts: Finder::new(TS),
             data: Finder::new(DATA),
             due: Finder::new(DUE),
+            key: Finder::new(KEY),
             snapshot: Finder::new(SNAPSHOT),
         }
     }
@@ -104,8 +107,25 @@ impl Marks {
 
     /// Whether the event is a latest value shown again, not a live event.
     pub(crate) fn is_snapshot(&self, event: &Event<'_>) -> bool {
-        let head = self.data.find(event.rest).map_or(event.rest, |end| &event.rest[..end]);
-        self.snapshot.find(head).is_some()
+        self.snapshot.find(self.head(event)).is_some()
+    }
+
+    /// The event's key as it is written, with what is escaped in it.
+    pub(crate) fn key<'a>(&self, event: &Event<'a>) -> Option<&'a [u8]> {
+        let head = self.head(event);
+        let key = &head[self.key.find(head)? + KEY.len()..];
+        let mut is_escaped = false;
+        let end = key.iter().position(|byte| {
+            let ends = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            ends
+        })?;
+        Some(&key[..end])
+    }
+
+    /// What stands before `data`.
+    fn head<'a>(&self, event: &Event<'a>) -> &'a [u8] {
+        self.data.find(event.rest).map_or(event.rest, |end| &event.rest[..end])
     }
 }
 
@@ -198,6 +218,23 @@ mod tests {
         assert!(marks.is_snapshot(&event(shown).expect("an event")));
         let lie = br#"{"type":"event","channel":"a","offset":1,"data":{"snapshot":true}}"#;
         assert!(!marks.is_snapshot(&event(lie).expect("an event")));
+    }
+
+    #[test]
+    fn a_key_is_found_in_the_envelope_and_with_what_is_escaped() {
+        let marks = Marks::new();
+        for (head, key) in [
+            (r#","key":"cpu0""#, Some(r"cpu0")),
+            (r#","key":"a\"","from":1"#, Some(r#"a\""#)),
+            (r#","key":"a\",\"b""#, Some(r#"a\",\"b"#)),
+            ("", None),
+        ] {
+            let text = format!(
+                r#"{{"type":"event","channel":"a","offset":1{head},"data":{{"x":1,"key":"no"}}}}"#
+            );
+            let event = event(text.as_bytes()).expect("an event");
+            assert_eq!(marks.key(&event), key.map(str::as_bytes), "{head}");
+        }
     }
 
     #[test]

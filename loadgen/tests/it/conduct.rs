@@ -50,9 +50,15 @@ fn a_trickle_is_enough_for_small_events() {
 
 #[test]
 fn what_the_slow_miss_untold_is_a_violation() {
-    // The slow one is the last of channel 1, so the others suffer the sin; all are judged.
-    let ran = fed("slow", Sin::Drop, &["--share", "0.2"]);
+    // Connection 4 is slow and alone on its channel, so it is the first that suffers there.
+    let url = relay::start(Sin::Drop);
+    let channels = ["-c", "6", "--channels", "6", "--share", "0.2"].as_slice();
+    let times = ["--warmup", "0.1", "--duration", "1", "--drain", "4", "--late-max", "2000"];
+    let ran = run(&[&["slow", "--verify", "--rate", "300"], channels, &times, &[&url]].concat());
     assert_eq!(ran.code, 1, "{}", ran.text);
+    let told = "connection 4, channel 4: offsets 5 to 5 neither came nor were told";
+    assert!(ran.text.contains(told), "{}", ran.text);
+    assert!(ran.text.contains("1 connections that stall"), "{}", ran.text);
 }
 
 #[test]
@@ -84,6 +90,37 @@ fn what_was_missed_is_owed_where_it_was_recovered() {
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("neither came nor were told"), "{}", ran.text);
     }
+}
+
+#[test]
+fn what_is_said_of_since_must_be_true() {
+    for (sin, how) in [
+        (Sin::WrongEpoch, "were said to be recovered, but not from where it was left"),
+        (Sin::Ignore, "were asked for with since, and the answer has no recovered"),
+    ] {
+        let ran = fed("storm", sin, &[]);
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains(how), "{}", ran.text);
+    }
+}
+
+#[test]
+fn without_verify_a_return_asks_for_no_more_than_it_missed() {
+    let json = std::env::temp_dir().join(format!("weir-recover-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    for verify in [["--verify"].as_slice(), &[]] {
+        let url = relay::start(Sin::None);
+        let storm = ["storm", "-c", "6", "--rate", "300", "--warmup", "0.5", "--drain", "4"];
+        let rounds = ["--rounds", "4", "--duration", "0.3", "--late-max", "2000", "--json", file];
+        let ran = run(&[storm.as_slice(), &rounds, verify, &[&url]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        let report = crate::schema::checked(&json);
+        // All six are on one channel, and each event is owed to each once.
+        let delivered = report["fanout"]["delivered_total"].as_u64().expect("a number");
+        let published = report["fanout"]["published_total"].as_u64().expect("a number");
+        assert_eq!(delivered, published * 6, "{verify:?}: {}", ran.text);
+    }
+    std::fs::remove_file(&json).expect("it can go");
 }
 
 #[test]

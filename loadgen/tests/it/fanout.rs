@@ -49,11 +49,25 @@ fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
         (Sin::Repeat, "came or were told twice"),
         (Sin::Miscount, "were told with another number than theirs"),
         (Sin::Restart, "neither came nor were told"),
+        (Sin::Show, "were shown twice"),
     ] {
         let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("2 violations"), "one per channel: {}", ran.text);
         assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
+    }
+}
+
+#[test]
+fn a_channel_that_falls_back_is_named_with_what_it_repeats() {
+    let ran = fanout(Sin::Rollback, &["--rate", "200", "--verify", "--late-max", "2000"]);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    for how in [
+        "offsets 4 to 5 were there before, and the channel ends below them",
+        "offsets 4 to 4 came or were told twice",
+        "offsets 5 to 5 came or were told twice",
+    ] {
+        assert!(ran.text.contains(how), "{how}: {}", ran.text);
     }
 }
 

@@ -65,7 +65,7 @@ fn acknowledged_events_are_counted_and_verified() {
 fn offsets_given_twice_are_violations() {
     let ran = publish(&relay::start(Sin::Repeat), &["--rate", "200", "--verify"]);
     assert_eq!(ran.code, 1, "{}", ran.text);
-    assert!(ran.text.contains("offsets 4 to 4 came or were told twice"), "{}", ran.text);
+    assert!(ran.text.contains("channel 0: offsets 4 to 4 were acknowledged twice"), "{}", ran.text);
 }
 
 #[test]
