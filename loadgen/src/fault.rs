@@ -189,6 +189,16 @@ pub(crate) enum Invalid {
     Missing { deliveries: u64 },
     /// Commands had no answer.
     Unanswered { commands: u64 },
+    /// What was due while it was measured was not sent.
+    Unsent { events: u64 },
+    /// Acts that were due found no connection in time.
+    ActsMissed { missed: u64, due: u64 },
+    /// Connections came back and received no event.
+    NotServed { connections: u64 },
+    /// Subscriptions that should have been recovered were not.
+    NotRecovered { subscriptions: u64 },
+    /// Connections were not begun at the rate that was asked for.
+    ConnectRateNotReached { wanted: u64, got: u64 },
     /// No request was answered while it was measured.
     NothingAnswered,
     /// No event was acknowledged.
@@ -205,13 +215,19 @@ pub(crate) enum Invalid {
     Panicked { threads: u64 },
     /// What was under way still arrived when its time was up.
     StillArriving,
+    /// The time was up before it was known whether all had arrived.
+    DrainTooShort,
     /// Fewer events a second were sent than the plan asked for.
     RateNotReached { wanted: u64, got: u64 },
     /// The server's process has ended.
     ServerGone { pid: u32 },
-    /// Commands were answered with errors.
+    /// Commands were answered with errors, or messages were not what they should be.
     Refused { errors: u64, why: Option<Fault> },
 }
+
+/// Said of [`Invalid::DrainTooShort`].
+const TOO_SHORT: &str =
+    "the time was up before it was known whether all had arrived; use more --drain";
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -235,13 +251,32 @@ impl fmt::Display for Invalid {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
             Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
+            Self::Unsent { events } => write!(
+                f,
+                "{events} events that were due while it was measured were not sent in time: the \
+                 server did not take them, or use more --drain"
+            ),
+            Self::ActsMissed { missed, due } => write!(
+                f,
+                "{missed} of {due} acts were not done in time: no connection was free, so use more \
+                 connections or a lower rate"
+            ),
+            Self::NotServed { connections } => {
+                write!(f, "{connections} connections that came back received no event in time")
+            }
+            Self::NotRecovered { subscriptions } => write!(
+                f,
+                "{subscriptions} subscriptions were not recovered, which --expect-recovered asks for"
+            ),
+            Self::ConnectRateNotReached { wanted, got } => write!(
+                f,
+                "the rate was not reached: {got} of {wanted} connections a second; --inflight \
+                 handshakes were not answered in time"
+            ),
             Self::NotBack { away, why } => {
                 write!(f, "{away} connections did not come back in time")?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
             }
-            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
-            Self::NothingAccepted => f.write_str("no event was accepted"),
-            Self::Nothing => f.write_str("nothing was received while it was measured"),
             Self::PublishRefused { errors, first } => {
                 write!(f, "{errors} publishes were refused; the first: {first}")
             }
@@ -249,16 +284,20 @@ impl fmt::Display for Invalid {
             Self::Panicked { threads } => {
                 write!(f, "{threads} receiver threads panicked; please report it")
             }
+            Self::DrainTooShort => f.write_str(TOO_SHORT),
+            Self::Nothing => f.write_str("nothing was received while it was measured"),
+            Self::NothingAccepted => f.write_str("no event was accepted"),
+            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
             Self::StillArriving => f.write_str("events still arrived at the end; use more --drain"),
             Self::RateNotReached { wanted, got } => {
                 write!(f, "the rate was not reached: {got} of {wanted} events a second")
             }
             Self::ServerGone { pid } => write!(f, "the server's process {pid} has ended"),
             Self::Refused { errors, why: Some(why) } => {
-                write!(f, "{errors} commands of subscribers failed; the first: {why}")
+                write!(f, "{errors} refusals or bad messages to subscribers; the first: {why}")
             }
             Self::Refused { errors, why: None } => {
-                write!(f, "{errors} commands of subscribers failed")
+                write!(f, "{errors} refusals or bad messages to subscribers")
             }
         }
     }

@@ -73,6 +73,9 @@ pub(crate) struct Connect {
     pub(crate) per_second: f64,
     /// From connecting (or when it was due) to the upgrade.
     pub(crate) handshake: Option<Summary>,
+    /// How late the generator was with connections that were due; only in `connect` with a rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lateness: Option<Summary>,
     /// From connecting to the last `subscribed`.
     pub(crate) until_ready: Option<Summary>,
     /// CPU that a connection took while all were opened, in microseconds; only in `connect`.

@@ -1,6 +1,8 @@
 //! `echo`: a receiver thread sends requests on its connections, by plan or as fast as they are
 //! answered, and finds each answer's request by its number.
 
+use std::sync::atomic::Ordering;
+
 use memchr::memmem;
 
 use crate::clock::{self, SECOND};
@@ -21,7 +23,9 @@ const ASKED_PER_TURN: u64 = 256;
 impl Worker {
     /// Sends the requests that are due, and says how long to wait for the next.
     pub(super) fn ask(&mut self, phase: Phase, now: u64) -> u64 {
-        if !matches!(phase, Phase::Warm | Phase::Measure) || self.conns.is_empty() {
+        let drains = phase >= Phase::Calm;
+        if phase == Phase::Open || self.conns.is_empty() {
+            self.is_settled = drains;
             return SECOND / 500;
         }
         let Conduct::Echo(Echo { rate, window, .. }) = &self.wanted.conduct else {
@@ -29,7 +33,8 @@ impl Worker {
         };
         let (rate, window) = (rate / f64::from(self.wanted.threads), *window);
         if rate == 0.0 {
-            if !std::mem::replace(&mut self.asking, true) {
+            self.is_settled = drains;
+            if !drains && !std::mem::replace(&mut self.asking, true) {
                 for at in 0..self.conns.len() {
                     for _ in 0..window {
                         self.request(at, now);
@@ -38,8 +43,12 @@ impl Worker {
             }
             return SECOND / 50;
         }
-        let plan = *self.ask_plan.get_or_insert_with(|| Plan::new(now, rate));
-        let end = plan.due_by(now).min(self.planned + ASKED_PER_TURN);
+        let begun_at = self.shared.begun_at.load(Ordering::Relaxed);
+        let plan = *self.ask_plan.get_or_insert_with(|| Plan::new(begun_at, rate));
+        // In the drain, what was due while it was measured is still asked.
+        let until = if drains { self.shared.span().until } else { u64::MAX };
+        let due = plan.due_before(until, now);
+        let end = due.min(self.planned + ASKED_PER_TURN);
         let lanes = self.conns.len() as u64;
         while self.planned < end {
             let at = usize::try_from(self.planned % lanes).unwrap_or(0);
@@ -50,7 +59,18 @@ impl Worker {
             self.planned += 1;
             self.request(at, due);
         }
-        plan.due(self.planned).saturating_sub(clock::now()).min(SECOND / 1_000)
+        self.is_settled = drains && self.planned >= due;
+        if self.is_settled {
+            return SECOND / 50;
+        }
+        plan.due(self.planned).saturating_sub(clock::now())
+    }
+
+    /// Requests that were due while it was measured and were never sent.
+    pub(super) fn unasked(&self) -> u64 {
+        let Some(plan) = self.ask_plan else { return 0 };
+        let due = plan.due_before(self.shared.span().until, clock::now());
+        due.saturating_sub(self.planned)
     }
 
     fn request(&mut self, at: usize, due: u64) {

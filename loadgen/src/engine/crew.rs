@@ -66,14 +66,19 @@ impl Crew {
         self.sampler = Sampler::start(Arc::clone(&self.shared), server_pid);
     }
 
-    /// Waits until every connection is ready or has failed, or nothing can be hoped for because all
-    /// that were tried at first have failed; bounded by each one's own limit.
+    /// Waits until every connection is ready or has failed, or nothing can be hoped for because as
+    /// many as may be under way at once have failed since the last that became ready; bounded by
+    /// each one's own limit.
     pub(crate) fn opened(&self, mut progress: impl FnMut(Total)) -> Total {
+        let (mut ready, mut failed) = (0, 0);
         let wanted = u64::from(self.wanted.connections);
-        let first = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
+        let window = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
         loop {
             let total = self.shared.total();
-            let is_hopeless = total.ready == 0 && total.failed >= first;
+            if total.ready > ready {
+                (ready, failed) = (total.ready, total.failed);
+            }
+            let is_hopeless = total.failed - failed >= window;
             if total.ready + total.failed >= wanted || is_hopeless || self.is_over() {
                 return total;
             }
@@ -144,6 +149,13 @@ impl Drop for Crew {
 }
 
 impl Result {
+    /// How late the generator itself was with requests, acts and returns.
+    pub(crate) fn lateness(&self) -> Latency {
+        let mut lateness = Latency::new();
+        self.books.iter().for_each(|book| lateness.merge(&book.lateness));
+        lateness
+    }
+
     /// Where each channel stood when it was subscribed to.
     pub(crate) fn starts(&self) -> Vec<Start> {
         let mut starts = vec![Start::default(); self.wanted.channels as usize];

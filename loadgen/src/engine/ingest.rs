@@ -73,6 +73,8 @@ pub(crate) struct Ingested {
     pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) lost: u64,
     pub(crate) unanswered: u64,
+    /// Events that were due while it was measured and were never written.
+    pub(crate) unsent: u64,
     /// With `verify`: the offsets that were acknowledged, by channel, in the order they came.
     pub(crate) offsets: BTreeMap<u32, Vec<u64>>,
 }
@@ -117,6 +119,7 @@ pub(crate) fn start(
             refusals: BTreeMap::new(),
             lost: 0,
             unanswered: 0,
+            unsent: 0,
             offsets: BTreeMap::new(),
         };
         let ingest = Ingest {
@@ -157,13 +160,21 @@ impl Ingest {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
         let mut looked_at = clock::now();
         let queue = RunQueue::own();
+        let mut settled = false;
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
                 break;
             }
-            if phase < Phase::Drain {
-                self.make(plan);
+            // In the drain, what was due while it was measured is still made.
+            let drains = phase >= Phase::Drain;
+            let until = if drains { self.shared.span().until } else { u64::MAX };
+            if !drains || plan.is_some() {
+                self.make(plan, until);
+            }
+            if drains && !settled && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
+                settled = true;
+                self.shared.settle();
             }
             events.clear();
             // A wait that was cut short is as good as one that timed out.
@@ -180,6 +191,7 @@ impl Ingest {
                 self.tally().book_cpu(&queue);
             }
         }
+        self.done.unsent = plan.map_or(0, |plan| self.owes(plan, self.shared.span().until));
         let lanes = self.lanes.iter().flatten();
         self.done.unanswered += lanes.map(|lane| lane.pending.open()).sum::<u64>();
         self.done
@@ -189,14 +201,21 @@ impl Ingest {
         &self.shared.tallies[self.id as usize]
     }
 
-    /// Until the next event is due, at most 1 ms.
+    /// Until the next event is due, at most as long as a phase may go unseen.
     fn pause(&self, plan: Option<Plan>) -> u64 {
-        let Some(plan) = plan else { return SECOND / 1_000 };
-        plan.due(self.planned).saturating_sub(clock::now()).min(SECOND / 1_000)
+        let next = plan.map_or(u64::MAX, |plan| plan.due(self.planned));
+        next.saturating_sub(clock::now()).min(SECOND / 100)
+    }
+
+    /// Events that were due before `until` and are not written.
+    fn owes(&self, plan: Plan, until: u64) -> u64 {
+        let lanes = self.lanes.iter().flatten();
+        let dealt = lanes.map(|lane| lane.owed).sum::<u64>();
+        plan.due_before(until, clock::now()).saturating_sub(self.planned) + dealt
     }
 
     /// Deals what is due to the publishers in turn, and writes what their windows allow.
-    fn make(&mut self, plan: Option<Plan>) {
+    fn make(&mut self, plan: Option<Plan>, until: u64) {
         let (now, span) = (clock::now(), self.shared.span());
         let lanes = self.lanes.len() as u64;
         let Some(plan) = plan else {
@@ -205,7 +224,7 @@ impl Ingest {
             }
             return;
         };
-        let due = plan.due_by(now);
+        let due = plan.due_before(until, now);
         // Far behind, a turn makes a part, so that answers are read in between.
         let end = due.min(self.planned + 1_024);
         while self.planned < end {
@@ -251,7 +270,7 @@ impl Ingest {
             .and_then(|()| lane.flush());
         self.book(at);
         match outcome {
-            Ok(()) if phase < Phase::Drain => self.fill(at, clock::now(), plan),
+            Ok(()) if phase < Phase::Drain || plan.is_some() => self.fill(at, clock::now(), plan),
             Ok(()) => {}
             Err(fault) => self.lose(at, fault),
         }

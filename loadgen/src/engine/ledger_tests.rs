@@ -31,7 +31,8 @@ fn ledger(verify: bool) -> Ledger {
 
 /// Books of connections that are cut, with so many events made.
 fn cut(verify: bool) -> Ledger {
-    let conduct = Conduct::Cut(Cut { rate: 1.0, away_ns: 0, retry_ns: 0 });
+    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false };
+    let conduct = Conduct::Cut(cut);
     Ledger::new(Arc::new(Wanted { conduct, ..wanted(verify) }), 2)
 }
 

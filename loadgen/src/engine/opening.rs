@@ -22,7 +22,11 @@ impl Worker {
     pub(super) fn open_more(&mut self) -> u64 {
         let rate = self.wanted.connect_rate / f64::from(self.wanted.threads);
         let plan = (rate > 0.0).then(|| Plan::new(self.opened_at, rate));
-        let due = plan.map_or(u64::MAX, |plan| plan.due_by(clock::now()));
+        let now = clock::now();
+        let due = plan.map_or(u64::MAX, |plan| plan.due_by(now));
+        if self.opening >= self.wanted.inflight {
+            self.full_at = now;
+        }
         let mut turn = 64;
         while self.next < self.conns.len()
             && (self.next as u64) < due
@@ -33,15 +37,22 @@ impl Worker {
             self.next += 1;
             turn -= 1;
             let born = plan.map_or_else(clock::now, |plan| plan.due(at as u64));
+            if plan.is_some() {
+                // While handshakes left no room, the server was late and not the generator.
+                let late = clock::now().saturating_sub(born.max(self.full_at));
+                self.books.opening_lateness.record(late);
+                self.books.last_begun = clock::now();
+            }
             self.begin(at, born);
         }
         let back = self.come_back(turn);
         let wait = if self.next == self.conns.len() {
             SECOND / 50
-        } else if self.opening >= self.wanted.inflight || plan.is_some() {
+        } else if self.opening >= self.wanted.inflight {
             SECOND / 1_000
         } else {
-            0
+            let next = plan.map_or(0, |plan| plan.due(self.next as u64));
+            next.saturating_sub(clock::now()).min(SECOND / 50)
         };
         wait.min(back)
     }
@@ -54,6 +65,7 @@ impl Worker {
                 return due - now;
             }
             if self.opening >= self.wanted.inflight {
+                self.full_at = now;
                 return SECOND / 1_000;
             }
             if turn == 0 {
@@ -61,6 +73,7 @@ impl Worker {
             }
             turn -= 1;
             self.returns.pop();
+            self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
             self.begin(at, due);
         }
         u64::MAX

@@ -51,8 +51,10 @@ impl Feed {
 pub(crate) struct Published {
     /// Events per channel whose last byte was handed to the kernel.
     pub(crate) sent: Vec<u64>,
-    /// How late the generator itself was, while it was measured.
+    /// How late the generator itself was with what its plan had due while it was measured.
     pub(crate) lateness: Latency,
+    /// Events that were due while it was measured and were never handed over.
+    pub(crate) unsent: u64,
     /// Answers with an error, and the first of them.
     pub(crate) errors: u64,
     pub(crate) first_error: String,
@@ -118,6 +120,7 @@ pub(crate) fn start(
     let done = Published {
         sent: vec![0; wanted.channels as usize],
         lateness: Latency::new(),
+        unsent: 0,
         errors: 0,
         first_error: String::new(),
         held_back: 0,
@@ -125,6 +128,7 @@ pub(crate) fn start(
         fault: None,
     };
     shared.made.store(0, Ordering::Release);
+    shared.expect_senders(1);
     let publisher = Publisher {
         fill: vec![b'x'; feed.payload_bytes],
         out,
@@ -166,30 +170,40 @@ impl Publisher {
         let plan = (self.feed.rate > 0.0)
             .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
-        let mut cpu_at = 0;
+        let (mut cpu_at, mut settled) = (0, false);
         loop {
             let phase = self.shared.phase();
-            if phase >= Phase::Drain {
+            if phase == Phase::Stop {
                 break;
             }
-            let made = self.make(plan);
+            // In the drain, what was due while it was measured is still made.
+            let drains = phase >= Phase::Drain;
+            let until = if drains { self.shared.span().until } else { u64::MAX };
+            let made = if drains && plan.is_none() { 0 } else { self.make(plan, until) };
             if clock::now().saturating_sub(cpu_at) > SECOND / 50 {
                 cpu_at = clock::now();
                 self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
             }
             self.shared.made.store(self.total, Ordering::Release);
             let blocked = !self.flush()?;
+            if drains && !settled && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
+                settled = true;
+                self.shared.settle();
+            }
             self.listen()?;
-            if made == 0 || blocked {
+            if settled {
+                clock::sleep(if blocked { SECOND / 5_000 } else { SECOND / 200 });
+            } else if made == 0 || blocked {
                 clock::sleep(self.pause(plan));
             }
         }
-        while self.shared.phase() != Phase::Stop {
-            let is_all = self.flush()?;
-            self.listen()?;
-            clock::sleep(if is_all { SECOND / 200 } else { SECOND / 5_000 });
-        }
+        self.done.unsent = plan.map_or(0, |plan| self.owes(plan, self.shared.span().until));
         Ok(())
+    }
+
+    /// Events that were due before `until` and are not handed over.
+    fn owes(&self, plan: Plan, until: u64) -> u64 {
+        plan.due_before(until, clock::now()).saturating_sub(self.flushed)
     }
 
     /// Until the next event is due, at most 1 ms.
@@ -199,11 +213,11 @@ impl Publisher {
         left.clamp(SECOND / 50_000, SECOND / 1_000)
     }
 
-    /// Makes the events that are due and allowed, and says how many.
-    fn make(&mut self, plan: Option<Plan>) -> u64 {
+    /// Makes the events that are due before `until` and allowed, and says how many.
+    fn make(&mut self, plan: Option<Plan>, until: u64) -> u64 {
         let (now, span) = (clock::now(), self.shared.span());
         let due = match plan {
-            Some(plan) => plan.due_by(now).saturating_sub(self.total),
+            Some(plan) => plan.due_before(until, now).saturating_sub(self.total),
             None => self.room(now),
         };
         let batch = due.min(BATCH);
@@ -215,7 +229,7 @@ impl Publisher {
             }
             let at = plan.map_or(now, |plan| plan.due(self.total));
             // While the server took nothing more, it was late and not the generator.
-            if span.has(at) {
+            if plan.is_some() && span.has(at) {
                 self.done.lateness.record(now.saturating_sub(at.max(self.free_at)));
             }
             let channel = self.event(at);

@@ -95,6 +95,11 @@ pub(crate) struct Worker {
     pub(super) ask_plan: Option<Plan>,
     /// Requests that became due so far.
     pub(super) planned: u64,
+    /// Whether nothing that was due while it was measured is left to ask, and whether that is said.
+    pub(super) is_settled: bool,
+    said_settled: bool,
+    /// When handshakes under way last left no room for another.
+    pub(super) full_at: u64,
     reads: u64,
     bytes: u64,
     queue: RunQueue,
@@ -140,6 +145,9 @@ impl Worker {
             asking: false,
             ask_plan: None,
             planned: 0,
+            is_settled: false,
+            said_settled: false,
+            full_at: 0,
             opened_at: clock::now(),
             reads: 0,
             bytes: 0,
@@ -158,6 +166,8 @@ impl Worker {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
                 self.books.unanswered = self.asked.open();
+                self.books.unsent = self.unasked();
+                self.count_skipped();
                 return self.books;
             }
             let wait = self.open_more().min(self.act(phase));
@@ -184,7 +194,7 @@ impl Worker {
         &self.shared.tallies[self.id as usize]
     }
 
-    fn publish_counters(&self) {
+    fn publish_counters(&mut self) {
         let tally = self.tally();
         let (all, slow) = (self.books.ledger.all, self.books.ledger.slow);
         tally.delivered.store(all.delivered, Ordering::Relaxed);
@@ -193,6 +203,12 @@ impl Worker {
         tally.slow_told.store(slow.told, Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
+        tally.open.store(self.asked.open(), Ordering::Relaxed);
+        if self.is_settled && !self.said_settled && matches!(self.wanted.conduct, Conduct::Echo(_))
+        {
+            self.said_settled = true;
+            self.shared.settle();
+        }
     }
 
     fn woken(&mut self, at: usize, phase: Phase) {
@@ -205,7 +221,7 @@ impl Worker {
                 Ok(())
             }
             State::Upgrading | State::Subscribing { .. } | State::Ready => {
-                self.read(at, phase, READ_BYTES)
+                self.read(at, phase, READ_BYTES).map(drop)
             }
             State::Away | State::Waiting | State::Gone => Ok(()),
         };
@@ -220,17 +236,17 @@ impl Worker {
 
     /// Reads once into the thread's buffer, behind what the connection carried over.
     ///
-    /// At most `most` bytes are taken, which is not more than [`READ_BYTES`].
-    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<(), Fault> {
+    /// At most `most` bytes are taken, and no more than [`READ_BYTES`]; says how many.
+    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<usize, Fault> {
         let most = most.min(READ_BYTES);
         let conn = &mut self.conns[at];
-        let Some(fd) = &conn.fd else { return Ok(()) };
+        let Some(fd) = &conn.fd else { return Ok(0) };
         let carried = conn.carry.len();
         if self.buffer.len() < carried + READ_BYTES {
             self.buffer.resize(carried + READ_BYTES, 0);
         }
         let Some(read) = socket::read(fd, &mut self.buffer[carried..carried + most])? else {
-            return Ok(());
+            return Ok(0);
         };
         self.reads += 1;
         self.bytes += read as u64;
@@ -253,7 +269,7 @@ impl Worker {
             self.conns[at].carry = carry;
         }
         self.buffer = buffer;
-        taken.map(drop)
+        taken.map(|_| read)
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.

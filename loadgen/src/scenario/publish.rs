@@ -16,6 +16,7 @@ use crate::machine;
 use crate::process;
 use crate::report::Report;
 use crate::scenario::common::Connecting;
+use crate::scenario::drain;
 use crate::scenario::fanout::Times;
 use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::Publish;
@@ -33,6 +34,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     let threads =
         ingest::start(Arc::clone(&job), &shared).map_err(|fault| connecting.server_error(fault))?;
     let opening_ns = clock::now() - opened_at;
+    shared.expect_senders(job.threads);
     shared.enter(Phase::Warm);
     hold(&shared, times.warmup);
     shared.enter(Phase::Measure);
@@ -40,7 +42,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     hold(&shared, times.duration);
     let stretch = Stretch { from, to: connecting.moment(&shared) };
     shared.enter(Phase::Drain);
-    drain(&shared, times.drain);
+    answers(&shared, times.drain);
     let own = process::own();
     shared.enter(Phase::Stop);
     let marks = sampler.map(Sampler::finish).unwrap_or_default();
@@ -61,7 +63,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     stretch.check_reserve(job.rate > 0.0, &mut report);
     let rate = stretch.check_rate(stretch.published(), job.rate, times.late_max);
     report.invalidate(rate);
-    guard(&mut report, &job, &shared, (&all, times.late_max));
+    guard(&mut report, &shared, (&all, times.late_max));
     if job.verify {
         report.verdict = Some(verdict(&all));
     }
@@ -75,22 +77,17 @@ fn job_threads(connecting: &Connecting) -> u32 {
     connecting.threads.unwrap_or(1).min(connecting.connections)
 }
 
-/// Sleeps in steps while at least one publisher stands.
+/// Holds for a duration, while all publishers stand.
 fn hold(shared: &Shared, time: Duration) {
-    let end = clock::now() + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-    while clock::now() < end && shared.total().lost == 0 {
-        clock::sleep((end - clock::now().min(end)).min(SECOND / 20));
-    }
+    drain::hold(time, || shared.total().lost == 0);
 }
 
-/// Waits for the answers to what was sent.
-fn drain(shared: &Shared, limit: Duration) {
-    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-    // A thread may still be in its last turn of sending.
-    clock::sleep(SECOND / 50);
+/// Waits until what was due is sent and answered.
+fn answers(shared: &Shared, limit: Duration) {
+    let end = drain::end_of(limit);
     while clock::now() < end && shared.total().lost == 0 {
-        let total = shared.total();
-        if total.delivered + total.told >= shared.published.load(Ordering::Relaxed) {
+        let (is_settled, total) = (shared.is_settled(), shared.total());
+        if is_settled && total.delivered + total.told >= shared.published.load(Ordering::Relaxed) {
             return;
         }
         clock::sleep(SECOND / 500);
@@ -139,12 +136,7 @@ fn figures(
 }
 
 /// Finds the reasons to throw the run away.
-fn guard(
-    report: &mut Report,
-    job: &Job,
-    shared: &Shared,
-    (all, late_max): (&[Ingested], Duration),
-) {
+fn guard(report: &mut Report, shared: &Shared, (all, late_max): (&[Ingested], Duration)) {
     let sum = |part: fn(&Ingested) -> u64| all.iter().map(part).sum::<u64>();
     let lost = sum(|done| done.lost);
     if lost > 0 {
@@ -155,15 +147,16 @@ fn guard(
     if unanswered > 0 {
         report.invalidate(Some(Invalid::Unanswered { commands: unanswered }));
     }
-    let mut lateness = Latency::new();
+    let unsent = sum(|done| done.unsent);
+    if unsent > 0 {
+        report.invalidate(Some(Invalid::Unsent { events: unsent }));
+    }
+    let (mut lateness, mut latency) = (Latency::new(), Latency::new());
     for done in all {
         lateness.merge(&done.lateness);
+        latency.merge(&done.latency);
     }
-    let (p99_ns, max_ns) =
-        (lateness.at(0.99), u64::try_from(late_max.as_nanos()).unwrap_or(u64::MAX));
-    if job.rate > 0.0 && p99_ns > max_ns {
-        report.invalidate(Some(Invalid::GeneratorLate { p99_ns, max_ns }));
-    }
+    Stretch::check_lateness((&lateness, &latency), late_max, report);
     if shared.total().delivered == 0 {
         report.invalidate(Some(Invalid::NothingAccepted));
     }
@@ -208,6 +201,7 @@ mod tests {
             refusals: BTreeMap::new(),
             lost: 0,
             unanswered: 0,
+            unsent: 0,
             offsets: BTreeMap::from([(7, offsets.to_vec())]),
         };
         assert_eq!(verdict(&[done(&[1, 4, 2]), done(&[3, 5])]).violations, 0);

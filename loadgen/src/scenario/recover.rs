@@ -9,12 +9,12 @@ use crate::engine::conduct::{Conduct, Cut};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
 use crate::engine::shared::Total;
-use crate::fault::RunError;
+use crate::fault::{Invalid, RunError};
 use crate::latency::Latency;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::fanout::{self, Fed, Times};
-use crate::scenario::moment::ratio;
+use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::{Recover, Round};
 
 /// Rounds in which all connections are cut.
@@ -49,8 +49,24 @@ pub(crate) fn run(
         }
     };
     let fed = fanout::measure(name, connecting, subscribing, (feed, times), measured)?;
-    let recover = figures(&fed, rounds);
+    let lateness = fed.done.lateness();
+    let recover = figures(&fed, (rounds, &lateness));
     let mut report = fed.report;
+    Stretch::check_lateness((&lateness, &Latency::new()), times.late_max, &mut report);
+    for Round { cut, served, .. } in &recover.rounds {
+        let connections = cut.saturating_sub(*served);
+        report.invalidate((connections > 0).then_some(Invalid::NotServed { connections }));
+    }
+    if recover.skipped > 0 {
+        report.notes.push(format!("{} cuts found no connection that was served", recover.skipped));
+    }
+    if recover.recovered_true == 0 && recover.cut > 0 {
+        let text = "no subscription was recovered, so nothing of what was missed was checked";
+        report.notes.push(text.to_owned());
+    }
+    let lost = recover.recovered_false;
+    let lost = (cut.expects_recovered && lost > 0).then_some(lost);
+    report.invalidate(lost.map(|subscriptions| Invalid::NotRecovered { subscriptions }));
     let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
     report.sizes.extend([
         ("cut_rate", cut.rate),
@@ -67,6 +83,7 @@ fn storm(crew: &Crew, limit: Duration) -> Round {
     let start = clock::now();
     let end = start + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
     let wanted = u64::from(crew.wanted.connections);
+    crew.shared.storm_at.store(start, Ordering::Relaxed);
     crew.shared.storms.fetch_add(1, Ordering::Release);
     loop {
         clock::sleep(SECOND / 1_000);
@@ -81,7 +98,7 @@ fn storm(crew: &Crew, limit: Duration) -> Round {
     }
 }
 
-fn figures(fed: &Fed, rounds: Vec<Round>) -> Recover {
+fn figures(fed: &Fed, (rounds, lateness): (Vec<Round>, &Latency)) -> Recover {
     let (mut back, mut served) = (Latency::new(), Latency::new());
     let (mut recovered_true, mut recovered_false) = (0, 0);
     for book in &fed.done.books {
@@ -95,6 +112,8 @@ fn figures(fed: &Fed, rounds: Vec<Round>) -> Recover {
         back: fed.total.back,
         served: fed.total.served,
         retries: fed.total.retries,
+        skipped: fed.total.skipped,
+        lateness: lateness.summary(),
         recovered_true,
         recovered_false,
         until_back: back.summary(),

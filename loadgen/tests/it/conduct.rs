@@ -129,8 +129,25 @@ fn where_nothing_is_recovered_a_new_account_begins() {
         let ran = fed(scenario, Sin::Forget, &[]);
         assert_eq!(ran.code, 0, "{}", ran.text);
         assert!(ran.text.contains("recovered        0 subscriptions"), "{}", ran.text);
+        assert!(ran.text.contains("note: no subscription was recovered"), "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
     }
+    let ran = fed("storm", Sin::Forget, &["--expect-recovered"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("INVALID: 6 subscriptions were not recovered"), "{}", ran.text);
+}
+
+#[test]
+fn who_comes_back_and_gets_nothing_is_not_called_served() {
+    // No event comes while anybody waits for one.
+    let url = relay::start(Sin::None);
+    let storm = ["storm", "-c", "6", "--rate", "0.4", "--warmup", "0", "--duration", "0.1"];
+    let ran = run(&[storm.as_slice(), &["--limit", "0.5", "--drain", "0.4", &url]].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("6 of 6 back in "), "{}", ran.text);
+    assert!(ran.text.contains("0 of 6 served in "), "{}", ran.text);
+    let why = "INVALID: 6 connections that came back received no event";
+    assert!(ran.text.contains(why), "{}", ran.text);
 }
 
 fn echo(sin: Sin, extra: &[&str]) -> Ran {

@@ -111,6 +111,17 @@ fn a_rate_that_is_never_reached_makes_the_run_invalid() {
 }
 
 #[test]
+fn a_short_drain_still_finds_what_is_missing_at_the_end() {
+    // Nothing comes behind offset 5, so only the end of the channels tells.
+    let short = ["-c", "3", "--rate", "5", "--warmup", "0", "--duration", "0.9", "--drain", "1"];
+    let url = relay::start(Sin::Drop);
+    let ran = run(&[&["fanout", "--verify"], short.as_slice(), &[&url]].concat());
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
+    assert!(!ran.text.contains("still arrived"), "{}", ran.text);
+}
+
+#[test]
 fn a_server_process_that_dies_is_named() {
     let url = relay::start(Sin::None);
     let mut process =

@@ -242,6 +242,8 @@ fn publish(
     let event =
         format!(r#"{{"type":"event","channel":"{name}","offset":{offset},"ts":17,"data":{data}}}"#);
     channel.events.push(event.clone());
+    // Whoever has left by itself suffers nothing, and the next one does.
+    channel.subscribers.retain(|id| streams.contains_key(id));
     for (at, id) in channel.subscribers.iter().enumerate() {
         match sin {
             _ if at > 0 || offset != 5 => send(streams, *id, &event),
