@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Stuck,
     /// It did not send in time what `--expect` waits for.
     Unexpected { seconds: u64, heard: String },
+    /// It answered for another number of events than were sent to it.
+    Miscounted { asked: u64, answered: u64 },
     /// It sent binary where text was agreed on.
     Binary,
     /// It has given more epochs than this program keeps apart.
@@ -109,6 +111,10 @@ impl fmt::Display for Fault {
             }
             Self::NotHttp => f.write_str("what answers there is no HTTP server"),
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
+            Self::Miscounted { asked, answered } => write!(
+                f,
+                "the server's answer accounts for {answered} of the {asked} events that were sent"
+            ),
             Self::Silent { seconds: 0 } => f.write_str("the server did not answer in time"),
             Self::Silent { seconds } => write!(f, "the server did not answer within {seconds} s"),
             Self::Stuck => f.write_str("the server does not take what is sent to it"),
@@ -176,6 +182,47 @@ impl fmt::Display for RunError {
     }
 }
 
+/// What there should be none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Subscriptions that were not recovered, where they should have been.
+    NotRecovered,
+    /// Connections that came back and received no event.
+    NotServed,
+    /// Answers that came to another connection than asked, or twice.
+    Strangers,
+    /// Events that were accepted or refused twice, or neither.
+    Unaccounted,
+    /// Commands without an answer.
+    Unanswered,
+    /// Events that were due while it was measured and not sent.
+    Unsent,
+}
+
+impl Count {
+    /// The reason that `count` of these are; `None` when there are none.
+    pub(crate) fn of(self, count: u64) -> Option<Invalid> {
+        (count > 0).then_some(Invalid::Count { count, of: self })
+    }
+
+    /// What is said of them.
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotRecovered => {
+                "subscriptions were not recovered, which --expect-recovered asks for"
+            }
+            Self::NotServed => "connections that came back received no event in time",
+            Self::Strangers => "answers came to a connection that did not ask, or twice",
+            Self::Unaccounted => "events were neither accepted nor refused, or were so twice",
+            Self::Unanswered => "commands were never answered",
+            Self::Unsent => {
+                "events that were due while it was measured were not sent in time: the server did \
+                 not take them, or use more --drain"
+            }
+        }
+    }
+}
+
 /// Reasons to throw a run away. A number without these checks is not a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalid {
@@ -187,16 +234,10 @@ pub(crate) enum Invalid {
     GeneratorSaturated { percent: u64, waited: u64 },
     /// What arrived or was told is not what was published.
     Missing { deliveries: u64 },
-    /// Commands had no answer.
-    Unanswered { commands: u64 },
-    /// What was due while it was measured was not sent.
-    Unsent { events: u64 },
+    /// So many of something, which should be none.
+    Count { count: u64, of: Count },
     /// Acts that were due found no connection in time.
     ActsMissed { missed: u64, due: u64 },
-    /// Connections came back and received no event.
-    NotServed { connections: u64 },
-    /// Subscriptions that should have been recovered were not.
-    NotRecovered { subscriptions: u64 },
     /// Connections were not begun at the rate that was asked for.
     ConnectRateNotReached { wanted: u64, got: u64 },
     /// No request was answered while it was measured.
@@ -250,23 +291,11 @@ impl fmt::Display for Invalid {
             Self::Missing { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} neither came nor were told")
             }
-            Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
-            Self::Unsent { events } => write!(
-                f,
-                "{events} events that were due while it was measured were not sent in time: the \
-                 server did not take them, or use more --drain"
-            ),
+            Self::Count { count, of } => write!(f, "{count} {}", of.text()),
             Self::ActsMissed { missed, due } => write!(
                 f,
                 "{missed} of {due} acts were not done in time: no connection was free, so use more \
                  connections or a lower rate"
-            ),
-            Self::NotServed { connections } => {
-                write!(f, "{connections} connections that came back received no event in time")
-            }
-            Self::NotRecovered { subscriptions } => write!(
-                f,
-                "{subscriptions} subscriptions were not recovered, which --expect-recovered asks for"
             ),
             Self::ConnectRateNotReached { wanted, got } => write!(
                 f,

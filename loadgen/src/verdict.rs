@@ -80,6 +80,8 @@ pub(crate) enum Kind {
     SnapshotAgain,
     /// A snapshot comes where nothing was subscribed to or lost.
     SnapshotUnasked,
+    /// So many publishes were acknowledged without an offset.
+    Unnumbered,
     /// It came although nobody published it.
     Unpublished,
 }
@@ -102,6 +104,7 @@ impl Kind {
             Self::SnapshotAhead => "were shown before their time",
             Self::SnapshotAgain => "were shown twice",
             Self::SnapshotUnasked => "were shown again for no reason",
+            Self::Unnumbered => "(so many) were acknowledged without their number",
             Self::Unpublished => "were never published",
         }
     }

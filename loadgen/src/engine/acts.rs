@@ -190,7 +190,7 @@ impl Worker {
         let slot = self.acts.dice.u32(..self.wanted.subscriptions.max(1));
         let name = self.wanted.channel_name(number(at, self.id, self.wanted.threads), slot);
         // One command at a time, so that its answer is known to be the last word.
-        let id = self.asked.push(due);
+        let id = self.asked.push(due, number(at, self.id, self.wanted.threads));
         self.conns[at].asked = id;
         let text = match self.books.ledger.stands(at, slot) {
             Stands::On => {
@@ -205,8 +205,7 @@ impl Worker {
         };
         self.out.clear();
         frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
-        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
-        socket::send_all(fd, &self.out)
+        self.send(at)
     }
 
     /// A command of `toggle` is answered.
@@ -223,10 +222,8 @@ impl Worker {
     fn goodbye(&mut self, at: usize) {
         self.out.clear();
         frame::push_client(frame::Opcode::Close, &1000_u16.to_be_bytes(), &mut self.out);
-        if let Some(fd) = &self.conns[at].fd {
-            // A full buffer is no reason to stay.
-            socket::send_all(fd, &self.out).ok();
-        }
+        // A server that takes nothing is no reason to stay.
+        self.send(at).ok();
     }
 
     fn cut_some(&mut self, cut: Cut, phase: Phase, now: u64) -> u64 {
@@ -265,6 +262,8 @@ impl Worker {
         conn.fd = None;
         conn.carry = Vec::new();
         conn.state = State::Away;
+        self.rests.remove(&at);
+        let conn = &mut self.conns[at];
         conn.due = due;
         let asked = std::mem::take(&mut conn.asked);
         self.asked.take(asked);

@@ -19,6 +19,8 @@ pub(crate) struct Books {
     pub(crate) unanswered: u64,
     /// Requests that were due while it was measured and were never sent.
     pub(crate) unsent: u64,
+    /// Answers that came to another connection than asked, or a second time.
+    pub(crate) strangers: u64,
     /// Requests that were sent.
     pub(crate) requests: u64,
     /// From when a command or request was due to its answer.
@@ -59,6 +61,7 @@ impl Books {
             refused: 0,
             unanswered: 0,
             unsent: 0,
+            strangers: 0,
             requests: 0,
             answers: Latency::new(),
             lateness: Latency::new(),

@@ -43,11 +43,12 @@ impl Job {
     /// What makes two runs the same work, for the report.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     pub(crate) fn sizes(&self) -> [(&'static str, f64); 8] {
-        let (via, window, batch) = match self.style.via {
-            Via::WebSocket => (0.0, self.style.window, 1),
-            Via::HttpJson => (1.0, 1, 1),
-            Via::HttpNdjson => (2.0, self.style.batch, self.style.batch),
+        let via = match self.style.via {
+            Via::WebSocket => 0.0,
+            Via::HttpJson => 1.0,
+            Via::HttpNdjson => 2.0,
         };
+        let (window, batch) = self.style.bounds();
         [
             ("connections", f64::from(self.publishers)),
             ("channels", f64::from(self.channels)),
@@ -75,8 +76,42 @@ pub(crate) struct Ingested {
     pub(crate) unanswered: u64,
     /// Events that were due while it was measured and were never written.
     pub(crate) unsent: u64,
-    /// With `verify`: the offsets that were acknowledged, by channel, in the order they came.
-    pub(crate) offsets: BTreeMap<u32, Vec<u64>>,
+    /// With `verify`: what was acknowledged, by channel.
+    pub(crate) acknowledged: BTreeMap<u32, Acknowledged>,
+}
+
+impl Ingested {
+    pub(crate) fn new() -> Self {
+        Self {
+            latency: Latency::new(),
+            lateness: Latency::new(),
+            slices: Slices::new(),
+            refusals: BTreeMap::new(),
+            lost: 0,
+            unanswered: 0,
+            unsent: 0,
+            acknowledged: BTreeMap::new(),
+        }
+    }
+}
+
+/// What was acknowledged on one channel.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Acknowledged {
+    /// Events.
+    pub(crate) count: u64,
+    /// Their offsets, by epoch, in the order they came.
+    pub(crate) offsets: BTreeMap<String, Vec<u64>>,
+}
+
+impl Acknowledged {
+    /// Adds others.
+    pub(crate) fn add(&mut self, count: u64, offsets: &BTreeMap<String, Vec<u64>>) {
+        self.count += count;
+        for (epoch, offsets) in offsets {
+            self.offsets.entry(epoch.clone()).or_default().extend(offsets);
+        }
+    }
 }
 
 /// One thread's part.
@@ -112,16 +147,6 @@ pub(crate) fn start(
                 .map_err(std::io::Error::from)?;
             lanes.push(Some(Lane::new(stream, input, number % job.channels)));
         }
-        let done = Ingested {
-            latency: Latency::new(),
-            lateness: Latency::new(),
-            slices: Slices::new(),
-            refusals: BTreeMap::new(),
-            lost: 0,
-            unanswered: 0,
-            unsent: 0,
-            offsets: BTreeMap::new(),
-        };
         let ingest = Ingest {
             id,
             job: Arc::clone(&job),
@@ -131,7 +156,7 @@ pub(crate) fn start(
             planned: 0,
             heard: Heard::default(),
             chunk: vec![0; READ_BYTES],
-            done,
+            done: Ingested::new(),
         };
         let named = std::thread::Builder::new().name(format!("publisher-{id}"));
         threads.push(named.spawn(move || ingest.run())?);
@@ -295,7 +320,8 @@ impl Ingest {
         if self.job.verify
             && let Some(Some(lane)) = self.lanes.get(at)
         {
-            self.done.offsets.entry(lane.channel).or_default().extend(&heard.offsets);
+            let known = self.done.acknowledged.entry(lane.channel).or_default();
+            known.add(heard.accepted.len() as u64, &heard.offsets);
         }
         for (name, count) in heard.names {
             *self.done.refusals.entry(name).or_default() += count;

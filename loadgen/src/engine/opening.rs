@@ -88,6 +88,7 @@ impl Worker {
     fn open(&mut self, at: usize, born: u64) -> Result<(), Fault> {
         let index = number(at, self.id, self.wanted.threads);
         let conn = &mut self.conns[at];
+        self.answered.remove(&at);
         conn.state = State::Connecting;
         conn.born = born;
         conn.deadline = clock::now() + self.wanted.timeout_ns;
@@ -142,11 +143,7 @@ impl Worker {
             let text = subscribe(&self.wanted.channel_name(connection, slot), id, since);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
-        if let Some(fd) = &self.conns[at].fd
-            && !self.out.is_empty()
-        {
-            socket::send_all(fd, &self.out)?;
-        }
+        self.send(at)?;
         self.subscribed(at, self.wanted.subscriptions, now)
     }
 
@@ -166,11 +163,7 @@ impl Worker {
                 foreign.push(subscribe, &wanted.values(connection, slot, &name), &mut self.out);
             }
         }
-        if let Some(fd) = &self.conns[at].fd
-            && !self.out.is_empty()
-        {
-            socket::send_all(fd, &self.out)?;
-        }
+        self.send(at)?;
         // The publisher begins when all are ready, so each account begins with the first event.
         self.books.ledger.begin(at);
         self.subscribed(at, foreign.answers(wanted.subscriptions), now)
@@ -180,13 +173,11 @@ impl Worker {
     pub(super) fn foreign(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
         let wanted = Arc::clone(&self.wanted);
         let Some(foreign) = &wanted.foreign else { return Ok(()) };
-        if foreign.is_ping(text)
-            && let (Some(pong), Some(fd)) = (&foreign.pong, &self.conns[from.at].fd)
-        {
+        if let Some(pong) = foreign.pong.as_ref().filter(|_| foreign.is_ping(text)) {
             self.out.clear();
             let values = Values { connection: from.connection, ..Values::default() };
             foreign.push(pong, &values, &mut self.out);
-            return socket::send_all(fd, &self.out);
+            return self.send(from.at);
         }
         self.books.ledger.foreign(text, from);
         let State::Subscribing { left } = self.conns[from.at].state else { return Ok(()) };
@@ -195,7 +186,8 @@ impl Worker {
             .collect();
         let each = (0..).zip(&names);
         let each = each.map(|(slot, name)| wanted.values(from.connection, slot, name));
-        let found = foreign.answered(text, each);
+        let seen = self.answered.entry(from.at).or_default();
+        let found = foreign.answered(text, each, seen);
         if found == 0 {
             self.heard = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
             return Ok(());
@@ -211,6 +203,7 @@ impl Worker {
         }
         conn.state = State::Ready;
         self.opening -= 1;
+        self.answered.remove(&at);
         if conn.due > 0 {
             self.returned(at, now);
             return Ok(());
@@ -252,6 +245,8 @@ impl Worker {
         let was = conn.state;
         conn.fd = None;
         conn.carry = Vec::new();
+        self.rests.remove(&at);
+        let conn = &mut self.conns[at];
         if was != State::Ready {
             self.opening -= 1;
         }

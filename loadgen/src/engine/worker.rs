@@ -1,13 +1,13 @@
 //! One receiver thread: opens its share of the connections, subscribes them and reads.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event};
+use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
 
 use crate::clock::{self, SECOND, timespec};
@@ -30,6 +30,8 @@ const READ_BYTES: usize = 128 << 10;
 const SPARE_CARRIES_MAX: usize = 64;
 /// A larger one is not kept.
 const SPARE_CARRY_BYTES_MAX: usize = 64 << 10;
+/// What one connection may have left to send.
+const REST_BYTES_MAX: usize = 64 << 20;
 /// Events taken from one epoll wait.
 const EVENTS_MAX: usize = 512;
 
@@ -85,6 +87,10 @@ pub(crate) struct Worker {
     pub(super) request: Vec<u8>,
     pub(super) out: Vec<u8>,
     pub(super) text: Vec<u8>,
+    /// What sockets have not taken yet, by connection.
+    pub(super) rests: HashMap<usize, Vec<u8>>,
+    /// The slots whose `--expect` has come, of connections that are not ready.
+    pub(super) answered: HashMap<usize, u128>,
     /// What a server that is not Weir said last instead of what was expected.
     pub(super) heard: String,
     pub(super) opened_at: u64,
@@ -139,6 +145,8 @@ impl Worker {
             request: wanted.target.request(),
             out: Vec::new(),
             text: Vec::new(),
+            rests: HashMap::new(),
+            answered: HashMap::new(),
             heard: String::new(),
             acts: Acts::new(id),
             asked: Pending::new(),
@@ -170,7 +178,9 @@ impl Worker {
                 self.count_skipped();
                 return self.books;
             }
-            let wait = self.open_more().min(self.act(phase));
+            // Acts first: who leaves by them may be due to come back at once.
+            let next_act = self.act(phase);
+            let wait = self.open_more().min(next_act);
             events.clear();
             match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&timespec(wait))) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -178,6 +188,14 @@ impl Worker {
             }
             for event in &events {
                 let at = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+                let flags = event.flags;
+                if flags.contains(EventFlags::OUT)
+                    && self.rests.contains_key(&at)
+                    && let Err(fault) = self.send_rest(at)
+                {
+                    self.fail(at, fault);
+                    continue;
+                }
                 self.woken(at, phase);
             }
             let now = clock::now();
@@ -350,10 +368,40 @@ impl Worker {
     fn pong(&mut self, at: usize, payload: &[u8]) -> Result<(), Fault> {
         self.out.clear();
         frame::push_client(frame::Opcode::Pong, payload, &mut self.out);
-        match &self.conns[at].fd {
-            Some(fd) => socket::send_all(fd, &self.out),
-            None => Ok(()),
+        self.send(at)
+    }
+
+    /// Sends what is in `out`; what the socket does not take is sent once it does.
+    pub(super) fn send(&mut self, at: usize) -> Result<(), Fault> {
+        let Some(fd) = self.conns[at].fd.as_ref().filter(|_| !self.out.is_empty()) else {
+            return Ok(());
+        };
+        if let Some(rest) = self.rests.get_mut(&at) {
+            if rest.len() + self.out.len() > REST_BYTES_MAX {
+                return Err(Fault::Stuck);
+            }
+            rest.extend_from_slice(&self.out);
+            return Ok(());
         }
+        let sent = socket::send_some(fd, &self.out)?;
+        if sent < self.out.len() {
+            self.rests.insert(at, self.out[sent..].to_vec());
+            self.watch(at, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)?;
+        }
+        Ok(())
+    }
+
+    /// The socket may take what is left to send.
+    fn send_rest(&mut self, at: usize) -> Result<(), Fault> {
+        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
+        let Some(rest) = self.rests.get_mut(&at) else { return Ok(()) };
+        let sent = socket::send_some(fd, rest)?;
+        rest.drain(..sent);
+        if rest.is_empty() {
+            self.rests.remove(&at);
+            self.watch(at, EventFlags::IN | EventFlags::RDHUP)?;
+        }
+        Ok(())
     }
 }
 

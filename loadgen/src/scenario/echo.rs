@@ -6,7 +6,7 @@ use crate::clock::{self, SECOND};
 use crate::engine::conduct::{Conduct, Echo};
 use crate::engine::crew::Crew;
 use crate::engine::shared::Phase;
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, Invalid, RunError};
 use crate::latency::Latency;
 use crate::process;
 use crate::report::Report;
@@ -60,10 +60,12 @@ pub(crate) fn run(
     report.distributions.extend(latency.distribution("latency"));
     let answered = stretch.delivered();
     report.invalidate(stretch.check_rate(answered, rate, times.late_max));
-    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
+    report.invalidate(Count::Unanswered.of(unanswered));
     report.invalidate((answered == 0).then_some(Invalid::NothingAnswered));
     let unsent = done.books.iter().map(|book| book.unsent).sum();
-    report.invalidate((unsent > 0).then_some(Invalid::Unsent { events: unsent }));
+    report.invalidate(Count::Unsent.of(unsent));
+    let strangers = done.books.iter().map(|book| book.strangers).sum();
+    report.invalidate(Count::Strangers.of(strangers));
     Stretch::check_lateness((&lateness, &latency), times.late_max, &mut report);
     report.sections.echo = Some(sections::Echo {
         seconds: ratio(stretch.nanos(), SECOND),

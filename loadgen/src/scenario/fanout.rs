@@ -9,7 +9,7 @@ use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
 use crate::engine::shared::{Phase, Total, Wanted};
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, Invalid, RunError};
 use crate::process::{self, MemoryPoint, Watch};
 use crate::report::{Fanout, Report, UntilLast};
 use crate::scenario::common::{Connecting, Subscribing, hold};
@@ -151,10 +151,10 @@ fn check_conduct(report: &mut Report, done: &CrewResult, total: Total) {
     report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
     if matches!(done.wanted.conduct, Conduct::Cut(_)) && done.wanted.subscriptions > 0 {
         let connections = total.back.saturating_sub(total.served);
-        report.invalidate((connections > 0).then_some(Invalid::NotServed { connections }));
+        report.invalidate(Count::NotServed.of(connections));
     }
     let unanswered = done.books.iter().map(|book| book.unanswered).sum();
-    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
+    report.invalidate(Count::Unanswered.of(unanswered));
 }
 
 /// Deliveries that the whole run owes.
@@ -224,9 +224,7 @@ fn guard(report: &mut Report, feeder: &Published, is_moving: bool) {
         let first = feeder.first_error.clone();
         reasons.push(Invalid::PublishRefused { errors: feeder.errors, first });
     }
-    if feeder.unsent > 0 {
-        reasons.push(Invalid::Unsent { events: feeder.unsent });
-    }
+    reasons.extend(Count::Unsent.of(feeder.unsent));
     if let Some(fanout) = &report.fanout {
         let got = fanout.delivered_total.saturating_add(fanout.told_total);
         if got != fanout.expected_total && !is_moving {

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
-use crate::engine::ingest::{self, Ingested, Job};
+use crate::engine::ingest::{self, Acknowledged, Ingested, Job};
 use crate::engine::lane::Via;
 use crate::engine::shared::{Phase, Shared};
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, Invalid, RunError};
 use crate::latency::Latency;
 use crate::machine;
 use crate::process;
@@ -65,7 +65,14 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     report.invalidate(rate);
     guard(&mut report, &shared, (&all, times.late_max));
     if job.verify {
-        report.verdict = Some(verdict(&all));
+        let is_whole = all.iter().all(|done| done.unanswered == 0 && done.lost == 0);
+        let (verdict, renewed) = verdict(&all, is_whole);
+        if renewed > 0 {
+            report
+                .notes
+                .push(format!("the numbering of {renewed} channels began anew (another epoch)"));
+        }
+        report.verdict = Some(verdict);
     }
     let (figures, latency) = figures(&job, &stretch, &shared, all);
     report.sections.publish = Some(figures);
@@ -110,11 +117,12 @@ fn figures(
         }
     }
     let (total, accepted) = (shared.total(), stretch.delivered());
-    let (via, window, batch) = match job.style.via {
-        Via::WebSocket => ("websocket", job.style.window, 1),
-        Via::HttpJson => ("http_json", 1, 1),
-        Via::HttpNdjson => ("http_ndjson", job.style.batch, job.style.batch),
+    let via = match job.style.via {
+        Via::WebSocket => "websocket",
+        Via::HttpJson => "http_json",
+        Via::HttpNdjson => "http_ndjson",
     };
+    let (window, batch) = job.style.bounds();
     let figures = Publish {
         via,
         seconds: ratio(stretch.nanos(), SECOND),
@@ -144,13 +152,11 @@ fn guard(report: &mut Report, shared: &Shared, (all, late_max): (&[Ingested], Du
             .invalidate(Some(Invalid::ConnectionsLost { lost, why: shared.fault.get().cloned() }));
     }
     let unanswered = sum(|done| done.unanswered);
-    if unanswered > 0 {
-        report.invalidate(Some(Invalid::Unanswered { commands: unanswered }));
-    }
-    let unsent = sum(|done| done.unsent);
-    if unsent > 0 {
-        report.invalidate(Some(Invalid::Unsent { events: unsent }));
-    }
+    report.invalidate(Count::Unanswered.of(unanswered));
+    let (total, sent) = (shared.total(), shared.published.load(Ordering::Relaxed));
+    let answered = total.delivered.saturating_add(total.told).saturating_add(unanswered);
+    report.invalidate(Count::Unaccounted.of(sent.abs_diff(answered)));
+    report.invalidate(Count::Unsent.of(sum(|done| done.unsent)));
     let (mut lateness, mut latency) = (Latency::new(), Latency::new());
     for done in all {
         lateness.merge(&done.lateness);
@@ -162,51 +168,77 @@ fn guard(report: &mut Report, shared: &Shared, (all, late_max): (&[Ingested], Du
     }
 }
 
-/// The offsets of a channel must be given once each, without holes.
-fn verdict(all: &[Ingested]) -> Verdict {
-    let mut verdict = Verdict::default();
-    let mut channels: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+/// On a channel that is new, offsets are given from 1 on, once each and without holes. `is_whole` when
+/// every event was answered: then nothing may be behind them either.
+fn verdict(all: &[Ingested], is_whole: bool) -> (Verdict, u64) {
+    let (mut verdict, mut renewed) = (Verdict::default(), 0);
+    let mut channels: BTreeMap<u32, Acknowledged> = BTreeMap::new();
     for done in all {
-        for (channel, offsets) in &done.offsets {
-            channels.entry(*channel).or_default().extend(offsets);
+        for (channel, part) in &done.acknowledged {
+            channels.entry(*channel).or_default().add(part.count, &part.offsets);
         }
     }
-    for (channel, mut offsets) in channels {
-        offsets.sort_unstable();
-        for pair in offsets.windows(2) {
-            match pair[1] - pair[0] {
-                0 => verdict.add(None, Some(channel), (Kind::AcknowledgedTwice, pair[1], pair[1])),
-                1 => {}
-                _ => verdict.add(
-                    None,
-                    Some(channel),
-                    (Kind::NotAcknowledged, pair[0] + 1, pair[1] - 1),
-                ),
+    for (channel, acknowledged) in channels {
+        renewed += u64::from(acknowledged.offsets.len() > 1);
+        let mut add = |kind, from, to| verdict.add(None, Some(channel), (kind, from, to));
+        let numbered: usize = acknowledged.offsets.values().map(Vec::len).sum();
+        if numbered as u64 != acknowledged.count {
+            add(Kind::Unnumbered, 1, acknowledged.count.abs_diff(numbered as u64));
+        }
+        for mut offsets in acknowledged.offsets.into_values() {
+            offsets.sort_unstable();
+            let mut before = 0;
+            for offset in offsets {
+                match offset.checked_sub(before) {
+                    Some(1) => {}
+                    None | Some(0) => add(Kind::AcknowledgedTwice, offset, offset),
+                    // Events that nobody has answered yet may have these.
+                    Some(_) if !is_whole => {}
+                    Some(_) => add(Kind::NotAcknowledged, before + 1, offset - 1),
+                }
+                before = offset;
             }
         }
     }
-    verdict
+    (verdict, renewed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn done(epoch: &str, offsets: &[u64]) -> Ingested {
+        let mut acknowledged = Acknowledged::default();
+        acknowledged.add(offsets.len() as u64, &BTreeMap::from([(epoch.into(), offsets.to_vec())]));
+        Ingested { acknowledged: BTreeMap::from([(7, acknowledged)]), ..Ingested::new() }
+    }
+
+    fn kinds(all: &[Ingested]) -> Vec<(Kind, u64, u64)> {
+        let (verdict, _) = verdict(all, true);
+        verdict.listed.iter().map(|v| (v.kind, v.from, v.to)).collect()
+    }
+
     #[test]
     fn offsets_given_twice_or_never_are_named() {
-        let done = |offsets: &[u64]| Ingested {
-            latency: Latency::new(),
-            lateness: Latency::new(),
-            slices: crate::series::Slices::new(),
-            refusals: BTreeMap::new(),
-            lost: 0,
-            unanswered: 0,
-            unsent: 0,
-            offsets: BTreeMap::from([(7, offsets.to_vec())]),
-        };
-        assert_eq!(verdict(&[done(&[1, 4, 2]), done(&[3, 5])]).violations, 0);
-        let bad = verdict(&[done(&[1, 2]), done(&[2, 5])]);
-        let kinds: Vec<_> = bad.listed.iter().map(|v| (v.kind, v.from, v.to)).collect();
-        assert_eq!(kinds, [(Kind::AcknowledgedTwice, 2, 2), (Kind::NotAcknowledged, 3, 4)]);
+        assert_eq!(kinds(&[done("e", &[1, 4, 2]), done("e", &[3, 5])]), []);
+        let bad = kinds(&[done("e", &[1, 2]), done("e", &[2, 5])]);
+        assert_eq!(bad, [(Kind::AcknowledgedTwice, 2, 2), (Kind::NotAcknowledged, 3, 4)]);
+        assert_eq!(kinds(&[done("e", &[3, 4])]), [(Kind::NotAcknowledged, 1, 2)], "the first is 1");
+        assert_eq!(kinds(&[done("e", &[0])]), [(Kind::AcknowledgedTwice, 0, 0)], "no offset is 0");
+        let (open, _) = verdict(&[done("e", &[3])], false);
+        assert_eq!(open.violations, 0, "1 and 2 may be unanswered");
+    }
+
+    #[test]
+    fn each_epoch_counts_from_one() {
+        let all = [done("e", &[1, 2]), done("f", &[1, 2, 3])];
+        assert_eq!((kinds(&all), verdict(&all, true).1), (vec![], 1));
+    }
+
+    #[test]
+    fn acknowledgements_without_offsets_are_violations() {
+        let mut some = done("e", &[1, 2]);
+        some.acknowledged.entry(7).or_default().count = 5;
+        assert_eq!(kinds(&[some]), [(Kind::Unnumbered, 1, 3)]);
     }
 }

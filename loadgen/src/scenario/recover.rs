@@ -9,7 +9,7 @@ use crate::engine::conduct::{Conduct, Cut};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
 use crate::engine::shared::Total;
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, RunError};
 use crate::latency::Latency;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing, hold};
@@ -54,8 +54,7 @@ pub(crate) fn run(
     let mut report = fed.report;
     Stretch::check_lateness((&lateness, &Latency::new()), times.late_max, &mut report);
     for Round { cut, served, .. } in &recover.rounds {
-        let connections = cut.saturating_sub(*served);
-        report.invalidate((connections > 0).then_some(Invalid::NotServed { connections }));
+        report.invalidate(Count::NotServed.of(cut.saturating_sub(*served)));
     }
     if recover.skipped > 0 {
         report.notes.push(format!("{} cuts found no connection that was served", recover.skipped));
@@ -64,9 +63,9 @@ pub(crate) fn run(
         let text = "no subscription was recovered, so nothing of what was missed was checked";
         report.notes.push(text.to_owned());
     }
-    let lost = recover.recovered_false;
-    let lost = (cut.expects_recovered && lost > 0).then_some(lost);
-    report.invalidate(lost.map(|subscriptions| Invalid::NotRecovered { subscriptions }));
+    if cut.expects_recovered {
+        report.invalidate(Count::NotRecovered.of(recover.recovered_false));
+    }
     let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
     report.sizes.extend([
         ("cut_rate", cut.rate),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 const EVENT: &[u8] = b"{\"type\":\"event\",\"channel\":\"";
 const PUBLISHED: &[u8] = b"{\"type\":\"published\",\"id\":";
+const EPOCH: &[u8] = b"\"epoch\":\"";
 const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
 const TS: &[u8] = b"\"ts";
@@ -150,12 +151,14 @@ fn value(text: &[u8]) -> Option<(u64, &[u8])> {
     number(text.strip_prefix(b"\\").unwrap_or(text).strip_prefix(b"\":")?)
 }
 
-/// The id and the offset of a `published` answer; `None` when it is something else.
-pub(crate) fn published(text: &[u8]) -> Option<(u64, u64)> {
+/// The id, the epoch and the offset of a `published` answer; `None` when it is something else.
+pub(crate) fn published(text: &[u8]) -> Option<(u64, &str, u64)> {
     let (id, rest) = number(text.strip_prefix(PUBLISHED)?)?;
     let at = memchr::memmem::find(rest, OFFSET)?;
     let (offset, _) = number(&rest[at + OFFSET.len()..])?;
-    Some((id, offset))
+    let epoch = memchr::memmem::rfind(&rest[..at], EPOCH).map(|start| start + EPOCH.len());
+    let epoch = epoch.map_or(b"".as_slice(), |start| &rest[start..at]);
+    Some((id, std::str::from_utf8(epoch).ok()?, offset))
 }
 
 /// The decimal number at the front, and what follows it.
@@ -187,7 +190,9 @@ mod tests {
     #[test]
     fn an_acknowledgement_is_found_by_its_marks() {
         let text = br#"{"type":"published","id":3,"channel":"a","epoch":"k3Zq","offset":58}"#;
-        assert_eq!(published(text), Some((3, 58)));
+        assert_eq!(published(text), Some((3, "k3Zq", 58)));
+        let bare = br#"{"type":"published","id":3,"channel":"a","offset":58}"#;
+        assert_eq!(published(bare), Some((3, "", 58)));
         for cut in 0..text.len() - 3 {
             assert_eq!(published(&text[..cut]), None, "cut at {cut}");
         }

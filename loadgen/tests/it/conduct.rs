@@ -168,6 +168,30 @@ fn every_request_finds_its_answer() {
 }
 
 #[test]
+fn an_answer_belongs_to_who_asked_and_comes_once() {
+    for (sin, code) in [(Sin::Repeat, "twice"), (Sin::Unasked, "a connection that did not ask")] {
+        for extra in [["--rate", "100"].as_slice(), &["--threads", "2", "--rate", "100"]] {
+            let ran = echo(sin, &[extra, &["--drain", "1"]].concat());
+            assert_eq!(ran.code, 2, "{}", ran.text);
+            assert!(ran.text.contains(code), "{}", ran.text);
+        }
+    }
+}
+
+#[test]
+fn a_window_that_no_buffer_takes_is_sent_piece_by_piece() {
+    let frame = r#"{"type":"ping","id":{seq},"fill":{payload}}"#;
+    let large = ["--size", "60000", "--window", "300", "--request-frame", frame];
+    let url = relay::start(Sin::None);
+    let short = ["echo", "-c", "1", "--warmup", "0", "--duration", "0.3"];
+    let ran = run(&[short.as_slice(), &large, &[&url]].concat());
+    // How fast the answers come is not what is tested.
+    assert!([0, 2].contains(&ran.code), "{}", ran.text);
+    assert!(ran.text.contains("answered, 0 refused"), "{}", ran.text);
+    assert!(!ran.text.contains("lost") && !ran.text.contains("never"), "{}", ran.text);
+}
+
+#[test]
 fn requests_without_answers_make_the_run_invalid() {
     let ran = echo(Sin::Deaf, &["--rate", "100"]);
     assert_eq!(ran.code, 2, "{}", ran.text);

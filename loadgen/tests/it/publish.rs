@@ -113,6 +113,10 @@ fn bad_http_is_a_sentence() {
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "answers in chunks"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", "no Weir message: no"),
         ("", "did not answer within 1 s"),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 32\r\n\r\n{\"accepted\":1999,\"rejected\":[] }",
+            "accounts for 1999 of the ",
+        ),
     ];
     for (answer, sentence) in cases {
         for via in ["http", "ndjson"] {

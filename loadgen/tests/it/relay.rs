@@ -43,13 +43,13 @@ pub(crate) enum Sin {
     Restart,
     /// Answers subscribes with an error.
     Refuse,
-    /// Sends it twice.
+    /// Sends it twice; answers pings twice.
     Repeat,
     /// Says behind it that the channel ends at offset 3, and sends 4 and 5 again.
     Rollback,
     /// Shows it again as a latest value, for no reason.
     Show,
-    /// Acknowledges what nobody published.
+    /// Acknowledges what nobody published; answers pings to another connection.
     Unasked,
     /// Says that it recovered, in another epoch.
     WrongEpoch,
@@ -140,7 +140,12 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
         if text.starts_with(r#"{"type":"ping""#) {
             if sin != Sin::Deaf {
                 let kind = if sin == Sin::Refuse { "error" } else { "pong" };
-                send(&mut streams, id, &format!(r#"{{"type":"{kind}","id":{number}}}"#));
+                let answer = format!(r#"{{"type":"{kind}","id":{number}}}"#);
+                let other = streams.keys().copied().filter(|other| *other != id).max();
+                let to = if sin == Sin::Unasked { other.unwrap_or(id) } else { id };
+                for _ in 0..if sin == Sin::Repeat { 2 } else { 1 } {
+                    send(&mut streams, to, &answer);
+                }
             }
             continue;
         }
