@@ -108,6 +108,7 @@ fn a_rate_that_is_never_reached_makes_the_run_invalid() {
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
     assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
+    assert!(ran.text.contains("were not sent in time"), "{}", ran.text);
 }
 
 #[test]

@@ -12,7 +12,8 @@ const SHORT: [&str; 7] = ["publish", "-c", "4", "--warmup", "0.1", "--late-max",
 fn publish(url: &str, extra: &[&str]) -> Ran {
     let seconds =
         if extra.contains(&"--duration") { [].as_slice() } else { &["--duration", "0.4"] };
-    run(&[SHORT.as_slice(), &["--timeout", "1", "--drain", "2"], seconds, extra, &[url]].concat())
+    let drain = if extra.contains(&"--drain") { [].as_slice() } else { &["--drain", "2"] };
+    run(&[SHORT.as_slice(), &["--timeout", "1"], drain, seconds, extra, &[url]].concat())
 }
 
 /// Answers every POST with what `answer` makes of its body.
@@ -103,6 +104,37 @@ fn http_answers_are_read_by_event_and_by_line() {
     let ran = publish(&url, &["--via", "ndjson", "--batch", "10"]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("with too_large"), "{}", ran.text);
+}
+
+#[test]
+fn what_a_stall_at_the_end_holds_back_is_sent_in_the_drain_and_charged() {
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let url = http(move |_| {
+        if seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= 40 {
+            // Longer than all that is measured, and only for those that are under way.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+        ok(r#"{"channel":"a","epoch":"e","offset":1}"#)
+    });
+    let json = std::env::temp_dir().join(format!("weir-stall-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    let ran = publish(&url, &["--via", "http", "--rate", "300", "--drain", "15", "--json", file]);
+    let report = crate::schema::checked(&json);
+    std::fs::remove_file(&json).expect("it can go");
+    let samples = |name: &str| report["publish"][name]["samples"].as_u64().expect("a number");
+    assert_eq!(samples("latency"), samples("lateness"), "all that was due: {}", ran.text);
+    assert!(!ran.text.contains("not sent in time"), "{}", ran.text);
+}
+
+#[test]
+fn what_is_not_sent_at_the_end_of_the_drain_is_counted() {
+    let url = http(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        ok(r#"{"channel":"a","epoch":"e","offset":1}"#)
+    });
+    let ran = publish(&url, &["--via", "http", "--rate", "300"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("were not sent in time"), "{}", ran.text);
 }
 
 #[test]
