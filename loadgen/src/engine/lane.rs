@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::engine::pending::Pending;
 use crate::fault::Fault;
 use crate::wire::marks::{self, Push};
-use crate::wire::{frame, http};
+use crate::wire::{frame, http, payload};
 
 /// Refusals of different names that are told apart; the rest counts as `other`.
 const NAMES_MAX: usize = 32;
@@ -190,13 +190,8 @@ impl Lane {
         self.body.extend_from_slice(style.prefix.as_bytes());
         self.body.extend_from_slice(digits.format(self.channel).as_bytes());
         self.body.extend_from_slice(br#"","data":"#);
-        let start = self.body.len();
-        self.body.extend_from_slice(br#"{"ts":"#);
-        self.body.extend_from_slice(digits.format(at).as_bytes());
-        self.body.extend_from_slice(br#","fill":""#);
-        let room = style.payload_bytes.saturating_sub(self.body.len() - start + 2);
-        self.body.resize(self.body.len() + room, b'x');
-        self.body.extend_from_slice(br#""}}"#);
+        payload::push(&[("ts", at)], style.payload_bytes, &mut self.body);
+        self.body.push(b'}');
     }
 
     /// Writes what the server takes.

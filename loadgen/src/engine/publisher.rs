@@ -14,9 +14,9 @@ use crate::engine::shared::{Phase, Shared, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
-use crate::wire::frame;
 use crate::wire::marks::Push;
 use crate::wire::template::Values;
+use crate::wire::{frame, payload};
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -76,7 +76,6 @@ struct Publisher {
     /// How much of `out` has been sent.
     gone: usize,
     text: Vec<u8>,
-    fill: Vec<u8>,
     total: u64,
     /// Events made per channel.
     made: Vec<u64>,
@@ -130,7 +129,6 @@ pub(crate) fn start(
     shared.made.store(0, Ordering::Release);
     shared.expect_senders(1);
     let publisher = Publisher {
-        fill: vec![b'x'; feed.payload_bytes],
         out,
         gone: 0,
         text: Vec::new(),
@@ -279,13 +277,8 @@ impl Publisher {
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
-        let start = self.text.len();
-        self.text.extend_from_slice(br#"{"ts":"#);
-        self.text.extend_from_slice(digits.format(at).as_bytes());
-        self.text.extend_from_slice(br#","fill":""#);
-        let room = self.feed.payload_bytes.saturating_sub(self.text.len() - start + 2);
-        self.text.extend_from_slice(&self.fill[..room]);
-        self.text.extend_from_slice(br#""}}"#);
+        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.text.push(b'}');
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
@@ -307,15 +300,12 @@ impl Publisher {
         let wanted = Arc::clone(&self.wanted);
         let Some(foreign) = &wanted.foreign else { return };
         let Some(publish) = &foreign.publish else { return };
-        let mut payload =
-            format!(r#"{{"ts":{at},"seq":{seq},"ch":{channel},"fill":""#).into_bytes();
-        let room = self.feed.payload_bytes.saturating_sub(payload.len() + 2);
-        payload.extend_from_slice(&self.fill[..room]);
-        payload.extend_from_slice(br#""}"#);
+        let (marks, mut data) = ([("ts", at), ("seq", seq), ("ch", channel)], Vec::new());
+        payload::push(&marks, self.feed.payload_bytes, &mut data);
         let name = format!("{}{channel}", wanted.prefix);
         let values = Values {
             channel: &name,
-            payload: &payload,
+            payload: &data,
             connection: wanted.connections,
             id: self.total + 1,
             seq,

@@ -10,7 +10,7 @@ use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
 use crate::engine::shared::{Phase, Total, Wanted};
 use crate::fault::{Count, Invalid, RunError};
-use crate::process::{self, MemoryPoint, Watch};
+use crate::process;
 use crate::report::{Fanout, Report, UntilLast};
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::drain::{End, calm, drain};
@@ -36,8 +36,6 @@ pub(crate) struct Fed {
     pub(crate) total: Total,
     /// Events per channel.
     pub(crate) sent: Vec<u64>,
-    /// The server's memory over the whole run, when its process is known.
-    pub(crate) memory: Vec<MemoryPoint>,
 }
 
 /// Publishes and receives.
@@ -63,7 +61,6 @@ pub(crate) fn measure(
 ) -> Result<Fed, RunError> {
     let server_before = connecting.server_pid.and_then(process::sample);
     let verify = subscribing.verify;
-    let watch = connecting.server_pid.map(Watch::start);
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
     if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
@@ -99,10 +96,6 @@ pub(crate) fn measure(
     let is_moving = wanted.conduct.is_moving() || renewed > 0;
     let expected = if is_moving { 0 } else { expected(&wanted, &feeder) };
     report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
-    if let Some(fanout) = &mut report.fanout {
-        fanout.channels = wanted.channels;
-        fanout.until_last = wanted.until_last.then(|| until_last(&wanted, &done));
-    }
     check_conduct(&mut report, &done, total);
     guard(&mut report, &feeder, is_moving);
     Stretch::check_lateness((&feeder.lateness, &done.latency), times.late_max, &mut report);
@@ -117,8 +110,7 @@ pub(crate) fn measure(
         let heads: Vec<_> = heads.collect();
         report.verdict = Some(done.verdict(&starts, is_known.then_some(&heads)));
     }
-    let memory = watch.map(Watch::stop).unwrap_or_default();
-    Ok(Fed { report, done, total, sent: feeder.sent, memory })
+    Ok(Fed { report, done, total, sent: feeder.sent })
 }
 
 /// Leads a run through its phases; says what was measured, and how it ended.
@@ -181,7 +173,7 @@ fn figures(
     let (total, expected_total) = whole;
     Fanout {
         seconds: ratio(stretch.nanos(), SECOND),
-        channels: 0,
+        channels: done.wanted.channels,
         published: stretch.published(),
         published_per_second: per_second(stretch.published()),
         delivered,
@@ -193,7 +185,7 @@ fn figures(
         delivered_total: total.delivered,
         told_total: total.told,
         latency: done.latency.summary(),
-        until_last: None,
+        until_last: done.wanted.until_last.then(|| until_last(&done.wanted, done)),
         lateness: feeder.lateness.summary(),
         held_back: feeder.held_back,
         stalls: feeder.stalls,
