@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::conduct::Conduct;
 use crate::engine::crew::Crew;
-use crate::engine::shared::Total;
+use crate::engine::shared::{Total, Wanted};
 use crate::fault::Invalid;
 
 /// What is left must go on arriving; after this long without anything the run is over.
@@ -88,7 +88,8 @@ pub(crate) fn drain(crew: &Crew, limit: Duration) -> End {
             (seen, moved_at, some) = (arrived(&total), now, true);
         }
         let quiet = now - moved_at;
-        let is_all = is_settled && is_all(crew, &total) && quiet > REST;
+        let sent = crew.shared.published.load(Ordering::Relaxed);
+        let is_all = is_settled && is_all(&crew.wanted, sent, &total) && quiet > REST;
         if is_all || is_settled && quiet > DRAIN_QUIET || crew.broken().is_some() {
             return End::Known;
         }
@@ -107,12 +108,11 @@ fn arrived(total: &Total) -> u64 {
 
 /// Whether everybody has what was sent, the slow too. Whole rounds over the channels: an upper bound
 /// that is exact when they divide.
-fn is_all(crew: &Crew, total: &Total) -> bool {
-    let sent = u128::from(crew.shared.published.load(Ordering::Relaxed));
-    let due = |seats: u64| sent * u128::from(seats) / u128::from(crew.wanted.channels);
-    let (seats, slow) = (crew.wanted.seats(), crew.wanted.slow());
+fn is_all(wanted: &Wanted, sent: u64, total: &Total) -> bool {
+    let due = |seats: u64| u128::from(sent) * u128::from(seats) / u128::from(wanted.channels);
+    let (seats, slow) = (wanted.seats(), wanted.slow());
     let slow_got = total.slow_delivered.saturating_add(total.slow_told);
-    let slow_due = due(u64::from(slow) * u64::from(crew.wanted.subscriptions));
+    let slow_due = due(u64::from(slow) * u64::from(wanted.subscriptions));
     u128::from(total.delivered.saturating_add(total.told)) >= due(seats)
         && (total.slow_gone >= u64::from(slow) || u128::from(slow_got) >= slow_due)
 }
@@ -120,6 +120,28 @@ fn is_all(crew: &Crew, total: &Total) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::conduct::Slow;
+    use crate::engine::ledger::tests::wanted;
+
+    #[test]
+    fn nothing_is_over_while_the_slow_may_still_read() {
+        let slow = Slow { share: 0.5, bytes_per_second: 0, buffer_bytes: 0 };
+        // Two connections of two seats each on three channels, one of them slow.
+        let wanted = Wanted { conduct: Conduct::Slow(slow), ..wanted(true) };
+        let total = |delivered, slow_delivered, slow_told, slow_gone| {
+            let rest = Total::default();
+            Total { delivered, slow_delivered, slow_told, slow_gone, ..rest }
+        };
+        for (total, all) in [
+            (total(20, 20, 0, 0), true),
+            (total(20, 12, 8, 0), true),
+            (total(20, 19, 0, 0), false),
+            (total(20, 5, 0, 1), true),
+            (total(19, 20, 0, 0), false),
+        ] {
+            assert_eq!(is_all(&wanted, 30, &total), all, "{total:?}");
+        }
+    }
 
     #[test]
     fn when_the_time_is_up_the_last_arrival_decides() {

@@ -72,6 +72,14 @@ fn a_channel_that_falls_back_is_named_with_what_it_repeats() {
 }
 
 #[test]
+fn a_new_epoch_under_living_subscribers_is_no_violation() {
+    let ran = fanout(Sin::Renew, &["--rate", "200", "--verify", "--late-max", "2000"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    assert!(ran.text.contains("the numbering of 2 channels began anew"), "{}", ran.text);
+}
+
+#[test]
 fn without_verify_deliveries_must_still_add_up() {
     let ran = fanout(Sin::Drop, &["--rate", "200"]);
     assert_eq!(ran.code, 2, "{}", ran.text);

@@ -39,6 +39,8 @@ pub(crate) enum Sin {
     Miscount,
     /// Refuses publishes from offset 5 on.
     Reject,
+    /// Loses the channel once, and tells every subscriber of its new epoch.
+    Renew,
     /// Does not send it, and says `subscribed` anew behind it.
     Restart,
     /// Answers subscribes with an error.
@@ -64,6 +66,7 @@ enum Said {
 struct Channel {
     /// The event of each offset, from 1.
     events: Vec<String>,
+    renewed: bool,
     subscribers: Vec<usize>,
 }
 
@@ -242,13 +245,19 @@ fn publish(
     text: &str,
     (streams, sin): (&mut HashMap<usize, TcpStream>, Sin),
 ) {
+    // Whoever has left by itself suffers nothing, and the next one does.
+    channel.subscribers.retain(|id| streams.contains_key(id));
+    if sin == Sin::Renew && channel.events.len() == 4 && !channel.renewed {
+        channel.events.clear();
+        channel.renewed = true;
+        let text = subscribed(name, "f", 0).replace('}', r#","recovered":false}"#);
+        channel.subscribers.iter().for_each(|id| send(streams, *id, &text));
+    }
     let offset = channel.events.len() + 1;
     let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix('}').expect("an end");
     let event =
         format!(r#"{{"type":"event","channel":"{name}","offset":{offset},"ts":17,"data":{data}}}"#);
     channel.events.push(event.clone());
-    // Whoever has left by itself suffers nothing, and the next one does.
-    channel.subscribers.retain(|id| streams.contains_key(id));
     for (at, id) in channel.subscribers.iter().enumerate() {
         match sin {
             _ if at > 0 || offset != 5 => send(streams, *id, &event),
@@ -260,6 +269,7 @@ fn publish(
             | Sin::None
             | Sin::Refuse
             | Sin::Reject
+            | Sin::Renew
             | Sin::Unasked
             | Sin::WrongEpoch => send(streams, *id, &event),
             Sin::Close => {
@@ -282,7 +292,7 @@ fn publish(
                 send(streams, *id, &lagged);
             }
             Sin::Restart => {
-                send(streams, *id, &subscribed(name, offset));
+                send(streams, *id, &subscribed(name, "e", offset));
             }
             Sin::Repeat => {
                 send(streams, *id, &event);
@@ -290,7 +300,7 @@ fn publish(
             }
             Sin::Rollback => {
                 send(streams, *id, &event);
-                send(streams, *id, &subscribed(name, 3));
+                send(streams, *id, &subscribed(name, "e", 3));
                 channel.events[3..].iter().for_each(|event| send(streams, *id, event));
             }
             Sin::Show => {
@@ -304,8 +314,8 @@ fn publish(
 }
 
 /// What nobody has asked for.
-fn subscribed(channel: &str, offset: usize) -> String {
-    format!(r#"{{"type":"subscribed","channel":"{channel}","epoch":"e","offset":{offset}}}"#)
+fn subscribed(channel: &str, epoch: &str, offset: usize) -> String {
+    format!(r#"{{"type":"subscribed","channel":"{channel}","epoch":"{epoch}","offset":{offset}}}"#)
 }
 
 /// One unmasked text frame; a client that has left is not told.
