@@ -212,6 +212,8 @@ pub(crate) struct Recover {
     /// Subscriptions answered with `recovered`.
     pub(crate) recovered_true: u64,
     pub(crate) recovered_false: u64,
+    /// Events that the former had missed and were owed.
+    pub(crate) recovered_events: u64,
     /// How late the generator was with cuts and returns.
     pub(crate) lateness: Option<Summary>,
     /// From when a connection was due to come back until it has its subscriptions.
@@ -239,7 +241,8 @@ impl Recover {
         let Self { cut, back, served, retries, .. } = self;
         rows.add("cut", format!("{cut}, {back} back, {served} served, {retries} tries failed"));
         let (yes, no) = (self.recovered_true, self.recovered_false);
-        rows.add("recovered", format!("{yes} subscriptions, {no} not"));
+        let events = self.recovered_events;
+        rows.add("recovered", format!("{yes} subscriptions ({events} events missed), {no} not"));
         rows.summary("returns late", self.lateness);
         rows.summary("until back", self.until_back);
         rows.summary("until served", self.until_served);

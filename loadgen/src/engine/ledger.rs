@@ -74,6 +74,8 @@ pub(crate) struct Ledger {
     pub(crate) slow: Count,
     /// Subscriptions that were answered with `recovered`: true, and false.
     pub(crate) recovered: (u64, u64),
+    /// Events that were missed meanwhile and are owed by the former.
+    pub(crate) owed: u64,
     pub(crate) latency: Latency,
     pub(crate) slices: Slices,
     /// With `until_last`.
@@ -97,6 +99,7 @@ impl Ledger {
             all: Count::default(),
             slow: Count::default(),
             recovered: (0, 0),
+            owed: 0,
             latency: Latency::new(),
             slices: Slices::new(),
             lasts: Lasts::default(),
@@ -311,6 +314,11 @@ impl Ledger {
         }
         self.shown.remove(&at);
         let place = Place { epoch, offset, recovered: push.recovered };
+        let left = self.seats[at].position().filter(|left| left.0 == epoch);
+        if push.recovered == Some(true) {
+            let missed = left.map_or(0, |(_, left)| offset.saturating_sub(left));
+            self.owed = self.owed.saturating_add(missed);
+        }
         if let Some(broken) = self.seats[at].subscribed(place) {
             self.accuse(Some(channel), from, broken);
         }

@@ -202,6 +202,7 @@ fn since_names_the_last_event_also_without_verify() {
         subscribed(&mut ledger, r#""epoch":"a","offset":13,"recovered":true"#);
         say(&mut ledger, 0, &event(0, 13));
         assert_eq!((ledger.all.delivered, ledger.since(0, 0)), (3, Some(("a", 13))));
+        assert_eq!((ledger.recovered, ledger.owed), ((1, 0), 1), "one was missed");
         assert_eq!(ledger.since(0, 1), None, "it never stood");
     }
 }
