@@ -17,7 +17,7 @@ const KEPT_MS: u64 = 600_000;
 /// Connections that the server has closed.
 ///
 /// Invariant: `order` has every one of `clients`, the oldest first, and no more than
-/// [`FAREWELLS_MAX`].
+/// `FAREWELLS_MAX`.
 #[derive(Debug, Default)]
 pub struct Farewells {
     clients: HashMap<ClientId, Last, RandomState>,

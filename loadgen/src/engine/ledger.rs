@@ -60,8 +60,6 @@ pub(crate) struct Ledger {
     marks: Marks,
     seats: Vec<Seat>,
     lines: bool,
-    /// Whether events are looked at for being shown again: where nothing was told lost, none is.
-    may_show: bool,
     until_sample: u64,
     dice: fastrand::Rng,
     /// Whether seats follow every event: to judge it, or to know where a connection was cut.
@@ -106,7 +104,6 @@ impl Ledger {
             slices: Slices::new(),
             lasts: Lasts::default(),
             verdict: Verdict::default(),
-            may_show: wanted.verify,
             wanted,
         }
     }
@@ -133,7 +130,7 @@ impl Ledger {
     }
 
     fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
-        let is_snapshot = self.may_show && self.marks.is_snapshot(event);
+        let is_snapshot = self.marks.is_snapshot(event);
         let channel =
             if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
         if is_snapshot {
@@ -268,7 +265,6 @@ impl Ledger {
         if last < first || first == 0 {
             return self.malformed(channel, (first, last), (text, from));
         }
-        self.may_show = true;
         let lost = (last - first).saturating_add(1);
         let told = &mut self.count(from).told;
         *told = told.saturating_add(lost);
