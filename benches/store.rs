@@ -21,6 +21,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CHANNELS: usize = 1_000;
 const SHARDS: [u16; 3] = [0, 1, 2];
 
+/// Channels and prefixes, where there are patterns.
+const MANY: usize = 100_000;
+const PREFIXES: usize = 10_000;
+
 /// Events between two visits of a shard to its mailbox.
 const BATCH: usize = 64;
 
@@ -152,6 +156,63 @@ fn publish(c: &mut Criterion) {
     group.finish();
 }
 
+/// 100,000 channels beside none or 10,000 patterns. Each channel has a subscriber by name, so that
+/// every publish is delivered, once.
+fn patterns(c: &mut Criterion) {
+    let names: Vec<String> =
+        (0..MANY).map(|n| format!("telemetry:rack-{}/host-{n}", n % PREFIXES)).collect();
+    let cases = [
+        ("no patterns", None),
+        ("10,000 that have other channels", Some("alarms:rack-")),
+        ("10,000 that have 10 channels each", Some("telemetry:rack-")),
+    ];
+    let mut group = c.benchmark_group("publish on 100,000 channels beside patterns");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (case, prefix) in cases {
+        let mail = Arc::new(Mail::default());
+        let memory = Memory::new(Arc::<Mail>::clone(&mail));
+        for name in &names {
+            memory.subscribe(name, ShardId(0), NOW).expect("memory is always there");
+        }
+        for n in 0..prefix.map_or(0, |_| PREFIXES) {
+            let prefix = format!("{}{n}/", prefix.unwrap_or_default());
+            memory.subscribe_prefix(&prefix, ShardId(0)).expect("memory is always there");
+        }
+        let mut taken = Vec::new();
+        let mut next = names.iter().cycle();
+        group.bench_function(case, |b| {
+            b.iter(|| {
+                for channel in next.by_ref().take(BATCH) {
+                    black_box(memory.publish(event(channel), NOW)).expect("it is there");
+                }
+                assert_eq!(mail.take(&mut taken), BATCH);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A table of prefixes that changes all the time: every publish looks its channel's up again.
+fn churn(c: &mut Criterion) {
+    let mail = Arc::new(Mail::default());
+    let memory = Memory::new(Arc::<Mail>::clone(&mail));
+    let name = "telemetry:rack-7/host-7";
+    memory.subscribe(name, ShardId(0), NOW).expect("memory is always there");
+    for n in 0..PREFIXES {
+        let prefix = format!("telemetry:rack-{n}/");
+        memory.subscribe_prefix(&prefix, ShardId(0)).expect("memory is always there");
+    }
+    let mut taken = Vec::new();
+    c.bench_function("a prefix comes and goes for each publish", |b| {
+        b.iter(|| {
+            memory.subscribe_prefix("other:", ShardId(1)).expect("memory is always there");
+            memory.unsubscribe_prefix("other:", ShardId(1));
+            black_box(memory.publish(event(name), NOW)).expect("it is there");
+            mail.take(&mut taken)
+        });
+    });
+}
+
 /// Two threads publish `batches` times [`BATCH`] events each. Returns how long both took.
 ///
 /// With `apart` they never use the same channel, else they take the same ones in the same order.
@@ -220,6 +281,8 @@ fn contention(c: &mut Criterion) {
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     publish(&mut criterion);
+    patterns(&mut criterion);
+    churn(&mut criterion);
     contention(&mut criterion);
     criterion.final_summary();
 }

@@ -119,7 +119,12 @@ fn doors() -> Rc<Doors> {
         publish_timeout: Duration::from_secs(1),
         slow_disconnect: None,
         policies: Policies::new(
-            PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10_000 },
+            PolicyRule {
+                policy: Policy::DropOldest,
+                choice: true,
+                keys_max: 10_000,
+                patterns: false,
+            },
             [],
         ),
     };

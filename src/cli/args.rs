@@ -2,7 +2,7 @@
 
 use crate::cli::client::Url;
 use crate::config::Key;
-use crate::proto::name::ChannelName;
+use crate::proto::name::{BadName, ChannelName, check_channel, pattern_prefix};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ const URL: &str = "ws://127.0.0.1:8080/ws";
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Without a command the gateway runs, as with `weir serve`.\n\n\
-    Example:\n  weir serve --demo\n  weir sub telemetry:$(hostname)")]
+    Example:\n  weir serve --demo\n  weir sub 'telemetry:*'")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -117,9 +117,9 @@ pub struct Publish {
 /// Flags of `weir sub`.
 #[derive(Debug, Args)]
 pub struct Subscribe {
-    /// The channels, like room:1.
-    #[arg(required = true)]
-    pub channels: Vec<ChannelName>,
+    /// The channels, like room:1, or patterns, like 'telemetry:*'.
+    #[arg(required = true, value_parser = channel_or_pattern)]
+    pub channels: Vec<String>,
     /// End after this many events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -129,6 +129,14 @@ pub struct Subscribe {
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+}
+
+/// A channel's name or a pattern, as it is sent.
+fn channel_or_pattern(text: &str) -> Result<String, BadName> {
+    if pattern_prefix(text)?.is_none() {
+        check_channel(text)?;
+    }
+    Ok(text.to_owned())
 }
 
 /// What is printed of an event.
@@ -165,6 +173,7 @@ mod tests {
             "weir serve --shards 2",
             "weir check --insecure",
             "weir pub a -1",
+            "weir sub a b:* c:d/*",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -173,6 +182,8 @@ mod tests {
             "weir pub a 1 --stdin",
             "weir pub a:* 1",
             "weir sub",
+            "weir sub *",
+            "weir sub a:*:b",
             "weir sub a --count 0",
             "weir sub a --url http://h/ws",
             "weir --log-format xml",

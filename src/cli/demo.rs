@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+/// The namespace of the demo's channel, open to patterns unless somebody has configured it.
+pub const NAMESPACE: &str = "telemetry";
+
 /// Ten times a second.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -60,7 +63,7 @@ fn now() -> Instant {
 fn channel(host: &str) -> String {
     let legal = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
     let host: String = host.chars().take(200).map(legal).collect();
-    format!("telemetry:{}", if host.is_empty() { "host" } else { &host })
+    format!("{NAMESPACE}:{}", if host.is_empty() { "host" } else { &host })
 }
 
 /// What the kernel says at one moment.

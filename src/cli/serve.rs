@@ -13,6 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
     let (raw, mut config) = files::load(&flags.settings)?;
     config.http.echo = flags.echo;
+    if flags.demo {
+        config.node.policies.open_patterns(demo::NAMESPACE);
+    }
     logging::start(&config.log);
     for one in &raw.foreign {
         tracing::warn!("{one}; it is left alone");

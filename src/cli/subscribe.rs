@@ -21,7 +21,7 @@ pub(super) async fn run(flags: Subscribe) -> Result<(), Failure> {
 async fn print(flags: &Subscribe) -> Result<(), Failure> {
     let mut client = Client::connect(&flags.url).await?;
     for (id, channel) in (1_u64..).zip(&flags.channels) {
-        let command = json!({"type": "subscribe", "id": id, "channel": channel.as_str()});
+        let command = json!({"type": "subscribe", "id": id, "channel": channel});
         client.send(command.to_string()).await?;
     }
     let mut output = Output::new();

@@ -229,6 +229,7 @@ impl Check<'_> {
             policy: policy(&self.text(Key::DefaultsSlow)),
             choice: self.flag(Key::DefaultsSlowChoice),
             keys_max: self.count(Key::DefaultsMaxKeys),
+            patterns: self.flag(Key::DefaultsPatterns),
         };
         let mut names = HashSet::new();
         let mut rules = Vec::new();
@@ -289,6 +290,12 @@ impl Check<'_> {
             let kind = Key::DefaultsMaxKeys.row().kind;
             if let Some(Value::Number(keys)) = self.value_of(written, "namespace.max_keys", kind) {
                 rule.keys_max = usize::try_from(keys).unwrap_or(usize::MAX);
+            }
+        }
+        if let Some(written) = &namespace.patterns {
+            let value = self.value_of(written, "namespace.patterns", Kind::Bool);
+            if let Some(Value::Bool(patterns)) = value {
+                rule.patterns = patterns;
             }
         }
         rule

@@ -10,8 +10,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// What a `[[namespace]]` may say.
-const NAMESPACE_KEYS: [&str; 4] =
-    ["namespace.name", "namespace.slow", "namespace.slow_choice", "namespace.max_keys"];
+const NAMESPACE_KEYS: [&str; 5] = [
+    "namespace.name",
+    "namespace.slow",
+    "namespace.slow_choice",
+    "namespace.max_keys",
+    "namespace.patterns",
+];
 
 /// Reads the file at `path`.
 pub(super) fn load(path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
@@ -97,14 +102,21 @@ impl Reader<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             return self.fault(source, "namespace", "is written [[namespace]]");
         };
-        let mut namespace =
-            RawNamespace { source, name: None, slow: None, slow_choice: None, max_keys: None };
+        let mut namespace = RawNamespace {
+            source,
+            name: None,
+            slow: None,
+            slow_choice: None,
+            max_keys: None,
+            patterns: None,
+        };
         for (name, value) in table {
             let source = self.source(&name.span());
             let written = Written { value: raw_value(value.get_ref()), source: source.clone() };
             match name.get_ref().as_ref() {
                 "name" => namespace.name = Some(written),
                 "max_keys" => namespace.max_keys = Some(written),
+                "patterns" => namespace.patterns = Some(written),
                 "slow" => namespace.slow = Some(written),
                 "slow_choice" => namespace.slow_choice = Some(written),
                 other => {

@@ -47,6 +47,7 @@ pub enum Key {
     DefaultsSlow,
     DefaultsSlowChoice,
     DefaultsMaxKeys,
+    DefaultsPatterns,
     LogLevel,
     LogFormat,
 }
@@ -160,6 +161,7 @@ const ROWS: [Row; Key::ALL.len()] = [
         "10000",
         "keys of a channel whose newest event is kept for slow clients, under latest",
     ),
+    row("defaults.patterns", Kind::Bool, "false", "may clients subscribe to `prefix:*`"),
     row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
     row(
         "log.format",
@@ -171,7 +173,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -194,6 +196,7 @@ impl Key {
         Self::DefaultsSlow,
         Self::DefaultsSlowChoice,
         Self::DefaultsMaxKeys,
+        Self::DefaultsPatterns,
         Self::LogLevel,
         Self::LogFormat,
     ];

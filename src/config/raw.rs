@@ -22,6 +22,7 @@ pub(super) struct RawNamespace {
     pub(super) slow: Option<Written>,
     pub(super) slow_choice: Option<Written>,
     pub(super) max_keys: Option<Written>,
+    pub(super) patterns: Option<Written>,
 }
 
 /// Settings as they were written; what nobody wrote is `None`.

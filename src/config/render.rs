@@ -21,7 +21,7 @@ pub fn template() -> String {
         "\n# A namespace is what stands before the first ':' of a channel's name.\n\
          # What it does not say, it has from [defaults].\n\
          # [[namespace]]\n# name = \"telemetry\"\n# slow = \"drop_oldest\"\n# slow_choice = true\n\
-         # max_keys = 10000\n",
+         # max_keys = 10000\n# patterns = false\n",
     );
     out
 }
@@ -60,6 +60,7 @@ impl RawConfig {
                 ("slow", &namespace.slow, Key::DefaultsSlow),
                 ("slow_choice", &namespace.slow_choice, Key::DefaultsSlowChoice),
                 ("max_keys", &namespace.max_keys, Key::DefaultsMaxKeys),
+                ("patterns", &namespace.patterns, Key::DefaultsPatterns),
             ];
             for (name, written, like) in parts {
                 namespace_line(name, written.as_ref(), like, &mut out);

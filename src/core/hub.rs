@@ -10,14 +10,17 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::latest::Latest;
-use super::outbox::{OutboxLimit, Slice};
+use super::outbox::OutboxLimit;
 use super::policy::Policy;
-use super::run::{Press, RUN_BYTES_MAX, Run, RunLimit};
-use crate::proto::event::{Author, Event};
+use super::run::{Press, Run};
+use crate::proto::event::Author;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::rate::Rate;
 
+mod by_pattern;
+mod fan_out;
 mod lag;
+mod pattern;
 mod seat;
 mod slow;
 mod throttle;
@@ -25,7 +28,8 @@ mod throttle;
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
-use seat::{Listed, Member, Round, Standing, Sub, Target};
+use pattern::{Patterns, Touched};
+use seat::{Listed, Member, Standing, Sub};
 use throttle::{Dues, Groups};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
@@ -51,6 +55,12 @@ struct Topic {
     open: Option<Rc<Run>>,
 }
 
+impl Topic {
+    fn new(channel: ChannelName) -> Self {
+        Self { channel, members: Vec::new(), groups: None, head: 0, latest: None, open: None }
+    }
+}
+
 /// How a subscription begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Join {
@@ -71,6 +81,15 @@ pub trait Writer {
     fn write(&mut self, id: SeatId, seat: &mut Seat);
 }
 
+/// What a seat has left.
+#[derive(Debug, Clone, Copy)]
+pub enum Left<'a> {
+    /// This channel.
+    Channel(&'a ChannelName),
+    /// The pattern of this prefix.
+    Prefix(&'a str),
+}
+
 /// What a fan-out has to tell.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -88,7 +107,10 @@ pub struct Hub {
     seats: Slab<Seat>,
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
-    touched: Vec<Alias>,
+    patterns: Patterns,
+    /// Events that were loaded so far.
+    loaded: u64,
+    touched: Vec<Touched>,
     dues: Dues,
     dirty: VecDeque<u32>,
     full: Vec<Listed>,
@@ -108,6 +130,8 @@ impl Hub {
             seats: Slab::new(),
             clients: HashMap::default(),
             topics: HashMap::default(),
+            patterns: Patterns::default(),
+            loaded: 0,
             touched: Vec::new(),
             dues: Dues::new(),
             dirty: VecDeque::new(),
@@ -128,9 +152,9 @@ impl Hub {
         id
     }
 
-    /// Takes a seat away. `left` hears of each channel it had, and whether it was the shard's
-    /// last member there.
-    pub fn close(&mut self, id: SeatId, left: impl FnMut(&ChannelName, bool)) {
+    /// Takes a seat away. `left` hears of each channel and pattern it had, and whether it was the
+    /// shard's last member there.
+    pub fn close(&mut self, id: SeatId, left: impl FnMut(Left<'_>, bool)) {
         self.leave_all(id, left);
         if let Some(seat) = self.seats.try_remove(id) {
             self.clients.remove(&seat.author.client);
@@ -138,14 +162,15 @@ impl Hub {
     }
 
     /// Ends every subscription of a seat; what is queued stays queued.
-    pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(&ChannelName, bool)) {
+    pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         let Some(seat) = self.seats.get_mut(id) else { return };
         for sub in std::mem::take(&mut seat.subs) {
             self.give_up(id, sub);
             if let Some((channel, last)) = self.leave(sub) {
-                left(&channel, last);
+                left(Left::Channel(&channel), last);
             }
         }
+        self.leave_patterns(id, left);
     }
 
     /// The seat of that id.
@@ -175,7 +200,7 @@ impl Hub {
 
     /// How many subscriptions one of them has.
     pub fn subscriptions_of(&self, id: SeatId) -> usize {
-        self.seats.get(id).map_or(0, |seat| seat.subs.len())
+        self.seats.get(id).map_or(0, |seat| seat.subs.len()) + self.patterns.count(id)
     }
 
     /// Whether the connection has the channel.
@@ -192,35 +217,48 @@ impl Hub {
         let (channel, alias) = to;
         let Join { policy, position, keys_max, max_rate: rate } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
+        let lag = self.patterns.end_lag(id, alias);
+        let standing = lag.map_or(Standing::Live, |_| Standing::Told);
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
-            Entry::Vacant(free) => {
-                let channel = channel.clone();
-                let members = Vec::new();
-                let topic =
-                    Topic { channel, members, groups: None, head: 0, latest: None, open: None };
-                free.insert(topic)
-            }
+            Entry::Vacant(free) => free.insert(Topic::new(channel.clone())),
         };
         if seat.subs.is_empty() {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        let member = Member { seat: narrow(id), policy, standing: Standing::Live, position };
-        topic.count_user(false, member.uses_latest(), keys_max);
+        let member = Member { seat: narrow(id), policy, standing, position };
+        topic.count_user(standing != Standing::Live, member.uses_latest(), keys_max);
         let member = topic.enter(member, rate, keys_max);
         seat.subs.push(Sub { alias, member, rate });
+        if lag.is_some() {
+            seat.outbox.count_frames(alias, rate.is_some(), topic.head);
+        }
         self.subscriptions += 1;
     }
 
-    /// Ends a subscription and takes its events out of the queue. Says whether it was the shard's
-    /// last member of the channel; `None` when there was no subscription.
-    pub fn unsubscribe(&mut self, id: SeatId, alias: Alias) -> Option<bool> {
+    /// Ends a subscription and takes its events out of the queue; unless a pattern has them as
+    /// well: then it goes on by that one, and what a rate has held back comes first. Says whether
+    /// it was the shard's last member of the channel; `None` when there was no subscription.
+    pub fn unsubscribe(
+        &mut self,
+        (id, alias): (SeatId, Alias),
+        writer: &mut impl Writer,
+        now_ms: u64,
+    ) -> Option<(bool, Outcome)> {
+        let mut outcome = Outcome::default();
+        let sub = self.sub(id, alias)?;
+        let goes_on = self.goes_on_by_pattern(id, sub);
+        if goes_on {
+            self.settle(sub, writer, now_ms, &mut outcome);
+            self.hand_to_pattern(id, sub);
+        }
         let seat = self.seats.get_mut(id)?;
-        let at = seat.subs.iter().position(|sub| sub.alias == alias)?;
-        let sub = seat.subs.swap_remove(at);
-        seat.outbox.purge(alias);
-        self.leave(sub).map(|(_, last)| last)
+        seat.subs.retain(|other| other.alias != alias);
+        if !goes_on {
+            seat.outbox.purge(alias);
+        }
+        self.leave(sub).map(|(_, last)| (last, outcome))
     }
 
     fn leave(&mut self, sub: Sub) -> Option<(ChannelName, bool)> {
@@ -230,102 +268,10 @@ impl Hub {
         self.subscriptions -= 1;
         let channel = topic.channel.clone();
         let last = topic.members.is_empty() && topic.groups.is_none();
-        if last {
+        if topic.is_spare() {
             self.topics.remove(&sub.alias);
         }
         Some((channel, last))
-    }
-
-    /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
-    /// then come again.
-    pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        let limit = self.run_limit();
-        let Some(topic) = self.topics.get_mut(&event.alias) else { return true };
-        if let Some(answer) = topic.load_throttled(event, (&mut self.touched, &mut self.dues)) {
-            return answer;
-        }
-        let loaded = match &mut topic.open {
-            Some(run) => self.press.append(run, event, limit),
-            None => {
-                topic.open = Some(self.press.begin(event, now_ns));
-                self.touched.push(event.alias);
-                true
-            }
-        };
-        // After the run has it: until then nobody else may hold it.
-        if let Some(latest) = topic.latest.as_mut().filter(|_| loaded) {
-            latest.record(event);
-        }
-        loaded
-    }
-
-    /// A part of the queue, so that no batch alone can overflow one that was empty.
-    fn run_limit(&self) -> RunLimit {
-        let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
-        RunLimit { bytes: (self.limit.bytes / 2).min(RUN_BYTES_MAX), frames }
-    }
-
-    /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
-    /// it adds to the next [`Hub::fan_out`].
-    pub fn begins(&self, event: &Event) -> usize {
-        let topic = self.topics.get(&event.alias).filter(|topic| topic.open.is_none());
-        topic.map_or(0, |topic| topic.members.len())
-    }
-
-    /// Hands every open run to the members of its channel, and flushes the throttle groups that
-    /// are due.
-    pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
-        let mut touched = std::mem::take(&mut self.touched);
-        let account = &self.press.account().clone();
-        for alias in touched.drain(..) {
-            let Some(topic) = self.topics.get_mut(&alias) else { continue };
-            topic.arm(alias, now_ms, &mut self.dues);
-            let Some(mut run) = topic.open.take() else { continue };
-            self.press.seal(&mut run);
-            topic.head = run.offset(run.len().saturating_sub(1));
-            let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
-            let mut members = std::mem::take(&mut topic.members);
-            let mut round = Round { writer, now_ms, floor, account, outcome };
-            self.hand(run, &mut members, &mut round);
-            if let Some(topic) = self.topics.get_mut(&alias) {
-                topic.members = members;
-            }
-        }
-        self.touched = touched;
-        self.flush_due(writer, now_ms, outcome);
-    }
-
-    /// Hands a run to members of its channel.
-    fn hand(&mut self, run: Rc<Run>, members: &mut [Member], round: &mut Round<'_, impl Writer>) {
-        for member in members {
-            self.offer(member, &run, round);
-        }
-        self.press.issue(run);
-    }
-
-    fn offer(&mut self, member: &mut Member, run: &Rc<Run>, round: &mut Round<'_, impl Writer>) {
-        if member.standing != Standing::Live {
-            return self.miss(member, run, run.after(member.position), round);
-        }
-        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
-        if !seat.dirty {
-            seat.dirty = true;
-            self.dirty.push_back(member.seat);
-        }
-        let mut from = run.after(member.position);
-        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
-        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
-        for (hidden, client) in run.hidden() {
-            if *client == target.seat.author.client && *hidden >= from {
-                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
-                if target.member.standing != Standing::Live {
-                    return self.miss(member, run, *hidden, round);
-                }
-                from = hidden + 1;
-            }
-        }
-        let slice = Slice { run: Rc::clone(run), from, to: run.len() };
-        target.put(slice, round);
     }
 
     /// Puts a seat among those to be written.
@@ -381,6 +327,7 @@ impl Hub {
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
+        self.rest_tables();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
         self.roomy.retain(|listed| {

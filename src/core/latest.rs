@@ -49,6 +49,10 @@ pub struct Latest {
     head: u64,
     /// Members who may need it.
     pub(super) users: u32,
+    /// One of `users` is a pattern, none of whose members lags here yet.
+    pub(super) held: bool,
+    /// It was held since the last look.
+    pub(super) fresh: bool,
 }
 
 impl Latest {
@@ -62,6 +66,8 @@ impl Latest {
             floor: u64::MAX,
             head: 0,
             users: 0,
+            held: false,
+            fresh: false,
         }
     }
 

@@ -8,6 +8,7 @@ pub mod latest;
 pub mod metrics;
 pub mod outbox;
 pub mod policy;
+pub mod prefix;
 pub mod run;
 pub mod session;
 pub mod wheel;

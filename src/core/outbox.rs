@@ -1,7 +1,7 @@
 //! The bounded outbound queue of one connection: a control lane that nothing is dropped from, and
 //! a data lane of references to runs, with the holes that a policy tore standing where they are.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 
 mod item;
@@ -18,7 +18,7 @@ use tally::Tally;
 
 use super::latest::Frame;
 use super::run::Run;
-use crate::proto::name::Alias;
+use crate::proto::name::{Alias, ChannelName};
 
 /// Slices handed to one write at most.
 pub const SLICES_MAX: usize = 32;
@@ -109,6 +109,11 @@ impl Outbox {
         self.control_bytes() == 0 && matches!(self.data.front(), None | Some(Item::Lag(_)))
     }
 
+    /// Slices, notices and channels that lag, in the data lane.
+    pub fn lane_len(&self) -> usize {
+        self.data.len()
+    }
+
     /// Whether the data lane is longer than what it may keep room for while it is not used.
     pub fn is_long(&self) -> bool {
         self.data.len() > LANE_KEPT
@@ -155,15 +160,33 @@ impl Outbox {
 
     /// Takes everything of a channel out of the data lane, but a frame that is on its way.
     pub fn purge(&mut self, alias: Alias) {
+        self.purge_all(|other| other == alias);
+    }
+
+    /// Takes everything of the channels that are `gone` out of the data lane, likewise.
+    pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) {
+        let channels = self.data.iter().filter_map(|item| match item {
+            Item::Gap(gap) => Some((gap.alias, &gap.channel)),
+            Item::Lag(lag) => Some((lag.alias, lag.channel())),
+            Item::Slice(slice) => Some((slice.run.alias(), slice.run.channel())),
+            // What is shown stands before its lag.
+            Item::Frame(_) | Item::Last(_) => None,
+        });
+        let gone = channels.filter(|(alias, name)| gone(*alias, name)).map(|(alias, _)| alias);
+        let gone: HashSet<Alias> = gone.collect();
+        self.purge_all(|alias| gone.contains(&alias));
+    }
+
+    fn purge_all(&mut self, gone: impl Fn(Alias) -> bool) {
         let cut = self.cut;
         let mut first = true;
         self.data.retain_mut(|item| {
             let begun = std::mem::take(&mut first) && cut > 0;
             match item {
-                Item::Frame(frame) => frame.alias != alias || begun,
-                Item::Gap(gap) => gap.alias != alias || begun,
-                Item::Lag(lag) => lag.alias != alias,
-                Item::Slice(slice) if slice.run.alias() == alias => {
+                Item::Frame(frame) => begun || !gone(frame.alias),
+                Item::Gap(gap) => begun || !gone(gap.alias),
+                Item::Lag(lag) => !gone(lag.alias),
+                Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = if begun { slice.from + 1 } else { slice.from };
                     begun
                 }

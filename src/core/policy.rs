@@ -45,6 +45,19 @@ pub struct PolicyRule {
     pub choice: bool,
     /// Keys whose newest event is kept for those who lag under [`Policy::Latest`].
     pub keys_max: usize,
+    /// Whether clients may subscribe to patterns (`prefix:*`).
+    pub patterns: bool,
+}
+
+/// Why nobody may subscribe to a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Its namespace says so.
+    Namespace,
+    /// It has no namespace, and reaches into one with rules of its own.
+    Several,
+    /// Its namespace must be configured and is not.
+    Unknown,
 }
 
 /// The rules of every namespace.
@@ -71,6 +84,26 @@ impl Policies {
         self
     }
 
+    /// Opens a namespace that nobody has configured to patterns.
+    pub fn open_patterns(&mut self, namespace: &str) {
+        let rule = PolicyRule { patterns: true, ..self.default };
+        self.namespaces.entry(namespace.to_owned()).or_insert(rule);
+    }
+
+    /// The rule for all channels whose names begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody may subscribe to all of them at once.
+    pub fn of_prefix(&self, prefix: &str) -> Result<PolicyRule, Closed> {
+        // Without a `:` it begins the names of namespaces as well.
+        if !prefix.contains(':') && self.namespaces.keys().any(|name| name.starts_with(prefix)) {
+            return Err(Closed::Several);
+        }
+        let rule = self.of(prefix).ok_or(Closed::Unknown)?;
+        if rule.patterns { Ok(rule) } else { Err(Closed::Namespace) }
+    }
+
     /// The rule for a channel; `None` where its namespace must be configured and is not.
     pub fn of(&self, channel: &str) -> Option<PolicyRule> {
         let Some(namespace) = crate::proto::name::namespace(channel) else {
@@ -90,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_strict_node_knows_only_configured_namespaces() {
-        let rule = |policy| PolicyRule { policy, choice: true, keys_max: 10 };
+        let rule = |policy| PolicyRule { policy, choice: true, keys_max: 10, patterns: false };
         let open = Policies::new(
             rule(Policy::DropOldest),
             [("logs".to_owned(), rule(Policy::Disconnect))],
@@ -100,6 +133,33 @@ mod tests {
         let strict = open.strict(true);
         assert_eq!(strict.of("other:a"), None);
         assert!(strict.of("plain").is_some(), "a name without ':' has the defaults");
+    }
+
+    #[test]
+    fn a_pattern_is_open_where_all_that_it_has_is() {
+        let rule = |patterns| PolicyRule {
+            policy: Policy::DropOldest,
+            choice: true,
+            keys_max: 10,
+            patterns,
+        };
+        let rules = [("open".to_owned(), rule(true)), ("eu/1".to_owned(), rule(true))];
+        let mut closed = Policies::new(rule(false), rules.clone());
+        let open = Policies::new(rule(true), rules).strict(true);
+        let cases = [
+            ("open:", None, None),
+            ("open:a/", None, None),
+            ("eu/1:", None, None),
+            ("other:", Some(Closed::Namespace), Some(Closed::Unknown)),
+            ("us/", Some(Closed::Namespace), None),
+            ("eu/", Some(Closed::Several), Some(Closed::Several)),
+        ];
+        for (prefix, of_closed, of_open) in cases {
+            assert_eq!(closed.of_prefix(prefix).err(), of_closed, "{prefix}");
+            assert_eq!(open.of_prefix(prefix).err(), of_open, "{prefix}");
+        }
+        closed.open_patterns("other");
+        assert!(closed.of_prefix("other:").is_ok());
     }
 
     #[test]

@@ -200,8 +200,8 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
     match &request.command {
         Command::Ping => Ok(()),
         Command::Publish(publish) => check_name(request.id, publish.channel),
-        Command::Subscribe(subscribe) => check_name(request.id, subscribe.channel),
-        Command::Unsubscribe { channel } => check_name(request.id, channel),
+        Command::Subscribe(subscribe) => check_pattern(request.id, subscribe.channel),
+        Command::Unsubscribe { channel } => check_pattern(request.id, channel),
         Command::Auth => refuse(ErrorCode::Unauthorized, "this node has no key to check a token"),
         Command::History => refuse(ErrorCode::NotEnabled, "history is not enabled here"),
         Command::Presence => refuse(ErrorCode::NotEnabled, "presence is not enabled here"),
@@ -215,6 +215,15 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
 fn check_name(id: Option<u64>, channel: &str) -> Result<(), CommandError> {
     name::check_channel(channel)
         .map_err(|bad| CommandError::new(id, ErrorCode::BadRequest, bad.to_string()))
+}
+
+/// Checks what may be a channel's name or a pattern.
+fn check_pattern(id: Option<u64>, text: &str) -> Result<(), CommandError> {
+    match name::pattern_prefix(text) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => check_name(id, text),
+        Err(bad) => Err(CommandError::new(id, ErrorCode::BadRequest, bad.to_string())),
+    }
 }
 
 #[cfg(test)]

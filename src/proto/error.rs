@@ -8,6 +8,8 @@ use std::borrow::Cow;
 pub enum ErrorCode {
     /// The message or one of its fields is not what the protocol asks for.
     BadRequest,
+    /// The rules do not allow it.
+    Forbidden,
     /// Our fault.
     Internal,
     /// A limit of the connection, such as its number of subscriptions.
@@ -32,8 +34,9 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of [`ErrorCode::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadRequest,
+        Self::Forbidden,
         Self::Internal,
         Self::LimitExceeded,
         Self::NotEnabled,
@@ -55,6 +58,7 @@ impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Forbidden => "forbidden",
             Self::Internal => "internal",
             Self::LimitExceeded => "limit_exceeded",
             Self::NotEnabled => "not_enabled",

@@ -28,6 +28,9 @@ pub enum BadName {
     /// A pattern (`prefix:*`) where a channel is wanted.
     #[error("a pattern is not a channel: name one channel")]
     Pattern,
+    /// A `*` that is not the end of a pattern.
+    #[error("a pattern ends with ':*' or '/*', and has no other '*'")]
+    Star,
 }
 
 /// Checks a channel name: 1 to 255 bytes of `A-Z a-z 0-9 _ . : / -`, no empty part around `:`.
@@ -55,6 +58,36 @@ pub fn check_channel(name: &str) -> Result<(), BadName> {
         before = byte;
     }
     if before == b':' { Err(BadName::EmptyPart) } else { Ok(()) }
+}
+
+/// The prefix that a pattern stands for: all of `telemetry:eu/*` but its `*`. `None` for a text
+/// without a `*`, which is no pattern.
+///
+/// # Errors
+///
+/// [`BadName`] says what is wrong with a pattern.
+pub fn pattern_prefix(text: &str) -> Result<Option<&str>, BadName> {
+    if !text.contains('*') {
+        return Ok(None);
+    }
+    if text.len() > CHANNEL_BYTES_MAX {
+        return Err(BadName::Long);
+    }
+    let prefix = text.strip_suffix('*').filter(|prefix| !prefix.contains('*'));
+    let checked = match prefix.map(|prefix| (prefix, prefix.strip_suffix(':'))) {
+        Some((_, Some(""))) => Err(BadName::EmptyPart),
+        Some((_, Some(whole))) => check_channel(whole),
+        Some((prefix, None)) if prefix.ends_with('/') => check_channel(prefix),
+        Some((_, None)) | None => Err(BadName::Star),
+    };
+    checked.map(|()| prefix)
+}
+
+/// The prefixes of a checked name that a pattern may stand for, those that end with a `:` or `/`:
+/// the longest first.
+pub fn prefixes(name: &str) -> impl Iterator<Item = &str> {
+    let separators = name.bytes().enumerate().rev().filter(|(_, byte)| matches!(byte, b':' | b'/'));
+    separators.filter_map(|(at, _)| name.get(..=at))
 }
 
 /// The name of a channel. Cheap to clone; can only hold a legal name.
@@ -190,6 +223,41 @@ mod tests {
         for (name, fault) in cases {
             assert_eq!(check_channel(name), Err(fault), "{name}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_a_prefix_that_ends_with_a_separator() {
+        let long = format!("{}:*", "x".repeat(254));
+        let cases = [
+            ("a", Ok(None)),
+            ("a:*", Ok(Some("a:"))),
+            ("a:b:*", Ok(Some("a:b:"))),
+            ("a:b/*", Ok(Some("a:b/"))),
+            ("a/*", Ok(Some("a/"))),
+            ("/*", Ok(Some("/"))),
+            (&long[1..], Ok(Some(&long[1..255]))),
+            (&long, Err(BadName::Long)),
+            ("*", Err(BadName::Star)),
+            ("a*", Err(BadName::Star)),
+            ("a:b*", Err(BadName::Star)),
+            ("a:*:b", Err(BadName::Star)),
+            ("a:*:*", Err(BadName::Star)),
+            ("a:**", Err(BadName::Star)),
+            (":*", Err(BadName::EmptyPart)),
+            ("a::*", Err(BadName::EmptyPart)),
+            ("a b:*", Err(BadName::Character)),
+        ];
+        for (text, prefix) in cases {
+            assert_eq!(pattern_prefix(text), prefix, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_a_prefix_for_each_separator() {
+        let of = |name| prefixes(name).collect::<Vec<_>>();
+        assert_eq!(of("plain"), [""; 0]);
+        assert_eq!(of("a:b/c:d"), ["a:b/c:", "a:b/", "a:"]);
+        assert_eq!(of("a//"), ["a//", "a/"]);
     }
 
     #[test]

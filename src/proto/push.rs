@@ -55,6 +55,15 @@ pub enum Push<'a> {
         /// Whether the channel was subscribed already, and only its options changed.
         updated: bool,
     },
+    /// The answer to `subscribe` with a pattern.
+    SubscribedPattern {
+        /// The command's id.
+        id: Option<u64>,
+        /// The pattern.
+        pattern: &'a str,
+        /// Whether it was subscribed already, and only its options changed.
+        updated: bool,
+    },
     /// The answer to `unsubscribe`, or the end of a subscription by the server.
     Unsubscribed {
         /// The command's id.

@@ -7,7 +7,7 @@ use super::flush::OutOfTurn;
 use super::local::Shard;
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
-use crate::core::policy::Policy;
+use crate::core::policy::{Policy, PolicyRule};
 use crate::core::session;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
@@ -44,8 +44,14 @@ impl Shard {
         match &request.command {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
             Command::Publish(publish) => return self.publish(asker, id, publish),
-            Command::Subscribe(subscribe) => self.subscribe(asker, id, subscribe)?,
-            Command::Unsubscribe { channel } => self.unsubscribe(asker, id, channel)?,
+            Command::Subscribe(subscribe) => match subscribe.channel.strip_suffix('*') {
+                Some(prefix) => self.subscribe_pattern(asker, id, (prefix, subscribe))?,
+                None => self.subscribe(asker, id, subscribe)?,
+            },
+            Command::Unsubscribe { channel } => match channel.strip_suffix('*') {
+                Some(prefix) => self.unsubscribe_pattern(asker, id, (prefix, channel))?,
+                None => self.unsubscribe(asker, id, channel)?,
+            },
             // `session::check` has refused these.
             Command::Auth
             | Command::History
@@ -101,24 +107,9 @@ impl Shard {
         id: Option<u64>,
         subscribe: &Subscribe<'_>,
     ) -> Result<(), CommandError> {
-        let refuse = |code, message: String| Err(CommandError::new(id, code, message));
         let channel = subscribe.channel;
         let rule = self.policy(id, channel)?;
-        let policy = match subscribe.slow {
-            None => rule.policy,
-            Some(name) => match Policy::parse(name) {
-                None => {
-                    let known = Policy::ALL.map(Policy::as_str).join(", ");
-                    return refuse(ErrorCode::BadRequest, format!("`slow` must be one of {known}"));
-                }
-                Some(policy) if policy == rule.policy || rule.choice => policy,
-                Some(_) => {
-                    let only = rule.policy.as_str();
-                    let message = format!("this channel's slow-consumer policy is {only} for all");
-                    return refuse(ErrorCode::BadRequest, message);
-                }
-            },
-        };
+        let policy = chosen(id, rule, subscribe.slow)?;
         let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
         let join = |head: Position| Join { policy, position: head.offset, keys_max, max_rate };
         if let Some(have) = self.node.store().find(channel)
@@ -137,11 +128,7 @@ impl Shard {
             self.settle(outcome);
             return Ok(());
         }
-        let max = self.node.options().subscriptions_max;
-        if self.hub.borrow().subscriptions_of(asker.id) >= max {
-            let message = format!("a connection may have {max} subscriptions");
-            return refuse(ErrorCode::LimitExceeded, message);
-        }
+        self.count_subscription(asker, id)?;
         let joined = self
             .node
             .store()
@@ -161,30 +148,45 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
-        let queued = || {
-            self.hub.borrow_mut().seat(asker.id).map_or(0, |seat| seat.outbox.data_events() as u64)
-        };
-        let before = queued();
-        let ended = self
-            .node
-            .store()
-            .find(channel)
-            .and_then(|have| self.hub.borrow_mut().unsubscribe(asker.id, have.alias));
-        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
-        let Some(last) = ended else {
-            let message = "this connection has no subscription to that channel";
-            return Err(CommandError::new(id, ErrorCode::NotSubscribed, message));
-        };
+        let have = self.node.store().find(channel);
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let ended = self.count_unsubscribed(asker.id, || {
+            let (which, mut writer) = ((asker.id, have?.alias), OutOfTurn(self));
+            self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)
+        });
+        let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
         self.answer(asker.id, &Push::Unsubscribed { id, channel });
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 
-    fn policy(
+    /// Whether the connection may have one more subscription.
+    pub(super) fn count_subscription(
         &self,
+        asker: &Asker<'_>,
         id: Option<u64>,
-        channel: &str,
-    ) -> Result<crate::core::policy::PolicyRule, CommandError> {
+    ) -> Result<(), CommandError> {
+        let max = self.node.options().subscriptions_max;
+        if self.hub.borrow().subscriptions_of(asker.id) < max {
+            return Ok(());
+        }
+        let message = format!("a connection may have {max} subscriptions");
+        Err(CommandError::new(id, ErrorCode::LimitExceeded, message))
+    }
+
+    /// Counts the events that the end of a subscription takes out of a queue.
+    pub(super) fn count_unsubscribed<T>(&self, id: SeatId, end: impl FnOnce() -> T) -> T {
+        let queued =
+            || self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events() as u64);
+        let before = queued();
+        let ended = end();
+        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
+        ended
+    }
+
+    fn policy(&self, id: Option<u64>, channel: &str) -> Result<PolicyRule, CommandError> {
         self.node.options().policies.of(channel).ok_or_else(|| {
             let message =
                 "the channel's namespace is not configured, and only configured ones exist";
@@ -198,7 +200,33 @@ fn recovered(subscribe: &Subscribe<'_>, head: Position) -> Option<bool> {
     subscribe.since.map(|(epoch, offset)| head.missed_since(epoch, offset) == Some(0))
 }
 
-fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {
+/// The policy that a subscription asks for, where it may.
+pub(super) fn chosen(
+    id: Option<u64>,
+    rule: PolicyRule,
+    slow: Option<&str>,
+) -> Result<Policy, CommandError> {
+    let Some(name) = slow else { return Ok(rule.policy) };
+    let message = match Policy::parse(name) {
+        Some(policy) if policy == rule.policy || rule.choice => return Ok(policy),
+        Some(_) => {
+            let only = rule.policy.as_str();
+            format!("this channel's slow-consumer policy is {only} for all")
+        }
+        None => {
+            let known = Policy::ALL.map(Policy::as_str).join(", ");
+            format!("`slow` must be one of {known}")
+        }
+    };
+    Err(CommandError::new(id, ErrorCode::BadRequest, message))
+}
+
+pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
+    let message = "this connection has no subscription to that channel";
+    CommandError::new(id, ErrorCode::NotSubscribed, message)
+}
+
+pub(super) fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {
     CommandError::new(id, ErrorCode::Unavailable, away.to_string())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::connection::unread_max;
 use super::flush::{Flushed, wake};
 use super::local::{Ending, Local, Shard};
-use crate::core::hub::SeatId;
+use crate::core::hub::{Left, SeatId};
 use crate::core::metrics::{Counter, Gauges};
 use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
@@ -95,8 +95,11 @@ impl Shard {
 
     fn leave_channels(&self, id: SeatId) {
         let now = self.node.clock().now();
-        self.hub.borrow_mut().leave_all(id, |channel, last| {
-            self.node.store().unsubscribe(channel.as_str(), self.id, last, now);
+        let store = self.node.store();
+        self.hub.borrow_mut().leave_all(id, |left, last| match left {
+            Left::Channel(channel) => store.unsubscribe(channel.as_str(), self.id, last, now),
+            Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, self.id),
+            Left::Prefix(_) => {}
         });
     }
 

@@ -12,6 +12,7 @@ mod local;
 mod mailbox;
 pub mod memory;
 mod node;
+mod pattern;
 mod slow;
 #[cfg(test)]
 mod tests;

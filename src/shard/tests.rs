@@ -25,7 +25,8 @@ use crate::store::memory::Memory;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options() -> NodeOptions {
-    let rule = PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10 };
+    let rule =
+        PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10, patterns: false };
     NodeOptions {
         node_name: "test".to_owned(),
         connections_max: 100,

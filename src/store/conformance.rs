@@ -55,12 +55,13 @@ fn event(channel: &str) -> NewEvent<'_> {
 
 /// The contract of [`Store`] as a test: panics where an implementation breaks it.
 pub(super) fn check(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
-    let parts: [fn(Make<'_>); 6] =
-        [sequence, members, contents, crowding, catalogue, survives_sweeps];
+    let parts: [fn(Make<'_>); 7] =
+        [sequence, members, prefixes, contents, crowding, catalogue, survives_sweeps];
     for part in parts {
         part(&make);
     }
     concurrency(&make);
+    changes_over(&make);
 }
 
 fn start(make: Make<'_>) -> (Arc<Inbox>, Box<dyn Store>) {
@@ -121,6 +122,38 @@ fn members(make: Make<'_>) {
     assert_eq!(join(&*store, "a", 0, 10).head.offset, 3, "who comes back begins at the head");
     put(&*store, "a", 11);
     assert_eq!(inbox.offsets(0, "a"), [1, 2, 4]);
+}
+
+/// Who has a channel by name, by a prefix, or by several, hears each event once.
+fn prefixes(make: Make<'_>) {
+    let (inbox, store) = start(make);
+    put(&*store, "a:b/c", 1);
+    let by = |prefix, shard| store.subscribe_prefix(prefix, ShardId(shard)).expect("it is there");
+    by("a:", 0);
+    by("a:b/", 1);
+    put(&*store, "a:b/c", 2);
+    put(&*store, "a:new", 2);
+    assert_eq!([0, 1].map(|shard| inbox.offsets(shard, "a:b/c")), [[2], [2]]);
+    assert_eq!((inbox.offsets(0, "a:new"), inbox.offsets(1, "a:new")), (vec![1], vec![]));
+    by("a:b/", 0);
+    join(&*store, "a:b/c", 0, 3);
+    put(&*store, "a:b/c", 4);
+    assert_eq!(inbox.offsets(0, "a:b/c"), [2, 3], "once");
+    store.unsubscribe_prefix("a:", ShardId(0));
+    store.unsubscribe_prefix("a:b/", ShardId(0));
+    store.unsubscribe_prefix("never", ShardId(0));
+    put(&*store, "a:b/c", 5);
+    assert_eq!(inbox.offsets(0, "a:b/c"), [2, 3, 4], "by name");
+    by("a:b/", 0);
+    store.unsubscribe("a:b/c", ShardId(0), true, now(6));
+    put(&*store, "a:b/c", 7);
+    assert_eq!(inbox.offsets(0, "a:b/c"), [2, 3, 4, 5], "by prefix");
+    store.unsubscribe_prefix("a:b/", ShardId(0));
+    put(&*store, "a:b/c", 8);
+    put(&*store, "a:new", 8);
+    assert_eq!(inbox.offsets(0, "a:b/c").len(), 4);
+    assert_eq!(inbox.offsets(1, "a:b/c"), [2, 3, 4, 5, 6]);
+    assert_eq!(inbox.offsets(0, "a:new"), [1]);
 }
 
 /// What is delivered is what was published, with its place and time.
@@ -282,4 +315,28 @@ fn concurrency(make: Make<'_>) {
     }
     let distinct: HashSet<&String> = numbers.iter().collect();
     assert_eq!(distinct.len(), numbers.len(), "no event has two places");
+}
+
+/// A shard that changes between a name and its prefix while two threads publish misses nothing.
+fn changes_over(make: Make<'_>) {
+    const EVENTS: u64 = 10_000;
+    let (inbox, store) = start(make);
+    let store = &*store;
+    let head = join(store, "a:b", 0, 1).head.offset;
+    std::thread::scope(|scope| {
+        let publish = || {
+            for _ in 0..EVENTS {
+                put(store, "a:b", 1);
+            }
+        };
+        let publishers = [scope.spawn(publish), scope.spawn(publish)];
+        while publishers.iter().any(|publisher| !publisher.is_finished()) {
+            store.subscribe_prefix("a:", ShardId(0)).expect("it is there");
+            store.unsubscribe("a:b", ShardId(0), true, now(1));
+            join(store, "a:b", 0, 1);
+            store.unsubscribe_prefix("a:", ShardId(0));
+        }
+    });
+    let all: Vec<u64> = (head + 1..=2 * EVENTS).collect();
+    assert!(inbox.offsets(0, "a:b") == all, "in order, once, without a hole");
 }

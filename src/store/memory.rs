@@ -11,6 +11,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+use super::prefixes::Prefixes;
+use super::shard_set::ShardSet;
 use super::{ChannelInfo, Deliver, Joined, NewEvent, Now, Published, Store, Unavailable};
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ShardId};
@@ -19,10 +21,11 @@ use crate::proto::position::{Epoch, Position};
 /// Locks that the channels are spread over. A power of two.
 const SEGMENTS: usize = 256;
 
-/// A channel without subscribers is freed after this long without an event, in milliseconds.
+/// A channel without subscribers, by name or by pattern, is freed after this long without an event,
+/// in milliseconds.
 pub const IDLE_MS: u64 = 60_000;
 
-/// The most channels without subscribers in one segment, 1,048,576 in all. The least recently
+/// The most channels without subscribers by name in one segment, 1,048,576 in all. The least recently
 /// used are freed beyond, so that whoever publishes under ever fresh names fills no memory.
 /// Channels with subscribers are bounded by the limit on subscriptions.
 const IDLE_MAX: usize = 4_096;
@@ -31,29 +34,6 @@ const IDLE_MAX: usize = 4_096;
 /// ones.
 const IDLE_FREED: usize = IDLE_MAX / 8;
 
-/// The shards that have subscribers of a channel: at most 128.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct ShardSet(u128);
-
-impl ShardSet {
-    fn insert(&mut self, shard: ShardId) {
-        self.0 |= 1 << shard.0;
-    }
-
-    fn remove(&mut self, shard: ShardId) {
-        self.0 &= !(1 << shard.0);
-    }
-
-    fn iter(self) -> impl Iterator<Item = ShardId> {
-        let mut left = self.0;
-        std::iter::from_fn(move || {
-            let index = left.trailing_zeros();
-            left &= left.wrapping_sub(1);
-            u16::try_from(index).ok().filter(|index| *index < 128).map(ShardId)
-        })
-    }
-}
-
 #[derive(Debug)]
 struct Channel {
     name: ChannelName,
@@ -61,6 +41,9 @@ struct Channel {
     head: Position,
     subscribers: u32,
     shards: ShardSet,
+    /// The shards that have it by pattern, as of this generation of the prefixes.
+    by_pattern: ShardSet,
+    generation: u64,
     /// The last event or subscription, node milliseconds.
     used_ms: u64,
 }
@@ -102,16 +85,29 @@ impl Segment {
     }
 
     /// Frees the channels without subscribers that `keep` does not want.
-    fn retain(&mut self, mut keep: impl FnMut(&Channel) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&mut Channel) -> bool) {
         let before = self.channels.len();
         self.channels.retain(|channel| channel.subscribers > 0 || keep(channel));
         self.idle -= before - self.channels.len();
     }
 }
 
+impl Channel {
+    /// The shards that have it by pattern.
+    fn by_pattern(&mut self, prefixes: &Prefixes) -> ShardSet {
+        // Under the lock of the segment: a shard that has changed from a name to a pattern, or
+        // back, is always in one of the two sets.
+        if self.generation != prefixes.generation() {
+            (self.by_pattern, self.generation) = prefixes.of(self.name.as_str());
+        }
+        self.by_pattern
+    }
+}
+
 /// The memory store.
 pub struct Memory {
     segments: Box<[Mutex<Segment>]>,
+    prefixes: Prefixes,
     hasher: RandomState,
     deliver: Arc<dyn Deliver>,
     aliases: AtomicU64,
@@ -124,6 +120,7 @@ impl Memory {
     pub fn new(deliver: Arc<dyn Deliver>) -> Self {
         Self {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
+            prefixes: Prefixes::default(),
             hasher: RandomState::default(),
             deliver,
             aliases: AtomicU64::new(1),
@@ -160,6 +157,8 @@ impl Memory {
                     head: Position { epoch, offset: 0 },
                     subscribers: 0,
                     shards: ShardSet::default(),
+                    by_pattern: ShardSet::default(),
+                    generation: 0,
                     used_ms: 0,
                 })
             })
@@ -175,7 +174,8 @@ impl Store for Memory {
         channel.head.offset += 1;
         channel.used_ms = now.node_ns / 1_000_000;
         let mut crowded = None;
-        if channel.shards != ShardSet::default() {
+        let shards = channel.shards.or(channel.by_pattern(&self.prefixes));
+        if !shards.is_empty() {
             let event = Arc::new(Event {
                 channel: channel.name.clone(),
                 alias: channel.alias,
@@ -188,7 +188,7 @@ impl Store for Memory {
                 payload: event.payload,
                 json_frame: OnceLock::new(),
             });
-            for shard in channel.shards.iter() {
+            for shard in shards.iter() {
                 if self.deliver.deliver(shard, Arc::clone(&event)) {
                     crowded = Some(shard);
                 }
@@ -226,6 +226,15 @@ impl Store for Memory {
             }
             *idle += usize::from(channel.subscribers == 0);
         }
+    }
+
+    fn subscribe_prefix(&self, prefix: &str, shard: ShardId) -> Result<(), Unavailable> {
+        self.prefixes.subscribe(prefix, shard);
+        Ok(())
+    }
+
+    fn unsubscribe_prefix(&self, prefix: &str, shard: ShardId) {
+        self.prefixes.unsubscribe(prefix, shard);
     }
 
     fn find(&self, name: &str) -> Option<Joined> {
@@ -270,7 +279,9 @@ impl Store for Memory {
         let index = self.swept.fetch_add(1, Ordering::Relaxed) % SEGMENTS;
         let before_ms = (now.node_ns / 1_000_000).saturating_sub(IDLE_MS);
         let mut segment = self.segments[index].lock();
-        segment.retain(|channel| channel.used_ms >= before_ms);
+        segment.retain(|channel| {
+            channel.used_ms >= before_ms || !channel.by_pattern(&self.prefixes).is_empty()
+        });
         let channels = &mut segment.channels;
         if channels.capacity() > 64 && channels.len() < channels.capacity() / 4 {
             channels.shrink_to_fit(|channel| self.hasher.hash_one(channel.name.as_str()));
@@ -313,6 +324,27 @@ mod tests {
         assert_ne!(again.head.epoch, idle.head.epoch);
         assert_ne!(again.alias, idle.alias);
         assert_eq!(store.find("busy").unwrap().head, busy.head);
+    }
+
+    #[test]
+    fn idle_channels_of_a_pattern_are_kept_while_it_is_there() {
+        let store = Memory::new(Arc::new(Nobody));
+        let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
+        let sweep = |ms| (0..SEGMENTS).for_each(|_| store.sweep(now(ms)));
+        for name in ["a:b/c", "a:b", "b:c"] {
+            store.subscribe(name, ShardId(0), now(0)).unwrap();
+            store.unsubscribe(name, ShardId(0), true, now(0));
+        }
+        store.subscribe_prefix("a:b/", ShardId(0)).unwrap();
+        store.subscribe_prefix("a:", ShardId(1)).unwrap();
+        sweep(2 * IDLE_MS);
+        assert_eq!((store.channel_count(), store.find("b:c")), (2, None));
+        store.unsubscribe_prefix("a:", ShardId(1));
+        sweep(2 * IDLE_MS);
+        assert_eq!((store.channel_count(), store.find("a:b")), (1, None));
+        store.unsubscribe_prefix("a:b/", ShardId(0));
+        sweep(2 * IDLE_MS);
+        assert_eq!(store.channel_count(), 0);
     }
 
     #[test]
@@ -375,16 +407,5 @@ mod tests {
         }
         assert!(first.lock().idle <= IDLE_MAX);
         assert!(store.find(&names[0]).is_none());
-    }
-
-    #[test]
-    fn a_set_of_shards_holds_every_index() {
-        let mut set = ShardSet::default();
-        for shard in [0, 1, 63, 64, 127] {
-            set.insert(ShardId(shard));
-        }
-        set.remove(ShardId(1));
-        let all: Vec<u16> = set.iter().map(|shard| shard.0).collect();
-        assert_eq!(all, [0, 63, 64, 127]);
     }
 }

@@ -289,12 +289,14 @@ fn a_demo_moves_by_itself() {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let channel = format!("telemetry:{}", host.trim());
     let url = format!("ws://{address}/ws");
-    let output = run(&["sub", &channel, "--count", "20", "--url", &url], "");
-    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    let text = out(&output);
-    assert_eq!(text.lines().count(), 20);
-    for line in text.lines() {
-        let event: Value = serde_json::from_str(line).unwrap();
-        assert!(event["key"].is_string(), "{event}");
+    for channel in [&*channel, "telemetry:*"] {
+        let output = run(&["sub", channel, "--count", "20", "--url", &url], "");
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        let text = out(&output);
+        assert_eq!(text.lines().count(), 20);
+        for line in text.lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            assert!(event["key"].is_string(), "{event}");
+        }
     }
 }

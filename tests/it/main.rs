@@ -10,6 +10,7 @@ mod lifecycle;
 mod listen;
 mod mended;
 mod outside;
+mod patterns;
 mod protocol;
 mod rate;
 mod raw;

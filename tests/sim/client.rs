@@ -1,6 +1,6 @@
 //! What a client reads, and the model of what it has a right to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weir::ClientId;
 use weir::core::policy::Policy;
@@ -17,8 +17,40 @@ pub(crate) struct Entry {
     pub(crate) hidden_from: Option<ClientId>,
 }
 
-/// Every event of every life of a channel, by alias.
-pub(crate) type Logs = HashMap<u64, Vec<Entry>>;
+/// Every event of every life of a channel, by alias, and the aliases of each channel, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    pub(crate) all: HashMap<u64, Vec<Entry>>,
+    pub(crate) lives: HashMap<&'static str, Vec<u64>>,
+}
+
+impl std::ops::Index<&u64> for Logs {
+    type Output = Vec<Entry>;
+
+    fn index(&self, alias: &u64) -> &Vec<Entry> {
+        &self.all[alias]
+    }
+}
+
+/// An answer that the client waits for.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Of that type.
+    Plain(&'static str),
+    /// To a pattern, and the heads of its channels when it was answered.
+    Pattern(Vec<Head>),
+}
+
+/// A channel as a subscription to a pattern found it.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) channel: &'static str,
+    /// 0 where it was not there.
+    pub(crate) alias: u64,
+    pub(crate) offset: u64,
+    /// The alias of an earlier life, where it was not there.
+    pub(crate) dead: Option<u64>,
+}
 
 /// What happened, over all seeds.
 #[derive(Debug, Default, Clone, Copy)]
@@ -35,8 +67,13 @@ pub(crate) struct Tally {
     /// Events not read by a throttled subscription, and as the hubs count them.
     pub(crate) spared: u64,
     pub(crate) conflated: u64,
-    /// Subscriptions, ends of them, and changes.
+    /// Subscriptions, ends of them, and changes; and the same of patterns.
     pub(crate) subscribed: [u64; 3],
+    pub(crate) patterns: [u64; 3],
+    /// What was read or told of channels had by pattern alone.
+    pub(crate) by_pattern: u64,
+    /// What was read or told of channels had by pattern, and by name with a rate.
+    pub(crate) both: u64,
     /// Connections that were closed as slow.
     pub(crate) slow: u64,
     /// Connections begun to be closed: by the policy, and by a queue that stayed full.
@@ -60,6 +97,11 @@ impl Tally {
         for (sum, more) in self.subscribed.iter_mut().zip(other.subscribed) {
             *sum += more;
         }
+        for (sum, more) in self.patterns.iter_mut().zip(other.patterns) {
+            *sum += more;
+        }
+        self.by_pattern += other.by_pattern;
+        self.both += other.both;
         self.slow += other.slow;
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
             *sum += more;
@@ -74,7 +116,8 @@ impl Tally {
     pub(crate) fn complete(&self) -> bool {
         let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn]);
-        let more = self.subscribed.iter().chain(&self.cut).chain(&self.dropped);
+        let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut);
+        let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both]);
         all.chain(more.copied()).all(|count| count > 0)
     }
 }
@@ -82,7 +125,18 @@ impl Tally {
 /// A subscription as its client knows it.
 #[derive(Debug, Clone, Default)]
 struct Sub {
+    /// 0 where it is by pattern, of a channel that was not there.
     alias: u64,
+    dead: Option<u64>,
+    by_name: bool,
+    /// The offsets up to here need not be told: one of several subscriptions has ended, and the
+    /// others began later.
+    spared: u64,
+    /// Nor does what is due of holes up to here have to be shown, for the same reason.
+    excused: u64,
+    /// Where the subscription by name, and the last of those by pattern, began.
+    named: u64,
+    patterned: u64,
     /// The offsets up to here were read, told as lost, or are not for it.
     told: u64,
     /// The last hole, and the last event of it that was shown.
@@ -106,7 +160,8 @@ pub(crate) struct Client {
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
-    pub(crate) answers: std::collections::VecDeque<String>,
+    pub(crate) answers: std::collections::VecDeque<Answer>,
+    patterns: BTreeSet<String>,
     closed: bool,
     asked: HashMap<String, Asked>,
     /// The offsets after which a subscription is throttled, or is so no longer, by alias.
@@ -118,8 +173,9 @@ pub(crate) struct Client {
 impl Client {
     /// A client that has read nothing.
     pub(crate) fn new(id: ClientId) -> Self {
-        let (bytes, subs, answers, asked, rates) = Default::default();
-        Self { id, bytes, subs, answers, asked, rates, closed: false, tally: Tally::default() }
+        let (bytes, subs, answers, patterns, asked, rates) = Default::default();
+        let (closed, tally) = (false, Tally::default());
+        Self { id, bytes, subs, answers, patterns, asked, rates, closed, tally }
     }
 
     /// The client asks for a policy; `all` says that the newest event of every key is kept.
@@ -137,7 +193,7 @@ impl Client {
     /// Whether the event may be left out, because it came to a throttled subscription and a newer
     /// one of its key did as well.
     fn spared(&self, alias: u64, log: &[Entry], at: u64) -> bool {
-        let rates = &self.rates[&alias];
+        let rates = self.rates.get(&alias).map_or(&[][..], Vec::as_slice);
         let Some(rate) = rates.iter().rposition(|(head, _)| *head < at) else { return false };
         let until = rates[rate..].iter().find(|(_, throttled)| !throttled).map(|(head, _)| *head);
         let until = usize::try_from(until.unwrap_or(u64::MAX)).unwrap().min(log.len());
@@ -178,6 +234,14 @@ impl Client {
         let kind = text["type"].as_str().unwrap();
         let channel = text["channel"].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| text[name].as_u64().unwrap();
+        if let Some(sub) = self.subs.get_mut(&channel) {
+            sub.find(&channel, logs);
+            self.tally.by_pattern += u64::from(!sub.by_name);
+            let (alias, by_name) = (sub.alias, sub.by_name);
+            let last = self.rates.get(&alias).and_then(|rates| rates.last());
+            let both = by_name && last.is_some_and(|(_, throttled)| *throttled);
+            self.tally.both += u64::from(both && covered(&self.patterns, &channel));
+        }
         match kind {
             "event" if text["snapshot"] == true => {
                 self.shown(&channel, (number("offset"), number("data")), logs);
@@ -203,26 +267,8 @@ impl Client {
                 assert!(counts, "{channel} {hole:?} counts {dropped}: {whole} to {seen} were lost");
                 self.tally.lagged += dropped;
             }
-            "subscribed" => {
-                self.answered("subscribed");
-                let (alias, told) = (number("alias"), number("offset"));
-                match self.subs.get(&channel) {
-                    Some(sub) => {
-                        assert_eq!((sub.alias, text["updated"].as_bool()), (alias, Some(true)));
-                        self.tally.subscribed[2] += 1;
-                    }
-                    None => {
-                        assert!(text["updated"].is_null());
-                        self.subs.insert(channel, Sub { alias, told, ..Sub::default() });
-                        self.tally.subscribed[0] += 1;
-                    }
-                }
-            }
-            "unsubscribed" => {
-                self.answered("unsubscribed");
-                assert!(self.subs.remove(&channel).is_some());
-                self.tally.subscribed[1] += 1;
-            }
+            "subscribed" => self.subscribed(&channel, text),
+            "unsubscribed" => self.unsubscribed(&channel),
             "disconnect" => {
                 assert_eq!(text["reason"], "slow_consumer");
                 self.tally.slow += 1;
@@ -240,7 +286,7 @@ impl Client {
         if !asked.latest || asked.other {
             return;
         }
-        let (alias, log) = (sub.alias, &logs[&sub.alias]);
+        let (alias, excused, log) = (sub.alias, sub.excused, &logs[&sub.alias]);
         let newest: BTreeMap<_, _> =
             (hole.0..=hole.1).map(|at| (entry(log, at).key.clone(), at)).collect();
         let meant = newest.iter().filter(|(_, at)| entry(log, **at).hidden_from != Some(self.id));
@@ -249,13 +295,13 @@ impl Client {
         self.tally.holes += u64::from(!before.is_empty());
         for (key, at) in before {
             let newer = newest.contains_key(&key) || self.superseded(alias, logs, at);
-            assert!(newer, "{channel} {at}: not shown, and nothing is newer");
+            assert!(newer || at <= excused, "{channel} {at}: not shown, and nothing is newer");
         }
     }
 
     /// All that was missed has been shown, or is superseded.
     fn settled(&self, sub: &Sub, logs: &Logs) {
-        for at in sub.owed.values() {
+        for at in sub.owed.values().filter(|at| **at > sub.excused) {
             assert!(self.superseded(sub.alias, logs, *at), "{} {at}: not shown", self.id);
         }
     }
@@ -272,7 +318,8 @@ impl Client {
 
     /// Whether an event came to a throttled subscription.
     fn throttled(&self, alias: u64, at: u64) -> bool {
-        let rate = self.rates[&alias].iter().rfind(|(head, _)| *head < at);
+        let rates = self.rates.get(&alias).map_or(&[][..], Vec::as_slice);
+        let rate = rates.iter().rfind(|(head, _)| *head < at);
         rate.is_some_and(|(_, throttled)| *throttled)
     }
 
@@ -288,8 +335,52 @@ impl Client {
         self.tally.shown += 1;
     }
 
-    fn answered(&mut self, kind: &str) {
-        assert_eq!(self.answers.pop_front().as_deref(), Some(kind), "answers come in order");
+    fn subscribed(&mut self, channel: &str, text: &serde_json::Value) {
+        let answer = self.answers.pop_front().expect("answers come in order");
+        let updated = text["updated"] == true;
+        let tally = &mut self.tally;
+        let Answer::Pattern(heads) = answer else {
+            assert!(matches!(answer, Answer::Plain("subscribed")), "answers come in order");
+            let (alias, told) = (text["alias"].as_u64().unwrap(), text["offset"].as_u64().unwrap());
+            tally.subscribed[if updated { 2 } else { 0 }] += 1;
+            let fresh = Sub { alias, told, ..Sub::default() };
+            // By pattern it goes on from where it is.
+            let sub = self.subs.entry(channel.to_owned()).or_insert(fresh);
+            assert!(sub.alias == 0 || sub.alias == alias, "{channel} has one life at a time");
+            assert_eq!(std::mem::replace(&mut sub.by_name, true), updated, "{text}");
+            (sub.alias, sub.named) = (alias, if updated { sub.named } else { told });
+            return;
+        };
+        assert!(text["pattern"] == true && text["alias"].is_null() && text["offset"].is_null());
+        tally.patterns[if updated { 2 } else { 0 }] += 1;
+        let prefix = channel.strip_suffix('*').unwrap();
+        assert_eq!(self.patterns.insert(prefix.to_owned()), !updated, "{text}");
+        for Head { channel, alias, offset, dead } in heads {
+            let sub = Sub { alias, dead, told: offset, ..Sub::default() };
+            let sub = self.subs.entry(channel.to_owned()).or_insert(sub);
+            sub.patterned = if updated { sub.patterned } else { sub.patterned.max(offset) };
+        }
+    }
+
+    fn unsubscribed(&mut self, channel: &str) {
+        let answer = self.answers.pop_front();
+        assert!(matches!(answer, Some(Answer::Plain("unsubscribed"))), "answers come in order");
+        if let Some(prefix) = channel.strip_suffix('*') {
+            assert!(self.patterns.remove(prefix));
+            self.tally.patterns[1] += 1;
+        } else {
+            assert!(std::mem::take(&mut self.subs.get_mut(channel).unwrap().by_name));
+            self.tally.subscribed[1] += 1;
+        }
+        let patterns = &self.patterns;
+        let prefix = channel.strip_suffix('*');
+        self.subs.retain(|name, sub| {
+            if name == channel || prefix.is_some_and(|prefix| name.starts_with(prefix)) {
+                sub.spared = sub.patterned.max(sub.named);
+                sub.excused = sub.spared;
+            }
+            sub.by_name || covered(patterns, name)
+        });
     }
 
     /// The client has read of `from..=to`. Returns the number of the last of them, and how many
@@ -300,11 +391,12 @@ impl Client {
         let sub = sub.unwrap_or_else(|| panic!("{id}: an event of {channel}, not subscribed"));
         assert!(from > sub.told && from <= to, "{id} {channel}: {from}..={to} after {}", sub.told);
         let (alias, told) = (sub.alias, std::mem::replace(&mut sub.told, to));
+        let spared = std::mem::take(&mut sub.spared).max(told);
         let log = &logs[&alias];
-        let (missed, owed) = self.owed(alias, logs, told, from);
+        let (missed, owed) = self.owed(alias, logs, spared, from);
         assert_eq!(owed, 0, "{id} {channel}: silence between {told} and {from}");
         self.tally.spared += missed;
-        self.tally.hidden += from - 1 - told - missed;
+        self.tally.hidden += (from - 1).saturating_sub(spared + missed);
         (entry(log, to).number, meant(id, log, from, to))
     }
 
@@ -324,12 +416,32 @@ impl Client {
         }
         assert!(self.answers.is_empty(), "answers are never dropped");
         for (channel, sub) in &self.subs {
-            let log = &logs[&sub.alias];
-            let (_, owed) = self.owed(sub.alias, logs, sub.told, log.len() as u64 + 1);
+            let mut sub = sub.clone();
+            sub.find(channel, logs);
+            let Some(log) = logs.all.get(&sub.alias) else { continue };
+            let told = sub.told.max(sub.spared);
+            let (_, owed) = self.owed(sub.alias, logs, told, log.len() as u64 + 1);
             assert_eq!(owed, 0, "{} {channel}: silence after {}", self.id, sub.told);
-            self.settled(sub, logs);
+            self.settled(&sub, logs);
         }
     }
+}
+
+impl Sub {
+    /// Looks for the life of a channel that was not there when its pattern was subscribed to.
+    fn find(&mut self, channel: &str, logs: &Logs) {
+        if self.alias == 0 {
+            let lives = logs.lives.get(channel).map_or(&[][..], Vec::as_slice);
+            let dead = self.dead.and_then(|dead| lives.iter().position(|life| *life == dead));
+            // Once it lives, it does so for as long as the pattern is there.
+            let next = lives.get(dead.map_or(0, |dead| dead + 1));
+            self.alias = next.copied().unwrap_or(0);
+        }
+    }
+}
+
+fn covered(patterns: &BTreeSet<String>, channel: &str) -> bool {
+    patterns.iter().any(|prefix| channel.starts_with(prefix))
 }
 
 fn entry(log: &[Entry], offset: u64) -> &Entry {

@@ -5,6 +5,7 @@
 
 mod client;
 mod net;
+mod pattern;
 mod world;
 
 use world::World;

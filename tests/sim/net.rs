@@ -26,6 +26,11 @@ impl Mailboxes {
         self.0.lock().remove(&shard).unwrap_or_default()
     }
 
+    /// How much is in the mailbox of a shard.
+    pub(crate) fn depth(&self, shard: ShardId) -> usize {
+        self.0.lock().get(&shard).map_or(0, Vec::len)
+    }
+
     /// Whether no mailbox is crowded.
     pub(crate) fn calm(&self) -> bool {
         self.0.lock().values().all(|mail| mail.len() <= CROWDED)

@@ -18,16 +18,19 @@ use weir::proto::ws::frame;
 use weir::store::memory::{IDLE_MS, Memory};
 use weir::store::{NewEvent, Now, Store};
 
-use crate::client::{Client, Entry, Logs, Tally};
+use crate::client::{Answer, Client, Entry, Logs, Tally};
 use crate::net::{Mailboxes, Net, Socket};
+use crate::pattern::leave;
+
+pub(crate) const CHANNELS: [&str; 4] = ["a", "b/1", "room:1", "room:eu/2"];
+
+const PATTERNS: [&str; 3] = ["b/*", "room:*", "room:eu/*"];
 
 /// What a client may ask for; most want every event.
 const RATES: [Option<f64>; 6] = [None, None, Some(0.1), Some(1.0), Some(7.5), Some(100.0)];
 
-const CHANNELS: [&str; 4] = ["a", "b", "room:1", "room:2"];
-
 /// Keys of a channel, that of events without a key among them.
-const KEYS: usize = 8;
+pub(crate) const KEYS: usize = 8;
 
 /// A queue that stays full for this long ends its connection, in milliseconds.
 const SLOW_MS: u64 = 20_000;
@@ -36,29 +39,29 @@ const SLOW_MS: u64 = 20_000;
 const SWEEPS: usize = 256;
 
 /// One shard: what its thread owns.
-struct Shard {
-    id: ShardId,
-    hub: Hub,
+pub(crate) struct Shard {
+    pub(crate) id: ShardId,
+    pub(crate) hub: Hub,
     net: Net,
-    in_hand: VecDeque<Arc<Event>>,
+    pub(crate) in_hand: VecDeque<Arc<Event>>,
     /// The last offset of each channel, by alias, that was fanned out.
-    heads: HashMap<u64, u64>,
+    pub(crate) heads: HashMap<u64, u64>,
     /// The longest frame so far.
     longest: usize,
 }
 
 /// A connection, seen from both ends.
-struct Connection {
-    shard: usize,
-    seat: SeatId,
+pub(crate) struct Connection {
+    pub(crate) shard: usize,
+    pub(crate) seat: SeatId,
     author: Arc<Author>,
-    client: Client,
+    pub(crate) client: Client,
     /// The client reads nothing for now.
     stalled: bool,
     /// The server has begun to close it.
-    ending: bool,
-    /// The channels it has, with what is to happen when it is slow.
-    policies: HashMap<&'static str, Policy>,
+    pub(crate) ending: bool,
+    /// The channels and patterns it has, with what is to happen when it is slow.
+    pub(crate) policies: HashMap<&'static str, Policy>,
     /// When its queue was last seen at half or less.
     half_ms: u64,
 }
@@ -69,15 +72,13 @@ pub(crate) struct World {
     now_ms: u64,
     limit: OutboxLimit,
     /// Keys whose newest events are kept.
-    keys_max: usize,
-    mailboxes: Arc<Mailboxes>,
-    store: Memory,
-    shards: Vec<Shard>,
-    connections: Vec<Connection>,
+    pub(crate) keys_max: usize,
+    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) store: Memory,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) connections: Vec<Connection>,
     clients: u64,
-    logs: Logs,
-    /// The living alias of each channel.
-    lives: HashMap<&'static str, u64>,
+    pub(crate) logs: Logs,
     published: u64,
     tally: Tally,
     /// Nobody leaves and nobody is cut: all that is written is read in the end.
@@ -104,8 +105,7 @@ impl World {
             mailboxes,
             connections: Vec::new(),
             clients: 0,
-            logs: Logs::new(),
-            lives: HashMap::new(),
+            logs: Logs::default(),
             published: 0,
             tally: Tally::default(),
             lasting: seed.is_multiple_of(4),
@@ -117,10 +117,13 @@ impl World {
         let connection = self.rng.usize(0..self.connections.len().max(1));
         let shard = self.rng.usize(0..self.shards.len());
         let channel = CHANNELS[self.rng.usize(0..CHANNELS.len())];
+        let pattern = PATTERNS[self.rng.usize(0..PATTERNS.len())];
         match (self.rng.u8(0..100), self.connections.is_empty()) {
             (0..6, _) | (_, true) => self.connect(shard),
-            (6..20, _) => self.subscribe(connection, channel),
-            (20..26, _) => self.unsubscribe(connection, channel),
+            (6..16, _) => self.subscribe(connection, channel),
+            (16..20, _) => self.subscribe_pattern(connection, pattern),
+            (20..24, _) => self.unsubscribe(connection, channel),
+            (24..26, _) => self.unsubscribe_pattern(connection, pattern),
             (26..54, _) => self.publish(connection, channel),
             (54..70, _) => self.turn(shard),
             (70..90, _) => self.read(connection),
@@ -159,14 +162,14 @@ impl World {
     }
 
     /// Puts an answer on the control lane, and writes it, or leaves it to a later turn.
-    fn answer(&mut self, connection: usize, push: &Push<'_>, kind: &str) {
+    pub(crate) fn answer(&mut self, connection: usize, push: &Push<'_>, answer: Answer) {
         let connection = &mut self.connections[connection];
         let shard = &mut self.shards[connection.shard];
         let seat = shard.hub.seat(connection.seat).unwrap();
         let mut text = Vec::new();
         json::encode_push(push, &mut text);
         frame::push_text(&text, seat.outbox.control());
-        connection.client.answers.push_back(kind.to_owned());
+        connection.client.answers.push_back(answer);
         if self.rng.bool() {
             shard.net.flush(connection.seat, &mut shard.hub, self.now_ms);
         } else {
@@ -174,8 +177,8 @@ impl World {
         }
     }
 
-    fn subscribe(&mut self, index: usize, channel: &'static str) {
-        let now = self.now();
+    /// What a client asks to happen when it is slow.
+    pub(crate) fn policy(&mut self, index: usize) -> Policy {
         let mut policy = Policy::ALL[self.rng.usize(0..Policy::ALL.len())];
         // Every other client always says the same.
         let client = self.connections[index].author.client.0;
@@ -185,7 +188,18 @@ impl World {
         if policy == Policy::Disconnect && (self.lasting || self.rng.bool()) {
             policy = Policy::DropOldest;
         }
-        let max_rate = RATES[self.rng.usize(0..RATES.len())].and_then(Rate::new);
+        policy
+    }
+
+    /// How often it wants events.
+    pub(crate) fn rate(&mut self) -> Option<Rate> {
+        RATES[self.rng.usize(0..RATES.len())].and_then(Rate::new)
+    }
+
+    fn subscribe(&mut self, index: usize, channel: &'static str) {
+        let now = self.now();
+        let policy = self.policy(index);
+        let max_rate = self.rate();
         let connection = &mut self.connections[index];
         if connection.ending {
             return;
@@ -202,20 +216,20 @@ impl World {
         };
         let (position, keys_max) = (joined.head.offset, self.keys_max);
         let join = Join { policy, position, keys_max, max_rate };
+        // What is on its way is for it where it has the channel already, in whatever way.
+        let head = shard.heads.get(&joined.alias.0).copied().unwrap_or(0);
+        connection.client.throttles(joined.alias.0, head, max_rate.is_some());
         if updated {
-            let head = shard.heads.get(&joined.alias.0).copied().unwrap_or(0);
-            connection.client.throttles(joined.alias.0, head, max_rate.is_some());
             let which = (seat, joined.alias);
             outcome = shard.hub.update(which, join, &mut shard.net, self.now_ms);
         } else {
-            connection.client.throttles(joined.alias.0, position, max_rate.is_some());
             shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
         }
         let shard = connection.shard;
         self.live(channel);
         let (position, alias, recovered) = (joined.head, joined.alias.0, None);
         let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
-        self.answer(index, &push, "subscribed");
+        self.answer(index, &push, Answer::Plain("subscribed"));
         self.settle(shard, outcome);
     }
 
@@ -224,10 +238,24 @@ impl World {
         let connection = &self.connections[index];
         let shard = &mut self.shards[connection.shard];
         let Some(have) = self.store.find(channel) else { return };
-        let Some(last) = shard.hub.unsubscribe(connection.seat, have.alias) else { return };
+        let which = (connection.seat, have.alias);
+        let ended = shard.hub.unsubscribe(which, &mut shard.net, self.now_ms);
+        let Some((last, outcome)) = ended else { return };
         self.store.unsubscribe(channel, shard.id, last, now);
-        self.connections[index].policies.remove(channel);
-        self.answer(index, &Push::Unsubscribed { id: None, channel }, "unsubscribed");
+        // By a pattern it goes on without a rate.
+        let head = shard.heads.get(&have.alias.0).copied().unwrap_or(0);
+        let shard = connection.shard;
+        let connection = &mut self.connections[index];
+        connection.client.throttles(have.alias.0, head, false);
+        let policy = connection.policies.remove(channel);
+        let push = Push::Unsubscribed { id: None, channel };
+        self.answer(index, &push, Answer::Plain("unsubscribed"));
+        if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
+            // What it has held back was under its own policy.
+            assert_eq!(policy, Policy::Disconnect);
+            self.connections[index].policies.insert(channel, policy);
+        }
+        self.settle(shard, outcome);
     }
 
     /// A burst of events from one connection, as its client would send them without waiting.
@@ -250,7 +278,7 @@ impl World {
             let published = self.store.publish(event, self.now()).unwrap();
             assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");
             let alias = self.live(channel);
-            let log = self.logs.entry(alias).or_default();
+            let log = self.logs.all.entry(alias).or_default();
             log.push(Entry { number, key, hidden_from });
             assert_eq!(published.position.offset, log.len() as u64, "offsets have no gaps");
         }
@@ -259,14 +287,17 @@ impl World {
     /// The alias of a channel that was just used.
     fn live(&mut self, channel: &'static str) -> u64 {
         let alias = self.store.find(channel).unwrap().alias.0;
-        self.logs.entry(alias).or_default();
-        let before = self.lives.insert(channel, alias);
-        self.tally.reborn += u64::from(before.is_some_and(|before| before != alias));
+        self.logs.all.entry(alias).or_default();
+        let lives = self.logs.lives.entry(channel).or_default();
+        if lives.last() != Some(&alias) {
+            self.tally.reborn += u64::from(!lives.is_empty());
+            lives.push(alias);
+        }
         alias
     }
 
     /// One turn of a shard: its mailbox if it has nothing in hand, one fan-out, some writes.
-    fn turn(&mut self, index: usize) {
+    pub(crate) fn turn(&mut self, index: usize) {
         // Flushes are due between turns, however soon these follow each other.
         self.now_ms += if self.rng.bool() { self.rng.u64(0..50) } else { 0 };
         let shard = &mut self.shards[index];
@@ -326,7 +357,7 @@ impl World {
         }
         let (now, store) = (self.now(), &self.store);
         let Shard { id, hub, net, .. } = &mut self.shards[shard];
-        hub.leave_all(seat, |channel, last| store.unsubscribe(channel.as_str(), *id, last, now));
+        hub.leave_all(seat, |left, last| leave(store, *id, (left, last), now));
         let reason = CloseReason::SlowConsumer;
         let there = hub.seat(seat).unwrap();
         there.outbox.clear_data();
@@ -366,9 +397,7 @@ impl World {
         let connection = self.connections.swap_remove(index);
         let (now, store) = (self.now(), &self.store);
         let Shard { id, hub, net, .. } = &mut self.shards[connection.shard];
-        hub.close(connection.seat, |channel, last| {
-            store.unsubscribe(channel.as_str(), *id, last, now);
-        });
+        hub.close(connection.seat, |left, last| leave(store, *id, (left, last), now));
         net.sockets.remove(&connection.seat);
         self.tally.add(connection.client.tally);
     }
@@ -403,7 +432,10 @@ impl World {
                 connection.half_ms = self.now_ms;
             }
         }
-        let subscribers: u64 = self.shards.iter().map(|shard| shard.hub.subscriptions()).sum();
+        let mut subscribers: u64 = self.shards.iter().map(|shard| shard.hub.subscriptions()).sum();
+        let there = self.connections.iter().filter(|connection| !connection.ending);
+        let asked = there.flat_map(|connection| connection.policies.keys());
+        subscribers -= asked.filter(|name| name.ends_with('*')).count() as u64;
         let channels = self.store.channels("", None, usize::MAX);
         let counted: u64 = channels.iter().map(|channel| u64::from(channel.subscribers)).sum();
         assert_eq!(counted, subscribers, "the store and the hubs count the same");

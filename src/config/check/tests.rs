@@ -209,6 +209,19 @@ fn a_queue_holds_at_least_one_message() {
 }
 
 #[test]
+fn patterns_are_closed_unless_a_namespace_opens_them() {
+    let open = |text: &str, prefix: &str| {
+        check(text).is_ok_and(|config| config.node.policies.of_prefix(prefix).is_ok())
+    };
+    let one = "[[namespace]]\nname = \"a\"\npatterns = true\n";
+    assert!(!open("", "a:") && open(one, "a:") && !open(one, "b:"));
+    let most = "[defaults]\npatterns = true\n[[namespace]]\nname = \"b\"\npatterns = false\n";
+    assert!(open(most, "a:") && !open(most, "b:") && open(most, "c/"));
+    let found = faults("[[namespace]]\nname = \"a\"\npatterns = \"yes\"\n");
+    assert_eq!(found, ["w.toml:3: namespace.patterns: is \"yes\", must be true or false"]);
+}
+
+#[test]
 fn namespaces_inherit_and_are_checked() {
     assert!(check("[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"b\"\n").is_ok());
     let found = faults(

@@ -50,33 +50,44 @@ impl Hub {
         while let Some(seat) = self.seats.get_mut(id) {
             let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
             let client = seat.author.client;
-            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
-            let topic = self.topics.get_mut(&alias);
-            let (Some(sub), Some(topic)) = (sub, topic) else {
+            let Some(topic) = self.topics.get_mut(&alias) else {
                 // It has been left: nobody is there to be told.
                 seat.outbox.purge(alias);
                 continue;
             };
-            let (Some(members), Some(latest)) = topic.parts(sub.rate) else {
-                seat.outbox.purge(alias);
-                continue;
+            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
+            let (members, latest) = topic.parts(sub.and_then(|sub| sub.rate));
+            let member = sub.zip(members).and_then(|(sub, all)| all.get_mut(sub.member as usize));
+            let by_name = member.is_some();
+            // Whether it still uses the table once it has caught up.
+            let uses = member.as_ref().is_some_and(|member| member.policy == Policy::Latest);
+            let (standing, position) = match member {
+                Some(member) => (Some(&mut member.standing), Some(&mut member.position)),
+                None => (self.patterns.lag_of(id, alias), None),
             };
-            let Some(member) = members.get_mut(sub.member as usize) else {
+            let (Some(latest), Some(standing)) = (latest, standing) else {
                 seat.outbox.purge(alias);
                 continue;
             };
             match seat.outbox.show(latest, client, unix_ms()) {
                 Shown::CaughtUp => {
-                    member.standing = Standing::Live;
-                    let uses = member.uses_latest();
+                    *standing = Standing::Live;
                     topic.count_user(true, uses, 0);
+                    if !by_name {
+                        self.patterns.end_lag(id, alias);
+                    }
+                    if topic.is_spare() {
+                        self.topics.remove(&alias);
+                    }
                 }
                 Shown::Later => {}
                 Shown::Ready { told, upto, dropped } => {
                     seat.lose(dropped);
                     // Events that a throttled member was not to get yet are in the hole as well.
-                    member.position = member.position.max(upto);
-                    member.standing = if told { Standing::Told } else { Standing::Lagging };
+                    if let Some(position) = position {
+                        *position = (*position).max(upto);
+                    }
+                    *standing = if told { Standing::Told } else { Standing::Lagging };
                     return true;
                 }
             }
@@ -96,5 +107,14 @@ impl Topic {
         if latest.users == 0 {
             self.latest = None;
         }
+    }
+
+    /// Whether nobody needs it: it is there for members, and for those who have the channel by
+    /// pattern and need its table, or the run that is being filled.
+    pub(super) fn is_spare(&self) -> bool {
+        self.members.is_empty()
+            && self.groups.is_none()
+            && self.latest.is_none()
+            && self.open.is_none()
     }
 }

@@ -242,7 +242,7 @@ impl Hub {
             oldest_ms,
             full_ms: seat.full_since_ms().map(|since_ms| now_ms.saturating_sub(since_ms)),
             dropped: seat.dropped() + seat.outbox.untold(head),
-            subscriptions: seat.subs.len(),
+            subscriptions: self.subscriptions_of(id),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
+mod both;
 mod edges;
 mod latest;
 mod memory;
+mod pattern;
 mod throttle;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use crate::core::outbox::tests::{
 };
 use crate::core::outbox::{Delivered, SLICES_MAX};
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES};
+use crate::proto::event::Event;
 
 const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 8 };
 
@@ -54,6 +57,12 @@ fn seat(hub: &mut Hub, client: u64) -> SeatId {
 
 fn after(policy: Policy, position: u64) -> Join {
     Join { policy, position, keys_max: 100, max_rate: None }
+}
+
+/// Ends a subscription by name.
+fn end(hub: &mut Hub, id: SeatId, alias: u64) -> Option<bool> {
+    let ended = hub.unsubscribe((id, Alias(alias)), &mut Kernel::default(), 0);
+    ended.map(|(last, _)| last)
 }
 
 fn join(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
@@ -116,7 +125,10 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 (2, Some(id)) => {
                     seats.swap_remove(at);
                     let mut left = Vec::new();
-                    hub.close(id, |name, last| left.push((name.to_string(), last)));
+                    hub.close(id, |name, last| match name {
+                        Left::Channel(name) => left.push((name.to_string(), last)),
+                        Left::Prefix(prefix) => panic!("nobody has {prefix}"),
+                    });
                     let had: Vec<u64> =
                         model.iter().filter(|(seat, _)| *seat == id).map(|(_, a)| *a).collect();
                     model.retain(|(seat, _)| *seat != id);
@@ -142,7 +154,7 @@ fn the_books_are_right_whoever_comes_and_goes() {
                 (_, Some(id)) => {
                     let had = model.remove(&(id, alias));
                     let last = model.iter().all(|(_, other)| *other != alias);
-                    assert_eq!(hub.unsubscribe(id, Alias(alias)), had.then_some(last));
+                    assert_eq!(end(&mut hub, id, alias), had.then_some(last));
                 }
             }
             check(&hub, &model);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::pattern::{Patterns, Touched};
 use super::seat::{Member, Round, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::latest::Latest;
@@ -56,6 +57,34 @@ impl Topic {
         let list = self.groups.as_ref().map_or(&[][..], |groups| &groups.list);
         let at = list.binary_search_by_key(&rate, |group| group.rate);
         at.ok().and_then(|at| list.get(at)).map_or(&[], |group| &group.members)
+    }
+
+    /// How many members have a rate.
+    pub(super) fn grouped(&self) -> usize {
+        let groups = self.groups.iter().flat_map(|groups| &groups.list);
+        groups.map(|group| group.members.len()).sum()
+    }
+
+    /// What was not yet fanned out is for a member, whatever position it began at.
+    pub(super) fn begin_after_head(&mut self, sub: Sub) {
+        self.begin_with(sub, self.head + 1);
+    }
+
+    /// The events from `offset` on, none of which was fanned out, are for a member, likewise.
+    pub(super) fn begin_with(&mut self, sub: Sub, offset: u64) {
+        let member = self.parts(sub.rate).0.and_then(|list| list.get_mut(sub.member as usize));
+        if let Some(member) = member {
+            member.position = member.position.min(offset - 1);
+        }
+    }
+
+    /// As [`Topic::begin_with`], for the member of a seat that has a rate, where there is one.
+    pub(super) fn find_grouped(&mut self, seat: u32, offset: u64) -> bool {
+        let groups = self.groups.iter_mut().flat_map(|groups| &mut groups.list);
+        let mut members = groups.flat_map(|group| &mut group.members);
+        let Some(member) = members.find(|member| member.seat == seat) else { return false };
+        member.position = member.position.min(offset - 1);
+        true
     }
 
     /// How many members each group has, and when it is due.
@@ -114,7 +143,7 @@ impl Topic {
     pub(super) fn load_throttled(
         &mut self,
         event: &Arc<Event>,
-        (touched, dues): (&mut Vec<Alias>, &mut Dues),
+        (touched, dues, patterns): (&mut Vec<Touched>, &mut Dues, &mut Patterns),
     ) -> Option<bool> {
         let (Some(groups), Some(latest)) = (&mut self.groups, &mut self.latest) else {
             return None;
@@ -130,14 +159,14 @@ impl Topic {
                 return Some(false);
             }
         }
-        if !self.members.is_empty() {
+        if !self.members.is_empty() || self.open.is_some() || patterns.reach(event) > 0 {
             return None;
         }
         // Nobody needs a run.
         latest.record(event);
         self.head = event.offset;
         if !std::mem::replace(&mut groups.touched, true) {
-            touched.push(event.alias);
+            touched.push(Touched { alias: event.alias, first: 0, end: 0 });
         }
         Some(true)
     }
@@ -234,17 +263,24 @@ impl Hub {
         else {
             return;
         };
-        let head = member.position.max(topic.head);
+        let position = member.position.max(topic.head);
         let rate = join.max_rate;
-        let at = topic.enter(Member { position: head, ..member }, rate, join.keys_max);
+        let at = topic.enter(Member { position, ..member }, rate, join.keys_max);
         if let Some(own) = seat.subs.iter_mut().find(|own| own.alias == sub.alias) {
             *own = Sub { member: at, rate, ..sub };
         }
-        seat.outbox.count_frames(sub.alias, rate.is_some(), head);
+        // Where a pattern has the channel as well, its position may lie further ahead.
+        seat.outbox.count_frames(sub.alias, rate.is_some(), topic.head);
     }
 
     /// Gives a throttled member what is held back for it.
-    fn settle(&mut self, sub: Sub, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
+    pub(super) fn settle(
+        &mut self,
+        sub: Sub,
+        writer: &mut impl Writer,
+        now_ms: u64,
+        outcome: &mut Outcome,
+    ) {
         let limit = self.run_limit();
         let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
         let Some(group) =

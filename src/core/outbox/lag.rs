@@ -273,22 +273,25 @@ impl Outbox {
     /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
     /// nothing is shown any more. Returns how many events of it were not named as dropped before.
     pub fn give_up(&mut self, alias: Alias, head: u64) -> u64 {
+        self.give_up_where(|other| (other == alias).then_some(head))
+    }
+
+    /// Ends the lagging of every channel that has a `head`, likewise.
+    pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let mut dropped = 0;
-        for item in &mut self.data {
-            if let Item::Lag(lag) = item
-                && lag.alias == alias
-                && let Some(missed) = lag.missed
-            {
-                let channel = lag.channel.clone();
-                let hole = Rc::new(Cell::new(missed.hole(head)));
-                dropped += missed.uncounted(head);
-                let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
-                let charge = Charge::new(lag.charge.account(), GAP_BYTES);
-                let gap = Gap { channel, alias, hole, ts_ms, told, frame, charge };
-                *item = Item::Gap(Box::new(gap));
-            }
-        }
-        self.data.retain(|item| !matches!(item, Item::Lag(lag) if lag.alias == alias));
+        self.data.retain_mut(|item| {
+            let Item::Lag(lag) = item else { return true };
+            let Some(head) = head(lag.alias) else { return true };
+            let Some(missed) = lag.missed else { return false };
+            let (channel, alias) = (lag.channel.clone(), lag.alias);
+            let hole = Rc::new(Cell::new(missed.hole(head)));
+            dropped += missed.uncounted(head);
+            let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
+            let charge = Charge::new(lag.charge.account(), GAP_BYTES);
+            let gap = Gap { channel, alias, hole, ts_ms, told, frame, charge };
+            *item = Item::Gap(Box::new(gap));
+            true
+        });
         self.recount();
         dropped
     }
@@ -332,6 +335,10 @@ impl Missed {
 }
 
 impl Lag {
+    pub(super) fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
     /// When the first event was taken that it has missed and is yet to be told of, Unix time.
     pub(super) fn missed_since(&self) -> Option<u64> {
         self.missed.map(|missed| missed.ts_ms)

@@ -136,7 +136,8 @@ impl Reader {
             Opcode::Text => {
                 let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
                 let number = |name: &str| value[name].as_u64().unwrap();
-                let alias = value["channel"].as_str().unwrap()[1..].parse().unwrap();
+                let name = value["channel"].as_str().unwrap();
+                let alias = name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
                 match value["type"].as_str() {
                     Some("event") if value["snapshot"] == true => {
                         Got::Shown(alias, number("offset"))

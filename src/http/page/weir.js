@@ -71,8 +71,10 @@ export class Weir {
   }
 
   /**
-   * Receives a channel. `handlers`: `event`, `lagged`, `subscribed`, `error`. Options of the
-   * protocol, such as `{ slow: "latest", max_rate: 10 }`, go into `options`.
+   * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
+   * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
+   * `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
+   * into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const entry = { handlers, options, since: null };
@@ -125,7 +127,7 @@ export class Weir {
 
   #take(message) {
     const entry = this.#channels.get(message.channel);
-    const told = entry?.handlers;
+    const told = (entry ?? this.#pattern(message.channel))?.handlers;
     switch (message.type) {
       case "welcome":
         this.#attempt = 0;
@@ -159,6 +161,16 @@ export class Weir {
         return;
     }
     this.#settle(message);
+  }
+
+  // The separators of a name, from its end: how far a pattern may reach.
+  #pattern(channel) {
+    for (let at = channel?.length ?? 0; at > 0; at--) {
+      if (!":/".includes(channel[at - 1])) continue;
+      const entry = this.#channels.get(`${channel.slice(0, at)}*`);
+      if (entry) return entry;
+    }
+    return undefined;
   }
 
   #subscribe(channel, entry) {

@@ -227,7 +227,7 @@ fn what_no_table_has_seen_stays_in_the_queue() {
 fn the_end_of_a_subscription_ends_its_lagging() {
     let (mut hub, id) = stalled(Policy::Latest);
     flood(&mut hub, 1..30);
-    hub.unsubscribe(id, Alias(1));
+    end(&mut hub, id, 1);
     assert_eq!(shown(&mut hub, id), []);
     join(&mut hub, id, 1, Policy::Latest);
     flood(&mut hub, 30..60);

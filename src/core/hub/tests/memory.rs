@@ -110,7 +110,7 @@ fn the_books_are_right_whatever_is_queued_dropped_and_written() {
                     ids.swap_remove(at);
                     hub.close(id, |_, _| {});
                 }
-                (3, Some(id)) => drop(hub.unsubscribe(id, Alias(rng.u64(0..4)))),
+                (3, Some(id)) => drop(end(&mut hub, id, rng.u64(0..4))),
                 (4..7, Some(id)) => write(&mut hub, id, 100),
                 (7, Some(id)) => {
                     hub.leave_all(id, |_, _| {});

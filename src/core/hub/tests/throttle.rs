@@ -197,7 +197,7 @@ fn a_group_ends_with_its_last_member_and_what_waits_for_it_ends_too() {
     let ids = [1, 2].map(|client| throttled(&mut hub, client, rated(Policy::DropOldest, 1.0)));
     feed(&mut hub, 1, "a", 0);
     feed(&mut hub, 2, "a", 1);
-    assert_eq!(hub.unsubscribe(ids[0], Alias(1)), Some(false));
+    assert_eq!(end(&mut hub, ids[0], 1), Some(false));
     assert_eq!((hub.next_due(), received(&mut hub, ids[0])), (Some(1_000), vec![]));
     hub.close(ids[1], |_, last| assert!(last));
     assert_eq!((hub.next_due(), hub.topics.len(), hub.subscriptions()), (None, 0, 0));

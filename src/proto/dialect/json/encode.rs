@@ -82,6 +82,14 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
                 flag(out, ",\"updated\":", true);
             }
         }
+        Push::SubscribedPattern { id, pattern, updated } => {
+            answer(out, "subscribed", id);
+            string(out, ",\"channel\":", pattern);
+            flag(out, ",\"pattern\":", true);
+            if updated {
+                flag(out, ",\"updated\":", true);
+            }
+        }
         Push::Unsubscribed { id, channel } => {
             answer(out, "unsubscribed", id);
             string(out, ",\"channel\":", channel);

@@ -58,6 +58,19 @@ fn events_are_written_to_the_letter() {
 }
 
 #[test]
+fn a_pattern_has_no_position() {
+    let cases = [
+        (Some(1), false, r#"{"type":"subscribed","id":1,"channel":"room:*","pattern":true}"#),
+        (None, true, r#"{"type":"subscribed","channel":"room:*","pattern":true,"updated":true}"#),
+    ];
+    for (id, updated, expected) in cases {
+        let mut text = Vec::new();
+        encode_push(&Push::SubscribedPattern { id, pattern: "room:*", updated }, &mut text);
+        assert_eq!(String::from_utf8_lossy(&text), expected);
+    }
+}
+
+#[test]
 fn pushes_are_written_to_the_letter() {
     let position = Position { epoch: Epoch::from_seed(7), offset: 57 };
     let channel = "room:1";

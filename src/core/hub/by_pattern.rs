@@ -1,0 +1,334 @@
+//! Subscriptions to patterns: how they begin and end, and the fan-out of a run to them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::pattern::{Pattern, PatternSub, Touched};
+use super::seat::{Member, Round, Standing, Sub};
+use super::{Hub, Join, Left, SeatId, Topic, Writer, narrow};
+use crate::core::outbox::OutboxLimit;
+use crate::core::policy::Policy;
+use crate::core::run::Run;
+use crate::proto::event::Event;
+use crate::proto::name::{Alias, ChannelName};
+
+/// Things that may stand in the lane of a seat with patterns, in events of its limit; and at least
+/// so many. The lane has a notice for each channel that has lost something, and a pattern has any
+/// number of channels.
+const LANE_TIMES: usize = 2;
+const LANE_MIN: usize = 1_024;
+
+impl Hub {
+    /// Whether the connection has the pattern of that prefix.
+    pub fn has_pattern(&self, id: SeatId, prefix: &str) -> bool {
+        self.patterns.sub(id, prefix).is_some()
+    }
+
+    /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
+    /// of the one that is there. As its position, `join` has how many events are on their way to
+    /// the shard and not loaded yet. They are not for it: of a channel that the shard did not have
+    /// all the time, there may be holes between them.
+    pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, join: Join) {
+        let Join { policy, position, keys_max, .. } = join;
+        if !self.seats.contains(id) || self.update_pattern(id, prefix, policy, keys_max) {
+            return;
+        }
+        let patterns = &mut self.patterns;
+        let all = &mut patterns.all;
+        let key = *patterns.table.get_or_insert_with(prefix, || {
+            let (members, prefix) = (Vec::new(), prefix.into());
+            narrow(all.insert(Pattern { prefix, members, latest: 0, keys_max }))
+        });
+        let Some(pattern) = all.get_mut(key as usize) else { return };
+        if patterns.seats.len() <= id {
+            patterns.seats.resize_with(id + 1, || None);
+        }
+        let mine = patterns.seats[id].get_or_insert_default();
+        mine.subs.push(PatternSub { pattern: key, member: narrow(pattern.members.len()) });
+        let standing = Standing::Live;
+        let position = self.loaded + position;
+        pattern.members.push(Member { seat: narrow(id), policy, standing, position });
+        pattern.latest += usize::from(policy == Policy::Latest);
+        pattern.keys_max = keys_max;
+        patterns.next = None;
+        patterns.fence(position);
+        self.subscriptions += 1;
+    }
+
+    /// Changes the policy of a subscription to a pattern, if there is one. Where it lags it goes
+    /// on with it once it has caught up.
+    fn update_pattern(
+        &mut self,
+        id: SeatId,
+        prefix: &str,
+        policy: Policy,
+        keys_max: usize,
+    ) -> bool {
+        let Some(sub) = self.patterns.sub(id, prefix) else { return false };
+        if let Some(pattern) = self.patterns.all.get_mut(sub.pattern as usize)
+            && let Some(member) = pattern.members.get_mut(sub.member as usize)
+        {
+            pattern.latest -= usize::from(member.policy == Policy::Latest);
+            pattern.latest += usize::from(policy == Policy::Latest);
+            pattern.keys_max = keys_max;
+            member.policy = policy;
+        }
+        true
+    }
+
+    /// Ends a subscription to a pattern, and takes the events of the channels that the connection
+    /// has neither by name nor by another pattern out of its queue. Says whether it was the
+    /// shard's last of that prefix; `None` when there was none.
+    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<bool> {
+        let sub = self.patterns.sub(id, prefix)?;
+        self.take_over_by_name(id, prefix, sub);
+        let mine = self.patterns.mine(id)?;
+        mine.subs.retain(|other| other.pattern != sub.pattern);
+        let last = self.leave_pattern(sub).is_some_and(|(_, last)| last);
+        let patterns = &self.patterns;
+        let seat = self.seats.get_mut(id)?;
+        let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
+        seat.outbox.purge_where(|alias, name: &ChannelName| {
+            let name = name.as_str();
+            name.starts_with(prefix) && !by_name(alias) && !patterns.covers(id, name)
+        });
+        let mut lags = std::mem::take(&mut self.patterns.mine(id)?.lags);
+        lags.retain(|alias, _| {
+            let Some(topic) = self.topics.get_mut(alias) else { return false };
+            let goes_on = self.patterns.covers(id, topic.channel.as_str());
+            if !goes_on {
+                topic.count_user(true, false, 0);
+                if topic.is_spare() {
+                    self.topics.remove(alias);
+                }
+            }
+            goes_on
+        });
+        self.patterns.mine(id)?.lags = lags;
+        self.patterns.tidy(id);
+        Some(last)
+    }
+
+    /// Before a pattern ends: what is on its way to the seat on channels that it has by name as
+    /// well is for it, whatever position the name began at.
+    fn take_over_by_name(&mut self, id: SeatId, prefix: &str, sub: PatternSub) {
+        let pattern = self.patterns.all.get(sub.pattern as usize);
+        let member = pattern.and_then(|pattern| pattern.members.get(sub.member as usize));
+        let Some(seat) = self.seats.get(id) else { return };
+        if member.is_none_or(|member| member.position > self.patterns.batch) {
+            return;
+        }
+        for sub in &seat.subs {
+            if let Some(topic) = self.topics.get_mut(&sub.alias)
+                && topic.channel.as_str().starts_with(prefix)
+            {
+                topic.begin_after_head(*sub);
+            }
+        }
+    }
+
+    /// Ends all subscriptions of a seat to patterns; what is queued stays queued.
+    pub(super) fn leave_patterns(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
+        let Some(mine) = self.patterns.mine(id).map(std::mem::take) else { return };
+        if let Some(seat) = self.seats.get_mut(id) {
+            let topics = &self.topics;
+            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
+            let lags = |alias| head(alias).filter(|_| mine.lags.contains_key(&alias));
+            let dropped = seat.outbox.give_up_where(lags);
+            seat.lose(dropped);
+        }
+        for alias in mine.lags.keys() {
+            let Some(topic) = self.topics.get_mut(alias) else { continue };
+            topic.count_user(true, false, 0);
+            if topic.is_spare() {
+                self.topics.remove(alias);
+            }
+        }
+        for sub in mine.subs {
+            if let Some((prefix, last)) = self.leave_pattern(sub) {
+                left(Left::Prefix(&prefix), last);
+            }
+        }
+        self.patterns.tidy(id);
+    }
+
+    fn leave_pattern(&mut self, sub: PatternSub) -> Option<(Box<str>, bool)> {
+        let patterns = &mut self.patterns;
+        let pattern = patterns.all.get_mut(sub.pattern as usize)?;
+        let at = sub.member as usize;
+        if at >= pattern.members.len() {
+            return None;
+        }
+        let member = pattern.members.swap_remove(at);
+        pattern.latest -= usize::from(member.policy == Policy::Latest);
+        self.subscriptions -= 1;
+        patterns.next = None;
+        if let Some(moved) = pattern.members.get(at)
+            && let Some(Some(mine)) = patterns.seats.get_mut(moved.seat as usize)
+            && let Some(other) = mine.subs.iter_mut().find(|other| other.pattern == sub.pattern)
+        {
+            other.member = sub.member;
+        }
+        let last = pattern.members.is_empty();
+        let prefix = pattern.prefix.clone();
+        if last {
+            patterns.table.remove(&prefix);
+            patterns.all.remove(sub.pattern as usize);
+        }
+        Some((prefix, last))
+    }
+
+    /// Whether the seat of a subscription by name has the channel by pattern as well.
+    pub(super) fn goes_on_by_pattern(&self, id: SeatId, sub: Sub) -> bool {
+        let topic = self.topics.get(&sub.alias);
+        topic.is_some_and(|topic| self.patterns.covers(id, topic.channel.as_str()))
+    }
+
+    /// A subscription by name ends, nothing is held back for it, and its seat has the channel by
+    /// pattern as well: it goes on as it stands.
+    pub(super) fn hand_to_pattern(&mut self, id: SeatId, sub: Sub) {
+        let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
+        let member = topic.members(sub.rate).get(sub.member as usize);
+        if let Some(standing) = member.map(|member| member.standing)
+            && standing != Standing::Live
+            && let Some(mine) = self.patterns.mine(id)
+            && let Some(seat) = self.seats.get_mut(id)
+        {
+            mine.lags.insert(sub.alias, standing);
+            topic.count_user(false, true, 0);
+            seat.outbox.count_frames(sub.alias, false, topic.head);
+        }
+    }
+
+    /// Lays an event of a channel that nobody has by name. Where somebody has it by pattern, it
+    /// has a topic from here on, for as long as that is needed.
+    #[cold]
+    pub(super) fn lay_by_pattern(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
+        if self.patterns.reach(event) == 0 {
+            return true;
+        }
+        let channel = event.channel.clone();
+        self.topics.insert(event.alias, Topic::new(channel));
+        self.lay(event, now_ns)
+    }
+
+    /// Hands a run to those who have its channel by pattern and not by name, once to each: by the
+    /// longest prefix.
+    #[inline(never)]
+    pub(super) fn offer_by_pattern(
+        &mut self,
+        touched: Touched,
+        by_name: &mut [Member],
+        run: &Rc<Run>,
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        self.patterns.stamp += 1;
+        let grouped = self.topics.get(&run.alias()).map_or(0, Topic::grouped);
+        for at in touched.first..touched.end {
+            let Some(&key) = self.patterns.found.get(at as usize) else { continue };
+            let Some(pattern) = self.patterns.all.get_mut(key as usize) else { continue };
+            let members = std::mem::take(&mut pattern.members);
+            for member in &members {
+                // What was on its way when it came is not for it.
+                if member.position > self.patterns.batch {
+                    continue;
+                }
+                let Some(standing) = self.turn_of(member.seat, (by_name, grouped), run) else {
+                    continue;
+                };
+                let mut member = Member { standing, position: 0, ..*member };
+                self.offer(&mut member, run, round);
+                if member.standing != Standing::Live {
+                    self.note_lag(member, standing, run.alias());
+                }
+                self.bound_lane(member, round);
+            }
+            if let Some(pattern) = self.patterns.all.get_mut(key as usize) {
+                pattern.members = members;
+            }
+        }
+    }
+
+    /// The standing of a member that gets the run by pattern, and has not yet got it. The members
+    /// by name without a rate are given, and how many have one.
+    fn turn_of(
+        &mut self,
+        id: u32,
+        (by_name, grouped): (&mut [Member], usize),
+        run: &Run,
+    ) -> Option<Standing> {
+        let (stamp, alias, seat) = (self.patterns.stamp, run.alias(), self.seats.get(id as usize)?);
+        let mine = self.patterns.mine(id as usize)?;
+        if std::mem::replace(&mut mine.stamp, stamp) == stamp {
+            return None;
+        }
+        // All of the run is for one that has the name, whatever position that began at.
+        if seat.subs.len() <= by_name.len() + grouped {
+            match seat.subs.iter().find(|sub| sub.alias == alias) {
+                Some(Sub { rate: None, member, .. }) => {
+                    by_name.get_mut(*member as usize)?.position = 0;
+                    return None;
+                }
+                Some(sub) => {
+                    self.topics.get_mut(&alias)?.begin_with(*sub, run.offset(0));
+                    return None;
+                }
+                None => {}
+            }
+        } else if let Some(named) = by_name.iter_mut().find(|member| member.seat == id) {
+            named.position = 0;
+            return None;
+        } else if grouped > 0 && self.topics.get_mut(&alias)?.find_grouped(id, run.offset(0)) {
+            return None;
+        }
+        let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };
+        Some(lag.copied().unwrap_or(Standing::Live))
+    }
+
+    fn note_lag(&mut self, member: Member, before: Standing, alias: Alias) {
+        if member.standing == before {
+            return;
+        }
+        if before == Standing::Live
+            && let Some(topic) = self.topics.get_mut(&alias)
+        {
+            topic.count_user(false, true, 0);
+        }
+        if let Some(mine) = self.patterns.mine(member.seat as usize) {
+            mine.lags.insert(alias, member.standing);
+        }
+    }
+
+    /// Gives a seat up whose lane has too many notices: what it has lost can no longer be told.
+    fn bound_lane(&mut self, member: Member, round: &mut Round<'_, impl Writer>) {
+        let OutboxLimit { events, .. } = self.limit;
+        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
+        if seat.outbox.lane_len() > LANE_MIN.max(LANE_TIMES.saturating_mul(events))
+            && !std::mem::replace(&mut seat.over, true)
+        {
+            round.outcome.overflowed.push(member.seat as usize);
+        }
+    }
+
+    /// Gives back the tables that were held for patterns, where nobody lags and nothing was
+    /// published since the last look.
+    pub(super) fn rest_tables(&mut self) {
+        let topics = &mut self.topics;
+        self.patterns.held.retain(|alias| {
+            let Some(topic) = topics.get_mut(alias) else { return false };
+            let Some(latest) = &mut topic.latest else { return false };
+            if std::mem::take(&mut latest.fresh) || latest.users > 1 {
+                return true;
+            }
+            latest.held = false;
+            topic.count_user(true, false, 0);
+            if topic.is_spare() {
+                topics.remove(alias);
+            }
+            false
+        });
+        if self.patterns.held.is_empty() {
+            self.patterns.held = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The fan-out: events of a batch are laid into one run for each channel, and the runs are handed to
+//! its members.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::seat::{Member, Round, Standing, Target};
+use super::{BATCHES, Hub, Outcome, Writer};
+use crate::core::outbox::Slice;
+use crate::core::run::{RUN_BYTES_MAX, Run, RunLimit};
+use crate::proto::event::Event;
+
+impl Hub {
+    /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
+    /// then come again.
+    pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
+        let loaded = self.patterns.passes(self.loaded, &self.touched) && self.lay(event, now_ns);
+        self.loaded += u64::from(loaded);
+        loaded
+    }
+
+    #[inline(always)]
+    pub(super) fn lay(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
+        let limit = self.run_limit();
+        let Some(topic) = self.topics.get_mut(&event.alias) else {
+            return self.lay_by_pattern(event, now_ns);
+        };
+        let books = (&mut self.touched, &mut self.dues, &mut self.patterns);
+        if let Some(answer) = topic.load_throttled(event, books) {
+            return answer;
+        }
+        let loaded = match &mut topic.open {
+            Some(run) => self.press.append(run, event, limit),
+            None => {
+                self.touched.push(self.patterns.begin(event, topic));
+                topic.open = Some(self.press.begin(event, now_ns));
+                true
+            }
+        };
+        // After the run has it: until then nobody else may hold it.
+        if let Some(latest) = topic.latest.as_mut().filter(|_| loaded) {
+            latest.record(event);
+        }
+        loaded
+    }
+
+    /// A part of the queue, so that no batch alone can overflow one that was empty.
+    pub(super) fn run_limit(&self) -> RunLimit {
+        let frames = (self.limit.events / BATCHES).max(4).min(self.limit.events.max(1));
+        RunLimit { bytes: (self.limit.bytes / 2).min(RUN_BYTES_MAX), frames }
+    }
+
+    /// How many members the event's channel has, where [`Hub::load`] would begin its run: what
+    /// it adds to the next [`Hub::fan_out`].
+    pub fn begins(&mut self, event: &Event) -> usize {
+        let topic = self.topics.get(&event.alias);
+        if topic.is_some_and(|topic| topic.open.is_some()) {
+            return 0;
+        }
+        topic.map_or(0, |topic| topic.members.len()) + self.patterns.reach(event)
+    }
+
+    /// Hands every open run to the members of its channel, and flushes the throttle groups that
+    /// are due.
+    pub fn fan_out(&mut self, writer: &mut impl Writer, now_ms: u64, outcome: &mut Outcome) {
+        let mut touched = std::mem::take(&mut self.touched);
+        let account = &self.press.account().clone();
+        for touched in touched.drain(..) {
+            let alias = touched.alias;
+            let Some(topic) = self.topics.get_mut(&alias) else { continue };
+            topic.arm(alias, now_ms, &mut self.dues);
+            let Some(mut run) = topic.open.take() else { continue };
+            self.press.seal(&mut run);
+            topic.head = run.offset(run.len().saturating_sub(1));
+            let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
+            let mut members = std::mem::take(&mut topic.members);
+            let mut round = Round { writer, now_ms, floor, account, outcome };
+            if touched.has_patterns() {
+                self.offer_by_pattern(touched, &mut members, &run, &mut round);
+            }
+            self.hand(run, &mut members, &mut round);
+            if let Some(topic) = self.topics.get_mut(&alias) {
+                topic.members = members;
+                if topic.is_spare() {
+                    self.topics.remove(&alias);
+                }
+            }
+        }
+        self.patterns.end_batch(self.loaded);
+        self.touched = touched;
+        self.flush_due(writer, now_ms, outcome);
+    }
+
+    /// Hands a run to members of its channel.
+    pub(super) fn hand(
+        &mut self,
+        run: Rc<Run>,
+        members: &mut [Member],
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        for member in members {
+            self.offer(member, &run, round);
+        }
+        self.press.issue(run);
+    }
+
+    // For patterns it is called a second time, and the loop over the members of a channel is no
+    // place for a call.
+    #[inline(always)]
+    pub(super) fn offer(
+        &mut self,
+        member: &mut Member,
+        run: &Rc<Run>,
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        if member.standing != Standing::Live {
+            return self.miss(member, run, run.after(member.position), round);
+        }
+        let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
+        if !seat.dirty {
+            seat.dirty = true;
+            self.dirty.push_back(member.seat);
+        }
+        let mut from = run.after(member.position);
+        let (full, near, roomy) = (&mut self.full, &mut self.near, &mut self.roomy);
+        let mut target = Target { seat, member, full, near, roomy, limit: self.limit };
+        for (hidden, client) in run.hidden() {
+            if *client == target.seat.author.client && *hidden >= from {
+                target.put(Slice { run: Rc::clone(run), from, to: *hidden }, round);
+                if target.member.standing != Standing::Live {
+                    return self.miss(member, run, *hidden, round);
+                }
+                from = hidden + 1;
+            }
+        }
+        let slice = Slice { run: Rc::clone(run), from, to: run.len() };
+        target.put(slice, round);
+    }
+}

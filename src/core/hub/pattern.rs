@@ -1,0 +1,215 @@
+//! The patterns of a shard: who has which prefix, and which of them have a channel.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+use slab::Slab;
+
+use super::seat::{Member, Standing};
+use super::{SeatId, Topic, narrow};
+use crate::core::prefix::PrefixTable;
+use crate::proto::event::Event;
+use crate::proto::name::Alias;
+
+/// One prefix with members on this shard.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    pub(super) prefix: Box<str>,
+    pub(super) members: Vec<Member>,
+    /// How many of them have the policy `latest`.
+    pub(super) latest: usize,
+    pub(super) keys_max: usize,
+}
+
+/// A subscription to a pattern as its seat knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PatternSub {
+    pub(super) pattern: u32,
+    /// Its index among the pattern's members.
+    pub(super) member: u32,
+}
+
+/// What one seat has by pattern.
+#[derive(Debug, Default)]
+pub(super) struct Mine {
+    pub(super) subs: Vec<PatternSub>,
+    /// The last run that was offered to it.
+    pub(super) stamp: u64,
+    /// The channels that it has by pattern alone, and lags on.
+    pub(super) lags: HashMap<Alias, Standing, RandomState>,
+}
+
+/// A channel with an open run, and the patterns that have it: a range of what was found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Touched {
+    pub(super) alias: Alias,
+    pub(super) first: u32,
+    pub(super) end: u32,
+}
+
+impl Touched {
+    pub(super) fn has_patterns(self) -> bool {
+        self.first < self.end
+    }
+}
+
+/// The patterns of a shard.
+///
+/// Invariants: `table` names the patterns of `all`, each of which has members; `latest` of each
+/// counts those with that policy; a seat's entry is there while it has patterns.
+#[derive(Debug, Default)]
+pub(super) struct Patterns {
+    pub(super) table: PrefixTable<u32>,
+    pub(super) all: Slab<Pattern>,
+    /// By the seat's id; empty while there is no pattern, so that seats without cost nothing.
+    pub(super) seats: Vec<Option<Box<Mine>>>,
+    /// The patterns of each open run, those with the longest prefix first.
+    pub(super) found: Vec<u32>,
+    /// What was found for a run that is about to begin.
+    pub(super) next: Option<Touched>,
+    /// The last run that was offered to members of patterns.
+    pub(super) stamp: u64,
+    /// Channels whose table is held for patterns.
+    pub(super) held: Vec<Alias>,
+    /// Places in the shard's mail where a subscription begins, in order: no run has events from
+    /// both sides.
+    pub(super) fences: VecDeque<u64>,
+    /// Events that were loaded before the present batch.
+    pub(super) batch: u64,
+}
+
+impl Patterns {
+    pub(super) fn mine(&mut self, id: SeatId) -> Option<&mut Mine> {
+        self.seats.get_mut(id)?.as_deref_mut()
+    }
+
+    fn subs(&self, id: SeatId) -> &[PatternSub] {
+        let mine = self.seats.get(id).and_then(Option::as_deref);
+        mine.map_or(&[], |mine| &mine.subs)
+    }
+
+    /// How many a seat has.
+    pub(super) fn count(&self, id: SeatId) -> usize {
+        self.subs(id).len()
+    }
+
+    pub(super) fn sub(&self, id: SeatId, prefix: &str) -> Option<PatternSub> {
+        let pattern = *self.table.get(prefix)?;
+        self.subs(id).iter().find(|sub| sub.pattern == pattern).copied()
+    }
+
+    /// Whether a seat has a channel by pattern, and the mail from before that has been handed
+    /// around.
+    pub(super) fn covers(&self, id: SeatId, channel: &str) -> bool {
+        self.subs(id).iter().any(|sub| {
+            let Some(pattern) = self.all.get(sub.pattern as usize) else { return false };
+            let member = pattern.members.get(sub.member as usize);
+            channel.starts_with(&*pattern.prefix)
+                && member.is_some_and(|member| member.position <= self.batch)
+        })
+    }
+
+    /// Whether the next event belongs to the present batch, after `loaded` others.
+    pub(super) fn passes(&mut self, loaded: u64, touched: &[Touched]) -> bool {
+        self.fences.front().is_none_or(|fence| *fence > loaded) || self.pass(loaded, touched)
+    }
+
+    #[cold]
+    fn pass(&mut self, loaded: u64, touched: &[Touched]) -> bool {
+        if touched.is_empty() {
+            self.batch = loaded;
+            self.fences.retain(|fence| *fence > loaded);
+        }
+        touched.is_empty()
+    }
+
+    /// Remembers where in the mail a subscription begins.
+    pub(super) fn fence(&mut self, position: u64) {
+        if position > self.batch && self.fences.back() != Some(&position) {
+            self.fences.push_back(position);
+        }
+    }
+
+    /// The standing of a seat on a channel that it has by pattern alone, where it lags.
+    pub(super) fn lag_of(&mut self, id: SeatId, alias: Alias) -> Option<&mut Standing> {
+        self.mine(id)?.lags.get_mut(&alias)
+    }
+
+    /// Forgets that a seat lags on a channel by pattern.
+    pub(super) fn end_lag(&mut self, id: SeatId, alias: Alias) -> Option<Standing> {
+        self.mine(id)?.lags.remove(&alias)
+    }
+
+    /// The patterns that have the event's channel.
+    fn find(&mut self, event: &Event) -> Touched {
+        if let Some(next) = self.next.filter(|next| next.alias == event.alias) {
+            return next;
+        }
+        let first = narrow(self.found.len());
+        self.found.extend(self.table.of(event.channel.as_str()));
+        let next = Touched { alias: event.alias, first, end: narrow(self.found.len()) };
+        self.next = Some(next);
+        next
+    }
+
+    fn found(&self, touched: Touched) -> impl Iterator<Item = &Pattern> {
+        let found = self.found.get(touched.first as usize..touched.end as usize);
+        found.unwrap_or_default().iter().filter_map(|key| self.all.get(*key as usize))
+    }
+
+    /// How many members the patterns of the event's channel have.
+    pub(super) fn reach(&mut self, event: &Event) -> usize {
+        if self.table.is_empty() {
+            return 0;
+        }
+        let touched = self.find(event);
+        self.found(touched).map(|pattern| pattern.members.len()).sum()
+    }
+
+    /// A run begins with `event`: finds its patterns, and holds the table of newest events that
+    /// one of them may need.
+    pub(super) fn begin(&mut self, event: &Event, topic: &mut Topic) -> Touched {
+        if self.table.is_empty() {
+            return Touched { alias: event.alias, first: 0, end: 0 };
+        }
+        let touched = self.find(event);
+        self.next = None;
+        let keys_max = self.found(touched).find(|p| p.latest > 0).map(|p| p.keys_max);
+        if let Some(keys_max) = keys_max {
+            topic.hold(keys_max, event.alias, &mut self.held);
+        }
+        touched
+    }
+
+    /// Forgets a seat that has no pattern any more, and all of them where none has.
+    pub(super) fn tidy(&mut self, id: SeatId) {
+        if self.count(id) == 0
+            && let Some(mine) = self.seats.get_mut(id)
+        {
+            *mine = None;
+        }
+        if self.table.is_empty() {
+            self.seats = Vec::new();
+        }
+    }
+
+    /// Every run has been handed around.
+    pub(super) fn end_batch(&mut self, loaded: u64) {
+        self.batch = loaded;
+        self.found.clear();
+        self.next = None;
+    }
+}
+
+impl Topic {
+    /// Keeps a table until the look after next, or for longer where a run begins until then.
+    fn hold(&mut self, keys_max: usize, alias: Alias, held: &mut Vec<Alias>) {
+        if self.latest.as_ref().is_none_or(|latest| !latest.held) {
+            self.count_user(false, true, keys_max);
+            held.push(alias);
+        }
+        if let Some(latest) = &mut self.latest {
+            (latest.held, latest.fresh) = (true, true);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Subscriptions to patterns (`telemetry:*`), as a client asks for them.
+
+use super::command::{Asker, chosen, not_subscribed, unavailable};
+use super::local::Shard;
+use super::mailbox::Mailbox;
+use crate::core::hub::Join;
+use crate::core::policy::{Closed, PolicyRule};
+use crate::proto::command::Subscribe;
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::push::Push;
+
+impl Shard {
+    /// Subscribes to all channels under `prefix`, or changes the options of a subscription that is
+    /// there. The answer has no position: what was published before is told of no channel.
+    pub(super) fn subscribe_pattern(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        (prefix, subscribe): (&str, &Subscribe<'_>),
+    ) -> Result<(), CommandError> {
+        if subscribe.since.is_some() {
+            let message = "a pattern has no position: leave `since` out, or name one channel";
+            return Err(CommandError::new(id, ErrorCode::BadRequest, message));
+        }
+        if subscribe.max_rate.is_some() {
+            let message = "`max_rate` is for one channel: name each of those that are to be slower";
+            return Err(CommandError::new(id, ErrorCode::BadRequest, message));
+        }
+        let rule = self.pattern_rule(id, prefix)?;
+        let policy = chosen(id, rule, subscribe.slow)?;
+        let updated = self.hub.borrow().has_pattern(asker.id, prefix);
+        if !updated {
+            self.count_subscription(asker, id)?;
+            let joined = self.node.store().subscribe_prefix(prefix, self.id);
+            joined.map_err(|away| unavailable(id, away))?;
+        }
+        // After the store: what is published from here on comes behind.
+        let position = self.mailbox().map_or(0, Mailbox::depth);
+        let join = Join { policy, position, keys_max: rule.keys_max, max_rate: None };
+        self.hub.borrow_mut().subscribe_pattern(asker.id, prefix, join);
+        let pattern = subscribe.channel;
+        self.answer(asker.id, &Push::SubscribedPattern { id, pattern, updated });
+        Ok(())
+    }
+
+    /// Ends a subscription to all channels under `prefix`.
+    pub(super) fn unsubscribe_pattern(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        (prefix, pattern): (&str, &str),
+    ) -> Result<(), CommandError> {
+        let ended = self.count_unsubscribed(asker.id, || {
+            self.hub.borrow_mut().unsubscribe_pattern(asker.id, prefix)
+        });
+        if ended.ok_or_else(|| not_subscribed(id))? {
+            self.node.store().unsubscribe_prefix(prefix, self.id);
+        }
+        self.answer(asker.id, &Push::Unsubscribed { id, channel: pattern });
+        Ok(())
+    }
+
+    fn pattern_rule(&self, id: Option<u64>, prefix: &str) -> Result<PolicyRule, CommandError> {
+        self.node.options().policies.of_prefix(prefix).map_err(|closed| {
+            let (code, message) = match closed {
+                Closed::Namespace => {
+                    (ErrorCode::Forbidden, "patterns are off here: name one channel")
+                }
+                Closed::Several => (
+                    ErrorCode::Forbidden,
+                    "this pattern reaches into a namespace with rules of its own: begin it with a \
+                     namespace and ':'",
+                ),
+                Closed::Unknown => (
+                    ErrorCode::UnknownChannel,
+                    "no such channels: their namespace is not configured, and only those exist here",
+                ),
+            };
+            CommandError::new(id, code, message)
+        })
+    }
+}
