@@ -38,8 +38,16 @@ pub(crate) enum Fault {
     Stuck,
     /// It did not send in time what `--expect` waits for.
     Unexpected { limit: Duration, heard: String },
+    /// It answered for another number of events than were sent to it.
+    Miscounted { asked: u64, answered: u64 },
+    /// It sent binary where text was agreed on.
+    Binary,
+    /// It has given more epochs than this program keeps apart.
+    TooManyEpochs,
     /// It answered something that nobody asked for.
     Unasked { number: u64 },
+    /// It sent an event or a loss that is not written as agreed.
+    Unreadable(String),
     /// It answered 101 with a `Sec-WebSocket-Accept` that does not belong to the key.
     WrongAccept,
 }
@@ -47,7 +55,12 @@ pub(crate) enum Fault {
 impl Fault {
     /// Text that is not what it should be, shown in part.
     pub(crate) fn not_json(text: &[u8]) -> Self {
-        Self::NotJson(String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned())
+        Self::NotJson(shown(text))
+    }
+
+    /// An event or a loss that is not written as agreed, shown in part.
+    pub(crate) fn unreadable(text: &[u8]) -> Self {
+        Self::Unreadable(shown(text))
     }
 
     /// What the payload of a close frame says.
@@ -58,6 +71,11 @@ impl Fault {
         };
         Self::Closed { code, reason: String::from_utf8_lossy(reason).into_owned() }
     }
+}
+
+/// The front of a text.
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()
 }
 
 impl From<io::Error> for Fault {
@@ -73,15 +91,14 @@ impl From<io::Error> for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Binary => f.write_str("the server sent a binary frame where text was agreed on"),
             Self::BadFrame(error) if error.is_breach() => {
                 write!(f, "the server breaks RFC 6455: {error}")
             }
             Self::BadFrame(error) => {
                 write!(f, "the server sends what this program does not read: {error}")
             }
-            Self::Chunked => f.write_str(
-                "the server answers in chunks (Transfer-Encoding), which are not read here",
-            ),
+            Self::Chunked => f.write_str("the server answers in chunks, which are not read here"),
             Self::Closed { code: Some(code), reason } => {
                 write!(f, "the server closed the connection with code {code} ({reason})")
             }
@@ -110,6 +127,10 @@ impl fmt::Display for Fault {
                 f.write_str("the server says `subscribed` of a channel that was not asked for")
             }
             Self::Refused(status) => write!(f, "the server refused the upgrade with {status}"),
+            Self::Miscounted { asked, answered } => write!(
+                f,
+                "the server's answer accounts for {answered} of the {asked} events that were sent"
+            ),
             Self::Silent { limit: Duration::ZERO } => {
                 f.write_str("the server did not answer in time")
             }
@@ -117,6 +138,12 @@ impl fmt::Display for Fault {
                 write!(f, "the server did not answer within {} s", limit.as_secs_f64())
             }
             Self::Stuck => f.write_str("the server does not take what is sent to it"),
+            Self::TooManyEpochs => f.write_str("the server gives more epochs than are kept apart"),
+            Self::Unreadable(text) => write!(
+                f,
+                "the server sent an event or a loss that is not written as this program reads it: \
+                 {text}"
+            ),
             Self::Unasked { number } => {
                 write!(f, "the server answered what was not asked: {number}")
             }
@@ -174,6 +201,47 @@ impl fmt::Display for RunError {
     }
 }
 
+/// What there should be none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Subscriptions that were not recovered, where they should have been.
+    NotRecovered,
+    /// Connections that came back and received no event.
+    NotServed,
+    /// Answers that came to another connection than asked, or twice.
+    Strangers,
+    /// Events that were accepted or refused twice, or neither.
+    Unaccounted,
+    /// Commands without an answer.
+    Unanswered,
+    /// Events that were due while it was measured and not sent.
+    Unsent,
+}
+
+impl Count {
+    /// The reason that `count` of these are; `None` when there are none.
+    pub(crate) fn of(self, count: u64) -> Option<Invalid> {
+        (count > 0).then_some(Invalid::Count { count, of: self })
+    }
+
+    /// What is said of them.
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotRecovered => {
+                "subscriptions were not recovered, which --expect-recovered asks for"
+            }
+            Self::NotServed => "connections that came back received no event in time",
+            Self::Strangers => "answers came to a connection that did not ask, or twice",
+            Self::Unaccounted => "events were neither accepted nor refused, or were so twice",
+            Self::Unanswered => "commands were never answered",
+            Self::Unsent => {
+                "events that were due while it was measured were not sent in time: the server did \
+                 not take them, or use more --drain"
+            }
+        }
+    }
+}
+
 /// Reasons to throw a run away. A number without these checks is not a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invalid {
@@ -189,8 +257,12 @@ pub(crate) enum Invalid {
     NotOpened { missing: u64, lost: u64, why: Option<Fault> },
     /// More arrived or was told than was published.
     Surplus { deliveries: u64 },
-    /// Commands had no answer.
-    Unanswered { commands: u64 },
+    /// So many of something, which should be none.
+    Count { count: u64, of: Count },
+    /// Acts that were due found no connection in time.
+    ActsMissed { missed: u64, due: u64 },
+    /// Connections were not begun at the rate that was asked for.
+    ConnectRateNotReached { wanted: u64, got: u64 },
     /// No request was answered while it was measured.
     NothingAnswered,
     /// No event was acknowledged.
@@ -207,13 +279,19 @@ pub(crate) enum Invalid {
     Panicked { threads: u64 },
     /// What was under way still arrived when its time was up.
     StillArriving,
+    /// The time was up before it was known whether all had arrived.
+    DrainTooShort,
     /// Fewer events a second were sent than the plan asked for.
     RateNotReached { wanted: u64, got: u64 },
     /// The server's process has ended.
     ServerGone { pid: u32 },
-    /// Commands were answered with errors.
+    /// Commands were answered with errors, or messages were not what they should be.
     Refused { errors: u64, why: Option<Fault> },
 }
+
+/// Said of [`Invalid::DrainTooShort`].
+const TOO_SHORT: &str =
+    "the time was up before it was known whether all had arrived; use more --drain";
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -246,14 +324,21 @@ impl fmt::Display for Invalid {
             Self::Surplus { deliveries } => {
                 write!(f, "deliveries do not add up: {deliveries} more came than were published")
             }
-            Self::Unanswered { commands } => write!(f, "{commands} commands were never answered"),
+            Self::Count { count, of } => write!(f, "{count} {}", of.text()),
+            Self::ActsMissed { missed, due } => write!(
+                f,
+                "{missed} of {due} acts were not done in time: no connection was free, so use more \
+                 connections or a lower rate"
+            ),
+            Self::ConnectRateNotReached { wanted, got } => write!(
+                f,
+                "the rate was not reached: {got} of {wanted} connections a second; --inflight \
+                 handshakes were not answered in time"
+            ),
             Self::NotBack { away, why } => {
                 write!(f, "{away} connections did not come back in time")?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))
             }
-            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
-            Self::NothingAccepted => f.write_str("no event was accepted"),
-            Self::Nothing => f.write_str("nothing was received while it was measured"),
             Self::PublishRefused { errors, first } => {
                 write!(f, "{errors} publishes were refused; the first: {first}")
             }
@@ -261,16 +346,20 @@ impl fmt::Display for Invalid {
             Self::Panicked { threads } => {
                 write!(f, "{threads} receiver threads panicked; please report it")
             }
+            Self::DrainTooShort => f.write_str(TOO_SHORT),
+            Self::Nothing => f.write_str("nothing was received while it was measured"),
+            Self::NothingAccepted => f.write_str("no event was accepted"),
+            Self::NothingAnswered => f.write_str("no request was answered while it was measured"),
             Self::StillArriving => f.write_str("events still arrived at the end; use more --drain"),
             Self::RateNotReached { wanted, got } => {
                 write!(f, "the rate was not reached: {got} of {wanted} events a second")
             }
             Self::ServerGone { pid } => write!(f, "the server's process {pid} has ended"),
             Self::Refused { errors, why: Some(why) } => {
-                write!(f, "{errors} commands of subscribers failed; the first: {why}")
+                write!(f, "{errors} refusals or bad messages to subscribers; the first: {why}")
             }
             Self::Refused { errors, why: None } => {
-                write!(f, "{errors} commands of subscribers failed")
+                write!(f, "{errors} refusals or bad messages to subscribers")
             }
         }
     }

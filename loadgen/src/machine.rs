@@ -3,9 +3,13 @@
 
 use std::fs;
 
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::clock::timespec;
 use crate::fault::RunError;
 
 /// Descriptors that are not connections: standard streams, epoll, listeners, reports.
@@ -104,6 +108,7 @@ pub(crate) fn layout(
     threads: Option<u32>,
     sources: Option<u8>,
 ) -> Result<Layout, RunError> {
+    fine_waits()?;
     lay_out(connections, threads, sources, &Machine::here())
 }
 
@@ -131,6 +136,7 @@ fn lay_out(
 
 /// Whether `connections` fit into the one descriptor table of this process.
 pub(crate) fn one_table(connections: u32) -> Result<(), RunError> {
+    fine_waits()?;
     let (limit, wanted) = (descriptors_max(), u64::from(connections) + SPARE_DESCRIPTORS);
     if wanted <= limit {
         return Ok(());
@@ -156,6 +162,19 @@ fn fits_both_ends(connections: u32, limit: u64) -> Result<(), RunError> {
         "{connections} connections with both ends in this process need {wanted} descriptors and \
          the limit is {limit}: use at most {most} connections, or raise the limit (ulimit -n)"
     )))
+}
+
+/// Whether the kernel waits for less than a millisecond (epoll_pwait2), which plans need.
+fn fine_waits() -> Result<(), RunError> {
+    let failed = |errno| {
+        RunError::Machine(format!("this kernel has no epoll_pwait2 (Linux 5.11 has): {errno}"))
+    };
+    let poll = epoll::create(CreateFlags::CLOEXEC).map_err(failed)?;
+    let mut events: Vec<Event> = Vec::with_capacity(1);
+    match epoll::wait(&poll, spare_capacity(&mut events), Some(&timespec(0))) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it.

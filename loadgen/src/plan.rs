@@ -28,6 +28,16 @@ impl Plan {
         self.start + after
     }
 
+    /// How many events are due before `until`, and by `now`.
+    pub(crate) fn due_before(self, until: u64, now: u64) -> u64 {
+        let mut due = self.due_by(now.min(until.saturating_sub(1)));
+        // Both sides are rounded.
+        while due > 0 && self.due(due - 1) >= until {
+            due -= 1;
+        }
+        due
+    }
+
     /// How many events are due by `now`.
     pub(crate) fn due_by(self, now: u64) -> u64 {
         let Some(elapsed) = now.checked_sub(self.start) else { return 0 };
@@ -81,6 +91,16 @@ mod tests {
     fn what_was_due_while_it_was_measured_counts_whenever_it_comes() {
         let span = Span { from: 5, until: 9 };
         assert_eq!([4, 5, 8, 9].map(|due| span.has(due)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn what_is_due_before_the_end_is_counted_and_no_more() {
+        let plan = Plan::new(1_000, 1_000.0);
+        let until = plan.due(500);
+        assert_eq!(plan.due_before(until, u64::MAX / 2), 500);
+        assert_eq!(plan.due_before(until + 1, u64::MAX / 2), 501);
+        assert_eq!(plan.due_before(until, plan.due(3)), 4, "not yet");
+        assert_eq!(plan.due_before(1_000, u64::MAX / 2), 0);
     }
 
     #[test]

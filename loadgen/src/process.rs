@@ -2,13 +2,10 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use serde::Serialize;
 
-use crate::clock::{self, SECOND};
+use crate::clock::SECOND;
 
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -62,49 +59,9 @@ fn waited(schedstat: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct MemoryPoint {
-    /// Since the watch began.
+    /// Since the first connection was opened.
     pub(crate) seconds: f64,
     pub(crate) rss_bytes: u64,
-}
-
-/// Looks at a process's memory four times a second, from a thread of its own.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Vec<MemoryPoint>>>,
-}
-
-impl Watch {
-    /// Begins to look at `pid`; without a thread to be had nothing is seen.
-    pub(crate) fn start(pid: u32) -> Self {
-        let stopped: Arc<AtomicBool> = Arc::default();
-        let told = Arc::clone(&stopped);
-        let watch = move || {
-            let start = clock::now();
-            let mut points = Vec::new();
-            while let Some(seen) = sample(pid).filter(|_| !told.load(Ordering::Relaxed)) {
-                #[expect(clippy::cast_precision_loss, reason = "for people")]
-                let seconds = (clock::now() - start) as f64 / SECOND as f64;
-                points.push(MemoryPoint { seconds, rss_bytes: seen.rss_bytes });
-                clock::sleep(SECOND / 4);
-            }
-            points
-        };
-        let thread = std::thread::Builder::new().name("watch".into()).spawn(watch).ok();
-        Self { stopped, thread }
-    }
-
-    /// What was seen.
-    pub(crate) fn stop(mut self) -> Vec<MemoryPoint> {
-        self.stopped.store(true, Ordering::Relaxed);
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
 }
 
 fn rss(status: &str) -> Option<u64> {

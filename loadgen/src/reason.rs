@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::fault::Invalid;
+use crate::fault::{Count, Invalid};
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,8 +18,14 @@ pub(crate) struct Reason {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Code {
+    /// Acts that were due found no free connection.
+    ActsMissed,
+    /// Connections were not begun as often as was asked for.
+    ConnectRateNotReached,
     /// Connections ended, or never opened.
     ConnectionsLost,
+    /// The time to drain was up before anybody could know what was missing.
+    DrainTooShort,
     /// The generator was late by its own fault.
     GeneratorLate,
     /// The generator had no CPU in reserve.
@@ -28,6 +34,10 @@ pub(crate) enum Code {
     Missing,
     /// Connections that left did not come back.
     NotBack,
+    /// Subscriptions were not recovered that should have been.
+    NotRecovered,
+    /// Connections that came back received nothing.
+    NotServed,
     /// Nothing came, was answered or was accepted.
     Nothing,
     /// A thread of the generator panicked.
@@ -44,10 +54,16 @@ pub(crate) enum Code {
     ServerGone,
     /// Events still arrived at the end.
     StillArriving,
+    /// Answers came to another connection than asked.
+    Strangers,
     /// Deliveries do not add up: more came than were published.
     Surplus,
+    /// Acknowledgements do not add up.
+    Unaccounted,
     /// Commands had no answer.
     Unanswered,
+    /// What was due was not sent in time.
+    Unsent,
 }
 
 /// The codes, as a report has them, that a busy machine brings about with any server.
@@ -75,7 +91,17 @@ impl From<&Invalid> for Code {
             Invalid::ServerGone { .. } => Self::ServerGone,
             Invalid::StillArriving => Self::StillArriving,
             Invalid::Surplus { .. } => Self::Surplus,
-            Invalid::Unanswered { .. } => Self::Unanswered,
+            Invalid::ActsMissed { .. } => Self::ActsMissed,
+            Invalid::ConnectRateNotReached { .. } => Self::ConnectRateNotReached,
+            Invalid::DrainTooShort => Self::DrainTooShort,
+            Invalid::Count { of, .. } => match of {
+                Count::NotRecovered => Self::NotRecovered,
+                Count::NotServed => Self::NotServed,
+                Count::Strangers => Self::Strangers,
+                Count::Unaccounted => Self::Unaccounted,
+                Count::Unanswered => Self::Unanswered,
+                Count::Unsent => Self::Unsent,
+            },
         }
     }
 }

@@ -75,6 +75,9 @@ pub(crate) struct Connect {
     pub(crate) per_second: f64,
     /// From connecting (or when it was due) to the upgrade.
     pub(crate) handshake: Option<Summary>,
+    /// How late the generator was with connections that were due; only in `connect` with a rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lateness: Option<Summary>,
     /// From connecting to the last `subscribed`.
     pub(crate) until_ready: Option<Summary>,
     /// CPU that a connection took while all were opened, in microseconds; only in `connect`.
@@ -107,6 +110,8 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
+    /// Events handed over in the whole run.
+    pub(crate) published_total: u64,
     /// Over the whole run: what should have come (0 where nobody can say), what came, what was told
     /// by `lagged`.
     pub(crate) expected_total: u64,

@@ -169,13 +169,15 @@ pub(crate) struct Churn {
     pub(crate) subscribed: u64,
     pub(crate) unsubscribed: u64,
     pub(crate) reconnected: u64,
-    /// Acts for which the connection picked was busy with the one before.
+    /// Acts that were due and found no connection that waited for nothing.
     pub(crate) skipped: u64,
     /// Reconnects that failed and were tried again.
     pub(crate) retries: u64,
-    /// From a command to its answer.
+    /// How late the generator was with acts and returns.
+    pub(crate) lateness: Option<Summary>,
+    /// From when a command was due to its answer.
     pub(crate) answered: Option<Summary>,
-    /// From leaving until all subscriptions stand again.
+    /// From when it was due to leave until all subscriptions stand again.
     pub(crate) back: Option<Summary>,
 }
 
@@ -189,6 +191,7 @@ impl Churn {
                  {skipped} skipped"
             ),
         );
+        rows.summary("acts late", self.lateness);
         rows.summary("answered", self.answered);
         rows.summary("back", self.back);
     }
@@ -204,9 +207,15 @@ pub(crate) struct Recover {
     pub(crate) served: u64,
     /// Returns that failed and were tried again.
     pub(crate) retries: u64,
+    /// Cuts that were due and found no connection that stood and was served.
+    pub(crate) skipped: u64,
     /// Subscriptions answered with `recovered`.
     pub(crate) recovered_true: u64,
     pub(crate) recovered_false: u64,
+    /// Events that the former had missed and were owed.
+    pub(crate) recovered_events: u64,
+    /// How late the generator was with cuts and returns.
+    pub(crate) lateness: Option<Summary>,
     /// From when a connection was due to come back until it has its subscriptions.
     pub(crate) until_back: Option<Summary>,
     /// The same until its first event.
@@ -232,15 +241,18 @@ impl Recover {
         let Self { cut, back, served, retries, .. } = self;
         rows.add("cut", format!("{cut}, {back} back, {served} served, {retries} tries failed"));
         let (yes, no) = (self.recovered_true, self.recovered_false);
-        rows.add("recovered", format!("{yes} subscriptions, {no} not"));
+        let events = self.recovered_events;
+        rows.add("recovered", format!("{yes} subscriptions ({events} events missed), {no} not"));
+        rows.summary("returns late", self.lateness);
         rows.summary("until back", self.until_back);
         rows.summary("until served", self.until_served);
         for (nth, round) in self.rounds.iter().enumerate() {
-            let Round { cut, back_seconds, served_seconds, .. } = round;
+            let Round { cut, back, served, back_seconds, served_seconds } = round;
             rows.add(
                 &format!("storm {}", nth + 1),
                 format!(
-                    "{cut} cut, all back in {back_seconds:.3} s, served in {served_seconds:.3} s"
+                    "{back} of {cut} back in {back_seconds:.3} s, {served} of {cut} served in \
+                     {served_seconds:.3} s"
                 ),
             );
         }

@@ -93,6 +93,9 @@ struct ReturnArgs {
     /// Seconds after a failed return until the next try.
     #[arg(long, default_value = "0.2", value_parser = seconds, value_name = "S")]
     retry: Duration,
+    /// The run is invalid when a subscription is not recovered.
+    #[arg(long)]
+    expect_recovered: bool,
 }
 
 /// What `fanout` takes, with a rate.
@@ -181,7 +184,12 @@ impl ReturnArgs {
 
     fn cut(&self, rate: f64) -> Cut {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-        Cut { rate, away_ns: nanos(self.away), retry_ns: nanos(self.retry) }
+        Cut {
+            rate,
+            away_ns: nanos(self.away),
+            retry_ns: nanos(self.retry),
+            expects_recovered: self.expect_recovered,
+        }
     }
 }
 

@@ -17,12 +17,20 @@ pub(crate) struct Books {
     pub(crate) refused: u64,
     /// Commands and requests without an answer.
     pub(crate) unanswered: u64,
+    /// Requests that were due while it was measured and were never sent.
+    pub(crate) unsent: u64,
+    /// Answers that came to another connection than asked, or a second time.
+    pub(crate) strangers: u64,
     /// Requests that were sent.
     pub(crate) requests: u64,
     /// From when a command or request was due to its answer.
     pub(crate) answers: Latency,
-    /// How late the generator's own requests were.
+    /// How late the generator itself was with requests, acts and returns.
     pub(crate) lateness: Latency,
+    /// How late it was with the connections that its plan had due.
+    pub(crate) opening_lateness: Latency,
+    /// When the last connection of that plan was begun.
+    pub(crate) last_begun: u64,
     /// From when a connection was due to come back until it had its subscriptions.
     pub(crate) back: Latency,
     /// The same until its first event.
@@ -52,9 +60,13 @@ impl Books {
             ready: Latency::new(),
             refused: 0,
             unanswered: 0,
+            unsent: 0,
+            strangers: 0,
             requests: 0,
             answers: Latency::new(),
             lateness: Latency::new(),
+            opening_lateness: Latency::new(),
+            last_begun: 0,
             back: Latency::new(),
             served: Latency::new(),
             closes: BTreeMap::new(),
@@ -71,7 +83,7 @@ impl Books {
     }
 
     /// The channels ended at `heads`: what is missing is booked as violations.
-    pub(crate) fn finish(&mut self, heads: &[u64]) {
+    pub(crate) fn finish(&mut self, heads: &[Option<u64>]) {
         let (id, threads) = (self.id, self.threads);
         self.ledger.finish(heads, |at| number(at, id, threads));
     }

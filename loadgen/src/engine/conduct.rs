@@ -1,6 +1,7 @@
 //! What connections do besides reading: some are slow on purpose, some leave and come back, some
 //! are cut, some ask.
 
+use crate::clock::SECOND;
 use crate::wire::template::Template;
 
 /// How the connections of a run behave.
@@ -37,6 +38,8 @@ pub(crate) struct Cut {
     pub(crate) away_ns: u64,
     /// How long after a failed return the next is tried.
     pub(crate) retry_ns: u64,
+    /// Whether every subscription must be recovered.
+    pub(crate) expects_recovered: bool,
 }
 
 /// Requests.
@@ -71,6 +74,41 @@ impl Slow {
     }
 }
 
+impl Slow {
+    /// How often each is read from: before its buffer, which the kernel doubles, has filled at its
+    /// pace.
+    pub(crate) fn every(self) -> u64 {
+        let filled = u64::from(self.buffer_bytes).saturating_mul(SECOND);
+        (filled / self.bytes_per_second.max(1)).clamp(SECOND / 1_000, SECOND / 10)
+    }
+}
+
+/// What a slow connection may read; what it does not find stays its own for a second.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Credit {
+    /// Bytes times nanoseconds a second, so that no part of a byte is lost.
+    parts: u128,
+}
+
+impl Credit {
+    /// Time has passed.
+    pub(crate) fn earn(&mut self, bytes_per_second: u64, nanos: u64) {
+        let earned = u128::from(bytes_per_second) * u128::from(nanos);
+        let most = u128::from(bytes_per_second.max(1)) * u128::from(SECOND);
+        self.parts = (self.parts + earned).min(most);
+    }
+
+    /// How many bytes it may read now.
+    pub(crate) fn bytes(self) -> usize {
+        usize::try_from(self.parts / u128::from(SECOND)).unwrap_or(usize::MAX)
+    }
+
+    /// So many bytes were read.
+    pub(crate) fn spend(&mut self, bytes: usize) {
+        self.parts = self.parts.saturating_sub(bytes as u128 * u128::from(SECOND));
+    }
+}
+
 impl Conduct {
     /// Whether a connection is slow on purpose.
     pub(crate) fn is_slow(&self, connection: u32) -> bool {
@@ -79,7 +117,7 @@ impl Conduct {
 
     /// How long after a failed return the next is tried.
     pub(crate) fn retry_ns(&self) -> u64 {
-        if let Self::Cut(cut) = self { cut.retry_ns } else { crate::clock::SECOND / 5 }
+        if let Self::Cut(cut) = self { cut.retry_ns } else { SECOND / 5 }
     }
 
     /// Whether subscriptions and connections change while events flow.
@@ -91,6 +129,28 @@ impl Conduct {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trickle_is_as_wide_as_was_asked() {
+        let slow = Slow { share: 1.0, bytes_per_second: 5_000_000, buffer_bytes: 16_384 };
+        assert!(slow.every() < 4_000_000, "before 16 KiB have come");
+        assert_eq!(Slow { bytes_per_second: 10, ..slow }.every(), SECOND / 10);
+        let (mut credit, mut read) = (Credit::default(), 0);
+        for _ in 0..1_000 {
+            credit.earn(slow.bytes_per_second, SECOND / 1_000);
+            // Never more than 64 KiB are there at once.
+            let some = credit.bytes().min(64 << 10);
+            credit.spend(some);
+            read += some;
+        }
+        assert_eq!(read, 5_000_000);
+        credit.earn(3, SECOND / 2);
+        assert_eq!(credit.bytes(), 1, "halves are kept");
+        credit.earn(3, SECOND / 2);
+        assert_eq!(credit.bytes(), 3);
+        credit.earn(3, 90 * SECOND);
+        assert_eq!(credit.bytes(), 3, "no more than a second's");
+    }
 
     #[test]
     fn the_slow_are_as_many_as_asked_for_and_spread() {

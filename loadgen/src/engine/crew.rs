@@ -6,12 +6,13 @@ use std::thread::JoinHandle;
 
 use crate::clock::{self, SECOND};
 use crate::engine::books::Books;
+use crate::engine::epochs::Start;
 use crate::engine::shared::{Phase, Shared, Total, Wanted};
 use crate::engine::worker::Worker;
 use crate::fault::{Fault, Invalid, RunError};
 use crate::latency::Latency;
 use crate::series::{Sampler, Series};
-use crate::verdict::Verdict;
+use crate::verdict::{Kind, Verdict};
 
 /// Running threads. Dropping them stops them.
 #[derive(Debug)]
@@ -65,14 +66,19 @@ impl Crew {
         self.sampler = Sampler::start(Arc::clone(&self.shared), server_pid);
     }
 
-    /// Waits until every connection is ready or has failed, or nothing can be hoped for because all
-    /// that were tried at first have failed; bounded by each one's own limit.
+    /// Waits until every connection is ready or has failed, or nothing can be hoped for because as
+    /// many as may be under way at once have failed since the last that became ready; bounded by
+    /// each one's own limit.
     pub(crate) fn opened(&self, mut progress: impl FnMut(Total)) -> Total {
+        let (mut ready, mut failed) = (0, 0);
         let wanted = u64::from(self.wanted.connections);
-        let first = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
+        let window = u64::from(self.wanted.inflight) * u64::from(self.wanted.threads);
         loop {
             let total = self.shared.total();
-            let is_hopeless = total.ready == 0 && total.failed >= first;
+            if total.ready > ready {
+                (ready, failed) = (total.ready, total.failed);
+            }
+            let is_hopeless = total.failed - failed >= window;
             if total.ready + total.failed >= wanted || is_hopeless || self.is_over() {
                 return total;
             }
@@ -147,23 +153,32 @@ impl Drop for Crew {
 }
 
 impl Result {
+    /// How late the generator itself was with requests, acts and returns.
+    pub(crate) fn lateness(&self) -> Latency {
+        let mut lateness = Latency::new();
+        self.books.iter().for_each(|book| lateness.merge(&book.lateness));
+        lateness
+    }
+
     /// Where each channel stood when it was subscribed to.
-    pub(crate) fn bases(&self, channels: u32) -> Vec<u64> {
-        let mut bases = vec![None; channels as usize];
+    pub(crate) fn starts(&self) -> Vec<Start> {
+        let mut starts = vec![Start::default(); self.wanted.channels as usize];
         for book in &self.books {
-            for (base, seen) in bases.iter_mut().zip(&book.ledger.bases) {
-                *base = match (*base, *seen) {
-                    (Some(known), Some(seen)) => Some(u64::min(known, seen)),
-                    (known, seen) => known.or(seen),
-                };
+            for (start, base) in starts.iter_mut().zip(&book.ledger.bases) {
+                start.merge(*base, &book.ledger.epochs);
             }
         }
-        bases.into_iter().map(|base| base.unwrap_or(0)).collect()
+        starts
     }
 
     /// Takes the verdict; with `heads`, also on what is missing up to the heads of the channels.
-    pub(crate) fn verdict(&mut self, heads: Option<&[u64]>) -> Verdict {
+    pub(crate) fn verdict(&mut self, starts: &[Start], heads: Option<&[Option<u64>]>) -> Verdict {
         let mut verdict = Verdict::default();
+        for (channel, start) in (0..).zip(starts) {
+            if start.low < start.high {
+                verdict.add(None, Some(channel), (Kind::Ahead, start.low + 1, start.high));
+            }
+        }
         for book in &mut self.books {
             if let Some(heads) = heads {
                 book.finish(heads);

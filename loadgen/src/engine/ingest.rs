@@ -43,11 +43,12 @@ impl Job {
     /// What makes two runs the same work, for the report.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     pub(crate) fn sizes(&self) -> [(&'static str, f64); 8] {
-        let (via, window, batch) = match self.style.via {
-            Via::WebSocket => (0.0, self.style.window, 1),
-            Via::HttpJson => (1.0, 1, 1),
-            Via::HttpNdjson => (2.0, self.style.batch, self.style.batch),
+        let via = match self.style.via {
+            Via::WebSocket => 0.0,
+            Via::HttpJson => 1.0,
+            Via::HttpNdjson => 2.0,
         };
+        let (window, batch) = self.style.bounds();
         [
             ("connections", f64::from(self.publishers)),
             ("channels", f64::from(self.channels)),
@@ -73,8 +74,44 @@ pub(crate) struct Ingested {
     pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) lost: u64,
     pub(crate) unanswered: u64,
-    /// With `verify`: the offsets that were acknowledged, by channel, in the order they came.
-    pub(crate) offsets: BTreeMap<u32, Vec<u64>>,
+    /// Events that were due while it was measured and were never written.
+    pub(crate) unsent: u64,
+    /// With `verify`: what was acknowledged, by channel.
+    pub(crate) acknowledged: BTreeMap<u32, Acknowledged>,
+}
+
+impl Ingested {
+    pub(crate) fn new() -> Self {
+        Self {
+            latency: Latency::new(),
+            lateness: Latency::new(),
+            slices: Slices::new(),
+            refusals: BTreeMap::new(),
+            lost: 0,
+            unanswered: 0,
+            unsent: 0,
+            acknowledged: BTreeMap::new(),
+        }
+    }
+}
+
+/// What was acknowledged on one channel.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Acknowledged {
+    /// Events.
+    pub(crate) count: u64,
+    /// Their offsets, by epoch, in the order they came.
+    pub(crate) offsets: BTreeMap<String, Vec<u64>>,
+}
+
+impl Acknowledged {
+    /// Adds others.
+    pub(crate) fn add(&mut self, count: u64, offsets: &BTreeMap<String, Vec<u64>>) {
+        self.count += count;
+        for (epoch, offsets) in offsets {
+            self.offsets.entry(epoch.clone()).or_default().extend(offsets);
+        }
+    }
 }
 
 /// One thread's part.
@@ -110,15 +147,6 @@ pub(crate) fn start(
                 .map_err(std::io::Error::from)?;
             lanes.push(Some(Lane::new(stream, input, number % job.channels)));
         }
-        let done = Ingested {
-            latency: Latency::new(),
-            lateness: Latency::new(),
-            slices: Slices::new(),
-            refusals: BTreeMap::new(),
-            lost: 0,
-            unanswered: 0,
-            offsets: BTreeMap::new(),
-        };
         let ingest = Ingest {
             id,
             job: Arc::clone(&job),
@@ -128,7 +156,7 @@ pub(crate) fn start(
             planned: 0,
             heard: Heard::default(),
             chunk: vec![0; READ_BYTES],
-            done,
+            done: Ingested::new(),
         };
         let named = std::thread::Builder::new().name(format!("publisher-{id}"));
         threads.push(named.spawn(move || ingest.run())?);
@@ -157,13 +185,21 @@ impl Ingest {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
         let mut looked_at = clock::now();
         let queue = RunQueue::own();
+        let mut settled = false;
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
                 break;
             }
-            if phase < Phase::Drain {
-                self.make(plan);
+            // In the drain, what was due while it was measured is still made.
+            let drains = phase >= Phase::Drain;
+            let until = if drains { self.shared.span().until } else { u64::MAX };
+            if !drains || plan.is_some() {
+                self.make(plan, until);
+            }
+            if drains && !settled && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
+                settled = true;
+                self.shared.settle();
             }
             events.clear();
             // A wait that was cut short is as good as one that timed out.
@@ -180,6 +216,7 @@ impl Ingest {
                 self.tally().book_cpu(&queue);
             }
         }
+        self.done.unsent = plan.map_or(0, |plan| self.owes(plan, self.shared.span().until));
         let lanes = self.lanes.iter().flatten();
         self.done.unanswered += lanes.map(|lane| lane.pending.open()).sum::<u64>();
         self.done
@@ -189,14 +226,21 @@ impl Ingest {
         &self.shared.tallies[self.id as usize]
     }
 
-    /// Until the next event is due, at most 1 ms.
+    /// Until the next event is due, at most as long as a phase may go unseen.
     fn pause(&self, plan: Option<Plan>) -> u64 {
-        let Some(plan) = plan else { return SECOND / 1_000 };
-        plan.due(self.planned).saturating_sub(clock::now()).min(SECOND / 1_000)
+        let next = plan.map_or(u64::MAX, |plan| plan.due(self.planned));
+        next.saturating_sub(clock::now()).min(SECOND / 100)
+    }
+
+    /// Events that were due before `until` and are not written.
+    fn owes(&self, plan: Plan, until: u64) -> u64 {
+        let lanes = self.lanes.iter().flatten();
+        let dealt = lanes.map(|lane| lane.owed).sum::<u64>();
+        plan.due_before(until, clock::now()).saturating_sub(self.planned) + dealt
     }
 
     /// Deals what is due to the publishers in turn, and writes what their windows allow.
-    fn make(&mut self, plan: Option<Plan>) {
+    fn make(&mut self, plan: Option<Plan>, until: u64) {
         let (now, span) = (clock::now(), self.shared.span());
         let lanes = self.lanes.len() as u64;
         let Some(plan) = plan else {
@@ -205,7 +249,7 @@ impl Ingest {
             }
             return;
         };
-        let due = plan.due_by(now);
+        let due = plan.due_before(until, now);
         // Far behind, a turn makes a part, so that answers are read in between.
         let end = due.min(self.planned + 1_024);
         while self.planned < end {
@@ -251,7 +295,7 @@ impl Ingest {
             .and_then(|()| lane.flush());
         self.book(at);
         match outcome {
-            Ok(()) if phase < Phase::Drain => self.fill(at, clock::now(), plan),
+            Ok(()) if phase < Phase::Drain || plan.is_some() => self.fill(at, clock::now(), plan),
             Ok(()) => {}
             Err(fault) => self.lose(at, fault),
         }
@@ -276,7 +320,8 @@ impl Ingest {
         if self.job.verify
             && let Some(Some(lane)) = self.lanes.get(at)
         {
-            self.done.offsets.entry(lane.channel).or_default().extend(&heard.offsets);
+            let known = self.done.acknowledged.entry(lane.channel).or_default();
+            known.add(heard.accepted.len() as u64, &heard.offsets);
         }
         for (name, count) in heard.names {
             *self.done.refusals.entry(name).or_default() += count;

@@ -2,6 +2,7 @@
 //! that wait for their acknowledgement. WebSocket publishes carry ids; HTTP has one request under
 //! way at a time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use crate::engine::pending::Pending;
 use crate::fault::Fault;
 use crate::wire::marks::{self, Push};
-use crate::wire::{frame, http};
+use crate::wire::{frame, http, payload};
 
 /// Refusals of different names that are told apart; the rest counts as `other`.
 const NAMES_MAX: usize = 32;
@@ -42,13 +43,24 @@ pub(crate) struct Style {
     pub(crate) batch: u64,
 }
 
+impl Style {
+    /// Events that may be under way per publisher, and in one request.
+    pub(crate) fn bounds(&self) -> (u64, u64) {
+        match self.via {
+            Via::WebSocket => (self.window, 1),
+            Via::HttpJson => (1, 1),
+            Via::HttpNdjson => (self.batch, self.batch),
+        }
+    }
+}
+
 /// What an answer says about events.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// When each acknowledged event was due.
     pub(crate) accepted: Vec<u64>,
-    /// The offset of each, where the answer says it.
-    pub(crate) offsets: Vec<u64>,
+    /// The offset of each, where the answer says it, by epoch.
+    pub(crate) offsets: BTreeMap<String, Vec<u64>>,
     pub(crate) refused: u64,
     /// Refusals by code.
     pub(crate) names: BTreeMap<String, u64>,
@@ -57,6 +69,15 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
+    /// An acknowledgement says where an event stands.
+    fn place(&mut self, epoch: &str, offset: u64) {
+        if let Some(known) = self.offsets.get_mut(epoch) {
+            known.push(offset);
+        } else {
+            self.offsets.insert(epoch.to_owned(), vec![offset]);
+        }
+    }
+
     fn refuse(&mut self, name: &str, count: u64) {
         self.refused += count;
         let known = self.names.contains_key(name) || self.names.len() < NAMES_MAX;
@@ -93,6 +114,8 @@ struct Told<'a> {
     rejected_unlisted: u64,
     offset: Option<u64>,
     #[serde(borrow)]
+    epoch: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     error: Option<Rejected<'a>>,
 }
 
@@ -120,12 +143,11 @@ impl Lane {
 
     /// How many of the owed events may be written now.
     pub(crate) fn room(&self, style: &Style) -> u64 {
-        match style.via {
-            Via::WebSocket => self.owed.min(style.window.saturating_sub(self.pending.open())),
-            Via::HttpJson if self.pending.open() == 0 => self.owed.min(1),
-            Via::HttpNdjson if self.pending.open() == 0 => self.owed.min(style.batch),
-            Via::HttpJson | Via::HttpNdjson => 0,
-        }
+        let (window, _) = style.bounds();
+        let open = self.pending.open();
+        // HTTP has one request under way.
+        let is_busy = style.via != Via::WebSocket && open > 0;
+        if is_busy { 0 } else { self.owed.min(window.saturating_sub(open)) }
     }
 
     /// Writes `count` of the owed events, each due when `due` says of its number.
@@ -133,7 +155,7 @@ impl Lane {
         self.body.clear();
         for _ in 0..count {
             let at = due(self.made);
-            let id = self.pending.push(at);
+            let id = self.pending.push(at, 0);
             match style.via {
                 Via::WebSocket => {
                     self.body.clear();
@@ -168,13 +190,8 @@ impl Lane {
         self.body.extend_from_slice(style.prefix.as_bytes());
         self.body.extend_from_slice(digits.format(self.channel).as_bytes());
         self.body.extend_from_slice(br#"","data":"#);
-        let start = self.body.len();
-        self.body.extend_from_slice(br#"{"ts":"#);
-        self.body.extend_from_slice(digits.format(at).as_bytes());
-        self.body.extend_from_slice(br#","fill":""#);
-        let room = style.payload_bytes.saturating_sub(self.body.len() - start + 2);
-        self.body.resize(self.body.len() + room, b'x');
-        self.body.extend_from_slice(br#""}}"#);
+        payload::push(&[("ts", at)], style.payload_bytes, &mut self.body);
+        self.body.push(b'}');
     }
 
     /// Writes what the server takes.
@@ -247,16 +264,17 @@ impl Lane {
                     self.message(line, heard)?;
                 }
             }
-            frame::Opcode::Binary | frame::Opcode::Pong => {}
+            frame::Opcode::Binary => return Err(Fault::Binary),
+            frame::Opcode::Pong => {}
         }
         Ok(len)
     }
 
     fn message(&mut self, text: &[u8], heard: &mut Heard) -> Result<(), Fault> {
-        if let Some((id, offset)) = marks::published(text) {
+        if let Some((id, epoch, offset)) = marks::published(text) {
             let due = self.pending.take(id).ok_or(Fault::Unasked { number: id })?;
             heard.accepted.push(due);
-            heard.offsets.push(offset);
+            heard.place(epoch, offset);
             return Ok(());
         }
         let Ok(push) = serde_json::from_slice::<Push<'_>>(text) else {
@@ -282,18 +300,26 @@ impl Lane {
         if answer.status == 200 && told.is_none() {
             return Err(Fault::not_json(answer.body));
         }
-        let mut accepted = if answer.status == 200 { asked } else { 0 };
+        let mut accepted = 0;
         match told {
             Some(told) if answer.status == 200 => {
-                accepted = told.accepted.unwrap_or(accepted).min(asked);
+                let listed = told.rejected.len() as u64;
+                // The answer to one event does not count.
+                accepted = told.accepted.unwrap_or(1);
+                let answered =
+                    accepted.saturating_add(listed).saturating_add(told.rejected_unlisted);
+                if answered != asked {
+                    return Err(Fault::Miscounted { asked, answered });
+                }
                 for rejected in &told.rejected {
                     heard.refuse(rejected.code, 1);
                 }
-                let unlisted = told.rejected_unlisted.min(asked);
-                if unlisted > 0 {
-                    heard.refuse("unlisted", unlisted);
+                if told.rejected_unlisted > 0 {
+                    heard.refuse("unlisted", told.rejected_unlisted);
                 }
-                heard.offsets.extend(told.offset);
+                if let Some(offset) = told.offset {
+                    heard.place(&told.epoch.unwrap_or_default(), offset);
+                }
             }
             told => {
                 let status = answer.status.to_string();

@@ -1,18 +1,19 @@
 //! One thread's books: what each of its connections has received, what it was told, and how late.
 
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::engine::conduct::Conduct;
+use crate::engine::epochs::{Base, Epochs};
 use crate::engine::lasts::Lasts;
 use crate::engine::shared::{Phase, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::{self, Span};
 use crate::series::Slices;
-use crate::verdict::{Broken, Kind, Seat, Stands, Verdict};
+use crate::verdict::{Broken, Kind, Place, Seat, Stands, Verdict};
 use crate::wire::marks::{self, Event, Marks, Push};
-
-/// Epochs of a run that are told apart; a server has few.
-const EPOCHS_MAX: usize = 10_000;
 
 /// Where a text came from, and when.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,8 @@ pub(crate) struct Arrival {
     pub(crate) now: u64,
     pub(crate) phase: Phase,
     pub(crate) measured: Span,
+    /// Events that the publisher has made, over all channels.
+    pub(crate) made: u64,
 }
 
 /// What a text means to its connection.
@@ -58,14 +61,21 @@ pub(crate) struct Ledger {
     seats: Vec<Seat>,
     lines: bool,
     until_sample: u64,
-    epochs: Vec<String>,
-    /// Offset of each channel when it was subscribed to.
-    pub(crate) bases: Vec<Option<u64>>,
+    dice: fastrand::Rng,
+    /// Whether seats follow every event: to judge it, or to know where a connection was cut.
+    follows: bool,
+    pub(crate) epochs: Epochs,
+    /// Where each channel stood when it was subscribed to.
+    pub(crate) bases: Vec<Base>,
+    /// The keys that each seat was shown since it last subscribed or was told of a loss, as hashes.
+    shown: HashMap<usize, HashSet<u64>>,
     pub(crate) all: Count,
     /// Of connections that are slow on purpose.
     pub(crate) slow: Count,
     /// Subscriptions that were answered with `recovered`: true, and false.
     pub(crate) recovered: (u64, u64),
+    /// Events that were missed meanwhile and are owed by the former.
+    pub(crate) owed: u64,
     pub(crate) latency: Latency,
     pub(crate) slices: Slices,
     /// With `until_last`.
@@ -81,11 +91,15 @@ impl Ledger {
             seats: vec![Seat::default(); seats],
             lines: wanted.target.is_batched(),
             until_sample: 0,
-            epochs: Vec::new(),
-            bases: vec![None; wanted.channels as usize],
+            dice: fastrand::Rng::with_seed(0x5EED),
+            follows: wanted.verify || matches!(wanted.conduct, Conduct::Cut(_)),
+            epochs: Epochs::default(),
+            bases: vec![Base::default(); wanted.channels as usize],
+            shown: HashMap::new(),
             all: Count::default(),
             slow: Count::default(),
             recovered: (0, 0),
+            owed: 0,
             latency: Latency::new(),
             slices: Slices::new(),
             lasts: Lasts::default(),
@@ -116,34 +130,25 @@ impl Ledger {
     }
 
     fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
-        if self.wanted.verify {
-            let channel = self.channel(event.channel);
-            let snapshot = self.marks.is_snapshot(event);
-            self.check(channel, (event.offset, event.offset), from, |seat| {
-                if snapshot { seat.snapshot(event.offset) } else { seat.event(event.offset) }
-            });
-            if snapshot {
-                return Meaning::Counted;
+        let is_snapshot = self.marks.is_snapshot(event);
+        let channel =
+            if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
+        if is_snapshot {
+            // What is shown again is neither a delivery nor in time.
+            if self.wanted.verify {
+                self.snapshot(event, channel, from);
             }
-        }
-        self.count(from).delivered += 1;
-        if self.until_sample > 0 {
-            self.until_sample -= 1;
             return Meaning::Counted;
         }
-        self.until_sample = self.wanted.sample.saturating_sub(1);
-        if !from.slow
+        if self.follows {
+            let offset = event.offset;
+            self.check(channel, (offset, offset), from, |seat| seat.event(offset));
+        }
+        self.count(from).delivered += 1;
+        if self.is_sample()
             && let Some(due) = self.marks.due(event)
-            && from.measured.has(due)
         {
-            let latency = plan::latency(due, from.now);
-            self.latency.record(latency);
-            self.slices.record(from.now, latency);
-            if self.wanted.until_last
-                && let Some(channel) = self.channel(event.channel)
-            {
-                self.lasts.note((channel, event.offset), due, from.now);
-            }
+            self.arrived(due, channel.map(|channel| (channel, event.offset)), from);
         }
         Meaning::Counted
     }
@@ -153,30 +158,58 @@ impl Ledger {
         let mut rest = text;
         while let Some((event, behind)) = self.marks.foreign(rest) {
             rest = behind;
+            let named = event.channel.and_then(|channel| u32::try_from(channel).ok());
+            let channel = named.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
             if self.wanted.verify {
-                let named = event.channel.and_then(|channel| u32::try_from(channel).ok());
-                let channel = named.or_else(|| Some(self.wanted.channel(from.connection, 0)));
                 let seq = (event.seq, event.seq);
-                self.check(channel, seq, from, |seat| seat.event(event.seq));
+                self.check(Some(channel), seq, from, |seat| seat.event(event.seq));
             }
             self.count(from).delivered += 1;
-            if self.until_sample > 0 {
-                self.until_sample -= 1;
-                continue;
-            }
-            self.until_sample = self.wanted.sample.saturating_sub(1);
-            if !from.slow && from.measured.has(event.due) {
-                let latency = plan::latency(event.due, from.now);
-                self.latency.record(latency);
-                self.slices.record(from.now, latency);
-                if self.wanted.until_last {
-                    let channel = event.channel.and_then(|channel| u32::try_from(channel).ok());
-                    let channel =
-                        channel.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
-                    self.lasts.note((channel, event.seq), event.due, from.now);
-                }
+            if self.is_sample() {
+                self.arrived(event.due, Some((channel, event.seq)), from);
             }
         }
+    }
+
+    /// Whether this event's due time is looked at: one in `sample`, drawn so that no order of the
+    /// connections is a sample of itself.
+    fn is_sample(&mut self) -> bool {
+        if self.until_sample > 0 {
+            self.until_sample -= 1;
+            return false;
+        }
+        let others = self.wanted.sample.saturating_sub(1);
+        if others > 0 {
+            self.until_sample = self.dice.u64(0..=others.saturating_mul(2));
+        }
+        true
+    }
+
+    /// Records how long an event took; `place` is its channel and offset.
+    fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
+        if from.slow || !from.measured.has(due) {
+            return;
+        }
+        let latency = plan::latency(due, from.now);
+        self.latency.record(latency);
+        self.slices.record(from.now, latency);
+        if let Some(place) = place.filter(|_| self.wanted.until_last) {
+            self.lasts.note(place, due, from.now);
+        }
+    }
+
+    /// A latest value is shown: once for each key, behind a subscribe or a loss.
+    fn snapshot(&mut self, event: &Event<'_>, channel: Option<u32>, from: Arrival) {
+        let offset = event.offset;
+        let mut hasher = DefaultHasher::new();
+        self.marks.key(event).hash(&mut hasher);
+        let seat = self.seat(channel, from);
+        let is_new =
+            seat.is_none_or(|seat| self.shown.entry(seat).or_default().insert(hasher.finish()));
+        self.check(channel, (offset, offset), from, |seat| {
+            let again = (!is_new).then_some((Kind::SnapshotAgain, offset, offset));
+            seat.snapshot(offset).or(again)
+        });
     }
 
     /// A connection's accounts begin before the first event.
@@ -184,7 +217,7 @@ impl Ledger {
         let subscriptions = self.wanted.subscriptions as usize;
         for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
             *seat = Seat::default();
-            seat.subscribed(0, 0);
+            seat.subscribed(Place { epoch: 0, offset: 0, recovered: None });
         }
     }
 
@@ -198,22 +231,8 @@ impl Ledger {
             "unsubscribed" if self.unsubscribed(channel, from) => {
                 Meaning::Unsubscribed { id: push.id.unwrap_or(0) }
             }
-            "lagged" => {
-                let first = push.from.and_then(|from| from.as_u64()).unwrap_or(0);
-                let last = push.to.unwrap_or(first).max(first);
-                let lost = (last - first).saturating_add(1);
-                let told = &mut self.count(from).told;
-                *told = told.saturating_add(lost);
-                self.check(channel, (first, last), from, |seat| seat.lagged(first, last));
-                // A hole may have events that were left out as was asked.
-                let fewer = self.wanted.is_throttled();
-                let wrong = |dropped: u64| if fewer { dropped > lost } else { dropped != lost };
-                if push.dropped.is_some_and(wrong) {
-                    let miscounted = (Kind::Miscounted, first, last);
-                    self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), miscounted);
-                }
-                Meaning::Counted
-            }
+            "lagged" => self.lagged(channel, &push, (text, from)),
+            "event" => Meaning::Wrong(Fault::unreadable(text)),
             // The close frame behind it says the same.
             "disconnect" if from.slow => Meaning::Counted,
             "error" | "unsubscribed" | "disconnect" => {
@@ -232,11 +251,50 @@ impl Ledger {
         }
     }
 
+    /// Events are told lost.
+    fn lagged(
+        &mut self,
+        channel: Option<u32>,
+        push: &Push<'_>,
+        (text, from): (&[u8], Arrival),
+    ) -> Meaning {
+        let first = push.from.as_ref().and_then(serde_json::Value::as_u64);
+        let (Some(first), Some(last), Some(dropped)) = (first, push.to, push.dropped) else {
+            return self.malformed(channel, (0, 0), (text, from));
+        };
+        if last < first || first == 0 {
+            return self.malformed(channel, (first, last), (text, from));
+        }
+        let lost = (last - first).saturating_add(1);
+        let told = &mut self.count(from).told;
+        *told = told.saturating_add(lost);
+        if let Some(seat) = self.seat(channel, from) {
+            self.shown.remove(&seat);
+        }
+        self.check(channel, (first, last), from, |seat| seat.lagged(first, last));
+        // A hole may have events that were left out as was asked.
+        let fewer = self.wanted.is_throttled();
+        if if fewer { dropped > lost } else { dropped != lost } {
+            self.accuse(channel, from, (Kind::Miscounted, first, last));
+        }
+        Meaning::Counted
+    }
+
+    fn malformed(
+        &mut self,
+        channel: Option<u32>,
+        (first, last): (u64, u64),
+        (text, from): (&[u8], Arrival),
+    ) -> Meaning {
+        self.accuse(channel, from, (Kind::Malformed, first, last));
+        Meaning::Wrong(Fault::unreadable(text))
+    }
+
     fn subscribed(&mut self, channel: Option<u32>, push: &Push<'_>, from: Arrival) -> Meaning {
-        let Some(at) = self.seat(channel, from) else {
+        let Some((at, channel)) = self.seat(channel, from).zip(channel) else {
             return Meaning::Wrong(Fault::OtherChannel);
         };
-        let answer = Meaning::Subscribed { id: push.id.unwrap_or(0) };
+        let answer = push.id.map_or(Meaning::Counted, |id| Meaning::Subscribed { id });
         if push.updated {
             return answer;
         }
@@ -245,18 +303,26 @@ impl Ledger {
             Some(false) => self.recovered.1 += 1,
             None => {}
         }
-        let offset = push.offset.unwrap_or(0);
-        if push.recovered == Some(true) && self.seats[at].position().is_some() {
-            self.seats[at].recovered();
-        } else {
-            let epoch = self.epoch(push.epoch.as_deref().unwrap_or_default());
-            let broken = self.seats[at].subscribed(offset, epoch);
-            if let Some(broken) = broken.filter(|_| self.wanted.verify) {
-                self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), broken);
-            }
+        let Some(epoch) = self.epochs.number(push.epoch.as_deref().unwrap_or_default()) else {
+            return Meaning::Wrong(Fault::TooManyEpochs);
+        };
+        let said = push.offset.unwrap_or(0);
+        let base = &mut self.bases[channel as usize];
+        base.saw(epoch, said, from.phase == Phase::Open);
+        let top = self.wanted.made(channel, from.made).map(|made| base.low.saturating_add(made));
+        let offset = top.map_or(said, |top| said.min(top));
+        if offset < said {
+            self.accuse(Some(channel), from, (Kind::Ahead, offset + 1, said));
         }
-        if let Some(base) = channel.and_then(|channel| self.bases.get_mut(channel as usize)) {
-            *base = Some(base.map_or(offset, |known| known.min(offset)));
+        self.shown.remove(&at);
+        let place = Place { epoch, offset, recovered: push.recovered };
+        let left = self.seats[at].position().filter(|left| left.0 == epoch);
+        if push.recovered == Some(true) {
+            let missed = left.map_or(0, |(_, left)| offset.saturating_sub(left));
+            self.owed = self.owed.saturating_add(missed);
+        }
+        if let Some(broken) = self.seats[at].subscribed(place) {
+            self.accuse(Some(channel), from, broken);
         }
         answer
     }
@@ -265,18 +331,6 @@ impl Ledger {
     fn unsubscribed(&mut self, channel: Option<u32>, from: Arrival) -> bool {
         let asked = self.seat(channel, from).map(|at| &mut self.seats[at]);
         asked.filter(|seat| seat.stands() == Stands::Leaving).map(Seat::left).is_some()
-    }
-
-    /// An epoch's number.
-    fn epoch(&mut self, name: &str) -> u32 {
-        let known = self.epochs.iter().rposition(|known| known == name);
-        let at = known.unwrap_or_else(|| {
-            if self.epochs.len() < EPOCHS_MAX {
-                self.epochs.push(name.to_owned());
-            }
-            self.epochs.len() - 1
-        });
-        u32::try_from(at).unwrap_or(u32::MAX)
     }
 
     /// A connection has ended: its subscriptions have.
@@ -297,11 +351,13 @@ impl Ledger {
         self.seats[at * self.wanted.subscriptions as usize + slot as usize].leaving();
     }
 
-    /// Where a connection's nth subscription was left, as `since` says it.
-    pub(crate) fn since(&self, at: usize, slot: u32) -> Option<(&str, u64)> {
-        let seat = self.seats.get(at * self.wanted.subscriptions as usize + slot as usize)?;
+    /// Where a connection's nth subscription was left, which is asked for with `since`.
+    pub(crate) fn since(&mut self, at: usize, slot: u32) -> Option<(&str, u64)> {
+        let seat = self.seats.get_mut(at * self.wanted.subscriptions as usize + slot as usize)?;
         let (epoch, offset) = seat.position()?;
-        Some((self.epochs.get(epoch as usize)?, offset))
+        let name = self.epochs.name(epoch)?;
+        seat.asks();
+        Some((name, offset))
     }
 
     /// Holds what came against the promise.
@@ -320,20 +376,27 @@ impl Ledger {
         let broken =
             broken.filter(|(kind, ..)| *kind != Kind::Skipped || !self.wanted.is_throttled());
         if let Some(broken) = broken {
-            self.verdict.add(from.connection, channel.unwrap_or(u32::MAX), broken);
+            self.accuse(channel, from, broken);
         }
     }
 
-    /// Every channel has ended at its head: what is still missing is a violation.
-    pub(crate) fn finish(&mut self, heads: &[u64], connection_of: impl Fn(usize) -> u32) {
+    fn accuse(&mut self, channel: Option<u32>, from: Arrival, broken: Broken) {
+        if self.wanted.verify {
+            self.verdict.add(Some(from.connection), channel, broken);
+        }
+    }
+
+    /// Every channel has ended at its head, where that is known: what is still missing is a
+    /// violation.
+    pub(crate) fn finish(&mut self, heads: &[Option<u64>], connection_of: impl Fn(usize) -> u32) {
         let wanted = Arc::clone(&self.wanted);
         for (at, seats) in self.seats.chunks(wanted.subscriptions.max(1) as usize).enumerate() {
             let connection = connection_of(at);
             for (slot, seat) in (0..wanted.subscriptions).zip(seats) {
                 let channel = wanted.channel(connection, slot);
-                let head = heads.get(channel as usize).copied().unwrap_or(0);
-                if let Some(broken) = seat.finish(head) {
-                    self.verdict.add(connection, channel, broken);
+                let head = heads.get(channel as usize).copied().flatten();
+                if let Some(broken) = head.and_then(|head| seat.finish(head)) {
+                    self.verdict.add(Some(connection), Some(channel), broken);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What a thread's books say about texts that a server may send.
 
 use super::*;
+use crate::engine::conduct::Cut;
 use crate::verdict::Kind;
 
 pub(crate) fn wanted(verify: bool) -> Wanted {
@@ -21,7 +22,7 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
         until_last: false,
         max_rate: 0.0,
         foreign: None,
-        conduct: crate::engine::conduct::Conduct::Steady,
+        conduct: Conduct::Steady,
     }
 }
 
@@ -29,14 +30,31 @@ fn ledger(verify: bool) -> Ledger {
     Ledger::new(Arc::new(wanted(verify)), 2)
 }
 
+/// Books of connections that are cut, with so many events made.
+fn cut(verify: bool) -> Ledger {
+    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false };
+    let conduct = Conduct::Cut(cut);
+    Ledger::new(Arc::new(Wanted { conduct, ..wanted(verify) }), 2)
+}
+
 fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
+    hear(ledger, connection, text, (Phase::Drain, u64::MAX))
+}
+
+fn hear(
+    ledger: &mut Ledger,
+    connection: u32,
+    text: &str,
+    (phase, made): (Phase, u64),
+) -> Vec<Meaning> {
     let from = Arrival {
         at: connection as usize,
         connection,
         slow: false,
         now: 5_000_000,
-        phase: Phase::Drain,
+        phase,
         measured: Span { from: 9, until: 10 },
+        made,
     };
     let mut meanings = Vec::new();
     ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
@@ -59,7 +77,7 @@ fn lines_of_a_batch_are_messages_and_count() {
     let batch = format!("{}\n\n{}\n{}", event(0, 11), event(0, 12), event(0, 13));
     assert_eq!(say(&mut ledger, 0, &batch).len(), 3);
     assert_eq!((ledger.all.delivered, ledger.verdict.violations), (3, 0));
-    assert_eq!(ledger.bases, [Some(10), None, None]);
+    assert_eq!((ledger.bases[0].low, ledger.bases[1].epoch), (10, 0));
     assert!(ledger.latency.summary().is_some_and(|summary| summary.samples == 3));
 }
 
@@ -86,14 +104,16 @@ fn each_connection_and_channel_has_its_own_order() {
     let lagged = r#"{"type":"lagged","channel":"load:1","dropped":2,"from":12,"to":13}"#;
     say(&mut ledger, 1, lagged);
     assert_eq!(ledger.all.told, 2);
-    ledger.finish(&[11, 13, 13], |at| u32::try_from(at).expect("small"));
+    ledger.finish(&[11, 13, 13].map(Some), |at| u32::try_from(at).expect("small"));
     let found: Vec<_> = ledger
         .verdict
         .listed
         .iter()
         .map(|broken| (broken.connection, broken.channel, broken.kind, broken.from, broken.to))
         .collect();
-    assert_eq!(found, [(1, 2, Kind::Skipped, 12, 12), (0, 1, Kind::Skipped, 12, 13)]);
+    let skipped =
+        |connection, channel, to| (Some(connection), Some(channel), Kind::Skipped, 12, to);
+    assert_eq!(found, [skipped(1, 2, 12), skipped(0, 1, 13)]);
 }
 
 #[test]
@@ -125,7 +145,7 @@ fn hostile_numbers_are_violations_and_no_panic() {
         for text in [&subscribed, &lagged, &event(0, to), &lagged, &subscribed, &event(0, from)] {
             say(&mut ledger, 0, text);
         }
-        ledger.finish(&[from, to, 0], |at| u32::try_from(at).expect("small"));
+        ledger.finish(&[from, to, 0].map(Some), |at| u32::try_from(at).expect("small"));
     }
 }
 
@@ -138,7 +158,7 @@ fn what_the_server_has_ended_owes_nothing() {
         let mut ledger = ledger(true);
         subscribe(&mut ledger, 0, 0);
         assert!(matches!(say(&mut ledger, 0, text)[..], [Meaning::Wrong(_)]), "{text}");
-        ledger.finish(&[99, 0, 0], |at| u32::try_from(at).expect("small"));
+        ledger.finish(&[99, 0, 0].map(Some), |at| u32::try_from(at).expect("small"));
         assert_eq!(ledger.verdict.violations, 0, "{text}");
     }
 }
@@ -153,12 +173,12 @@ fn with_a_rate_events_may_be_left_out_but_not_the_last() {
     }
     let lagged = r#"{"type":"lagged","channel":"load:0","dropped":2,"from":20,"to":30}"#;
     say(&mut ledger, 0, lagged);
-    ledger.finish(&[30, 0, 0], |at| u32::try_from(at).expect("small"));
+    ledger.finish(&[Some(30), None, None], |at| u32::try_from(at).expect("small"));
     assert_eq!(ledger.verdict.violations, 0);
     let lagged = r#"{"type":"lagged","channel":"load:0","dropped":3,"from":31,"to":32}"#;
     say(&mut ledger, 0, lagged);
     say(&mut ledger, 0, &event(0, 32));
-    ledger.finish(&[33, 0, 0], |at| u32::try_from(at).expect("small"));
+    ledger.finish(&[Some(33), None, None], |at| u32::try_from(at).expect("small"));
     assert_eq!(ledger.verdict.violations, 3, "{:?}", ledger.verdict.listed);
 }
 
@@ -179,4 +199,173 @@ fn refusals_and_nonsense_are_faults() {
     assert_eq!(say(&mut ledger, 0, refused), [Meaning::Wrong(Fault::Denied("error: no".into()))]);
     assert_eq!(say(&mut ledger, 0, "boo"), [Meaning::Wrong(Fault::NotJson("boo".into()))]);
     assert_eq!(say(&mut ledger, 0, r#"{"type":"welcome"}"#), [Meaning::Counted]);
+}
+
+/// `subscribed` on channel 0, with what stands behind `channel`.
+fn subscribed(ledger: &mut Ledger, rest: &str) {
+    say(ledger, 0, &format!(r#"{{"type":"subscribed","id":1,"channel":"load:0",{rest}}}"#));
+}
+
+fn kinds(ledger: &Ledger) -> Vec<Kind> {
+    ledger.verdict.listed.iter().map(|broken| broken.kind).collect()
+}
+
+#[test]
+fn since_names_the_last_event_also_without_verify() {
+    for verify in [false, true] {
+        let mut ledger = cut(verify);
+        subscribed(&mut ledger, r#""epoch":"a","offset":10"#);
+        say(&mut ledger, 0, &event(0, 11));
+        say(&mut ledger, 0, &event(0, 12));
+        ledger.ended(0);
+        assert_eq!(ledger.since(0, 0), Some(("a", 12)), "verify {verify}");
+        subscribed(&mut ledger, r#""epoch":"a","offset":13,"recovered":true"#);
+        say(&mut ledger, 0, &event(0, 13));
+        assert_eq!((ledger.all.delivered, ledger.since(0, 0)), (3, Some(("a", 13))));
+        assert_eq!((ledger.recovered, ledger.owed), ((1, 0), 1), "one was missed");
+        assert_eq!(ledger.since(0, 1), None, "it never stood");
+    }
+}
+
+#[test]
+fn what_an_answer_to_since_must_say() {
+    for (answer, found) in [
+        (r#""epoch":"a","offset":12,"recovered":true"#, None),
+        (r#""epoch":"a","offset":12,"recovered":false"#, None),
+        (r#""epoch":"a","offset":12"#, Some(Kind::SinceIgnored)),
+        (r#""epoch":"b","offset":12,"recovered":true"#, Some(Kind::Recovered)),
+        (r#""epoch":"a","offset":9,"recovered":true"#, Some(Kind::RolledBack)),
+        (r#""epoch":"a","offset":9,"recovered":false"#, Some(Kind::RolledBack)),
+        (r#""epoch":"b","offset":9,"recovered":false"#, None),
+    ] {
+        let mut ledger = cut(true);
+        subscribed(&mut ledger, r#""epoch":"a","offset":10"#);
+        say(&mut ledger, 0, &event(0, 11));
+        ledger.ended(0);
+        assert_eq!(ledger.since(0, 0), Some(("a", 11)));
+        subscribed(&mut ledger, answer);
+        assert_eq!(kinds(&ledger), Vec::from_iter(found), "{answer}");
+    }
+}
+
+#[test]
+fn an_epoch_of_every_channel_is_told_apart() {
+    let mut ledger = cut(true);
+    for nth in 0..20_000 {
+        subscribed(&mut ledger, &format!(r#""epoch":"e{nth}","offset":0"#));
+    }
+    assert_eq!(ledger.since(0, 0), Some(("e19999", 0)));
+    subscribed(&mut ledger, r#""epoch":"e19998","offset":0,"recovered":true"#);
+    assert_eq!(kinds(&ledger), [Kind::Recovered], "two that are not the same");
+}
+
+#[test]
+fn what_a_rollback_repeats_is_told_twice() {
+    let mut ledger = ledger(true);
+    subscribed(&mut ledger, r#""epoch":"a","offset":0"#);
+    for offset in 1..=4 {
+        say(&mut ledger, 0, &event(0, offset));
+    }
+    subscribed(&mut ledger, r#""epoch":"a","offset":2"#);
+    say(&mut ledger, 0, &event(0, 3));
+    say(&mut ledger, 0, &event(0, 5));
+    assert_eq!(kinds(&ledger), [Kind::RolledBack, Kind::Again]);
+}
+
+#[test]
+fn an_offset_that_is_ahead_of_the_publisher_hides_no_loss() {
+    let mut ledger = ledger(true);
+    let subscribed = |offset| {
+        let rest = format!(r#""channel":"load:0","epoch":"a","offset":{offset}"#);
+        format!(r#"{{"type":"subscribed","id":1,{rest}}}"#)
+    };
+    hear(&mut ledger, 0, &subscribed(10), (Phase::Open, 0));
+    // Three channels in turn: the first has had two of four events.
+    hear(&mut ledger, 0, &subscribed(12), (Phase::Measure, 4));
+    assert_eq!(kinds(&ledger), [Kind::Skipped], "as far as it was published");
+    hear(&mut ledger, 0, &subscribed(15), (Phase::Measure, 4));
+    assert_eq!(kinds(&ledger), [Kind::Skipped, Kind::Ahead]);
+    ledger.finish(&[Some(13), None, None], |_| 0);
+    let last = ledger.verdict.listed.last().expect("the hidden one");
+    assert_eq!((last.kind, last.from, last.to), (Kind::Skipped, 13, 13));
+}
+
+#[test]
+fn a_new_epoch_leaves_the_end_open() {
+    let mut ledger = ledger(true);
+    subscribed(&mut ledger, r#""epoch":"a","offset":10"#);
+    say(&mut ledger, 0, &event(0, 11));
+    let renewed =
+        r#"{"type":"subscribed","channel":"load:0","epoch":"b","offset":0,"recovered":false}"#;
+    assert_eq!(say(&mut ledger, 0, renewed), [Meaning::Counted], "no answer to anything");
+    say(&mut ledger, 0, &event(0, 1));
+    assert!(ledger.bases[0].renewed);
+    ledger.finish(&[None, None, None], |_| 0);
+    assert_eq!(kinds(&ledger), []);
+}
+
+#[test]
+fn a_snapshot_is_no_delivery_and_comes_once_for_each_key() {
+    let shown = |key: &str, offset: u64| {
+        let rest = format!(r#""offset":{offset},"key":"{key}","snapshot":true,"data":{{"ts":9}}"#);
+        format!(r#"{{"type":"event","channel":"load:0",{rest}}}"#)
+    };
+    for verify in [false, true] {
+        let mut ledger = ledger(verify);
+        subscribe(&mut ledger, 0, 0);
+        say(&mut ledger, 0, &shown("a", 9));
+        say(&mut ledger, 0, &shown("b", 10));
+        say(
+            &mut ledger,
+            0,
+            r#"{"type":"lagged","channel":"load:0","dropped":1,"from":11,"to":11}"#,
+        );
+        say(&mut ledger, 0, &shown("a", 11));
+        assert_eq!((ledger.all.delivered, ledger.latency.count()), (0, 0), "verify {verify}");
+        assert_eq!(kinds(&ledger), [], "once for the subscribe, once for the loss");
+        say(&mut ledger, 0, &shown("a", 11));
+        say(&mut ledger, 0, &shown("c", 12));
+        say(&mut ledger, 1, &shown("a", 1));
+        let broken = [Kind::SnapshotAgain, Kind::SnapshotAhead, Kind::NotSubscribed];
+        assert_eq!(kinds(&ledger), if verify { broken.as_slice() } else { &[] });
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_written_out_is_named_so() {
+    for rest in [
+        r#""dropped":1,"to":11"#,
+        r#""from":11,"to":11"#,
+        r#""dropped":1,"from":11"#,
+        r#""dropped":2,"from":12,"to":11"#,
+        r#""dropped":12,"from":0,"to":11"#,
+    ] {
+        let mut ledger = ledger(true);
+        subscribe(&mut ledger, 0, 0);
+        let lagged = format!(r#"{{"type":"lagged","channel":"load:0",{rest}}}"#);
+        let meanings = say(&mut ledger, 0, &lagged);
+        assert!(matches!(meanings[..], [Meaning::Wrong(Fault::Unreadable(_))]), "{rest}");
+        assert_eq!(kinds(&ledger), [Kind::Malformed], "{rest}");
+        assert_eq!(ledger.all.told, 0, "{rest}");
+    }
+}
+
+#[test]
+fn an_event_in_another_order_does_not_vanish() {
+    let text = r#"{"type":"event","offset":11,"channel":"load:0","data":{"ts":9}}"#;
+    let meanings = say(&mut ledger(false), 0, text);
+    assert!(matches!(meanings[..], [Meaning::Wrong(Fault::Unreadable(_))]), "{meanings:?}");
+}
+
+#[test]
+fn every_connection_is_sampled_whatever_their_number() {
+    let mut ledger = Ledger::new(Arc::new(Wanted { sample: 17, ..wanted(false) }), 2);
+    let mut sampled = [0; 34];
+    for nth in 0..34 * 600 {
+        let before = ledger.latency.count();
+        say(&mut ledger, 0, &event(0, 1));
+        sampled[nth % 34] += ledger.latency.count() - before;
+    }
+    assert!(sampled.iter().all(|count| *count > 5), "{sampled:?}");
+    assert!((1_000..1_400).contains(&ledger.latency.count()), "one in 17");
 }

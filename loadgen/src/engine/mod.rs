@@ -6,6 +6,7 @@ mod asking;
 pub(crate) mod books;
 pub(crate) mod conduct;
 pub(crate) mod crew;
+pub(crate) mod epochs;
 pub(crate) mod ingest;
 pub(crate) mod lane;
 pub(crate) mod lasts;

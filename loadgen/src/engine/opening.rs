@@ -23,7 +23,11 @@ impl Worker {
     pub(super) fn open_more(&mut self) -> u64 {
         let rate = self.wanted.connect_rate / f64::from(self.wanted.threads);
         let plan = (rate > 0.0).then(|| Plan::new(self.opened_at, rate));
-        let due = plan.map_or(u64::MAX, |plan| plan.due_by(clock::now()));
+        let now = clock::now();
+        let due = plan.map_or(u64::MAX, |plan| plan.due_by(now));
+        if self.opening >= self.wanted.inflight {
+            self.full_at = now;
+        }
         let mut turn = 64;
         while self.next < self.conns.len()
             && (self.next as u64) < due
@@ -34,15 +38,22 @@ impl Worker {
             self.next += 1;
             turn -= 1;
             let born = plan.map_or_else(clock::now, |plan| plan.due(at as u64));
+            if plan.is_some() {
+                // While handshakes left no room, the server was late and not the generator.
+                let late = clock::now().saturating_sub(born.max(self.full_at));
+                self.books.opening_lateness.record(late);
+                self.books.last_begun = clock::now();
+            }
             self.begin(at, born);
         }
         let back = self.come_back(turn);
         let wait = if self.next == self.conns.len() {
             SECOND / 50
-        } else if self.opening >= self.wanted.inflight || plan.is_some() {
+        } else if self.opening >= self.wanted.inflight {
             SECOND / 1_000
         } else {
-            0
+            let next = plan.map_or(0, |plan| plan.due(self.next as u64));
+            next.saturating_sub(clock::now()).min(SECOND / 50)
         };
         wait.min(back)
     }
@@ -55,6 +66,7 @@ impl Worker {
                 return due - now;
             }
             if self.opening >= self.wanted.inflight {
+                self.full_at = now;
                 return SECOND / 1_000;
             }
             if turn == 0 {
@@ -62,6 +74,7 @@ impl Worker {
             }
             turn -= 1;
             self.returns.pop();
+            self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
             self.begin(at, due);
         }
         u64::MAX
@@ -76,6 +89,7 @@ impl Worker {
     fn open(&mut self, at: usize, born: u64) -> Result<(), Fault> {
         let index = number(at, self.id, self.wanted.threads);
         let conn = &mut self.conns[at];
+        self.answered.remove(&at);
         conn.state = State::Connecting;
         conn.born = born;
         conn.deadline = clock::now() + self.wanted.timeout_ns;
@@ -131,11 +145,7 @@ impl Worker {
             let text = subscribe(&name, id, since, self.wanted.max_rate);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
-        if let Some(fd) = &self.conns[at].fd
-            && !self.out.is_empty()
-        {
-            socket::send_all(fd, &self.out)?;
-        }
+        self.send(at)?;
         self.subscribed(at, self.wanted.subscriptions, now)
     }
 
@@ -155,11 +165,7 @@ impl Worker {
                 foreign.push(subscribe, &wanted.values(connection, slot, &name), &mut self.out);
             }
         }
-        if let Some(fd) = &self.conns[at].fd
-            && !self.out.is_empty()
-        {
-            socket::send_all(fd, &self.out)?;
-        }
+        self.send(at)?;
         // The publisher begins when all are ready, so each account begins with the first event.
         self.books.ledger.begin(at);
         self.subscribed(at, foreign.answers(wanted.subscriptions), now)
@@ -169,13 +175,11 @@ impl Worker {
     pub(super) fn foreign(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
         let wanted = Arc::clone(&self.wanted);
         let Some(foreign) = &wanted.foreign else { return Ok(()) };
-        if foreign.is_ping(text)
-            && let (Some(pong), Some(fd)) = (&foreign.pong, &self.conns[from.at].fd)
-        {
+        if let Some(pong) = foreign.pong.as_ref().filter(|_| foreign.is_ping(text)) {
             self.out.clear();
             let values = Values { connection: from.connection, ..Values::default() };
             foreign.push(pong, &values, &mut self.out);
-            return socket::send_all(fd, &self.out);
+            return self.send(from.at);
         }
         self.books.ledger.foreign(text, from);
         let State::Subscribing { left } = self.conns[from.at].state else { return Ok(()) };
@@ -184,7 +188,8 @@ impl Worker {
             .collect();
         let each = (0..).zip(&names);
         let each = each.map(|(slot, name)| wanted.values(from.connection, slot, name));
-        let found = foreign.answered(text, each);
+        let seen = self.answered.entry(from.at).or_default();
+        let found = foreign.answered(text, each, seen);
         if found == 0 {
             self.heard = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
             return Ok(());
@@ -200,6 +205,7 @@ impl Worker {
         }
         conn.state = State::Ready;
         self.opening -= 1;
+        self.answered.remove(&at);
         if conn.due > 0 {
             self.returned(at, now);
             return Ok(());
@@ -241,6 +247,8 @@ impl Worker {
         let was = conn.state;
         conn.fd = None;
         conn.carry = Vec::new();
+        self.rests.remove(&at);
+        let conn = &mut self.conns[at];
         if was != State::Ready {
             self.opening -= 1;
         }
@@ -268,8 +276,24 @@ pub(super) fn subscribe(
     max_rate: f64,
 ) -> String {
     let since = since.map_or_else(String::new, |(epoch, offset)| {
-        format!(r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
+        let epoch = serde_json::Value::from(epoch);
+        format!(r#","since":{{"epoch":{epoch},"offset":{offset}}}"#)
     });
     let rate = if max_rate > 0.0 { format!(r#","max_rate":{max_rate}"#) } else { String::new() };
     format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}{rate}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_escaped_in_since() {
+        let text = subscribe("a", 1, Some(("x\"\\", 7)), 0.0);
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (read["since"]["epoch"].as_str(), read["id"].as_u64()),
+            (Some("x\"\\"), Some(1))
+        );
+    }
 }

@@ -14,9 +14,9 @@ use crate::engine::shared::{Phase, Shared, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
-use crate::wire::frame;
 use crate::wire::marks::Push;
 use crate::wire::template::Values;
+use crate::wire::{frame, payload};
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -53,8 +53,10 @@ impl Feed {
 pub(crate) struct Published {
     /// Events per channel whose last byte was handed to the kernel.
     pub(crate) sent: Vec<u64>,
-    /// How late the generator itself was, while it was measured.
+    /// How late the generator itself was with what its plan had due while it was measured.
     pub(crate) lateness: Latency,
+    /// Events that were due while it was measured and were never handed over.
+    pub(crate) unsent: u64,
     /// Answers with an error, and the first of them.
     pub(crate) errors: u64,
     pub(crate) first_error: String,
@@ -76,7 +78,6 @@ struct Publisher {
     /// How much of `out` has been sent.
     gone: usize,
     text: Vec<u8>,
-    fill: Vec<u8>,
     total: u64,
     /// Events made per channel.
     made: Vec<u64>,
@@ -120,14 +121,16 @@ pub(crate) fn start(
     let done = Published {
         sent: vec![0; wanted.channels as usize],
         lateness: Latency::new(),
+        unsent: 0,
         errors: 0,
         first_error: String::new(),
         held_back: 0,
         stalls: 0,
         fault: None,
     };
+    shared.made.store(0, Ordering::Release);
+    shared.expect_senders(1);
     let publisher = Publisher {
-        fill: vec![b'x'; feed.payload_bytes],
         out,
         gone: 0,
         text: Vec::new(),
@@ -167,29 +170,40 @@ impl Publisher {
         let plan = (self.feed.rate > 0.0)
             .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
-        let mut cpu_at = 0;
+        let (mut cpu_at, mut settled) = (0, false);
         loop {
             let phase = self.shared.phase();
-            if phase >= Phase::Drain {
+            if phase == Phase::Stop {
                 break;
             }
-            let made = self.make(plan);
+            // In the drain, what was due while it was measured is still made.
+            let drains = phase >= Phase::Drain;
+            let until = if drains { self.shared.span().until } else { u64::MAX };
+            let made = if drains && plan.is_none() { 0 } else { self.make(plan, until) };
             if clock::now().saturating_sub(cpu_at) > SECOND / 50 {
                 cpu_at = clock::now();
                 self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
             }
+            self.shared.made.store(self.total, Ordering::Release);
             let blocked = !self.flush()?;
+            if drains && !settled && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
+                settled = true;
+                self.shared.settle();
+            }
             self.listen()?;
-            if made == 0 || blocked {
+            if settled {
+                clock::sleep(if blocked { SECOND / 5_000 } else { SECOND / 200 });
+            } else if made == 0 || blocked {
                 clock::sleep(self.pause(plan));
             }
         }
-        while self.shared.phase() != Phase::Stop {
-            let is_all = self.flush()?;
-            self.listen()?;
-            clock::sleep(if is_all { SECOND / 200 } else { SECOND / 5_000 });
-        }
+        self.done.unsent = plan.map_or(0, |plan| self.owes(plan, self.shared.span().until));
         Ok(())
+    }
+
+    /// Events that were due before `until` and are not handed over.
+    fn owes(&self, plan: Plan, until: u64) -> u64 {
+        plan.due_before(until, clock::now()).saturating_sub(self.flushed)
     }
 
     /// Until the next event is due, at most 1 ms.
@@ -199,11 +213,11 @@ impl Publisher {
         left.clamp(SECOND / 50_000, SECOND / 1_000)
     }
 
-    /// Makes the events that are due and allowed, and says how many.
-    fn make(&mut self, plan: Option<Plan>) -> u64 {
+    /// Makes the events that are due before `until` and allowed, and says how many.
+    fn make(&mut self, plan: Option<Plan>, until: u64) -> u64 {
         let (now, span) = (clock::now(), self.shared.span());
         let due = match plan {
-            Some(plan) => plan.due_by(now).saturating_sub(self.total),
+            Some(plan) => plan.due_before(until, now).saturating_sub(self.total),
             None => self.room(now),
         };
         let batch = due.min(BATCH);
@@ -215,7 +229,7 @@ impl Publisher {
             }
             let at = plan.map_or(now, |plan| plan.due(self.total));
             // While the server took nothing more, it was late and not the generator.
-            if span.has(at) {
+            if plan.is_some() && span.has(at) {
                 self.done.lateness.record(now.saturating_sub(at.max(self.free_at)));
             }
             let channel = self.event(at);
@@ -265,13 +279,8 @@ impl Publisher {
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
-        let start = self.text.len();
-        self.text.extend_from_slice(br#"{"ts":"#);
-        self.text.extend_from_slice(digits.format(at).as_bytes());
-        self.text.extend_from_slice(br#","fill":""#);
-        let room = self.feed.payload_bytes.saturating_sub(self.text.len() - start + 2);
-        self.text.extend_from_slice(&self.fill[..room]);
-        self.text.extend_from_slice(br#""}}"#);
+        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.text.push(b'}');
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
@@ -293,15 +302,12 @@ impl Publisher {
         let wanted = Arc::clone(&self.wanted);
         let Some(foreign) = &wanted.foreign else { return };
         let Some(publish) = &foreign.publish else { return };
-        let mut payload =
-            format!(r#"{{"ts":{at},"seq":{seq},"ch":{channel},"fill":""#).into_bytes();
-        let room = self.feed.payload_bytes.saturating_sub(payload.len() + 2);
-        payload.extend_from_slice(&self.fill[..room]);
-        payload.extend_from_slice(br#""}"#);
+        let (marks, mut data) = ([("ts", at), ("seq", seq), ("ch", channel)], Vec::new());
+        payload::push(&marks, self.feed.payload_bytes, &mut data);
         let name = format!("{}{channel}", wanted.prefix);
         let values = Values {
             channel: &name,
-            payload: &payload,
+            payload: &data,
             connection: wanted.connections,
             id: self.total + 1,
             seq,

@@ -50,11 +50,13 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// Subscriptions over all connections that are not slow on purpose.
     pub(crate) fn seats(&self) -> u64 {
-        let slow = match &self.conduct {
-            Conduct::Slow(slow) => (0..self.connections).filter(|c| slow.has(*c)).count(),
-            Conduct::Churn(_) | Conduct::Cut(_) | Conduct::Echo(_) | Conduct::Steady => 0,
-        };
-        (u64::from(self.connections) - slow as u64) * u64::from(self.subscriptions)
+        u64::from(self.connections - self.slow()) * u64::from(self.subscriptions)
+    }
+
+    /// Connections that are slow on purpose.
+    pub(crate) fn slow(&self) -> u32 {
+        let slow = (0..self.connections).filter(|connection| self.conduct.is_slow(*connection));
+        u32::try_from(slow.count()).unwrap_or(u32::MAX)
     }
 
     /// Whether subscriptions ask for fewer events: what is left out is then no loss.
@@ -71,6 +73,13 @@ impl Wanted {
     /// The name of a connection's nth channel.
     pub(crate) fn channel_name(&self, connection: u32, slot: u32) -> String {
         format!("{}{}", self.prefix, self.channel(connection, slot))
+    }
+
+    /// How many of `made` events are a channel's, which are dealt in turn; `None` when nobody counts.
+    pub(crate) fn made(&self, channel: u32, made: u64) -> Option<u64> {
+        let channels = u64::from(self.channels);
+        let extra = u64::from(u64::from(channel) < made % channels);
+        (made < u64::MAX).then(|| made / channels + extra)
     }
 
     /// What makes two runs the same work, for the report.
@@ -141,46 +150,69 @@ impl Phase {
     }
 }
 
-/// One thread's counters, on cache lines of their own. Written by that thread alone.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Tally {
-    pub(crate) ready: AtomicU64,
+/// Makes the counters of one thread, and their sum over all threads at one moment.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident: $sum:ident,)*) => {
+        /// One thread's counters, on cache lines of their own. Written by that thread alone.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct Tally {
+            $($(#[$doc])* pub(crate) $name: AtomicU64,)*
+        }
+
+        /// A sum over all threads at one moment.
+        #[derive(Debug, Clone, Copy, Default)]
+        pub(crate) struct Total {
+            $(pub(crate) $name: u64,)*
+        }
+
+        impl Total {
+            fn add(&mut self, tally: &Tally) {
+                $(self.$name = self.$name.$sum(tally.$name.load(Ordering::Relaxed));)*
+            }
+        }
+    };
+}
+
+counters! {
+    ready: saturating_add,
     /// Did not become ready.
-    pub(crate) failed: AtomicU64,
+    failed: saturating_add,
     /// Were ready and are gone.
-    pub(crate) lost: AtomicU64,
+    lost: saturating_add,
     /// Events received.
-    pub(crate) delivered: AtomicU64,
+    delivered: saturating_add,
     /// Events told by `lagged`.
-    pub(crate) told: AtomicU64,
+    told: saturating_add,
+    /// Requests that wait for their answers.
+    open: saturating_add,
     /// Bytes read from sockets.
-    pub(crate) bytes: AtomicU64,
+    bytes: saturating_add,
     /// System calls that read something.
-    pub(crate) reads: AtomicU64,
-    pub(crate) cpu_ns: AtomicU64,
+    reads: saturating_add,
+    cpu_ns: saturating_add,
     /// How long the thread was ready to run and had no CPU.
-    pub(crate) waited_ns: AtomicU64,
+    waited_ns: saturating_add,
     /// Events received by connections that are slow on purpose.
-    pub(crate) slow_delivered: AtomicU64,
-    pub(crate) slow_told: AtomicU64,
+    slow_delivered: saturating_add,
+    slow_told: saturating_add,
     /// Slow connections that have ended.
-    pub(crate) slow_gone: AtomicU64,
+    slow_gone: saturating_add,
     /// Slow connections that the server has let go of, while they were not read.
-    pub(crate) slow_hung: AtomicU64,
+    slow_hung: saturating_add,
     /// Connections that have left or were cut.
-    pub(crate) cut: AtomicU64,
+    cut: saturating_add,
     /// Of those, the ones that have their subscriptions again.
-    pub(crate) back: AtomicU64,
+    back: saturating_add,
     /// Of those, the ones that have received an event since.
-    pub(crate) served: AtomicU64,
+    served: saturating_add,
     /// Returns that failed and were tried again.
-    pub(crate) retries: AtomicU64,
-    /// Acts that found no connection to act on.
-    pub(crate) skipped: AtomicU64,
+    retries: saturating_add,
+    /// Acts that were due and found no connection to act on in time.
+    skipped: saturating_add,
     /// When the last connection came back, and was served.
-    pub(crate) last_back: AtomicU64,
-    pub(crate) last_served: AtomicU64,
+    last_back: max,
+    last_served: max,
 }
 
 impl Tally {
@@ -189,30 +221,6 @@ impl Tally {
         self.cpu_ns.store(clock::thread_cpu(), Ordering::Relaxed);
         self.waited_ns.store(queue.waited(), Ordering::Relaxed);
     }
-}
-
-/// A sum over all threads at one moment.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Total {
-    pub(crate) ready: u64,
-    pub(crate) failed: u64,
-    pub(crate) lost: u64,
-    pub(crate) delivered: u64,
-    pub(crate) told: u64,
-    pub(crate) bytes: u64,
-    pub(crate) reads: u64,
-    pub(crate) cpu_ns: u64,
-    pub(crate) slow_delivered: u64,
-    pub(crate) slow_told: u64,
-    pub(crate) slow_gone: u64,
-    pub(crate) slow_hung: u64,
-    pub(crate) cut: u64,
-    pub(crate) back: u64,
-    pub(crate) served: u64,
-    pub(crate) retries: u64,
-    pub(crate) skipped: u64,
-    pub(crate) last_back: u64,
-    pub(crate) last_served: u64,
 }
 
 /// Everything that threads share.
@@ -227,10 +235,16 @@ pub(crate) struct Shared {
     pub(crate) tallies: Vec<Tally>,
     /// Events that the publisher has handed over.
     pub(crate) published: AtomicU64,
+    /// Events that the publisher has made, at least as many as the server can know of;
+    /// [`u64::MAX`] when nobody counts.
+    pub(crate) made: AtomicU64,
     /// CPU of the one publisher of a fan-out.
     pub(crate) publisher_ns: AtomicU64,
-    /// How often all connections were to be cut.
+    /// How often all connections were to be cut, and when that was last said.
     pub(crate) storms: AtomicU64,
+    pub(crate) storm_at: AtomicU64,
+    /// Threads that may still send what was due while it was measured.
+    unsettled: AtomicU64,
     /// What went wrong first.
     pub(crate) fault: OnceLock<Fault>,
 }
@@ -244,8 +258,11 @@ impl Shared {
             measured_until: AtomicU64::new(u64::MAX),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
             published: AtomicU64::new(0),
+            made: AtomicU64::new(u64::MAX),
             publisher_ns: AtomicU64::new(0),
             storms: AtomicU64::new(0),
+            storm_at: AtomicU64::new(0),
+            unsettled: AtomicU64::new(0),
             fault: OnceLock::new(),
         }
     }
@@ -270,6 +287,21 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
+    /// So many threads send by plan; each says in the drain when nothing is left to send.
+    pub(crate) fn expect_senders(&self, threads: u32) {
+        self.unsettled.store(threads.into(), Ordering::Release);
+    }
+
+    /// A thread has sent all that was due while it was measured.
+    pub(crate) fn settle(&self) {
+        self.unsettled.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether all that was due while it was measured is sent.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) == 0
+    }
+
     /// What is measured, as far as it is known.
     pub(crate) fn span(&self) -> Span {
         Span {
@@ -285,28 +317,7 @@ impl Shared {
 
     pub(crate) fn total(&self) -> Total {
         let mut total = Total::default();
-        for tally in &self.tallies {
-            total.ready += tally.ready.load(Ordering::Relaxed);
-            total.failed += tally.failed.load(Ordering::Relaxed);
-            total.lost += tally.lost.load(Ordering::Relaxed);
-            total.delivered += tally.delivered.load(Ordering::Relaxed);
-            total.told = total.told.saturating_add(tally.told.load(Ordering::Relaxed));
-            total.bytes += tally.bytes.load(Ordering::Relaxed);
-            total.reads += tally.reads.load(Ordering::Relaxed);
-            total.cpu_ns += tally.cpu_ns.load(Ordering::Relaxed);
-            total.slow_delivered += tally.slow_delivered.load(Ordering::Relaxed);
-            total.slow_told =
-                total.slow_told.saturating_add(tally.slow_told.load(Ordering::Relaxed));
-            total.slow_gone += tally.slow_gone.load(Ordering::Relaxed);
-            total.slow_hung += tally.slow_hung.load(Ordering::Relaxed);
-            total.cut += tally.cut.load(Ordering::Relaxed);
-            total.back += tally.back.load(Ordering::Relaxed);
-            total.served += tally.served.load(Ordering::Relaxed);
-            total.retries += tally.retries.load(Ordering::Relaxed);
-            total.skipped += tally.skipped.load(Ordering::Relaxed);
-            total.last_back = total.last_back.max(tally.last_back.load(Ordering::Relaxed));
-            total.last_served = total.last_served.max(tally.last_served.load(Ordering::Relaxed));
-        }
+        self.tallies.iter().for_each(|tally| total.add(tally));
         total
     }
 }

@@ -60,6 +60,15 @@ pub(crate) fn send_all(fd: &OwnedFd, bytes: &[u8]) -> Result<(), Fault> {
     }
 }
 
+/// Sends what the socket takes, and says how much that was.
+pub(crate) fn send_some(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, Fault> {
+    match send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(sent) => Ok(sent),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
+        Err(errno) => Err(fault(errno)),
+    }
+}
+
 /// Makes closing it a reset, as when a machine or a network dies.
 pub(crate) fn reset_on_close(fd: &OwnedFd) {
     // Where it is refused, the connection ends in order, which is as good an end.

@@ -1,13 +1,13 @@
 //! One receiver thread: opens its share of the connections, subscribes them and reads.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event};
+use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
 
 use crate::clock::{self, SECOND, timespec};
@@ -30,6 +30,8 @@ const READ_BYTES: usize = 128 << 10;
 const SPARE_CARRIES_MAX: usize = 64;
 /// A larger one is not kept.
 const SPARE_CARRY_BYTES_MAX: usize = 64 << 10;
+/// What one connection may have left to send.
+const REST_BYTES_MAX: usize = 64 << 20;
 /// Events taken from one epoll wait.
 const EVENTS_MAX: usize = 512;
 
@@ -85,6 +87,10 @@ pub(crate) struct Worker {
     pub(super) request: Vec<u8>,
     pub(super) out: Vec<u8>,
     pub(super) text: Vec<u8>,
+    /// What sockets have not taken yet, by connection.
+    pub(super) rests: HashMap<usize, Vec<u8>>,
+    /// The slots whose `--expect` has come, of connections that are not ready.
+    pub(super) answered: HashMap<usize, u128>,
     /// What a server that is not Weir said last instead of what was expected.
     pub(super) heard: String,
     pub(super) opened_at: u64,
@@ -95,6 +101,11 @@ pub(crate) struct Worker {
     pub(super) ask_plan: Option<Plan>,
     /// Requests that became due so far.
     pub(super) planned: u64,
+    /// Whether nothing that was due while it was measured is left to ask, and whether that is said.
+    pub(super) is_settled: bool,
+    said_settled: bool,
+    /// When handshakes under way last left no room for another.
+    pub(super) full_at: u64,
     reads: u64,
     bytes: u64,
     queue: RunQueue,
@@ -134,12 +145,17 @@ impl Worker {
             request: wanted.target.request(),
             out: Vec::new(),
             text: Vec::new(),
+            rests: HashMap::new(),
+            answered: HashMap::new(),
             heard: String::new(),
             acts: Acts::new(id),
             asked: Pending::new(),
             asking: false,
             ask_plan: None,
             planned: 0,
+            is_settled: false,
+            said_settled: false,
+            full_at: 0,
             opened_at: clock::now(),
             reads: 0,
             bytes: 0,
@@ -158,9 +174,13 @@ impl Worker {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
                 self.books.unanswered = self.asked.open();
+                self.books.unsent = self.unasked();
+                self.count_skipped();
                 return self.books;
             }
-            let wait = self.open_more().min(self.act(phase));
+            // Acts first: who leaves by them may be due to come back at once.
+            let next_act = self.act(phase);
+            let wait = self.open_more().min(next_act);
             events.clear();
             match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&timespec(wait))) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -168,6 +188,14 @@ impl Worker {
             }
             for event in &events {
                 let at = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+                let flags = event.flags;
+                if flags.contains(EventFlags::OUT)
+                    && self.rests.contains_key(&at)
+                    && let Err(fault) = self.send_rest(at)
+                {
+                    self.fail(at, fault);
+                    continue;
+                }
                 self.woken(at, phase);
             }
             let now = clock::now();
@@ -184,7 +212,7 @@ impl Worker {
         &self.shared.tallies[self.id as usize]
     }
 
-    fn publish_counters(&self) {
+    fn publish_counters(&mut self) {
         let tally = self.tally();
         let (all, slow) = (self.books.ledger.all, self.books.ledger.slow);
         tally.delivered.store(all.delivered, Ordering::Relaxed);
@@ -193,6 +221,12 @@ impl Worker {
         tally.slow_told.store(slow.told, Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
+        tally.open.store(self.asked.open(), Ordering::Relaxed);
+        if self.is_settled && !self.said_settled && matches!(self.wanted.conduct, Conduct::Echo(_))
+        {
+            self.said_settled = true;
+            self.shared.settle();
+        }
     }
 
     fn woken(&mut self, at: usize, phase: Phase) {
@@ -205,7 +239,7 @@ impl Worker {
                 Ok(())
             }
             State::Upgrading | State::Subscribing { .. } | State::Ready => {
-                self.read(at, phase, READ_BYTES)
+                self.read(at, phase, READ_BYTES).map(drop)
             }
             State::Away | State::Waiting | State::Gone => Ok(()),
         };
@@ -220,17 +254,17 @@ impl Worker {
 
     /// Reads once into the thread's buffer, behind what the connection carried over.
     ///
-    /// At most `most` bytes are taken, which is not more than [`READ_BYTES`].
-    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<(), Fault> {
+    /// At most `most` bytes are taken, and no more than [`READ_BYTES`]; says how many.
+    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<usize, Fault> {
         let most = most.min(READ_BYTES);
         let conn = &mut self.conns[at];
-        let Some(fd) = &conn.fd else { return Ok(()) };
+        let Some(fd) = &conn.fd else { return Ok(0) };
         let carried = conn.carry.len();
         if self.buffer.len() < carried + READ_BYTES {
             self.buffer.resize(carried + READ_BYTES, 0);
         }
         let Some(read) = socket::read(fd, &mut self.buffer[carried..carried + most])? else {
-            return Ok(());
+            return Ok(0);
         };
         self.reads += 1;
         self.bytes += read as u64;
@@ -253,7 +287,7 @@ impl Worker {
             self.conns[at].carry = carry;
         }
         self.buffer = buffer;
-        taken.map(drop)
+        taken.map(|_| read)
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.
@@ -267,7 +301,8 @@ impl Worker {
         }
         let connection = number(at, self.id, self.wanted.threads);
         let slow = self.wanted.conduct.is_slow(connection);
-        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span() };
+        let made = self.shared.made.load(Ordering::Acquire);
+        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();
         while let Some((frame, len)) =
@@ -281,7 +316,8 @@ impl Worker {
                 frame::Opcode::Binary if self.wanted.foreign.is_some() => {
                     self.foreign(frame.payload, from)?;
                 }
-                frame::Opcode::Binary | frame::Opcode::Pong => {}
+                frame::Opcode::Binary => return Err(Fault::Binary),
+                frame::Opcode::Pong => {}
             }
         }
         let conn = &self.conns[at];
@@ -335,10 +371,40 @@ impl Worker {
     fn pong(&mut self, at: usize, payload: &[u8]) -> Result<(), Fault> {
         self.out.clear();
         frame::push_client(frame::Opcode::Pong, payload, &mut self.out);
-        match &self.conns[at].fd {
-            Some(fd) => socket::send_all(fd, &self.out),
-            None => Ok(()),
+        self.send(at)
+    }
+
+    /// Sends what is in `out`; what the socket does not take is sent once it does.
+    pub(super) fn send(&mut self, at: usize) -> Result<(), Fault> {
+        let Some(fd) = self.conns[at].fd.as_ref().filter(|_| !self.out.is_empty()) else {
+            return Ok(());
+        };
+        if let Some(rest) = self.rests.get_mut(&at) {
+            if rest.len() + self.out.len() > REST_BYTES_MAX {
+                return Err(Fault::Stuck);
+            }
+            rest.extend_from_slice(&self.out);
+            return Ok(());
         }
+        let sent = socket::send_some(fd, &self.out)?;
+        if sent < self.out.len() {
+            self.rests.insert(at, self.out[sent..].to_vec());
+            self.watch(at, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)?;
+        }
+        Ok(())
+    }
+
+    /// The socket may take what is left to send.
+    fn send_rest(&mut self, at: usize) -> Result<(), Fault> {
+        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
+        let Some(rest) = self.rests.get_mut(&at) else { return Ok(()) };
+        let sent = socket::send_some(fd, rest)?;
+        rest.drain(..sent);
+        if rest.is_empty() {
+            self.rests.remove(&at);
+            self.watch(at, EventFlags::IN | EventFlags::RDHUP)?;
+        }
+        Ok(())
     }
 }
 

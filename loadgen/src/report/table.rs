@@ -17,6 +17,7 @@ impl Report {
         rows.add("opened", format!("in {seconds:.2} s, {per_second:.0}/s"));
         rows.summary("handshake", self.connect.handshake);
         rows.summary("until ready", self.connect.until_ready);
+        rows.summary("own lateness", self.connect.lateness);
         if let Some(client) = self.connect.client_cpu_us {
             let server = self.connect.server_cpu_us;
             let server = server.map_or_else(String::new, |us| format!(", server {us:.0} us"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::clock::{self, SECOND};
+use crate::clock::SECOND;
 use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::shared::{Shared, Wanted};
@@ -13,6 +13,7 @@ use crate::machine;
 use crate::process::{self, Sample};
 use crate::progress::Progress;
 use crate::report::{Client, Connect, Report, SCHEMA};
+use crate::scenario::drain;
 use crate::scenario::moment::{Moment, Stretch, ratio};
 use crate::sections::Sections;
 use crate::series::Series;
@@ -182,14 +183,7 @@ impl Connecting {
     }
 }
 
-/// Sleeps a duration in steps; false when connections were lost meanwhile.
+/// Holds for a duration; false when connections were lost meanwhile.
 pub(crate) fn hold(crew: &Crew, time: Duration) -> bool {
-    let end = clock::now() + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-    while clock::now() < end {
-        if crew.broken().is_some() {
-            return false;
-        }
-        clock::sleep((end - clock::now().min(end)).min(SECOND / 20));
-    }
-    crew.broken().is_none()
+    drain::hold(time, || crew.broken().is_none())
 }

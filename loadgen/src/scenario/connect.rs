@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
-use crate::fault::RunError;
+use crate::engine::crew::Result as CrewResult;
+use crate::fault::{Invalid, RunError};
+use crate::latency::Latency;
 use crate::process;
 use crate::report::{Idle, Report};
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::moment::{Moment, Stretch, ratio};
+
+/// The largest p99 of the generator's own lateness with a plan.
+const LATE_MAX: Duration = Duration::from_millis(10);
 
 /// What happens once the connections stand.
 #[derive(Debug, Clone, Copy)]
@@ -46,12 +51,15 @@ pub(crate) fn run(
     let stretch = Stretch { from, to: connecting.moment(&crew.shared) };
     let opening = holding.is_none();
     let broken = crew.broken();
-    let mut report =
-        connecting.report(if opening { "connect" } else { "idle" }, threads, &crew.stop());
+    let started = crew.started;
+    let done = crew.stop();
+    let mut report = connecting.report(if opening { "connect" } else { "idle" }, threads, &done);
     report.invalidate(broken);
     connecting.book_server(&stretch, server_before, &mut report);
     report.client = stretch.client(own.rss_bytes);
     if opening {
+        stretch.check_reserve(connecting.rate > 0.0, &mut report);
+        check_plan(connecting, &done, started, &mut report);
         let ready = report.connect.ready.saturating_mul(1_000);
         let (from, to) = (&stretch.from, &stretch.to);
         let client = to.total.cpu_ns.saturating_sub(from.total.cpu_ns);
@@ -72,4 +80,48 @@ pub(crate) fn run(
         });
     }
     Ok(report)
+}
+
+/// With a plan, whether connections were begun when they were due: by the generator, and by a server
+/// that left it room to.
+fn check_plan(connecting: &Connecting, done: &CrewResult, started: u64, report: &mut Report) {
+    if connecting.rate == 0.0 {
+        return;
+    }
+    let (mut lateness, mut last) = (Latency::new(), started);
+    for book in &done.books {
+        lateness.merge(&book.opening_lateness);
+        last = last.max(book.last_begun);
+    }
+    report.connect.lateness = lateness.summary();
+    Stretch::check_lateness((&lateness, &done.handshakes), LATE_MAX, report);
+    let begun = lateness.count();
+    let missed = rate_missed(begun, last - started, connecting.rate);
+    report.invalidate(missed);
+}
+
+/// Whether `begun` connections in so many nanoseconds are fewer than the rate asks for.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
+fn rate_missed(begun: u64, nanos: u64, rate: f64) -> Option<Invalid> {
+    let seconds = nanos as f64 / SECOND as f64;
+    let owed = rate * seconds * 0.99;
+    (owed - begun as f64 > rate * LATE_MAX.as_secs_f64() + 1.0).then(|| {
+        let got = ratio(begun.saturating_mul(SECOND), nanos) as u64;
+        Invalid::ConnectRateNotReached { wanted: rate as u64, got }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_are_not_begun_when_due_make_the_run_invalid() {
+        assert_eq!(rate_missed(1_000, SECOND, 1_000.0), None);
+        assert_eq!(rate_missed(980, SECOND, 1_000.0), None, "ten may be late");
+        let missed = Invalid::ConnectRateNotReached { wanted: 1_000, got: 500 };
+        assert_eq!(rate_missed(1_000, 2 * SECOND, 1_000.0), Some(missed));
+        assert_eq!(rate_missed(1, 0, 5.0), None);
+    }
 }

@@ -6,11 +6,12 @@ use crate::clock::{self, SECOND};
 use crate::engine::conduct::{Conduct, Echo};
 use crate::engine::crew::Crew;
 use crate::engine::shared::Phase;
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, Invalid, RunError};
 use crate::latency::Latency;
 use crate::process;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::drain::{DRAIN_QUIET, end_of};
 use crate::scenario::fanout::Times;
 use crate::scenario::moment::{Stretch, ratio};
 use crate::sections;
@@ -29,6 +30,7 @@ pub(crate) fn run(
     let at = connecting.moment(&crew.shared);
     let mut stretch = Stretch { from: at.clone(), to: at };
     if crew.broken().is_none() {
+        crew.shared.expect_senders(crew.wanted.threads);
         crew.shared.enter(Phase::Warm);
         hold(&crew, times.warmup);
         crew.shared.enter(Phase::Measure);
@@ -48,22 +50,23 @@ pub(crate) fn run(
     connecting.book_server(&stretch, server_before, &mut report);
     report.client = stretch.client(own.rss_bytes);
     stretch.check_reserve(rate > 0.0, &mut report);
-    let (mut latency, mut lateness) = (Latency::new(), Latency::new());
+    let (mut latency, lateness) = (Latency::new(), done.lateness());
     let (mut sent_total, mut unanswered) = (0, 0);
     for book in &done.books {
         latency.merge(&book.answers);
-        lateness.merge(&book.lateness);
         sent_total += book.requests;
         unanswered += book.unanswered;
     }
     report.distributions.extend(latency.distribution("latency"));
     let answered = stretch.delivered();
     report.invalidate(stretch.check_rate(answered, rate, times.late_max));
-    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
+    report.invalidate(Count::Unanswered.of(unanswered));
     report.invalidate((answered == 0).then_some(Invalid::NothingAnswered));
-    let max_ns = u64::try_from(times.late_max.as_nanos()).unwrap_or(u64::MAX);
-    let p99_ns = lateness.at(0.99);
-    report.invalidate((p99_ns > max_ns).then_some(Invalid::GeneratorLate { p99_ns, max_ns }));
+    let unsent = done.books.iter().map(|book| book.unsent).sum();
+    report.invalidate(Count::Unsent.of(unsent));
+    let strangers = done.books.iter().map(|book| book.strangers).sum();
+    report.invalidate(Count::Strangers.of(strangers));
+    Stretch::check_lateness((&lateness, &latency), times.late_max, &mut report);
     report.sections.echo = Some(sections::Echo {
         seconds: ratio(stretch.nanos(), SECOND),
         rate,
@@ -79,14 +82,19 @@ pub(crate) fn run(
     Ok(report)
 }
 
-/// Waits until no answer has come for a while; what is missing then never comes.
+/// Waits until all is asked and answered, or no answer has come for a while: what is missing then
+/// never comes.
 fn drain(crew: &Crew, limit: Duration) {
-    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let end = end_of(limit);
     let (mut seen, mut moved_at) = (0, clock::now());
-    while clock::now() < end && crew.broken().is_none() && clock::now() - moved_at < SECOND / 2 {
-        let delivered = crew.shared.total().delivered;
-        if delivered != seen {
-            (seen, moved_at) = (delivered, clock::now());
+    while clock::now() < end && crew.broken().is_none() {
+        let is_settled = crew.shared.is_settled();
+        let total = crew.shared.total();
+        if total.delivered != seen || !is_settled {
+            (seen, moved_at) = (total.delivered, clock::now());
+        }
+        if is_settled && (total.open == 0 || clock::now() - moved_at > DRAIN_QUIET) {
+            return;
         }
         clock::sleep(SECOND / 200);
     }

@@ -9,17 +9,12 @@ use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
 use crate::engine::shared::{Phase, Total, Wanted};
-use crate::fault::{Invalid, RunError};
-use crate::process::{self, MemoryPoint, Watch};
+use crate::fault::{Count, Invalid, RunError};
+use crate::process;
 use crate::report::{Fanout, Report, UntilLast};
 use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::drain::{End, calm, drain};
 use crate::scenario::moment::{Stretch, ratio};
-
-/// What is left must go on arriving; after this long without anything the run is over.
-const DRAIN_QUIET: u64 = 2 * SECOND;
-
-/// The same where the last event may wait for the longest interval there is.
-const DRAIN_QUIET_THROTTLED: u64 = 11 * SECOND;
 
 /// The times of a run.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +36,6 @@ pub(crate) struct Fed {
     pub(crate) total: Total,
     /// Events per channel.
     pub(crate) sent: Vec<u64>,
-    /// The server's memory over the whole run, when its process is known.
-    pub(crate) memory: Vec<MemoryPoint>,
 }
 
 /// Publishes and receives.
@@ -68,7 +61,6 @@ pub(crate) fn measure(
 ) -> Result<Fed, RunError> {
     let server_before = connecting.server_pid.and_then(process::sample);
     let verify = subscribing.verify;
-    let watch = connecting.server_pid.map(Watch::start);
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
     if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
@@ -77,21 +69,7 @@ pub(crate) fn measure(
     }
     let publisher = publisher::start(wanted.clone(), shared.clone(), feed)
         .map_err(|fault| connecting.server_error(fault))?;
-    let at = connecting.moment(&crew.shared);
-    let mut stretch = Stretch { from: at.clone(), to: at };
-    let mut is_over = true;
-    if crew.broken().is_none() {
-        crew.shared.enter(Phase::Warm);
-        hold(&crew, times.warmup);
-        crew.shared.enter(Phase::Measure);
-        stretch.from = connecting.moment(&crew.shared);
-        during(&crew);
-        stretch.to = connecting.moment(&crew.shared);
-        crew.shared.enter(Phase::Calm);
-        calm(&crew, times.drain);
-        crew.shared.enter(Phase::Drain);
-        is_over = drain(&crew, times.drain);
-    }
+    let (stretch, end) = flow(connecting, &crew, times, during);
     let own = process::own();
     let total = shared.total();
     let broken = crew.broken();
@@ -106,79 +84,70 @@ pub(crate) fn measure(
     report.client = stretch.client(own.rss_bytes);
     stretch.check_reserve(feed.rate > 0.0, &mut report);
     report.invalidate(stretch.check_rate(stretch.published(), feed.rate, times.late_max));
-    let heads = heads(&done, &feeder);
-    // Nobody knows what is owed where clients come and go, or ask for less.
-    let is_open = wanted.conduct.is_moving() || wanted.is_throttled();
+    let starts = done.starts();
+    let renewed = starts.iter().filter(|start| start.renewed).count();
+    if renewed > 0 {
+        report.notes.push(format!(
+            "the numbering of {renewed} channels began anew (another epoch): their end was not \
+             checked"
+        ));
+    }
+    // What lies between two epochs is owed to nobody; nor does anybody know what is owed where
+    // clients come and go, or ask for less.
+    let is_open = wanted.conduct.is_moving() || wanted.is_throttled() || renewed > 0;
     let expected = if is_open { 0 } else { expected(&wanted, &feeder) };
     report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
-    if let Some(fanout) = &mut report.fanout {
-        fanout.channels = wanted.channels;
-        fanout.until_last = wanted.until_last.then(|| until_last(&wanted, &done));
-    }
-    let away = total.cut - total.back;
-    report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
-    let unanswered = done.books.iter().map(|book| book.unanswered).sum();
-    report.invalidate((unanswered > 0).then_some(Invalid::Unanswered { commands: unanswered }));
-    guard(&mut report, &feeder, (feed, is_open), times.late_max);
-    report.invalidate((!is_over).then_some(Invalid::StillArriving));
+    check_conduct(&mut report, &done, total);
+    guard(&mut report, &feeder, is_open);
+    Stretch::check_lateness((&feeder.lateness, &done.latency), times.late_max, &mut report);
+    report.invalidate(end.invalid());
     if verify {
         // Where a channel ends is known only when all was published and all had time to arrive.
-        let is_known = is_over && feeder.errors == 0 && feeder.fault.is_none();
-        report.verdict = Some(done.verdict(is_known.then_some(&heads)));
+        let is_known = end == End::Known && feeder.errors == 0 && feeder.fault.is_none();
+        if !is_known {
+            report.notes.push("the end of the channels was not checked".to_owned());
+        }
+        let heads = starts.iter().zip(&feeder.sent).map(|(start, sent)| start.head(*sent));
+        let heads: Vec<_> = heads.collect();
+        report.verdict = Some(done.verdict(&starts, is_known.then_some(&heads)));
     }
-    let memory = watch.map(Watch::stop).unwrap_or_default();
-    Ok(Fed { report, done, total, sent: feeder.sent, memory })
+    Ok(Fed { report, done, total, sent: feeder.sent })
 }
 
-/// Waits until those who are away are back and served, or nothing more can be hoped for.
-fn calm(crew: &Crew, limit: Duration) {
-    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-    let served = matches!(crew.wanted.conduct, Conduct::Cut(_)) && crew.wanted.subscriptions > 0;
-    while clock::now() < end && crew.broken().is_none() {
-        let total = crew.shared.total();
-        if total.back >= total.cut && (!served || total.served >= total.cut) {
-            return;
-        }
-        clock::sleep(SECOND / 500);
+/// Leads a run through its phases; says what was measured, and how it ended.
+fn flow(
+    connecting: &Connecting,
+    crew: &Crew,
+    times: Times,
+    during: impl FnOnce(&Crew),
+) -> (Stretch, End) {
+    let at = connecting.moment(&crew.shared);
+    let mut stretch = Stretch { from: at.clone(), to: at };
+    if crew.broken().is_some() {
+        return (stretch, End::Known);
     }
+    crew.shared.enter(Phase::Warm);
+    hold(crew, times.warmup);
+    crew.shared.enter(Phase::Measure);
+    stretch.from = connecting.moment(&crew.shared);
+    during(crew);
+    stretch.to = connecting.moment(&crew.shared);
+    crew.shared.enter(Phase::Calm);
+    calm(crew, times.drain);
+    crew.shared.enter(Phase::Drain);
+    (stretch, drain(crew, times.drain))
 }
 
-fn sent(crew: &Crew) -> u64 {
-    crew.shared.published.load(std::sync::atomic::Ordering::Relaxed)
-}
-
-/// Waits until all is there, nothing more comes, or the time is up; the last is no end.
-fn drain(crew: &Crew, limit: Duration) -> bool {
-    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-    let (mut seen, mut moved_at) = (0, clock::now());
-    let quiet = if crew.wanted.is_throttled() { DRAIN_QUIET_THROTTLED } else { DRAIN_QUIET };
-    // Whole rounds over the channels: an upper bound that is exact when they divide.
-    let seats = crew.wanted.seats();
-    loop {
-        clock::sleep(SECOND / 100);
-        let total = crew.shared.total();
-        let Total { delivered, told, .. } = total;
-        let slow = total.slow_delivered.saturating_add(total.slow_told);
-        let slow = slow.saturating_add(total.slow_gone);
-        let (now, got) = (clock::now(), delivered.saturating_add(told));
-        if got.saturating_add(slow) != seen {
-            (seen, moved_at) = (got.saturating_add(slow), now);
-        }
-        let due = u128::from(sent(crew)) * u128::from(seats) / u128::from(crew.wanted.channels);
-        let is_all = u128::from(got) >= due && now - moved_at > SECOND / 5;
-        if is_all || now - moved_at > quiet || crew.broken().is_some() {
-            return true;
-        }
-        if now > end {
-            return false;
-        }
+/// Whether everybody who left came back and was served, and every command was answered.
+fn check_conduct(report: &mut Report, done: &CrewResult, total: Total) {
+    let away = total.cut - total.back;
+    report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
+    if matches!(done.wanted.conduct, Conduct::Cut(_)) && done.wanted.subscriptions > 0 {
+        let connections = total.back.saturating_sub(total.served);
+        report.invalidate(Count::NotServed.of(connections));
     }
-}
-
-/// Where each channel must stand at the end.
-fn heads(done: &CrewResult, feeder: &Published) -> Vec<u64> {
-    let bases = done.bases(u32::try_from(feeder.sent.len()).unwrap_or(u32::MAX));
-    bases.iter().zip(&feeder.sent).map(|(base, sent)| base.saturating_add(*sent)).collect()
+    let unanswered = done.books.iter().map(|book| book.unanswered).sum();
+    report.invalidate(Count::Unanswered.of(unanswered));
 }
 
 /// Deliveries that the whole run owes.
@@ -205,18 +174,19 @@ fn figures(
     let (total, expected_total) = whole;
     Fanout {
         seconds: ratio(stretch.nanos(), SECOND),
-        channels: 0,
+        channels: done.wanted.channels,
         published: stretch.published(),
         published_per_second: per_second(stretch.published()),
         delivered,
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
         megabytes_per_second: per_second(to.total.bytes - from.total.bytes) / 1e6,
+        published_total: feeder.sent.iter().sum(),
         expected_total,
         delivered_total: total.delivered,
         told_total: total.told,
         latency: done.latency.summary(),
-        until_last: None,
+        until_last: done.wanted.until_last.then(|| until_last(&done.wanted, done)),
         lateness: feeder.lateness.summary(),
         held_back: feeder.held_back,
         stalls: feeder.stalls,
@@ -238,12 +208,7 @@ fn until_last(wanted: &Wanted, done: &CrewResult) -> UntilLast {
 }
 
 /// Finds the reasons to throw the run away.
-fn guard(
-    report: &mut Report,
-    feeder: &Published,
-    (feed, is_open): (Feed, bool),
-    late_max: Duration,
-) {
+fn guard(report: &mut Report, feeder: &Published, is_open: bool) {
     let mut reasons = Vec::new();
     if let Some(fault) = &feeder.fault {
         reasons.push(Invalid::PublisherLost(fault.clone()));
@@ -252,11 +217,7 @@ fn guard(
         let first = feeder.first_error.clone();
         reasons.push(Invalid::PublishRefused { errors: feeder.errors, first });
     }
-    let max_ns = u64::try_from(late_max.as_nanos()).unwrap_or(u64::MAX);
-    let p99_ns = feeder.lateness.at(0.99);
-    if feed.rate > 0.0 && p99_ns > max_ns {
-        reasons.push(Invalid::GeneratorLate { p99_ns, max_ns });
-    }
+    reasons.extend(Count::Unsent.of(feeder.unsent));
     if let Some(fanout) = &report.fanout {
         let got = fanout.delivered_total.saturating_add(fanout.told_total);
         if got != fanout.expected_total && !is_open {

@@ -3,6 +3,7 @@
 pub(crate) mod churn;
 pub(crate) mod common;
 pub(crate) mod connect;
+pub(crate) mod drain;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod moment;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::shared::{Shared, Total};
 use crate::fault::Invalid;
+use crate::latency::{Latency, ms};
 use crate::process::Sample;
 use crate::report::{Client, Report, Server};
 
@@ -14,6 +15,9 @@ use crate::report::{Client, Report, Server};
 const SATURATED_PERCENT: u64 = 95;
 /// From this share of the time on, waiting for a CPU is worth a note.
 const WAITED_PERCENT: u64 = 10;
+
+/// Own lateness is a large part of a latency when it is more than one part in so many.
+const LATE_SHARE: u64 = 4;
 
 /// What a thread has used of the machine's CPU, and how long it has waited for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -134,6 +138,27 @@ impl Stretch {
         } else if waited >= WAITED_PERCENT {
             report.notes.push(format!(
                 "a thread waited for a CPU {waited} % of the time, which latencies include"
+            ));
+        }
+    }
+
+    /// Whether the generator itself was late with what its plan had due, beside what it measured.
+    pub(crate) fn check_lateness(
+        (lateness, latency): (&Latency, &Latency),
+        late_max: Duration,
+        report: &mut Report,
+    ) {
+        let max_ns = u64::try_from(late_max.as_nanos()).unwrap_or(u64::MAX);
+        let p99_ns = lateness.at(0.99);
+        if lateness.count() > 0 && p99_ns > max_ns {
+            report.invalidate(Some(Invalid::GeneratorLate { p99_ns, max_ns }));
+        }
+        let (own, all) = (lateness.at(0.5), latency.at(0.5));
+        if lateness.count() > 0 && latency.count() > 0 && own.saturating_mul(LATE_SHARE) > all {
+            report.notes.push(format!(
+                "the generator's own lateness (p50 {} ms) is a large part of the latency (p50 {} ms)",
+                ms(own),
+                ms(all)
             ));
         }
     }

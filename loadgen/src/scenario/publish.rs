@@ -7,15 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
-use crate::engine::ingest::{self, Ingested, Job};
+use crate::engine::ingest::{self, Acknowledged, Ingested, Job};
 use crate::engine::lane::Via;
 use crate::engine::shared::{Phase, Shared};
-use crate::fault::{Invalid, RunError};
+use crate::fault::{Count, Invalid, RunError};
 use crate::latency::Latency;
 use crate::machine;
 use crate::process;
 use crate::report::Report;
 use crate::scenario::common::Connecting;
+use crate::scenario::drain;
 use crate::scenario::fanout::Times;
 use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::Publish;
@@ -33,6 +34,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     let threads =
         ingest::start(Arc::clone(&job), &shared).map_err(|fault| connecting.server_error(fault))?;
     let opening_ns = clock::now() - opened_at;
+    shared.expect_senders(job.threads);
     shared.enter(Phase::Warm);
     hold(&shared, times.warmup);
     shared.enter(Phase::Measure);
@@ -40,7 +42,7 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     hold(&shared, times.duration);
     let stretch = Stretch { from, to: connecting.moment(&shared) };
     shared.enter(Phase::Drain);
-    drain(&shared, times.drain);
+    answers(&shared, times.drain);
     let own = process::own();
     shared.enter(Phase::Stop);
     let marks = sampler.map(Sampler::finish).unwrap_or_default();
@@ -61,9 +63,16 @@ pub(crate) fn run(connecting: &Connecting, job: Job, times: Times) -> Result<Rep
     stretch.check_reserve(job.rate > 0.0, &mut report);
     let rate = stretch.check_rate(stretch.published(), job.rate, times.late_max);
     report.invalidate(rate);
-    guard(&mut report, &job, &shared, (&all, times.late_max));
+    guard(&mut report, &shared, (&all, times.late_max));
     if job.verify {
-        report.verdict = Some(verdict(&all));
+        let is_whole = all.iter().all(|done| done.unanswered == 0 && done.lost == 0);
+        let (verdict, renewed) = verdict(&all, is_whole);
+        if renewed > 0 {
+            report
+                .notes
+                .push(format!("the numbering of {renewed} channels began anew (another epoch)"));
+        }
+        report.verdict = Some(verdict);
     }
     let (figures, latency) = figures(&job, &stretch, &shared, all);
     report.sections.publish = Some(figures);
@@ -75,22 +84,17 @@ fn job_threads(connecting: &Connecting) -> u32 {
     connecting.threads.unwrap_or(1).min(connecting.connections)
 }
 
-/// Sleeps in steps while at least one publisher stands.
+/// Holds for a duration, while all publishers stand.
 fn hold(shared: &Shared, time: Duration) {
-    let end = clock::now() + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-    while clock::now() < end && shared.total().lost == 0 {
-        clock::sleep((end - clock::now().min(end)).min(SECOND / 20));
-    }
+    drain::hold(time, || shared.total().lost == 0);
 }
 
-/// Waits for the answers to what was sent.
-fn drain(shared: &Shared, limit: Duration) {
-    let end = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-    // A thread may still be in its last turn of sending.
-    clock::sleep(SECOND / 50);
+/// Waits until what was due is sent and answered.
+fn answers(shared: &Shared, limit: Duration) {
+    let end = drain::end_of(limit);
     while clock::now() < end && shared.total().lost == 0 {
-        let total = shared.total();
-        if total.delivered + total.told >= shared.published.load(Ordering::Relaxed) {
+        let (is_settled, total) = (shared.is_settled(), shared.total());
+        if is_settled && total.delivered + total.told >= shared.published.load(Ordering::Relaxed) {
             return;
         }
         clock::sleep(SECOND / 500);
@@ -113,11 +117,12 @@ fn figures(
         }
     }
     let (total, accepted) = (shared.total(), stretch.delivered());
-    let (via, window, batch) = match job.style.via {
-        Via::WebSocket => ("websocket", job.style.window, 1),
-        Via::HttpJson => ("http_json", 1, 1),
-        Via::HttpNdjson => ("http_ndjson", job.style.batch, job.style.batch),
+    let via = match job.style.via {
+        Via::WebSocket => "websocket",
+        Via::HttpJson => "http_json",
+        Via::HttpNdjson => "http_ndjson",
     };
+    let (window, batch) = job.style.bounds();
     let figures = Publish {
         via,
         seconds: ratio(stretch.nanos(), SECOND),
@@ -139,12 +144,7 @@ fn figures(
 }
 
 /// Finds the reasons to throw the run away.
-fn guard(
-    report: &mut Report,
-    job: &Job,
-    shared: &Shared,
-    (all, late_max): (&[Ingested], Duration),
-) {
+fn guard(report: &mut Report, shared: &Shared, (all, late_max): (&[Ingested], Duration)) {
     let sum = |part: fn(&Ingested) -> u64| all.iter().map(part).sum::<u64>();
     let lost = sum(|done| done.lost);
     if lost > 0 {
@@ -152,63 +152,93 @@ fn guard(
             .invalidate(Some(Invalid::ConnectionsLost { lost, why: shared.fault.get().cloned() }));
     }
     let unanswered = sum(|done| done.unanswered);
-    if unanswered > 0 {
-        report.invalidate(Some(Invalid::Unanswered { commands: unanswered }));
-    }
-    let mut lateness = Latency::new();
+    report.invalidate(Count::Unanswered.of(unanswered));
+    let (total, sent) = (shared.total(), shared.published.load(Ordering::Relaxed));
+    let answered = total.delivered.saturating_add(total.told).saturating_add(unanswered);
+    report.invalidate(Count::Unaccounted.of(sent.abs_diff(answered)));
+    report.invalidate(Count::Unsent.of(sum(|done| done.unsent)));
+    let (mut lateness, mut latency) = (Latency::new(), Latency::new());
     for done in all {
         lateness.merge(&done.lateness);
+        latency.merge(&done.latency);
     }
-    let (p99_ns, max_ns) =
-        (lateness.at(0.99), u64::try_from(late_max.as_nanos()).unwrap_or(u64::MAX));
-    if job.rate > 0.0 && p99_ns > max_ns {
-        report.invalidate(Some(Invalid::GeneratorLate { p99_ns, max_ns }));
-    }
+    Stretch::check_lateness((&lateness, &latency), late_max, report);
     if shared.total().delivered == 0 {
         report.invalidate(Some(Invalid::NothingAccepted));
     }
 }
 
-/// The offsets of a channel must be given once each, without holes.
-fn verdict(all: &[Ingested]) -> Verdict {
-    let mut verdict = Verdict::default();
-    let mut channels: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+/// On a channel that is new, offsets are given from 1 on, once each and without holes. `is_whole` when
+/// every event was answered: then nothing may be behind them either.
+fn verdict(all: &[Ingested], is_whole: bool) -> (Verdict, u64) {
+    let (mut verdict, mut renewed) = (Verdict::default(), 0);
+    let mut channels: BTreeMap<u32, Acknowledged> = BTreeMap::new();
     for done in all {
-        for (channel, offsets) in &done.offsets {
-            channels.entry(*channel).or_default().extend(offsets);
+        for (channel, part) in &done.acknowledged {
+            channels.entry(*channel).or_default().add(part.count, &part.offsets);
         }
     }
-    for (channel, mut offsets) in channels {
-        offsets.sort_unstable();
-        for pair in offsets.windows(2) {
-            match pair[1] - pair[0] {
-                0 => verdict.add(u32::MAX, channel, (Kind::Again, pair[1], pair[1])),
-                1 => {}
-                _ => verdict.add(u32::MAX, channel, (Kind::Skipped, pair[0] + 1, pair[1] - 1)),
+    for (channel, acknowledged) in channels {
+        renewed += u64::from(acknowledged.offsets.len() > 1);
+        let mut add = |kind, from, to| verdict.add(None, Some(channel), (kind, from, to));
+        let numbered: usize = acknowledged.offsets.values().map(Vec::len).sum();
+        if numbered as u64 != acknowledged.count {
+            add(Kind::Unnumbered, 1, acknowledged.count.abs_diff(numbered as u64));
+        }
+        for mut offsets in acknowledged.offsets.into_values() {
+            offsets.sort_unstable();
+            let mut before = 0;
+            for offset in offsets {
+                match offset.checked_sub(before) {
+                    Some(1) => {}
+                    None | Some(0) => add(Kind::AcknowledgedTwice, offset, offset),
+                    // Events that nobody has answered yet may have these.
+                    Some(_) if !is_whole => {}
+                    Some(_) => add(Kind::NotAcknowledged, before + 1, offset - 1),
+                }
+                before = offset;
             }
         }
     }
-    verdict
+    (verdict, renewed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn done(epoch: &str, offsets: &[u64]) -> Ingested {
+        let mut acknowledged = Acknowledged::default();
+        acknowledged.add(offsets.len() as u64, &BTreeMap::from([(epoch.into(), offsets.to_vec())]));
+        Ingested { acknowledged: BTreeMap::from([(7, acknowledged)]), ..Ingested::new() }
+    }
+
+    fn kinds(all: &[Ingested]) -> Vec<(Kind, u64, u64)> {
+        let (verdict, _) = verdict(all, true);
+        verdict.listed.iter().map(|v| (v.kind, v.from, v.to)).collect()
+    }
+
     #[test]
     fn offsets_given_twice_or_never_are_named() {
-        let done = |offsets: &[u64]| Ingested {
-            latency: Latency::new(),
-            lateness: Latency::new(),
-            slices: crate::series::Slices::new(),
-            refusals: BTreeMap::new(),
-            lost: 0,
-            unanswered: 0,
-            offsets: BTreeMap::from([(7, offsets.to_vec())]),
-        };
-        assert_eq!(verdict(&[done(&[1, 4, 2]), done(&[3, 5])]).violations, 0);
-        let bad = verdict(&[done(&[1, 2]), done(&[2, 5])]);
-        let kinds: Vec<_> = bad.listed.iter().map(|v| (v.kind, v.from, v.to)).collect();
-        assert_eq!(kinds, [(Kind::Again, 2, 2), (Kind::Skipped, 3, 4)]);
+        assert_eq!(kinds(&[done("e", &[1, 4, 2]), done("e", &[3, 5])]), []);
+        let bad = kinds(&[done("e", &[1, 2]), done("e", &[2, 5])]);
+        assert_eq!(bad, [(Kind::AcknowledgedTwice, 2, 2), (Kind::NotAcknowledged, 3, 4)]);
+        assert_eq!(kinds(&[done("e", &[3, 4])]), [(Kind::NotAcknowledged, 1, 2)], "the first is 1");
+        assert_eq!(kinds(&[done("e", &[0])]), [(Kind::AcknowledgedTwice, 0, 0)], "no offset is 0");
+        let (open, _) = verdict(&[done("e", &[3])], false);
+        assert_eq!(open.violations, 0, "1 and 2 may be unanswered");
+    }
+
+    #[test]
+    fn each_epoch_counts_from_one() {
+        let all = [done("e", &[1, 2]), done("f", &[1, 2, 3])];
+        assert_eq!((kinds(&all), verdict(&all, true).1), (vec![], 1));
+    }
+
+    #[test]
+    fn acknowledgements_without_offsets_are_violations() {
+        let mut some = done("e", &[1, 2]);
+        some.acknowledged.entry(7).or_default().count = 5;
+        assert_eq!(kinds(&[some]), [(Kind::Unnumbered, 1, 3)]);
     }
 }

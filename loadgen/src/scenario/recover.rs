@@ -9,12 +9,12 @@ use crate::engine::conduct::{Conduct, Cut};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
 use crate::engine::shared::Total;
-use crate::fault::RunError;
+use crate::fault::{Count, RunError};
 use crate::latency::Latency;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::fanout::{self, Fed, Times};
-use crate::scenario::moment::ratio;
+use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::{Recover, Round};
 
 /// Rounds in which all connections are cut.
@@ -49,11 +49,29 @@ pub(crate) fn run(
         }
     };
     let fed = fanout::measure(name, connecting, subscribing, (feed, times), measured)?;
+    let lateness = fed.done.lateness();
     let (back, served) = returns(&fed);
-    let recover = figures(&fed, (&back, &served), rounds);
+    let recover = figures(&fed, (&back, &served), (rounds, &lateness));
     let mut report = fed.report;
     report.distributions.extend(back.distribution("until_back"));
     report.distributions.extend(served.distribution("until_served"));
+    // A storm is no plan: all are due at once, and who is begun last is late.
+    let late_max = if storms.is_some() { Duration::MAX } else { times.late_max };
+    Stretch::check_lateness((&lateness, &back), late_max, &mut report);
+    for Round { cut, served, .. } in &recover.rounds {
+        report.invalidate(Count::NotServed.of(cut.saturating_sub(*served)));
+    }
+    if recover.skipped > 0 {
+        report.notes.push(format!("{} cuts found no connection that was served", recover.skipped));
+    }
+    if recover.recovered_events == 0 && recover.cut > 0 {
+        let text = "no subscription that had missed something was recovered, so recovery itself was \
+                    not checked";
+        report.notes.push(text.to_owned());
+    }
+    if cut.expects_recovered {
+        report.invalidate(Count::NotRecovered.of(recover.recovered_false));
+    }
     let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
     report.sizes.extend([
         ("cut_rate", cut.rate),
@@ -70,6 +88,7 @@ fn storm(crew: &Crew, limit: Duration) -> Round {
     let start = clock::now();
     let end = start + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
     let wanted = u64::from(crew.wanted.connections);
+    crew.shared.storm_at.store(start, Ordering::Relaxed);
     crew.shared.storms.fetch_add(1, Ordering::Release);
     loop {
         clock::sleep(SECOND / 1_000);
@@ -94,19 +113,27 @@ fn returns(fed: &Fed) -> (Latency, Latency) {
     (back, served)
 }
 
-fn figures(fed: &Fed, (back, served): (&Latency, &Latency), rounds: Vec<Round>) -> Recover {
-    let (mut recovered_true, mut recovered_false) = (0, 0);
+fn figures(
+    fed: &Fed,
+    (back, served): (&Latency, &Latency),
+    (rounds, lateness): (Vec<Round>, &Latency),
+) -> Recover {
+    let (mut recovered_true, mut recovered_false, mut recovered_events) = (0, 0, 0);
     for book in &fed.done.books {
         recovered_true += book.ledger.recovered.0;
         recovered_false += book.ledger.recovered.1;
+        recovered_events += book.ledger.owed;
     }
     Recover {
         cut: fed.total.cut,
         back: fed.total.back,
         served: fed.total.served,
         retries: fed.total.retries,
+        skipped: fed.total.skipped,
+        lateness: lateness.summary(),
         recovered_true,
         recovered_false,
+        recovered_events,
         until_back: back.summary(),
         until_served: served.summary(),
         rounds,

@@ -7,6 +7,7 @@ use crate::engine::conduct::{Conduct, Slow};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
 use crate::fault::RunError;
+use crate::process::MemoryPoint;
 use crate::report::Report;
 use crate::scenario::common::{Connecting, Subscribing, hold};
 use crate::scenario::fanout::{self, Times};
@@ -47,6 +48,10 @@ pub(crate) fn run(
         }
     }
     let mut report = fed.report;
+    let points = report.series.points.iter().filter_map(|point| {
+        Some(MemoryPoint { seconds: point.at_s, rss_bytes: point.server_rss_bytes? })
+    });
+    let memory = points.collect();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let pace = slow.bytes_per_second as f64;
     let buffer = f64::from(slow.buffer_bytes);
@@ -63,7 +68,7 @@ pub(crate) fn run(
         told_total: fed.total.slow_told,
         dropped_early: fed.total.slow_hung,
         closes,
-        memory: fed.memory,
+        memory,
     });
     Ok(report)
 }

@@ -36,21 +36,34 @@ impl Foreign {
         if self.expect.is_some() { subscriptions.max(1) } else { 0 }
     }
 
-    /// How many of the expected answers stand in a text: one for each channel's that differs, or
-    /// each time it stands there.
-    pub(crate) fn answered<'a>(&self, text: &[u8], each: impl Iterator<Item = Values<'a>>) -> u32 {
+    /// How many of the expected answers stand in a text that have not come yet; `seen` has a bit for
+    /// each slot whose answer has. Where the answers to several slots are the same, each time that it
+    /// stands there counts for one of them.
+    pub(crate) fn answered<'a>(
+        &self,
+        text: &[u8],
+        each: impl Iterator<Item = Values<'a>>,
+        seen: &mut u128,
+    ) -> u32 {
         let Some(expect) = &self.expect else { return 0 };
-        let mut wanted: Vec<Vec<u8>> = Vec::new();
-        for values in each {
+        let mut wanted: Vec<(Vec<u8>, u128)> = Vec::new();
+        for (slot, values) in (0..SLOTS_MAX).zip(each) {
             let mut filled = Vec::new();
             expect.fill(&values, &mut filled);
-            if !wanted.contains(&filled) {
-                wanted.push(filled);
+            match wanted.iter_mut().find(|(known, _)| *known == filled) {
+                Some((_, slots)) => *slots |= 1 << slot,
+                None => wanted.push((filled, 1 << slot)),
             }
         }
-        let found: usize =
-            wanted.iter().map(|wanted| memmem::find_iter(text, wanted).count()).sum();
-        u32::try_from(found).unwrap_or(u32::MAX)
+        let before = seen.count_ones();
+        for (wanted, slots) in wanted {
+            for _ in memmem::find_iter(text, &wanted).filter(|at| is_whole(text, *at, &wanted)) {
+                let missing = slots & !*seen;
+                // The lowest of them.
+                *seen |= missing & missing.wrapping_neg();
+            }
+        }
+        seen.count_ones() - before
     }
 
     /// Whether a text is a ping that wants a pong; line ends around it do not matter.
@@ -58,6 +71,17 @@ impl Foreign {
         let ping = self.ping.as_ref();
         ping.is_some_and(|ping| text.trim_ascii() == ping.trim().as_bytes())
     }
+}
+
+/// Slots of a connection; the command line allows fewer.
+const SLOTS_MAX: u32 = 128;
+
+/// Whether what was found is not the part of a longer number: `ch1` is not in `ch10`.
+fn is_whole(text: &[u8], at: usize, wanted: &[u8]) -> bool {
+    let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+    let before = at.checked_sub(1).and_then(|before| text.get(before));
+    let behind = text.get(at + wanted.len());
+    !(digit(before) && digit(wanted.first()) || digit(wanted.last()) && digit(behind))
 }
 
 #[cfg(test)]
@@ -72,14 +96,32 @@ mod tests {
             expect: Some(text.parse().expect("valid")),
             ..Foreign::default()
         };
+        let count = |foreign: &Foreign, text: &[u8]| foreign.answered(text, each(), &mut 0);
         let named = expects(r#""id":{id},"#);
-        assert_eq!(named.answered(br#"{"id":2,"subscribe":{}}"#, each()), 1);
-        assert_eq!(named.answered(b"{\"id\":1,}\n{\"id\":2,}", each()), 2);
-        assert_eq!(named.answered(br#"{"id":3,}"#, each()), 0);
+        assert_eq!(count(&named, br#"{"id":2,"subscribe":{}}"#), 1);
+        assert_eq!(count(&named, b"{\"id\":1,}\n{\"id\":2,}"), 2);
+        assert_eq!(count(&named, br#"{"id":3,}"#), 0);
         let plain = expects("+OK");
-        assert_eq!(plain.answered(b"+OK\r\n+OK\r\n", each()), 2);
+        assert_eq!(count(&plain, b"+OK\r\n+OK\r\n"), 2);
+        assert_eq!(count(&plain, b"+OK\r\n+OK\r\n+OK\r\n"), 2, "no more than asked for");
         assert_eq!((plain.answers(0), plain.answers(2)), (1, 2));
         assert_eq!(Foreign::default().answers(5), 0);
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_only_for_its_own_slot() {
+        let names = ["r9.1", "r9.10"];
+        let each = || names.iter().map(|channel| Values { channel, ..Values::default() });
+        for template in ["ok {channel}", "{channel}"] {
+            let expect = Some(template.parse().expect("valid"));
+            let foreign = Foreign { expect, ..Foreign::default() };
+            let mut seen = 0;
+            assert_eq!(foreign.answered(b"ok r9.10", each(), &mut seen), 1, "{template}");
+            assert_eq!(foreign.answered(b"ok r9.10", each(), &mut seen), 0, "told twice");
+            assert_eq!(foreign.answered(b"ok r19.1", each(), &mut seen), 0, "another's");
+            assert_eq!(foreign.answered(b"ok r9.1", each(), &mut seen), 1, "{template}");
+            assert_eq!(seen, 0b11);
+        }
     }
 
     #[test]

@@ -8,11 +8,13 @@ use serde::Deserialize;
 
 const EVENT: &[u8] = b"{\"type\":\"event\",\"channel\":\"";
 const PUBLISHED: &[u8] = b"{\"type\":\"published\",\"id\":";
+const EPOCH: &[u8] = b"\"epoch\":\"";
 const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
 const TS: &[u8] = b"\"ts";
 const DUE: &[u8] = b"\"ts\":";
-const SNAPSHOT: &[u8] = b"\"snapshot\":true";
+const KEY: &[u8] = b",\"key\":\"";
+const SNAPSHOT: &[u8] = b",\"snapshot\":true";
 
 /// How far into `data` the due time is looked for.
 const DUE_WITHIN: usize = 256;
@@ -67,7 +69,7 @@ pub(crate) struct Marks {
     ts: Finder<'static>,
     data: Finder<'static>,
     due: Finder<'static>,
-    snapshot: Finder<'static>,
+    key: Finder<'static>,
 }
 
 impl Marks {
@@ -76,7 +78,7 @@ impl Marks {
             ts: Finder::new(TS),
             data: Finder::new(DATA),
             due: Finder::new(DUE),
-            snapshot: Finder::new(SNAPSHOT),
+            key: Finder::new(KEY),
         }
     }
 
@@ -104,8 +106,26 @@ impl Marks {
 
     /// Whether the event is a latest value shown again, not a live event.
     pub(crate) fn is_snapshot(&self, event: &Event<'_>) -> bool {
-        let head = self.data.find(event.rest).map_or(event.rest, |end| &event.rest[..end]);
-        self.snapshot.find(head).is_some()
+        // Weir writes it last: every event is asked, and most have nothing of it.
+        self.head(event).ends_with(SNAPSHOT)
+    }
+
+    /// The event's key as it is written, with what is escaped in it.
+    pub(crate) fn key<'a>(&self, event: &Event<'a>) -> Option<&'a [u8]> {
+        let head = self.head(event);
+        let key = &head[self.key.find(head)? + KEY.len()..];
+        let mut is_escaped = false;
+        let end = key.iter().position(|byte| {
+            let ends = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            ends
+        })?;
+        Some(&key[..end])
+    }
+
+    /// What stands before `data`.
+    fn head<'a>(&self, event: &Event<'a>) -> &'a [u8] {
+        self.data.find(event.rest).map_or(event.rest, |end| &event.rest[..end])
     }
 }
 
@@ -130,12 +150,14 @@ fn value(text: &[u8]) -> Option<(u64, &[u8])> {
     number(text.strip_prefix(b"\\").unwrap_or(text).strip_prefix(b"\":")?)
 }
 
-/// The id and the offset of a `published` answer; `None` when it is something else.
-pub(crate) fn published(text: &[u8]) -> Option<(u64, u64)> {
+/// The id, the epoch and the offset of a `published` answer; `None` when it is something else.
+pub(crate) fn published(text: &[u8]) -> Option<(u64, &str, u64)> {
     let (id, rest) = number(text.strip_prefix(PUBLISHED)?)?;
     let at = memchr::memmem::find(rest, OFFSET)?;
     let (offset, _) = number(&rest[at + OFFSET.len()..])?;
-    Some((id, offset))
+    let epoch = memchr::memmem::rfind(&rest[..at], EPOCH).map(|start| start + EPOCH.len());
+    let epoch = epoch.map_or(b"".as_slice(), |start| &rest[start..at]);
+    Some((id, std::str::from_utf8(epoch).ok()?, offset))
 }
 
 /// The decimal number at the front, and what follows it.
@@ -167,7 +189,9 @@ mod tests {
     #[test]
     fn an_acknowledgement_is_found_by_its_marks() {
         let text = br#"{"type":"published","id":3,"channel":"a","epoch":"k3Zq","offset":58}"#;
-        assert_eq!(published(text), Some((3, 58)));
+        assert_eq!(published(text), Some((3, "k3Zq", 58)));
+        let bare = br#"{"type":"published","id":3,"channel":"a","offset":58}"#;
+        assert_eq!(published(bare), Some((3, "", 58)));
         for cut in 0..text.len() - 3 {
             assert_eq!(published(&text[..cut]), None, "cut at {cut}");
         }
@@ -198,6 +222,23 @@ mod tests {
         assert!(marks.is_snapshot(&event(shown).expect("an event")));
         let lie = br#"{"type":"event","channel":"a","offset":1,"data":{"snapshot":true}}"#;
         assert!(!marks.is_snapshot(&event(lie).expect("an event")));
+    }
+
+    #[test]
+    fn a_key_is_found_in_the_envelope_and_with_what_is_escaped() {
+        let marks = Marks::new();
+        for (head, key) in [
+            (r#","key":"cpu0""#, Some(r"cpu0")),
+            (r#","key":"a\"","from":1"#, Some(r#"a\""#)),
+            (r#","key":"a\",\"b""#, Some(r#"a\",\"b"#)),
+            ("", None),
+        ] {
+            let text = format!(
+                r#"{{"type":"event","channel":"a","offset":1{head},"data":{{"x":1,"key":"no"}}}}"#
+            );
+            let event = event(text.as_bytes()).expect("an event");
+            assert_eq!(marks.key(&event), key.map(str::as_bytes), "{head}");
+        }
     }
 
     #[test]

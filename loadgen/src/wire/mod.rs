@@ -6,4 +6,5 @@ pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod marks;
+pub(crate) mod payload;
 pub(crate) mod template;

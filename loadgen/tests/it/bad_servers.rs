@@ -90,6 +90,50 @@ fn a_server_that_answers_no_subscribe_is_given_up_after_the_first_window() {
 }
 
 #[test]
+fn a_server_that_answers_only_the_first_is_given_up_after_a_window() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for (nth, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("a connection");
+            if nth < 2 {
+                stream.write_all(CONSENT).ok();
+            }
+            kept.push(stream);
+        }
+    });
+    // All windows would take 100 s, which the test does not wait for.
+    let ran = run(&["connect", "--timeout", "1", "-c", "200", "--inflight", "2", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(
+        ran.text.contains("connections did not open; the first fault: the server did"),
+        "{}",
+        ran.text
+    );
+}
+
+#[test]
+fn a_connect_rate_that_handshakes_hold_back_makes_the_run_invalid() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            std::thread::sleep(Duration::from_millis(20));
+            stream.write_all(CONSENT).ok();
+            kept.push(stream);
+        }
+    });
+    let plan = ["connect", "-c", "40", "--inflight", "1", "--connect-rate", "1000"];
+    let ran = run(&[plan.as_slice(), &[&url]].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("of 1000 connections a second"), "{}", ran.text);
+    assert!(ran.text.contains("own lateness"), "{}", ran.text);
+}
+
+#[test]
 fn nobody_there_is_a_sentence() {
     let ran = run(&["connect", "ws://127.0.0.1:1/ws"]);
     assert_eq!(ran.code, 3);

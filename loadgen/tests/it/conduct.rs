@@ -50,9 +50,15 @@ fn a_trickle_is_enough_for_small_events() {
 
 #[test]
 fn what_the_slow_miss_untold_is_a_violation() {
-    // The slow one is the last of channel 1, so the others suffer the sin; all are judged.
-    let ran = fed("slow", Sin::Drop, &["--share", "0.2"]);
+    // Connection 4 is slow and alone on its channel, so it is the first that suffers there.
+    let url = relay::start(Sin::Drop);
+    let channels = ["-c", "6", "--channels", "6", "--share", "0.2"].as_slice();
+    let times = ["--warmup", "0.1", "--duration", "1", "--drain", "4", "--late-max", "2000"];
+    let ran = run(&[&["slow", "--verify", "--rate", "300"], channels, &times, &[&url]].concat());
     assert_eq!(ran.code, 1, "{}", ran.text);
+    let told = "connection 4, channel 4: offsets 5 to 5 neither came nor were told";
+    assert!(ran.text.contains(told), "{}", ran.text);
+    assert!(ran.text.contains("1 connections that stall"), "{}", ran.text);
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn what_was_missed_is_owed_where_it_was_recovered() {
     for scenario in ["recover", "storm"] {
         let ran = fed(scenario, Sin::None, &[]);
         assert_eq!(ran.code, 0, "{}", ran.text);
-        assert!(ran.text.contains(" subscriptions, 0 not"), "{}", ran.text);
+        assert!(ran.text.contains(" events missed), 0 not"), "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
         assert!(ran.text.contains("until served"), "{}", ran.text);
         let ran = fed(scenario, Sin::Hole, &[]);
@@ -87,13 +93,65 @@ fn what_was_missed_is_owed_where_it_was_recovered() {
 }
 
 #[test]
+fn what_is_said_of_since_must_be_true() {
+    for (sin, how) in [
+        (Sin::WrongEpoch, "were said to be recovered, but not from where it was left"),
+        (Sin::Ignore, "were asked for with since, and the answer has no recovered"),
+    ] {
+        let ran = fed("storm", sin, &[]);
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains(how), "{}", ran.text);
+    }
+}
+
+#[test]
+fn without_verify_a_return_asks_for_no_more_than_it_missed() {
+    let json = std::env::temp_dir().join(format!("weir-recover-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    for verify in [["--verify"].as_slice(), &[]] {
+        let url = relay::start(Sin::None);
+        let storm = ["storm", "-c", "6", "--rate", "300", "--warmup", "0.5", "--drain", "4"];
+        let rounds = ["--rounds", "4", "--duration", "0.3", "--late-max", "2000", "--json", file];
+        let ran = run(&[storm.as_slice(), &rounds, verify, &[&url]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        let report = crate::schema::checked(&json);
+        // All six are on one channel, and each event is owed to each once.
+        let delivered = report["fanout"]["delivered_total"].as_u64().expect("a number");
+        let published = report["fanout"]["published_total"].as_u64().expect("a number");
+        assert_eq!(delivered, published * 6, "{verify:?}: {}", ran.text);
+    }
+    std::fs::remove_file(&json).expect("it can go");
+}
+
+#[test]
 fn where_nothing_is_recovered_a_new_account_begins() {
     for scenario in ["recover", "storm"] {
         let ran = fed(scenario, Sin::Forget, &[]);
         assert_eq!(ran.code, 0, "{}", ran.text);
-        assert!(ran.text.contains("recovered        0 subscriptions"), "{}", ran.text);
+        assert!(
+            ran.text.contains("recovered        0 subscriptions (0 events missed)"),
+            "{}",
+            ran.text
+        );
+        assert!(ran.text.contains("note: no subscription that had missed"), "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
     }
+    let ran = fed("storm", Sin::Forget, &["--expect-recovered"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("INVALID: 6 subscriptions were not recovered"), "{}", ran.text);
+}
+
+#[test]
+fn who_comes_back_and_gets_nothing_is_not_called_served() {
+    // The first event is for all; the second would come after 20 s.
+    let url = relay::start(Sin::None);
+    let storm = ["storm", "-c", "6", "--rate", "0.05", "--warmup", "1", "--duration", "0.1"];
+    let ran = run(&[storm.as_slice(), &["--limit", "0.5", "--drain", "0.4", &url]].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("6 of 6 back in "), "{}", ran.text);
+    assert!(ran.text.contains("0 of 6 served in "), "{}", ran.text);
+    let why = "INVALID: 6 connections that came back received no event";
+    assert!(ran.text.contains(why), "{}", ran.text);
 }
 
 fn echo(sin: Sin, extra: &[&str]) -> Ran {
@@ -111,6 +169,30 @@ fn every_request_finds_its_answer() {
         assert!(ran.text.contains("answered, 0 refused"), "{}", ran.text);
         assert!(ran.text.contains("latency"), "{}", ran.text);
     }
+}
+
+#[test]
+fn an_answer_belongs_to_who_asked_and_comes_once() {
+    for (sin, code) in [(Sin::Repeat, "twice"), (Sin::Unasked, "a connection that did not ask")] {
+        for extra in [["--rate", "100"].as_slice(), &["--threads", "2", "--rate", "100"]] {
+            let ran = echo(sin, &[extra, &["--drain", "1"]].concat());
+            assert_eq!(ran.code, 2, "{}", ran.text);
+            assert!(ran.text.contains(code), "{}", ran.text);
+        }
+    }
+}
+
+#[test]
+fn a_window_that_no_buffer_takes_is_sent_piece_by_piece() {
+    let frame = r#"{"type":"ping","id":{seq},"fill":{payload}}"#;
+    let large = ["--size", "60000", "--window", "300", "--request-frame", frame];
+    let url = relay::start(Sin::None);
+    let short = ["echo", "-c", "1", "--warmup", "0", "--duration", "0.3"];
+    let ran = run(&[short.as_slice(), &large, &[&url]].concat());
+    // How fast the answers come is not what is tested.
+    assert!([0, 2].contains(&ran.code), "{}", ran.text);
+    assert!(ran.text.contains("answered, 0 refused"), "{}", ran.text);
+    assert!(!ran.text.contains("lost") && !ran.text.contains("never"), "{}", ran.text);
 }
 
 #[test]

@@ -49,12 +49,34 @@ fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
         (Sin::Repeat, "came or were told twice"),
         (Sin::Miscount, "were told with another number than theirs"),
         (Sin::Restart, "neither came nor were told"),
+        (Sin::Show, "were shown twice"),
     ] {
         let ran = fanout(sin, &["--rate", "200", "--verify", "--late-max", "2000"]);
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("2 violations"), "one per channel: {}", ran.text);
         assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
     }
+}
+
+#[test]
+fn a_channel_that_falls_back_is_named_with_what_it_repeats() {
+    let ran = fanout(Sin::Rollback, &["--rate", "200", "--verify", "--late-max", "2000"]);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    for how in [
+        "offsets 4 to 5 were there before, and the channel ends below them",
+        "offsets 4 to 4 came or were told twice",
+        "offsets 5 to 5 came or were told twice",
+    ] {
+        assert!(ran.text.contains(how), "{how}: {}", ran.text);
+    }
+}
+
+#[test]
+fn a_new_epoch_under_living_subscribers_is_no_violation() {
+    let ran = fanout(Sin::Renew, &["--rate", "200", "--verify", "--late-max", "2000"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    assert!(ran.text.contains("the numbering of 2 channels began anew"), "{}", ran.text);
 }
 
 #[test]
@@ -97,6 +119,18 @@ fn a_rate_that_is_never_reached_makes_the_run_invalid() {
     assert_eq!(ran.code, 2, "{}", ran.text);
     assert!(ran.text.contains("the rate was not reached"), "{}", ran.text);
     assert!(ran.text.contains("of 9000000 events a second"), "{}", ran.text);
+    assert!(ran.text.contains("were not sent in time"), "{}", ran.text);
+}
+
+#[test]
+fn a_short_drain_still_finds_what_is_missing_at_the_end() {
+    // Nothing comes behind offset 5, so only the end of the channels tells.
+    let short = ["-c", "3", "--rate", "5", "--warmup", "0", "--duration", "0.9", "--drain", "1"];
+    let url = relay::start(Sin::Drop);
+    let ran = run(&[&["fanout", "--verify"], short.as_slice(), &[&url]].concat());
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
+    assert!(!ran.text.contains("still arrived"), "{}", ran.text);
 }
 
 #[test]

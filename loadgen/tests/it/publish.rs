@@ -12,7 +12,8 @@ const SHORT: [&str; 7] = ["publish", "-c", "4", "--warmup", "0.1", "--late-max",
 fn publish(url: &str, extra: &[&str]) -> Ran {
     let seconds =
         if extra.contains(&"--duration") { [].as_slice() } else { &["--duration", "0.4"] };
-    run(&[SHORT.as_slice(), &["--timeout", "1", "--drain", "2"], seconds, extra, &[url]].concat())
+    let drain = if extra.contains(&"--drain") { [].as_slice() } else { &["--drain", "2"] };
+    run(&[SHORT.as_slice(), &["--timeout", "1"], drain, seconds, extra, &[url]].concat())
 }
 
 /// Answers every POST with what `answer` makes of its body.
@@ -65,7 +66,7 @@ fn acknowledged_events_are_counted_and_verified() {
 fn offsets_given_twice_are_violations() {
     let ran = publish(&relay::start(Sin::Repeat), &["--rate", "200", "--verify"]);
     assert_eq!(ran.code, 1, "{}", ran.text);
-    assert!(ran.text.contains("offsets 4 to 4 came or were told twice"), "{}", ran.text);
+    assert!(ran.text.contains("channel 0: offsets 4 to 4 were acknowledged twice"), "{}", ran.text);
 }
 
 #[test]
@@ -106,6 +107,37 @@ fn http_answers_are_read_by_event_and_by_line() {
 }
 
 #[test]
+fn what_a_stall_at_the_end_holds_back_is_sent_in_the_drain_and_charged() {
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let url = http(move |_| {
+        if seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= 40 {
+            // Longer than all that is measured, and only for those that are under way.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+        ok(r#"{"channel":"a","epoch":"e","offset":1}"#)
+    });
+    let json = std::env::temp_dir().join(format!("weir-stall-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    let ran = publish(&url, &["--via", "http", "--rate", "300", "--drain", "15", "--json", file]);
+    let report = crate::schema::checked(&json);
+    std::fs::remove_file(&json).expect("it can go");
+    let samples = |name: &str| report["publish"][name]["samples"].as_u64().expect("a number");
+    assert_eq!(samples("latency"), samples("lateness"), "all that was due: {}", ran.text);
+    assert!(!ran.text.contains("not sent in time"), "{}", ran.text);
+}
+
+#[test]
+fn what_is_not_sent_at_the_end_of_the_drain_is_counted() {
+    let url = http(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        ok(r#"{"channel":"a","epoch":"e","offset":1}"#)
+    });
+    let ran = publish(&url, &["--via", "http", "--rate", "300"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("were not sent in time"), "{}", ran.text);
+}
+
+#[test]
 fn bad_http_is_a_sentence() {
     let cases = [
         ("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "with 503"),
@@ -113,6 +145,10 @@ fn bad_http_is_a_sentence() {
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "answers in chunks"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", "no Weir message: no"),
         ("", "did not answer within 1 s"),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 32\r\n\r\n{\"accepted\":1999,\"rejected\":[] }",
+            "accounts for 1999 of the ",
+        ),
     ];
     for (answer, sentence) in cases {
         for via in ["http", "ndjson"] {

@@ -31,20 +31,30 @@ pub(crate) enum Sin {
     Hole,
     /// Tells of losses from 0 to the largest number.
     Hostile,
+    /// Answers `since` as if it had not been sent.
+    Ignore,
     /// Does not send it and says so.
     Lag,
     /// Does not send it and says that it lost two.
     Miscount,
     /// Refuses publishes from offset 5 on.
     Reject,
+    /// Loses the channel once, and tells every subscriber of its new epoch.
+    Renew,
     /// Does not send it, and says `subscribed` anew behind it.
     Restart,
     /// Answers subscribes with an error.
     Refuse,
-    /// Sends it twice.
+    /// Sends it twice; answers pings twice.
     Repeat,
-    /// Acknowledges what nobody published.
+    /// Says behind it that the channel ends at offset 3, and sends 4 and 5 again.
+    Rollback,
+    /// Shows it again as a latest value, for no reason.
+    Show,
+    /// Acknowledges what nobody published; answers pings to another connection.
     Unasked,
+    /// Says that it recovered, in another epoch.
+    WrongEpoch,
 }
 
 pub(crate) enum Said {
@@ -56,6 +66,7 @@ pub(crate) enum Said {
 struct Channel {
     /// The event of each offset, from 1.
     events: Vec<String>,
+    renewed: bool,
     subscribers: Vec<usize>,
 }
 
@@ -138,7 +149,12 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
         if text.starts_with(r#"{"type":"ping""#) {
             if sin != Sin::Deaf {
                 let kind = if sin == Sin::Refuse { "error" } else { "pong" };
-                send(&mut streams, id, &format!(r#"{{"type":"{kind}","id":{number}}}"#));
+                let answer = format!(r#"{{"type":"{kind}","id":{number}}}"#);
+                let other = streams.keys().copied().filter(|other| *other != id).max();
+                let to = if sin == Sin::Unasked { other.unwrap_or(id) } else { id };
+                for _ in 0..if sin == Sin::Repeat { 2 } else { 1 } {
+                    send(&mut streams, to, &answer);
+                }
             }
             continue;
         }
@@ -165,34 +181,24 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
             if let Some(rest) = text.strip_prefix(r#"{"type":"publish","id":"#) {
                 let number = rest.split(',').next().expect("a number");
                 let offset = channel.events.len() as u64;
-                let answer = match sin {
-                    Sin::Deaf if offset >= 5 => continue,
-                    Sin::Refuse => {
-                        format!(r#"{{"type":"error","id":{number},"code":"overloaded"}}"#)
-                    }
-                    Sin::Repeat if offset == 5 => published(number, &name, 4),
-                    Sin::Drop if offset == 5 => published(number, &name, 6),
-                    Sin::Unasked => published("9999999", &name, offset),
-                    Sin::Close
-                    | Sin::Cut
-                    | Sin::CutPublisher
-                    | Sin::Deaf
-                    | Sin::Drop
-                    | Sin::Forget
-                    | Sin::Garbage
-                    | Sin::Hole
-                    | Sin::Hostile
-                    | Sin::Lag
-                    | Sin::Miscount
-                    | Sin::None
-                    | Sin::Reject
-                    | Sin::Restart
-                    | Sin::Repeat => published(number, &name, offset),
-                };
+                let Some(answer) = acknowledgement(number, &name, offset, sin) else { continue };
                 send(&mut streams, id, &answer);
             }
         }
     }
+}
+
+/// The answer to a publish.
+fn acknowledgement(number: &str, name: &str, offset: u64, sin: Sin) -> Option<String> {
+    let (refuses, unasked) = (sin == Sin::Refuse, sin == Sin::Unasked);
+    Some(match offset {
+        5.. if sin == Sin::Deaf => return None,
+        5 if sin == Sin::Repeat => published(number, name, 4),
+        5 if sin == Sin::Drop => published(number, name, 6),
+        _ if refuses => format!(r#"{{"type":"error","id":{number},"code":"overloaded"}}"#),
+        _ if unasked => published("9999999", name, offset),
+        _ => published(number, name, offset),
+    })
 }
 
 /// The answer to a subscribe, and what was missed since the place it names.
@@ -208,7 +214,9 @@ fn subscribe(
     }
     channel.subscribers.push(id);
     let (offset, mut missed, mut recovered) = (channel.events.len(), Vec::new(), "");
-    if text.contains(r#""since":{"epoch":"e","#) {
+    let since = text.contains(r#""since":{"epoch":"e","#) && sin != Sin::Ignore;
+    let epoch = if since && sin == Sin::WrongEpoch { "f" } else { "e" };
+    if since {
         let known: usize = after(text, r#""offset":"#).parse().expect("an offset");
         recovered =
             if sin == Sin::Forget { r#","recovered":false"# } else { r#","recovered":true"# };
@@ -220,7 +228,7 @@ fn subscribe(
         }
     }
     let answer = format!(
-        r#"{{"type":"subscribed","id":{number},"channel":"{name}","epoch":"e","offset":{offset}{recovered}}}"#
+        r#"{{"type":"subscribed","id":{number},"channel":"{name}","epoch":"{epoch}","offset":{offset}{recovered}}}"#
     );
     [vec![answer], missed].concat()
 }
@@ -243,6 +251,14 @@ fn publish(
     text: &str,
     (streams, sin): (&mut HashMap<usize, TcpStream>, Sin),
 ) {
+    // Whoever has left by itself suffers nothing, and the next one does.
+    channel.subscribers.retain(|id| streams.contains_key(id));
+    if sin == Sin::Renew && channel.events.len() == 4 && !channel.renewed {
+        channel.events.clear();
+        channel.renewed = true;
+        let text = subscribed(name, "f", 0).replace('}', r#","recovered":false}"#);
+        channel.subscribers.iter().for_each(|id| send(streams, *id, &text));
+    }
     let offset = channel.events.len() + 1;
     let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix('}').expect("an end");
     let event =
@@ -255,10 +271,13 @@ fn publish(
             | Sin::Deaf
             | Sin::Forget
             | Sin::Hole
+            | Sin::Ignore
             | Sin::None
             | Sin::Refuse
             | Sin::Reject
-            | Sin::Unasked => send(streams, *id, &event),
+            | Sin::Renew
+            | Sin::Unasked
+            | Sin::WrongEpoch => send(streams, *id, &event),
             Sin::Close => {
                 if let Some(mut stream) = streams.remove(id) {
                     stream.write_all(b"\x88\x02\x03\xE9").ok();
@@ -279,17 +298,30 @@ fn publish(
                 send(streams, *id, &lagged);
             }
             Sin::Restart => {
-                let again = format!(
-                    r#"{{"type":"subscribed","channel":"{name}","epoch":"e","offset":{offset}}}"#
-                );
-                send(streams, *id, &again);
+                send(streams, *id, &subscribed(name, "e", offset));
             }
             Sin::Repeat => {
                 send(streams, *id, &event);
                 send(streams, *id, &event);
             }
+            Sin::Rollback => {
+                send(streams, *id, &event);
+                send(streams, *id, &subscribed(name, "e", 3));
+                channel.events[3..].iter().for_each(|event| send(streams, *id, event));
+            }
+            Sin::Show => {
+                send(streams, *id, &event);
+                let head = format!(r#"{{"type":"event","channel":"{name}","offset":{offset}"#);
+                let shown = format!(r#"{head},"ts":17,"key":"k","snapshot":true,"data":{data}}}"#);
+                [&shown, &shown].into_iter().for_each(|text| send(streams, *id, text));
+            }
         }
     }
+}
+
+/// What nobody has asked for.
+fn subscribed(channel: &str, epoch: &str, offset: usize) -> String {
+    format!(r#"{{"type":"subscribed","channel":"{channel}","epoch":"{epoch}","offset":{offset}}}"#)
 }
 
 /// One unmasked text frame; a client that has left is not told.
