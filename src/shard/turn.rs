@@ -238,8 +238,11 @@ impl Shard {
                 }
             }
             Order::Drain => self.start_drain(),
-            Order::Slowest(answer) => drop(answer.send(self.slowest())),
             Order::Stats(answer) => drop(answer.send(self.metrics.snapshot(self.gauges()))),
+            Order::StatsAndSlowest(answer) => {
+                let stats = self.metrics.snapshot(self.gauges());
+                drop(answer.send((stats, self.slowest())));
+            }
         }
     }
 }
