@@ -63,7 +63,7 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && !shard.is_due() {
+        if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
             shard.rest(mailbox, sleep.as_mut()).await;
             continue;

@@ -87,8 +87,8 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Sink;
     use super::*;
+    use crate::core::outbox::tests::Sink;
     use crate::proto::ws::frame::Opcode;
 
     /// So many pings of a hundred bytes each.
