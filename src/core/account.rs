@@ -33,6 +33,7 @@ impl Charge {
     }
 
     /// How many bytes.
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 
+mod control;
 mod item;
 mod lag;
 mod own;
@@ -22,10 +23,6 @@ use crate::proto::name::{Alias, ChannelName};
 
 /// Slices handed to one write at most.
 pub const SLICES_MAX: usize = 32;
-
-/// Written bytes that the control lane may keep in front of those that wait. Where more wait, it
-/// may keep as many as wait: cutting them off then moves no more bytes than were written.
-const CONTROL_WRITTEN_BYTES: usize = 4_096;
 
 /// Items that a data lane keeps room for however long it has been empty.
 const LANE_KEPT: usize = 16;
@@ -50,8 +47,8 @@ pub struct Full(pub Slice);
 ///
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
-/// that frame is finished before anything else; the control lane holds fewer written bytes than
-/// 4 KiB or than wait behind them; every slice but the front [fits] its run.
+/// that frame is finished before anything else; the control lane begins with a whole frame, and
+/// holds little more than waits there; every slice but the front [fits] its run.
 ///
 /// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
@@ -89,15 +86,6 @@ impl Outbox {
         self.events
     }
 
-    /// Bytes of answers and notices waiting.
-    pub fn control_bytes(&self) -> usize {
-        self.control.len() - self.control_from()
-    }
-
-    fn control_from(&self) -> usize {
-        self.control_from as usize
-    }
-
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.control_bytes() == 0 && self.data.is_empty()
@@ -124,11 +112,6 @@ impl Outbox {
         if self.data.is_empty() && self.data.capacity() > LANE_KEPT {
             self.data = VecDeque::new();
         }
-    }
-
-    /// The control lane's end, to append whole frames to.
-    pub fn control(&mut self) -> &mut Vec<u8> {
-        &mut self.control
     }
 
     /// Queues a slice, or refuses it and stays as it was.
@@ -338,17 +321,6 @@ impl Outbox {
         self.check();
     }
 
-    fn advance_control(&mut self, step: usize) {
-        self.control_from += u32::try_from(step).unwrap_or(u32::MAX);
-        if self.control_bytes() == 0 {
-            self.control = Vec::new();
-            self.control_from = 0;
-        } else if self.control_from() >= CONTROL_WRITTEN_BYTES.max(self.control_bytes()) {
-            self.control.drain(..self.control_from as usize);
-            self.control_from = 0;
-        }
-    }
-
     /// Takes `step` bytes, at most what is left of it, off the front item.
     fn advance_front(&mut self, step: usize, sink: &mut impl Delivered) {
         let Some(front) = self.data.front_mut() else { return };
@@ -391,11 +363,7 @@ impl Outbox {
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
         debug_assert_eq!(self.lags, self.count_lags(), "subscriptions that lag");
-        debug_assert!(self.control_from() <= self.control.len(), "control cursor");
-        debug_assert!(
-            self.control_from() < CONTROL_WRITTEN_BYTES.max(self.control_bytes()),
-            "written control bytes are cut off"
-        );
+        self.check_control();
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),

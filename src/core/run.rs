@@ -1,8 +1,9 @@
 //! A run: the frames of one channel's events of one batch in one form, laid end to end once for a
 //! shard and shared by all subscribers that speak it.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::account::{Account, Charge};
@@ -77,7 +78,20 @@ pub struct Run {
     ts_ms: u64,
     /// Its memory, while it has frames that may wait for somebody.
     charge: Charge,
+    /// The last parts of it that queues have made, while they have them.
+    parts: RefCell<Vec<Part>>,
 }
+
+/// Frames of a run, as a run of their own.
+#[derive(Debug)]
+struct Part {
+    from: u32,
+    to: u32,
+    run: Weak<Run>,
+}
+
+/// How many parts a run remembers: those who stall together are about as far.
+const PARTS_MAX: usize = 4;
 
 impl Run {
     /// Where its memory counts.
@@ -192,8 +206,24 @@ impl Run {
             + self.offsets.capacity() * size_of::<u64>()
     }
 
-    /// A run with nothing but the frames `from..to`; what was hidden of them is not marked.
-    pub(super) fn part(&self, from: u32, to: u32) -> Self {
+    /// A run with nothing but the frames `from..to`; what was hidden of them is not marked. All
+    /// queues that ask for the same have the same.
+    pub(super) fn part(&self, from: u32, to: u32) -> Rc<Self> {
+        let mut parts = self.parts.borrow_mut();
+        let same = parts.iter().find(|part| (part.from, part.to) == (from, to));
+        if let Some(run) = same.and_then(|part| part.run.upgrade()) {
+            return run;
+        }
+        let run = Rc::new(self.copy(from, to));
+        parts.retain(|part| part.run.strong_count() > 0);
+        if parts.len() == PARTS_MAX {
+            parts.remove(0);
+        }
+        parts.push(Part { from, to, run: Rc::downgrade(&run) });
+        run
+    }
+
+    fn copy(&self, from: u32, to: u32) -> Self {
         let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
         let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
         let mut part = Self {
@@ -203,6 +233,7 @@ impl Run {
             frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
             hidden: Vec::new(),
             charge: Charge::new(self.account(), 0),
+            parts: RefCell::default(),
             offsets: self.offsets.get(from as usize..to as usize).unwrap_or_default().to_vec(),
             ..*self
         };
@@ -421,6 +452,7 @@ impl Press {
                     free.hidden.clear();
                     free.charge.set(0);
                     free.offsets.clear();
+                    free.parts = RefCell::default();
                     return run;
                 }
                 None => {
@@ -442,6 +474,7 @@ impl Press {
             made_ns: 0,
             ts_ms: event.ts_ms,
             charge: Charge::new(&self.account, 0),
+            parts: RefCell::default(),
         })
     }
 }

@@ -22,6 +22,9 @@ const CLOSE_MS: u64 = 5_000;
 /// The same during a drain, so that silent clients do not hold up its end by five seconds.
 const CLOSE_DRAINING_MS: u64 = 4_000;
 
+/// The same where the memory is needed: it is not read anyway.
+const CLOSE_OVERLOADED_MS: u64 = 100;
+
 /// When a client may come back whose queue was among the fullest when all took too much.
 const RETRY_OVERLOADED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
 
@@ -36,11 +39,64 @@ impl Shard {
         if socket.ending.get().is_some() {
             return;
         }
-        let patience_ms = if self.node.draining() { CLOSE_DRAINING_MS } else { CLOSE_MS };
+        let patience_ms = if reason == CloseReason::Overloaded {
+            CLOSE_OVERLOADED_MS
+        } else if self.node.draining() {
+            CLOSE_DRAINING_MS
+        } else {
+            CLOSE_MS
+        };
         let deadline_ms = self.node.clock().node_ms() + patience_ms;
-        socket.ending.set(Some(Ending { reason, deadline_ms }));
+        socket.ending.set(Some(Ending { reason, deadline_ms, going: 0 }));
         self.metrics.closed(reason);
         self.leave_channels(id);
+        let last = self.last_frames(reason);
+        if let Some(seat) = self.hub.borrow_mut().seat(id) {
+            if reason == CloseReason::Shutdown {
+                // What was queued before goes out before.
+                seat.outbox.push_last(last.into_boxed_slice());
+            } else {
+                let lost = seat.outbox.clear_data();
+                self.count_lost(reason, lost);
+                seat.lose(lost);
+                if reason.is_ours() {
+                    let dropped = seat.dropped();
+                    self.node.remember(socket.client, Last { reason, dropped });
+                }
+                if reason == CloseReason::Overloaded {
+                    seat.outbox.clear_control();
+                }
+                seat.outbox.control().extend_from_slice(&last);
+            }
+            self.arm((id, socket.client), &mut seat.session, deadline_ms);
+        }
+        // The task of the connection sees the rest through.
+        if self.flush(id) != Flushed::Blocked {
+            wake(&socket);
+        }
+    }
+
+    /// Ends a connection soon that is being closed, where more than `most` of its answers are not
+    /// read: they go, and the reason is told. Whether it was one; never at a shutdown.
+    pub(super) fn hasten(&self, id: SeatId, most: usize) -> bool {
+        let Some(socket) = self.socket(id) else { return false };
+        let ending = socket.ending.get().filter(|ending| ending.reason != CloseReason::Shutdown);
+        let Some(ending) = ending else { return false };
+        let mut hub = self.hub.borrow_mut();
+        let Some(seat) = hub.seat(id).filter(|seat| seat.outbox.control_bytes() > most) else {
+            return false;
+        };
+        let soon_ms = self.node.clock().node_ms() + CLOSE_OVERLOADED_MS;
+        let deadline_ms = ending.deadline_ms.min(soon_ms);
+        socket.ending.set(Some(Ending { deadline_ms, ..ending }));
+        seat.outbox.clear_control();
+        seat.outbox.control().extend_from_slice(&self.last_frames(ending.reason));
+        self.arm((id, socket.client), &mut seat.session, deadline_ms);
+        true
+    }
+
+    /// What tells a client why it is closed.
+    fn last_frames(&self, reason: CloseReason) -> Vec<u8> {
         let mut last = Vec::new();
         if reason.announced() {
             let retry_after_ms = self.retry_after_ms(reason);
@@ -54,26 +110,7 @@ impl Shard {
         {
             frame::close(code, reason.text(), &mut last);
         }
-        if let Some(seat) = self.hub.borrow_mut().seat(id) {
-            if reason == CloseReason::Shutdown {
-                // What was queued before goes out before.
-                seat.outbox.push_last(last.into_boxed_slice());
-            } else {
-                let lost = seat.outbox.clear_data();
-                self.count_lost(reason, lost);
-                seat.lose(lost);
-                if reason.is_ours() {
-                    let dropped = seat.dropped();
-                    self.node.remember(socket.client, Last { reason, dropped });
-                }
-                seat.outbox.control().extend_from_slice(&last);
-            }
-            self.arm((id, socket.client), &mut seat.session, deadline_ms);
-        }
-        // The task of the connection sees the rest through.
-        if self.flush(id) != Flushed::Blocked {
-            wake(&socket);
-        }
+        last
     }
 
     /// Counts events that were queued for a connection and will not be written, because it ends.
@@ -113,8 +150,9 @@ impl Shard {
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {
             drop(socket.place.take());
-            if socket.ending.get().is_none() {
-                self.metrics.closed(reason);
+            match socket.ending.get() {
+                Some(ending) => self.note_gone(ending),
+                None => self.metrics.closed(reason),
             }
         }
     }
@@ -247,7 +285,7 @@ pub(super) async fn time(local: Local) {
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         }
-        shard.look_at_memory(now_ms).await;
+        shard.look_at_memory(now_ms);
         shard.drain_some(now_ms);
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());

@@ -35,6 +35,8 @@ pub(super) struct Ending {
     pub(super) reason: CloseReason,
     /// When the socket is closed whatever the peer does, node milliseconds.
     pub(super) deadline_ms: u64,
+    /// What its queue has, where it is cut to free that.
+    pub(super) going: usize,
 }
 
 /// A socket and what belongs to it, beside its seat in the hub.

@@ -29,10 +29,10 @@ pub(super) enum Order {
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.
     Drain,
-    /// The slowest connections.
-    Slowest(oneshot::Sender<Vec<SlowPeer>>),
     /// A copy of the counters.
     Stats(oneshot::Sender<Snapshot>),
+    /// The same, and the slowest connections.
+    StatsAndSlowest(oneshot::Sender<(Snapshot, Vec<SlowPeer>)>),
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +106,11 @@ impl Mailbox {
     /// Waits for mail or orders; may come back without any.
     pub(super) async fn ring(&self) {
         self.bell.notified().await;
+    }
+
+    /// Ends a wait for mail.
+    pub(super) fn wake(&self) {
+        self.bell.notify_one();
     }
 
     /// Takes all mail. `mail` must be empty; its room is reused.

@@ -1,10 +1,10 @@
 //! Keeps the memory of all queues within its limit: each shard tells the node what its own take,
 //! and where that is too much together, the fullest connections go.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::local::Shard;
+use super::local::{Ending, Shard};
 use crate::core::hub::SeatId;
 use crate::proto::close::CloseReason;
 use crate::proto::name::{ClientId, ShardId};
@@ -15,12 +15,21 @@ const STEPS: usize = 64;
 /// And in any case when they have by this many bytes.
 const STEP_MAX: usize = 1 << 20;
 
+/// Cutting goes on until this part of the limit is free.
+const ROOM: usize = 16;
+
 /// Connections cut before others have their chance.
 const CUTS_A_TURN: usize = 64;
 
-/// After a look that did not bring the memory within its limit, there is none for so long: what
-/// is left is in other shards, or on its way to sockets that take it.
+/// After a look at who is the fullest there is none for so long: what is left is in other shards,
+/// or on its way to sockets that take it.
 const REST_MS: u64 = 10;
+
+/// And for so many times as long as the look has taken.
+const REST_TIMES: u64 = 8;
+
+/// Bytes of answers that one which is closed may keep as long as its close takes.
+const CLOSING_BYTES: usize = 4_096;
 
 /// At most one line is logged in so long.
 const SAID_EVERY_MS: u64 = 1_000;
@@ -30,6 +39,8 @@ const SAID_EVERY_MS: u64 = 1_000;
 pub struct Ledger {
     limit: usize,
     used: AtomicUsize,
+    /// What those still have of it who were cut: it is free in a moment.
+    going: AtomicUsize,
     /// What the fullest connection of each shard has, at its last look; 0 within the limit.
     fullest: Box<[AtomicUsize]>,
     cut: AtomicU64,
@@ -43,6 +54,7 @@ impl Ledger {
         Self {
             limit,
             used: AtomicUsize::new(0),
+            going: AtomicUsize::new(0),
             fullest: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             cut: AtomicU64::new(0),
             freed: AtomicU64::new(0),
@@ -65,6 +77,19 @@ impl Ledger {
         self.used() > self.limit
     }
 
+    /// What they will take when those have gone who were cut.
+    fn staying(&self) -> usize {
+        self.used().saturating_sub(self.going.load(Ordering::Relaxed))
+    }
+
+    fn must_cut(&self) -> bool {
+        self.staying() > self.limit
+    }
+
+    fn has_room(&self) -> bool {
+        self.staying() <= self.limit - self.limit / ROOM
+    }
+
     fn moved(&self, before: usize, after: usize) {
         self.used.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
@@ -83,7 +108,7 @@ impl Ledger {
     /// the shards that have them, unless those are slower than the memory grows.
     fn is_among_fullest(&self, bytes: usize) -> bool {
         let fullest = self.fullest.iter().map(|one| one.load(Ordering::Relaxed)).max();
-        bytes >= fullest.unwrap_or(0) / 2 || self.used() > self.limit + self.limit / 8
+        bytes >= fullest.unwrap_or(0) / 2 || self.staying() > self.limit + self.limit / 8
     }
 
     fn note_cut(&self, cut: u64, freed: usize) {
@@ -119,6 +144,8 @@ pub(super) struct Told {
     at_most: Cell<usize>,
     exact: Cell<usize>,
     rest_until_ms: Cell<u64>,
+    /// Who is to be cut, the fullest last, until there is room.
+    ranks: RefCell<Vec<(usize, SeatId, ClientId)>>,
 }
 
 impl Shard {
@@ -127,28 +154,43 @@ impl Shard {
     pub(super) async fn keep_memory(&self) {
         let ledger = self.node.memory();
         let at_most = self.hub.borrow().memory_at_most();
-        if at_most.abs_diff(self.told.at_most.get()) < ledger.step() && !ledger.is_over() {
-            return;
+        if at_most.abs_diff(self.told.at_most.get()) >= ledger.step() {
+            self.tell_memory();
         }
-        self.tell_memory();
-        self.relieve().await;
+        if ledger.must_cut() || self.is_cutting() {
+            self.relieve();
+        }
+        if self.is_cutting() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// As [`Shard::keep_memory`], at a tick: however little has changed.
-    pub(super) async fn look_at_memory(&self, now_ms: u64) {
+    pub(super) fn look_at_memory(&self, now_ms: u64) {
         let ledger = self.node.memory();
         self.tell_memory();
-        self.relieve().await;
-        if !ledger.is_over() {
+        if ledger.must_cut() {
+            self.relieve();
+        } else {
             ledger.note_fullest(self.id, 0);
+        }
+        if self.is_cutting()
+            && let Some(mailbox) = self.mailbox()
+        {
+            mailbox.wake();
         }
         if self.id.0 == 0 {
             ledger.say(now_ms);
         }
     }
 
+    /// Whether there are more to cut than one turn has.
+    pub(super) fn is_cutting(&self) -> bool {
+        !self.told.ranks.borrow().is_empty()
+    }
+
     /// Tells the node what the shard's queues take.
-    fn tell_memory(&self) {
+    pub(super) fn tell_memory(&self) {
         let (at_most, exact) = {
             let hub = self.hub.borrow();
             (hub.memory_at_most(), hub.memory())
@@ -157,49 +199,99 @@ impl Shard {
         self.node.memory().moved(self.told.exact.replace(exact), exact);
     }
 
-    /// Cuts the fullest connections, as long as all queues together take too much.
-    async fn relieve(&self) {
-        let ledger = self.node.memory();
-        let now_ms = self.node.clock().node_ms();
-        if !ledger.is_over() || now_ms < self.told.rest_until_ms.get() {
+    /// Cuts some of the fullest connections, as long as all queues together take too much. The
+    /// next turn goes on.
+    fn relieve(&self) {
+        if !self.is_cutting() && !self.rank() {
             return;
         }
-        let mut ranks = self.hub.borrow().by_fullness();
-        while ledger.is_over() {
-            for _ in 0..CUTS_A_TURN {
-                let next = ranks.pop();
-                ledger.note_fullest(self.id, next.map_or(0, |(bytes, ..)| bytes));
-                let Some((bytes, id, client)) =
-                    next.filter(|(bytes, ..)| ledger.is_among_fullest(*bytes))
-                else {
-                    return self.told.rest_until_ms.set(now_ms + REST_MS);
-                };
-                self.cut(id, client, bytes);
-                if !ledger.is_over() {
-                    break;
+        let ledger = self.node.memory();
+        for _ in 0..CUTS_A_TURN {
+            let next = self.told.ranks.borrow_mut().pop();
+            let bytes = next.map_or(0, |(bytes, ..)| bytes);
+            ledger.note_fullest(self.id, bytes);
+            match next {
+                Some((_, id, client)) if !ledger.has_room() && ledger.is_among_fullest(bytes) => {
+                    self.cut(id, client, bytes);
                 }
+                Some(_) | None => return self.told.ranks.borrow_mut().clear(),
             }
-            tokio::task::yield_now().await;
         }
+    }
+
+    /// Looks who is the fullest, unless that was just now. Whether anybody is to be cut.
+    fn rank(&self) -> bool {
+        let clock = self.node.clock();
+        let begun_ns = clock.node_ns();
+        if begun_ns / 1_000_000 < self.told.rest_until_ms.get() {
+            return false;
+        }
+        // What is given up must not live on for its reuse; nor does it count as shared.
+        self.hub.borrow_mut().forget_spare();
+        self.tell_memory();
+        if self.node.memory().must_cut() {
+            self.hasten_closing();
+        }
+        if self.node.memory().must_cut() {
+            let ranks = self.hub.borrow().by_fullness(|id| self.may_cut(id));
+            self.told.ranks.replace(ranks);
+        }
+        let ended_ns = clock.node_ns();
+        let rest_ms = REST_MS.max((ended_ns - begun_ns) * REST_TIMES / 1_000_000);
+        self.told.rest_until_ms.set(ended_ns / 1_000_000 + rest_ms);
+        self.is_cutting()
+    }
+
+    /// Ends those soon who are being closed anyway and have much unread: before anybody else is
+    /// cut. What was queued before a shutdown goes out.
+    fn hasten_closing(&self) {
+        let ids = self.hub.borrow().seat_ids();
+        for id in ids {
+            let closing = !self.may_cut(id);
+            if closing && self.hasten(id, CLOSING_BYTES) {
+                self.hub.borrow_mut().weigh(id);
+            }
+        }
+        self.tell_memory();
+    }
+
+    /// Whether a connection is not being closed already.
+    fn may_cut(&self, id: SeatId) -> bool {
+        self.socket(id).is_some_and(|socket| socket.ending.get().is_none())
     }
 
     /// Closes a connection to free what only it holds, if it is still as full.
     fn cut(&self, id: SeatId, client: ClientId, bytes: usize) {
         let Some(socket) = self.socket(id).filter(|socket| socket.client == client) else { return };
-        let waits = self.hub.borrow_mut().seat(id).is_some_and(|seat| {
-            seat.blocked && seat.outbox.data_bytes() + seat.outbox.own_bytes() >= bytes / 2
+        let full = self.hub.borrow_mut().seat(id).is_some_and(|seat| {
+            seat.blocked && !seat.outbox.is_empty() && seat.outbox.share_bytes() >= bytes / 2
         });
-        if socket.ending.get().is_some() || !waits {
+        if !full || !self.may_cut(id) {
             return;
         }
-        // What it gives up must not live on for its reuse.
         self.hub.borrow_mut().forget_spare();
         self.tell_memory();
         let before = self.told.exact.get();
         self.begin_close(id, CloseReason::Overloaded);
-        self.hub.borrow_mut().weigh(id);
+        let left = {
+            let mut hub = self.hub.borrow_mut();
+            hub.weigh(id);
+            hub.seat(id).map_or(0, |seat| seat.outbox.share_bytes())
+        };
+        if let Some(ending) = socket.ending.get() {
+            socket.ending.set(Some(Ending { going: left, ..ending }));
+            self.node.memory().going.fetch_add(left, Ordering::Relaxed);
+        }
         self.tell_memory();
         self.node.memory().note_cut(1, before.saturating_sub(self.told.exact.get()));
+    }
+
+    /// One that was cut has gone.
+    pub(super) fn note_gone(&self, ending: Ending) {
+        if ending.going > 0 {
+            self.tell_memory();
+            self.node.memory().going.fetch_sub(ending.going, Ordering::Relaxed);
+        }
     }
 }
 
@@ -225,5 +317,18 @@ mod tests {
         assert!(!ledger.is_among_fullest(24) && ledger.is_among_fullest(25));
         ledger.moved(0, 100);
         assert!(ledger.is_among_fullest(1), "they are too slow");
+    }
+
+    #[test]
+    fn cutting_goes_on_until_there_is_room_and_does_not_wait_for_those_who_go() {
+        let ledger = Ledger::new(1_600, 1);
+        ledger.moved(0, 1_600);
+        assert!(!ledger.must_cut() && !ledger.has_room());
+        ledger.moved(1_600, 1_650);
+        assert!(ledger.must_cut() && !ledger.has_room());
+        ledger.going.store(149, Ordering::Relaxed);
+        assert!(!ledger.must_cut() && !ledger.has_room());
+        ledger.going.store(150, Ordering::Relaxed);
+        assert!(ledger.has_room() && ledger.is_over(), "strangers wait until they have gone");
     }
 }

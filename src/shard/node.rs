@@ -239,11 +239,15 @@ impl Node {
     /// A shard that has ended, or does not answer in five seconds, is missing.
     pub async fn stats(&self) -> Vec<Snapshot> {
         let mut all = self.ask(Order::Stats).await;
+        self.add_unsharded(&mut all);
+        all
+    }
+
+    pub(super) fn add_unsharded(&self, all: &mut [Snapshot]) {
         if let Some(first) = all.first_mut() {
             first.counters[Counter::EventsPublishedEmbed as usize] +=
                 self.embedded.load(Ordering::Relaxed);
         }
-        all
     }
 
     /// Closes a client's connection. Returns how many there were: 0 or 1.

@@ -6,6 +6,7 @@ use super::local::Shard;
 use super::mailbox::Order;
 use super::node::Node;
 use crate::core::hub::{SLOWEST, SlowClient};
+use crate::core::metrics::Snapshot;
 use crate::proto::name::ShardId;
 
 /// A slow connection, and where it is.
@@ -20,12 +21,15 @@ pub struct SlowPeer {
 }
 
 impl Node {
-    /// The slowest connections, at most [`SLOWEST`], the slowest first.
-    pub async fn slowest(&self) -> Vec<SlowPeer> {
-        let mut all: Vec<SlowPeer> = self.ask(Order::Slowest).await.into_iter().flatten().collect();
-        all.sort_by_key(|one| std::cmp::Reverse(one.client.rank()));
-        all.truncate(SLOWEST);
-        all
+    /// As [`Node::stats`]; and the slowest connections, at most [`SLOWEST`], the slowest first.
+    pub async fn stats_and_slowest(&self) -> (Vec<Snapshot>, Vec<SlowPeer>) {
+        let answers = self.ask(Order::StatsAndSlowest).await;
+        let (mut stats, slowest): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        self.add_unsharded(&mut stats);
+        let mut slowest: Vec<SlowPeer> = slowest.into_iter().flatten().collect();
+        slowest.sort_by_key(|one| std::cmp::Reverse(one.client.rank()));
+        slowest.truncate(SLOWEST);
+        (stats, slowest)
     }
 }
 

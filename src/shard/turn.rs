@@ -12,7 +12,7 @@ use super::life;
 use super::local::{Local, Shard};
 use super::mailbox::{Mailbox, Order};
 use crate::core::hub::Outcome;
-use crate::core::metrics::{Counter, Timing};
+use crate::core::metrics::{Counter, Snapshot, Timing};
 use crate::core::policy::Policy;
 use crate::proto::close::CloseReason;
 use crate::proto::event::Event;
@@ -63,7 +63,7 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && !shard.is_due() {
+        if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
             shard.rest(mailbox, sleep.as_mut()).await;
             continue;
@@ -225,6 +225,13 @@ impl Shard {
         hold.not_before_ns = now_ns + (now_ns - begun_ns) * HOLD_REST;
     }
 
+    /// The counters and gauges as they are now.
+    fn snapshot(&self) -> Snapshot {
+        // What was made for those who lag belongs to no batch.
+        self.metrics.made(&self.hub.borrow_mut().take_made());
+        self.metrics.snapshot(self.gauges())
+    }
+
     fn obey(&self, order: Order) {
         match order {
             Order::Disconnect(client, answer) => {
@@ -240,11 +247,9 @@ impl Shard {
                 }
             }
             Order::Drain => self.start_drain(),
-            Order::Slowest(answer) => drop(answer.send(self.slowest())),
-            Order::Stats(answer) => {
-                // What was made for those who lag belongs to no batch.
-                self.metrics.made(&self.hub.borrow_mut().take_made());
-                drop(answer.send(self.metrics.snapshot(self.gauges())));
+            Order::Stats(answer) => drop(answer.send(self.snapshot())),
+            Order::StatsAndSlowest(answer) => {
+                drop(answer.send((self.snapshot(), self.slowest())));
             }
         }
     }

@@ -2,13 +2,15 @@
 //! exact, and memory has its bound.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, wait_for};
+use crate::harness::{Client, Gateway, now, wait_for};
 use crate::raw::{Raw, masked};
+use crate::was::welcome;
 
 const CLOSED_4000: &str = "weir_connections_closed_total{code=\"4000\"";
 const CLOSED_4004: &str = "weir_connections_closed_total{code=\"4004\"";
@@ -197,12 +199,21 @@ fn beyond_the_memory_of_all_queues_the_fullest_are_closed_with_4004() {
     });
     assert!(line.contains("WARN") && line.contains("4004"), "{line}");
 
-    let first = stalled.remove(0).ended();
-    assert_eq!((first.code, first.reason.as_str()), (Some(4004), "overloaded"), "the fullest went");
-    let notice = first.messages.last().unwrap();
-    assert_eq!((&notice["type"], &notice["code"]), (&json!("disconnect"), &json!(4004)));
-    assert_eq!(notice["reconnect"], true);
-    assert!((1_000..=5_000).contains(&notice["retry_after_ms"].as_u64().unwrap()), "{notice}");
+    // The notice may have found no room in the socket: whoever comes back is told.
+    let mut first = stalled.remove(0);
+    let last = welcome(&gateway, &format!("?was={}", first.id))["last"].clone();
+    assert_eq!(
+        (&last["code"], &last["reason"]),
+        (&json!(4004), &json!("overloaded")),
+        "the fullest"
+    );
+    let ended = first.ended();
+    if ended.code.is_some() {
+        assert_eq!((ended.code, ended.reason.as_str()), (Some(4004), "overloaded"));
+        let notice = ended.messages.last().unwrap();
+        assert_eq!((&notice["type"], &notice["reconnect"]), (&json!("disconnect"), &json!(true)));
+        assert!((1_000..=5_000).contains(&notice["retry_after_ms"].as_u64().unwrap()), "{notice}");
+    }
     wait_for("the others to be gone", || {
         (gateway.connections() == 2 + STALLED - cut).then_some(())
     });
@@ -252,6 +263,75 @@ fn a_backlog_that_all_share_is_no_reason_to_cut_anybody() {
             account(&mut told, &client.next());
         }
     }
+    assert_eq!(count(&gateway, CLOSED_4004), 0);
+}
+
+/// Goal: those who leave their answers unread go before those who only share a backlog, they free
+/// what they had at once, and strangers are taken again.
+#[test]
+fn unread_answers_are_cut_and_free_at_once() {
+    const DEAF: usize = 60;
+    let gateway = Gateway::configured(
+        "[limits]\nmemory = \"3MiB\"\nslow_disconnect = 0\n[http]\nping = \"10m\"\n",
+    );
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut publisher = Client::connect(&gateway);
+    let mut sharers: Vec<_> = (0..20).map(|_| Client::connect_narrow(&gateway)).collect();
+    for client in &mut sharers {
+        client.subscribe("room:1");
+    }
+    fill(&mut publisher, &mut healthy, &["room:1".to_owned()], 40);
+    let pings = [br#"{"type":"ping","id":9007199254740991}"#.as_slice(); 1_500].join(&b'\n');
+    let mut deaf: Vec<_> = (0..DEAF).map(|_| Raw::narrow(&gateway)).collect();
+    for raw in &mut deaf {
+        for _ in 0..3 {
+            // One that is cut may not take it.
+            drop(raw.0.write_all(&masked(0x81, &pings)));
+        }
+    }
+    wait_for("some to be cut", || (count(&gateway, CLOSED_4004) > 0).then_some(()));
+    let begun = now();
+    let cut = wait_for("those who were cut to be gone, and room", || {
+        let within = count(&gateway, "weir_queue_memory_bytes") <= 3 << 20;
+        let cut = count(&gateway, CLOSED_4004);
+        (within && gateway.connections() == 22 + DEAF - cut).then_some(cut)
+    });
+    let took = now() - begun;
+    assert!(took < Duration::from_secs(3), "not when a close has had its time: {took:?}");
+    assert!(cut < DEAF, "only as many as it takes: {cut}");
+    Client::connect(&gateway).publish("room:x", &json!("taken again"));
+    for client in &mut sharers {
+        let mut told = BTreeSet::new();
+        while told.len() < 40 {
+            account(&mut told, &client.next());
+        }
+    }
+    drop(deaf);
+}
+
+/// Goal: nobody is cut for what those still have who are on their way out.
+#[test]
+fn unread_answers_of_those_who_are_closed_go_first() {
+    let gateway = Gateway::configured(
+        "[limits]\nmemory = \"3MiB\"\nslow_disconnect = 0\n[http]\nping = \"10m\"\n",
+    );
+    let pings = [r#"{"type":"ping","id":9007199254740991}"#; 1_500].join("\n");
+    let connect = |count| (0..count).map(|_| Client::connect_narrow(&gateway)).collect::<Vec<_>>();
+    let (mut closed, mut deaf) = (connect(30), connect(20));
+    for client in &mut closed {
+        (0..3).for_each(|_| client.send_text(&pings));
+    }
+    wait_for("their answers to wait", || {
+        (count(&gateway, "weir_queue_memory_bytes") > 1_900_000).then_some(())
+    });
+    for client in &closed {
+        gateway.post("/api/v1/disconnect", &json!({"client": client.id}).to_string());
+    }
+    for client in &mut deaf {
+        (0..3).for_each(|_| client.send_text(&pings));
+    }
+    wait_for("those who were closed to be gone", || (gateway.connections() == 20).then_some(()));
     assert_eq!(count(&gateway, CLOSED_4004), 0);
 }
 

@@ -6,7 +6,7 @@ use crate::harness::{Client, Gateway};
 use crate::raw::{Raw, handshake_request, masked};
 
 /// The welcome of a client that comes with this query.
-fn welcome(gateway: &Gateway, query: &str) -> Value {
+pub(crate) fn welcome(gateway: &Gateway, query: &str) -> Value {
     let mut raw = Raw::open(gateway.addr);
     let request = handshake_request(gateway.addr, &[]);
     raw.send(request.replacen("GET /ws ", &format!("GET /ws{query} "), 1).as_bytes());

@@ -85,10 +85,17 @@ pub struct SlowClient {
     pub subscriptions: usize,
 }
 
+/// What the slowest has the most of: age, then bytes; then ids decide.
+type Rank = (Option<u64>, usize, Reverse<u64>);
+
+fn rank(oldest_ms: Option<u64>, queued_bytes: usize, author: &Author) -> Rank {
+    (oldest_ms, queued_bytes, Reverse(author.client.0))
+}
+
 impl SlowClient {
-    /// What the slowest has the most of: age, then bytes; then ids decide.
-    pub fn rank(&self) -> (Option<u64>, usize, Reverse<u64>) {
-        (self.oldest_ms, self.queued_bytes, Reverse(self.author.client.0))
+    /// The slowest has the highest.
+    pub fn rank(&self) -> Rank {
+        rank(self.oldest_ms, self.queued_bytes, &self.author)
     }
 }
 
@@ -186,13 +193,14 @@ impl Hub {
         }
     }
 
-    /// Who could be cut to save memory: everybody whose socket takes no more and for whom something
-    /// waits, the fullest last; with the bytes that wait, and take, there.
-    pub fn by_fullness(&self) -> Vec<(usize, SeatId, ClientId)> {
-        let blocked = self.seats.iter().filter(|(_, seat)| seat.blocked && !seat.outbox.is_empty());
-        let bytes = |seat: &Seat| seat.outbox.data_bytes() + seat.outbox.own_bytes();
+    /// Who of the `open` could be cut to save memory: everybody whose socket takes no more and for
+    /// whom something waits, the fullest last; with their shares of the memory. Those are exact
+    /// when nothing is kept for reuse.
+    pub fn by_fullness(&self, open: impl Fn(SeatId) -> bool) -> Vec<(usize, SeatId, ClientId)> {
+        let blocked = |seat: &Seat| seat.blocked && !seat.outbox.is_empty();
+        let found = self.seats.iter().filter(|(id, seat)| blocked(seat) && open(*id));
         let mut ranks: Vec<_> =
-            blocked.map(|(id, seat)| (bytes(seat), id, seat.author.client)).collect();
+            found.map(|(id, seat)| (seat.outbox.share_bytes(), id, seat.author.client)).collect();
         ranks.sort_unstable();
         ranks
     }
@@ -215,8 +223,8 @@ impl Hub {
         for (id, seat) in &self.seats {
             let Some(state) = seat.state(self.limit) else { continue };
             let oldest_ms = seat.outbox.oldest_ms(unix_ms, now_ns);
-            let rank = (oldest_ms, seat.queued_bytes(), Reverse(seat.author.client.0));
-            let at = found.partition_point(|other| other.rank() > rank);
+            let own = rank(oldest_ms, seat.queued_bytes(), &seat.author);
+            let at = found.partition_point(|other| other.rank() > own);
             if at < SLOWEST {
                 found.insert(at, self.picture((id, seat), (state, oldest_ms), now_ns));
                 found.truncate(SLOWEST);

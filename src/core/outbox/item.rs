@@ -39,7 +39,7 @@ impl Slice {
         if self.fits() {
             return self;
         }
-        let run = Rc::new(self.run.part(self.from, self.to));
+        let run = self.run.part(self.from, self.to);
         Self { from: 0, to: run.len(), run }
     }
 

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::item::Item;
+use super::item::{GAP_BYTES, Item};
+use super::lag::Lag;
 use super::{LANE_KEPT, Outbox};
 
 impl Outbox {
@@ -18,6 +19,17 @@ impl Outbox {
             Some(Item::Gap(_) | Item::Lag(_) | Item::Slice(_)) | None => 0,
         };
         self.control.capacity() + lane + frame
+    }
+
+    /// Memory that it takes: its own, and its share of the runs that others have too.
+    pub fn share_bytes(&self) -> usize {
+        let items = self.data.iter().map(|item| match item {
+            Item::Gap(gap) => GAP_BYTES + gap.frame.capacity(),
+            Item::Lag(_) => size_of::<Lag>(),
+            Item::Slice(slice) => slice.run.footprint() / Rc::strong_count(&slice.run),
+            Item::Frame(_) | Item::Last(_) => 0,
+        });
+        self.own_bytes() + items.sum::<usize>()
     }
 
     /// The age of the first event that waits, or is missing there, in milliseconds; `None` where

@@ -13,7 +13,7 @@ use crate::shard::{Node, SlowPeer};
 
 /// `GET /api/v1/stats`.
 pub(crate) async fn answer(node: &Arc<Node>) -> Response {
-    let snapshots = node.stats().await;
+    let (snapshots, slowest) = node.stats_and_slowest().await;
     let mut total: Option<Snapshot> = None;
     let mut shards = Vec::with_capacity(snapshots.len());
     for (index, snapshot) in snapshots.iter().enumerate() {
@@ -35,7 +35,7 @@ pub(crate) async fn answer(node: &Arc<Node>) -> Response {
         "channels": node.channel_count(),
         "memory_limit": node.memory().limit(),
         "total": total.as_ref().map(picture),
-        "slowest": node.slowest().await.iter().map(slow).collect::<Vec<_>>(),
+        "slowest": slowest.iter().map(slow).collect::<Vec<_>>(),
         "shards": shards,
     });
     json(StatusCode::OK, &stats)

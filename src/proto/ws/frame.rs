@@ -238,6 +238,19 @@ pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(reason.as_bytes());
 }
 
+/// How many bytes the unmasked frame has that `bytes` begin with: of them, or all.
+pub fn unmasked_len(bytes: &[u8]) -> usize {
+    let len = match *bytes {
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([a, b])),
+        [_, 127, ref rest @ ..] => rest.first_chunk().map_or(usize::MAX, |len| {
+            usize::try_from(u64::from_be_bytes(*len)).unwrap_or(usize::MAX).saturating_add(10)
+        }),
+        [_, len, ..] => 2 + usize::from(len),
+        _ => usize::MAX,
+    };
+    len.min(bytes.len())
+}
+
 /// Appends a whole masked frame, as a client sends it.
 pub fn client_frame(opcode: Opcode, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     push_header(opcode as u8 | 0x80, 0x80, payload.len(), out);

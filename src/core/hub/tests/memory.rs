@@ -64,6 +64,73 @@ fn what_many_queues_share_counts_once() {
     assert_eq!(hub.memory_at_most(), 0);
 }
 
+/// Stalled subscribers of each of these channels, by what they do at their bound.
+fn stalled(hub: &mut Hub, channels: impl IntoIterator<Item = u64>, policy: Policy) -> Vec<SeatId> {
+    let mut ids = Vec::new();
+    for alias in channels {
+        let id = seat(hub, hub.connections() as u64);
+        join(hub, id, alias, policy);
+        hub.seat(id).unwrap().blocked = true;
+        ids.push(id);
+    }
+    ids
+}
+
+/// What all have lost alike is shared alike, also where events come in batches.
+#[test]
+fn a_backlog_that_all_share_is_shared_when_its_oldest_go() {
+    const BOUND: usize = 256 << 10;
+    for policy in [Policy::DropOldest, Policy::DropNewest] {
+        let mut hub = Hub::new(OutboxLimit { bytes: BOUND, events: 1_000 });
+        let ids = stalled(&mut hub, std::iter::repeat_n(1, 60), policy);
+        for batch in 0..20 {
+            let events: Vec<_> = (1..=8).map(|nth| event(1, batch * 8 + nth, 7_700)).collect();
+            publish(&mut hub, &events, &mut Kernel::default());
+            if batch == 3 {
+                // They have taken a part of what was in front.
+                ids.iter().for_each(|id| hub.seat(*id).unwrap().outbox.advance(20_000, &mut Sink));
+            }
+            let memory = hub.memory();
+            assert!(memory < BOUND + 3 * RUN_BYTES_MAX, "{memory} in {batch}, {policy:?}");
+            assert_eq!(memory, counted(&mut hub));
+        }
+        assert!(hub.queues().bytes > 59 * (BOUND as u64 - 10_000));
+        ids.into_iter().for_each(|id| hub.close(id, |_, _| {}));
+        assert_eq!(hub.memory(), 0);
+    }
+}
+
+/// Who is the fullest is a matter of what would be free without it.
+#[test]
+fn those_who_share_a_backlog_are_less_full_than_those_who_have_one_of_their_own() {
+    let mut hub = Hub::new(OutboxLimit { bytes: MIB, events: 1_000 });
+    let sharers = stalled(&mut hub, std::iter::repeat_n(100, 60), Policy::DropOldest);
+    let owners = stalled(&mut hub, 1..=40, Policy::DropOldest);
+    for offset in 1..=60 {
+        publish(&mut hub, &[event(100, offset, 8_000)], &mut Kernel::default());
+    }
+    for alias in 1..=40 {
+        for offset in 1..=3 {
+            publish(&mut hub, &[event(alias, offset, 8_000)], &mut Kernel::default());
+        }
+    }
+    hub.seat(sharers[7]).unwrap().outbox.control().extend_from_slice(&[0; 50_000]);
+    hub.forget_spare();
+    let ranks = hub.by_fullness(|id| id != owners[0]);
+    let fullest: Vec<_> = ranks.iter().rev().map(|(_, id, _)| *id).collect();
+    assert_eq!(fullest[0], sharers[7], "answers are its own");
+    let next: BTreeSet<_> = fullest[1..40].iter().copied().collect();
+    assert_eq!(next, owners[1..].iter().copied().collect(), "but for the one that was cut before");
+    assert_eq!(fullest.len(), 99);
+    let shares: usize = ranks.iter().map(|(bytes, ..)| bytes).sum();
+    let owner = hub.seat(owners[0]).unwrap().outbox.share_bytes();
+    for id in hub.seat_ids() {
+        hub.weigh(id);
+    }
+    let memory = hub.memory();
+    assert!(shares + owner <= memory && shares + owner + 60 * 60 > memory, "{shares} of {memory}");
+}
+
 #[test]
 fn the_places_of_a_long_lane_and_unread_answers_count() {
     let mut hub = Hub::new(OutboxLimit { bytes: MIB, events: 1_000 });

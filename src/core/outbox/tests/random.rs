@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::outbox::control::WRITTEN_BYTES;
 
 /// Channels of the random tests.
 const CHANNELS: usize = 3;
@@ -129,7 +130,7 @@ impl Model {
             Op::Write(room) => self.write(room),
         }
         let (waiting, kept) = (self.outbox.control_bytes(), self.outbox.control.len());
-        assert!(kept < waiting + waiting.max(CONTROL_WRITTEN_BYTES), "{kept} for {waiting}");
+        assert!(kept < waiting + waiting.max(WRITTEN_BYTES), "{kept} for {waiting}");
         if let Some(tally) = &self.outbox.tally {
             assert_eq!(**tally, Tally::of(&self.outbox.data), "the tally is of this lane");
         }
