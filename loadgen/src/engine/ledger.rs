@@ -60,6 +60,9 @@ pub(crate) struct Ledger {
     marks: Marks,
     seats: Vec<Seat>,
     lines: bool,
+    /// Whether events are looked at for being shown again, which costs a fifth of what an event
+    /// does: without `verify`, from the first that were told lost on.
+    may_show: bool,
     until_sample: u64,
     dice: fastrand::Rng,
     /// Whether seats follow every event: to judge it, or to know where a connection was cut.
@@ -104,6 +107,7 @@ impl Ledger {
             slices: Slices::new(),
             lasts: Lasts::default(),
             verdict: Verdict::default(),
+            may_show: wanted.verify,
             wanted,
         }
     }
@@ -130,7 +134,7 @@ impl Ledger {
     }
 
     fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
-        let is_snapshot = self.marks.is_snapshot(event);
+        let is_snapshot = self.may_show && self.marks.is_snapshot(event);
         let channel =
             if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
         if is_snapshot {
@@ -173,16 +177,23 @@ impl Ledger {
 
     /// Whether this event's due time is looked at: one in `sample`, drawn so that no order of the
     /// connections is a sample of itself.
+    #[inline]
     fn is_sample(&mut self) -> bool {
         if self.until_sample > 0 {
             self.until_sample -= 1;
             return false;
         }
+        self.draw();
+        true
+    }
+
+    /// Draws how many events are passed over until the next sample.
+    #[cold]
+    fn draw(&mut self) {
         let others = self.wanted.sample.saturating_sub(1);
         if others > 0 {
             self.until_sample = self.dice.u64(0..=others.saturating_mul(2));
         }
-        true
     }
 
     /// Records how long an event took; `place` is its channel and offset.
@@ -265,6 +276,7 @@ impl Ledger {
         if last < first || first == 0 {
             return self.malformed(channel, (first, last), (text, from));
         }
+        self.may_show = true;
         let lost = (last - first).saturating_add(1);
         let told = &mut self.count(from).told;
         *told = told.saturating_add(lost);

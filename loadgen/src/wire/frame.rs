@@ -104,6 +104,7 @@ struct Piece<'a> {
 /// Fragments are joined in `joined`; otherwise the payload is where it was read to.
 ///
 /// `Ok(None)` means "call again with more bytes". Nothing is consumed.
+#[inline]
 pub(crate) fn next<'a>(
     input: &'a [u8],
     joined: &'a mut Vec<u8>,
@@ -113,6 +114,18 @@ pub(crate) fn next<'a>(
     if first.is_last {
         return Ok(Some((Frame { opcode, payload: first.payload }, first.len)));
     }
+    join(input, (opcode, &first), joined)
+}
+
+/// Joins the fragments of the message that `first` begins. Apart, so that whole messages, which
+/// nearly all are, do not pay for it.
+#[cold]
+#[inline(never)]
+fn join<'a>(
+    input: &'a [u8],
+    (opcode, first): (Opcode, &Piece<'a>),
+    joined: &'a mut Vec<u8>,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
     joined.clear();
     joined.extend_from_slice(first.payload);
     let mut used = first.len;
@@ -134,6 +147,7 @@ pub(crate) fn next<'a>(
     }
 }
 
+#[inline]
 fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
     if first & 0x70 != 0 {

@@ -160,12 +160,19 @@ pub(crate) fn published(text: &[u8]) -> Option<(u64, &str, u64)> {
     Some((id, std::str::from_utf8(epoch).ok()?, offset))
 }
 
+/// Digits that fit into 64 bits whatever they are.
+const FITS: usize = 19;
+
 /// The decimal number at the front, and what follows it.
 pub(crate) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     let mut read = 0;
     while let Some(digit) = text.get(read).filter(|byte| byte.is_ascii_digit()) {
-        value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        let digit = u64::from(digit - b'0');
+        value = match read {
+            ..FITS => value * 10 + digit,
+            _ => value.checked_mul(10)?.checked_add(digit)?,
+        };
         read += 1;
     }
     (read > 0).then(|| (value, &text[read..]))
