@@ -145,14 +145,14 @@ impl Ledger {
             return Meaning::Counted;
         }
         if self.follows {
-            let offset = event.offset;
+            let offset = event.offset();
             self.check(channel, (offset, offset), from, |seat| seat.event(offset));
         }
         self.count(from).delivered += 1;
         if self.is_sample()
             && let Some(due) = self.marks.due(event)
         {
-            self.arrived(due, channel.map(|channel| (channel, event.offset)), from);
+            self.arrived(due, channel.map(|channel| (channel, event.offset())), from);
         }
         Meaning::Counted
     }
@@ -211,7 +211,7 @@ impl Ledger {
 
     /// A latest value is shown: once for each key, behind a subscribe or a loss.
     fn snapshot(&mut self, event: &Event<'_>, channel: Option<u32>, from: Arrival) {
-        let offset = event.offset;
+        let offset = event.offset();
         let mut hasher = DefaultHasher::new();
         self.marks.key(event).hash(&mut hasher);
         let seat = self.seat(channel, from);

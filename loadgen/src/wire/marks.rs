@@ -23,9 +23,15 @@ const DUE_WITHIN: usize = 256;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event<'a> {
     pub(crate) channel: &'a [u8],
-    pub(crate) offset: u64,
-    /// What stands behind the offset.
+    /// The offset and what stands behind it.
     rest: &'a [u8],
+}
+
+impl Event<'_> {
+    /// The offset, read only where somebody asks; 0, which no event has, where it is no number.
+    pub(crate) fn offset(&self) -> u64 {
+        number(self.rest).map_or(0, |(offset, _)| offset)
+    }
 }
 
 /// The marks of an event in any server's message.
@@ -134,8 +140,8 @@ pub(crate) fn event(text: &[u8]) -> Option<Event<'_>> {
     let text = text.strip_prefix(EVENT)?;
     let end = memchr::memchr(b'"', text)?;
     let (channel, rest) = text.split_at(end);
-    let (offset, rest) = number(rest.strip_prefix(OFFSET)?)?;
-    Some(Event { channel, offset, rest })
+    let rest = rest.strip_prefix(OFFSET)?;
+    rest.first().is_some_and(u8::is_ascii_digit).then_some(Event { channel, rest })
 }
 
 /// The number of the field `name`, which is the next one.
@@ -188,7 +194,7 @@ mod tests {
     fn an_event_is_found_by_its_marks() {
         let marks = Marks::new();
         let event = event(TEXT).expect("an event");
-        assert_eq!((event.channel, event.offset), (b"load:7".as_slice(), 58));
+        assert_eq!((event.channel, event.offset()), (b"load:7".as_slice(), 58));
         assert_eq!(marks.due(&event), Some(42), "the publisher's mark, not the server's");
         assert!(!marks.is_snapshot(&event));
     }
