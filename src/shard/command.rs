@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::flush::OutOfTurn;
-use super::local::Shard;
+use super::local::{Shard, Socket};
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
@@ -23,6 +23,7 @@ use crate::store::{NewEvent, Now};
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
     pub(super) id: SeatId,
+    pub(super) socket: &'a Socket,
     pub(super) author: &'a Arc<Author>,
     pub(super) now: Now,
     /// What its binary messages are.

@@ -173,6 +173,9 @@ impl Connection {
     /// Reads and carries out requests. A reason ends the connection.
     fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
         for _ in 0..READS_A_TURN {
+            if socket.ending.get().is_some() {
+                return None;
+            }
             let worked = match self.poll_waits(cx) {
                 Poll::Pending => {
                     self.wait(true);
@@ -195,7 +198,7 @@ impl Connection {
                 }
             } else {
                 let mut held = std::mem::take(&mut self.held);
-                if let Some(reason) = self.take_in(&mut held, worked) {
+                if let Some(reason) = self.take_in(socket, &mut held, worked) {
                     return Some(reason);
                 }
             }
@@ -279,7 +282,7 @@ impl Connection {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.session.heard(now_ms);
                 }
-                scratch.get_mut(..read).and_then(|bytes| self.take_in(bytes, None))
+                scratch.get_mut(..read).and_then(|bytes| self.take_in(socket, bytes, None))
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(CloseReason::Socket),
@@ -289,11 +292,17 @@ impl Connection {
 
     /// Carries out what was `worked` on, then decodes `bytes` and carries out what they ask. Keeps
     /// what is left when the client is held.
-    fn take_in(&mut self, bytes: &mut [u8], worked: Option<Worked>) -> Option<CloseReason> {
+    fn take_in(
+        &mut self,
+        socket: &Socket,
+        bytes: &mut [u8],
+        worked: Option<Worked>,
+    ) -> Option<CloseReason> {
         let shard = Rc::clone(&self.local.0);
         let author = Arc::clone(&shard.hub.borrow_mut().seat(self.id)?.author);
         let now = shard.node.clock().now();
-        let asker = Asker { id: self.id, author: &author, now, subprotocol: self.subprotocol };
+        let (id, subprotocol) = (self.id, self.subprotocol);
+        let asker = Asker { id, socket, author: &author, now, subprotocol };
         let max = shard.node.options().message_bytes;
         let mut inflaters = shard.inflaters.borrow_mut();
         let before = inflaters.tally();
@@ -312,6 +321,7 @@ impl Connection {
                     Some(Vec::new())
                 }
                 Next::Close(reason) => break Some(reason),
+                Next::Ended => break None,
                 Next::Hold(crowded, text) => {
                     let room = shard.node.mailboxes().room(crowded);
                     self.waits = Some(Box::new(Waits::Room(room)));

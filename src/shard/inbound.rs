@@ -26,6 +26,8 @@ pub(super) enum Next {
     /// Not read until that is done.
     Away(Box<Job>),
     Close(CloseReason),
+    /// The close has begun: nothing more of it is carried out.
+    Ended,
     /// Not read until the mailbox of that shard has room; with the rest of the text frame.
     Hold(ShardId, Vec<u8>),
     Read,
@@ -87,6 +89,10 @@ impl Asker<'_> {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
             };
+            if self.socket.ending.get().is_some() {
+                // It was closed for what it asked: the answer stands before the close.
+                return Next::Ended;
+            }
             match result {
                 Ok(None) => {}
                 Ok(Some(crowded)) => return Next::Hold(crowded, rest(messages)),

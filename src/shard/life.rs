@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::flush::{Flushed, wake};
+use super::flush::{Flushed, OutOfTurn, wake};
 use super::inbound::unread_max;
 use super::local::{Ending, Local, Shard};
 use crate::core::hub::{Left, SeatId};
@@ -49,14 +49,20 @@ impl Shard {
         let deadline_ms = self.node.clock().node_ms() + patience_ms;
         socket.ending.set(Some(Ending { reason, deadline_ms, going: 0 }));
         self.metrics.closed(reason);
-        self.leave_channels(id);
+        if reason == CloseReason::Shutdown {
+            let now_ms = self.node.clock().node_ms();
+            let mut writer = OutOfTurn(self);
+            let outcome = self.hub.borrow_mut().settle_all(id, &mut writer, now_ms);
+            self.settle(outcome);
+        }
+        let held_back = self.leave_channels(id);
         let last = self.last_frames(reason);
         if let Some(seat) = self.hub.borrow_mut().seat(id) {
             if reason == CloseReason::Shutdown {
                 // What was queued before goes out before.
                 seat.outbox.push_last(last.into_boxed_slice());
             } else {
-                let lost = seat.outbox.clear_data();
+                let lost = seat.outbox.clear_data() + held_back;
                 self.count_lost(reason, lost);
                 seat.lose(lost);
                 if reason.is_ours() {
@@ -130,7 +136,9 @@ impl Shard {
         (reason == CloseReason::Shutdown).then(|| fastrand::u64(200..=drain.clamp(1_000, 60_000)))
     }
 
-    fn leave_channels(&self, id: SeatId) {
+    /// Returns how many events were held back for it.
+    fn leave_channels(&self, id: SeatId) -> u64 {
+        let held_back = self.hub.borrow().held_back(id);
         let now = self.node.clock().now();
         let store = self.node.store();
         self.hub.borrow_mut().leave_all(id, |left, last| match left {
@@ -138,14 +146,15 @@ impl Shard {
             Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, self.id),
             Left::Prefix(_) => {}
         });
+        held_back
     }
 
     /// Takes a connection away for good.
     pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
-        self.leave_channels(id);
+        let held_back = self.leave_channels(id);
         // What a socket that failed, or a close that had its time, has left unwritten.
         let left = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events());
-        self.count_lost(reason, left as u64);
+        self.count_lost(reason, left as u64 + held_back);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {

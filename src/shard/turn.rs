@@ -216,7 +216,8 @@ impl Shard {
             return;
         }
         for nth in 0..=HOLD_MS {
-            if !self.hub.borrow_mut().is_near(nth == HOLD_MS) {
+            // A flush that is due does not wait for readers.
+            if !self.hub.borrow_mut().is_near(nth == HOLD_MS) || self.is_due() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -184,6 +184,28 @@ async function comesBackAsWhoItWas() {
   weir.close();
 }
 
+/** The answer to a change overtakes what is held back: a break then has missed that. */
+async function changed() {
+  const { weir } = watched();
+  let answers = 0;
+  const heard = [];
+  const told = { subscribed: () => { answers += 1; }, event: ({ data }) => heard.push(data) };
+  weir.subscribe("room:4", told, { max_rate: 0.1 });
+  for (let n = 1; n < 4; n += 1) {
+    await weir.publish("room:4", n);
+    if (n === 1) await until("the first event", () => heard.length === 1);
+  }
+  weir.subscribe("room:4", told, { max_rate: 0.1 });
+  await until("the answer", () => answers === 2);
+  cut();
+  await until("the loss", () => weir.state === "waiting");
+  await elapse(1000);
+  await until("another connection", () => weir.state === "open");
+  const asked = sockets.at(-1).sent.find(({ channel }) => channel === "room:4");
+  assert.equal(asked.since.offset, 1, "from the last event that came");
+  weir.close();
+}
+
 async function boundedWait() {
   const { weir } = watched();
   await until("the connection", () => weir.state === "open");
@@ -200,7 +222,7 @@ async function boundedWait() {
 
 const steps = [
   readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
-  boundedWait,
+  changed, boundedWait,
 ];
 for (const step of steps) {
   await step();

@@ -246,3 +246,62 @@ fn a_throttled_reader_that_stalls_is_shown_the_newest() {
     assert!(lagged > 0, "it was slow");
     stalled.expect_nothing();
 }
+
+/// Two clients on one shard, whose queues have room for one large event: the second has a
+/// `max_rate` under `disconnect`, has got the first event, and more is held back for it.
+fn held_back(toml: &str, data: &[Value]) -> (Gateway, Client) {
+    let gateway = Gateway::configured(&format!("shards = 1\n{toml}"));
+    let mut publisher = Client::connect(&gateway);
+    publisher.subscribe("fence");
+    let mut client = Client::connect(&gateway);
+    let strict =
+        json!({"type": "subscribe", "channel": "room:1", "max_rate": 0.1, "slow": "disconnect"});
+    assert_eq!(client.ask(strict)["type"], "subscribed");
+    publisher.publish("room:1", &json!("first"));
+    assert_eq!(client.expect("event")["offset"], 1);
+    for data in data {
+        publisher.publish("room:1", data);
+    }
+    publisher.publish("fence", &json!(0));
+    publisher.expect("event");
+    (gateway, client)
+}
+
+#[test]
+fn nothing_is_carried_out_behind_a_close() {
+    let limits = "[limits]\nqueue_bytes = 65536\nmessage_bytes = 65536\n";
+    let (gateway, mut client) = held_back(limits, &[json!("y".repeat(65_430))]);
+    let requests = [
+        json!({"type": "subscribe", "channel": "room:1", "slow": "drop_oldest", "id": 2}),
+        json!({"type": "ping", "id": 3}),
+        json!({"type": "subscribe", "channel": "room:2", "id": 4}),
+        json!({"type": "publish", "channel": "room:3", "data": 5, "id": 5}),
+    ];
+    client.send_text(&requests.map(|request| request.to_string()).join("\n"));
+    let ended = client.ended();
+    assert_eq!(ended.code, Some(4000), "what was held back meets the policy that it had");
+    let kinds: Vec<_> = ended.messages.iter().map(|message| &message["type"]).collect();
+    assert_eq!(kinds, ["subscribed", "disconnect"]);
+    assert!(gateway.metric("weir_commands_total{type=\"publish\"") < 3.5, "room:3 got nothing");
+}
+
+#[test]
+fn what_is_held_back_comes_before_a_shutdown() {
+    let (gateway, mut client) = held_back("drain = \"100ms\"\n", &[json!(2), json!(3)]);
+    gateway.signal(rustix::process::Signal::TERM);
+    let ended = client.ended();
+    assert_eq!(ended.code, Some(4001));
+    let [event, disconnect] = &ended.messages[..] else { panic!("{:?}", ended.messages) };
+    assert_eq!((offset(event), &event["data"]), (3, &json!(3)), "the newest of its key");
+    assert_eq!(disconnect["type"], "disconnect");
+}
+
+#[test]
+fn what_is_held_back_counts_as_dropped_when_the_connection_is_closed() {
+    let (gateway, mut client) = held_back("", &[json!(2), json!(3)]);
+    let body = json!({"client": client.id}).to_string();
+    assert_eq!(gateway.post("/api/v1/disconnect", &body).status, 200);
+    assert_eq!(client.ended().code, Some(4503));
+    let closed = gateway.metric("weir_events_dropped_total{policy=\"closed\"");
+    assert!((closed - 1.0).abs() < 0.5, "{closed}: the newest of its key");
+}

@@ -208,7 +208,7 @@ impl World {
         if connection.ending {
             return;
         }
-        connection.policies.insert(channel, policy);
+        let before = connection.policies.insert(channel, policy);
         connection.client.asks(channel, policy, self.keys_max >= KEYS);
         let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
         let have =
@@ -234,6 +234,10 @@ impl World {
         let (position, alias, recovered) = (joined.head, joined.alias.0, None);
         let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
         self.answer(index, &push, Answer::Plain("subscribed"));
+        if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
+            // What was held back was under the policy before.
+            self.connections[index].policies.insert(channel, before);
+        }
         self.settle(shard, outcome);
     }
 

@@ -1,6 +1,5 @@
-//! The fan-out: events of a batch are laid into one run for each channel and form,
-//! and the runs are handed to
-//! its members.
+//! The fan-out: events of a batch are laid into one run for each channel and form, and the runs are
+//! handed to its members.
 
 use std::iter::once;
 use std::rc::Rc;

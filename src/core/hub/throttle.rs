@@ -45,6 +45,11 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    fn get(&self, rate: Rate) -> Option<&Group> {
+        let at = self.list.binary_search_by_key(&rate, |group| group.rate).ok()?;
+        self.list.get(at)
+    }
+
     fn find(&mut self, rate: Rate) -> Option<&mut Group> {
         let at = self.list.binary_search_by_key(&rate, |group| group.rate).ok()?;
         self.list.get_mut(at)
@@ -248,6 +253,10 @@ impl Hub {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(sub) = self.sub(id, alias) else { return outcome };
+        if sub.rate != join.max_rate {
+            // Under the policy that it had.
+            self.settle(sub, writer, now_ms, &mut outcome);
+        }
         if let Some(topic) = self.topics.get_mut(&alias)
             && let (Some(members), _) = topic.parts(sub.rate)
             && let Some(member) = members.get_mut(sub.member as usize)
@@ -258,7 +267,6 @@ impl Hub {
             topic.count_user(before, after, join.keys_max);
         }
         if sub.rate != join.max_rate {
-            self.settle(sub, writer, now_ms, &mut outcome);
             self.change_rate(id, sub, join);
         }
         outcome
@@ -279,6 +287,30 @@ impl Hub {
         }
         // Where a pattern has the channel as well, its position may lie further ahead.
         seat.outbox.count_frames(sub.alias, rate.is_some(), topic.head);
+    }
+
+    /// Before a seat is sent away: gives it all that is held back for it.
+    pub fn settle_all(&mut self, id: SeatId, writer: &mut impl Writer, now_ms: u64) -> Outcome {
+        let mut outcome = Outcome::default();
+        let subs = self.seats.get(id).map_or(&[][..], |seat| &seat.subs);
+        for sub in subs.iter().filter(|sub| sub.rate.is_some()).copied().collect::<Vec<_>>() {
+            self.settle(sub, writer, now_ms, &mut outcome);
+        }
+        outcome
+    }
+
+    /// How many events a seat is yet to be brought that are held back for it.
+    pub fn held_back(&self, id: SeatId) -> u64 {
+        let Some(seat) = self.seats.get(id) else { return 0 };
+        let client = seat.author.client;
+        let held = |sub: &Sub| {
+            let topic = self.topics.get(&sub.alias)?;
+            let group = topic.groups.as_ref()?.get(sub.rate?)?;
+            let member = group.members.get(sub.member as usize).filter(|m| m.is_live())?;
+            let newer = topic.latest.as_ref()?.newer(group.flushed.max(member.position));
+            Some(newer.filter(|event| event.hidden_from != Some(client)).count() as u64)
+        };
+        seat.subs.iter().filter_map(held).sum()
     }
 
     /// Gives a throttled member what is held back for it.
@@ -305,14 +337,15 @@ impl Hub {
         let after = group.flushed.max(member.position);
         let runs = lay(&mut self.press, (latest, after), &members, now_ms, limit);
         outcome.conflated += conflated(&members, latest, after, &runs);
-        let (floor, account) = (latest.floor(), &self.press.account().clone());
+        let (floor, head, account) = (latest.floor(), latest.head(), &self.press.account().clone());
         for run in runs {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
             self.hand_form(run, &mut members, round);
         }
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
-            [*place] = members;
+            let [member] = members;
+            *place = Member { position: member.position.max(head), ..member };
         }
     }
 

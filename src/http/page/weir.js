@@ -77,9 +77,11 @@ export class Weir {
    * into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
+    const since = this.#channels.get(channel)?.since ?? null;
     const entry = { handlers, options, since: null };
     this.#channels.set(channel, entry);
     if (this.state === "open") this.#subscribe(channel, entry);
+    entry.since = since;
     return { channel, close: () => this.#unsubscribe(channel, entry) };
   }
 
@@ -150,7 +152,8 @@ export class Weir {
         this.#handlers.lagged?.(message);
         return;
       case "subscribed":
-        if (entry && message.epoch) {
+        // The offset of a change is ahead of what has come: its events are on their way.
+        if (entry && message.epoch && !message.updated) {
           entry.since = { epoch: message.epoch, offset: message.offset };
         }
         told?.subscribed?.(message);

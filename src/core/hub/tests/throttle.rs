@@ -97,6 +97,31 @@ fn a_group_is_flushed_as_often_as_it_may_and_no_more() {
 }
 
 #[test]
+fn what_is_held_back_meets_the_policy_that_it_had() {
+    let mut hub = Hub::new(OutboxLimit { events: 1, ..LIMIT });
+    let id = throttled(&mut hub, 1, rated(Policy::Disconnect, 0.1));
+    feed(&mut hub, 1, "a", 1_000);
+    assert_eq!(received(&mut hub, id), offsets(&[1]));
+    feed(&mut hub, 2, "abc", 1_001);
+    hub.seat(id).unwrap().blocked = true;
+    let outcome = update(&mut hub, id, after(Policy::DropOldest, 0));
+    assert_eq!(outcome.overflowed, [id]);
+}
+
+#[test]
+fn what_is_held_back_is_counted_and_given_at_once_to_who_is_sent_away() {
+    let mut hub = Hub::new(LIMIT);
+    let id = throttled(&mut hub, 1, rated(Policy::DropOldest, 0.1));
+    feed(&mut hub, 1, "a", 1_000);
+    assert_eq!((received(&mut hub, id), hub.held_back(id)), (offsets(&[1]), 0));
+    feed(&mut hub, 2, "aab", 1_001);
+    assert_eq!(hub.held_back(id), 2);
+    let outcome = hub.settle_all(id, &mut Kernel::default(), 1_002);
+    assert_eq!((outcome.conflated, hub.held_back(id)), (1, 0));
+    assert_eq!(received(&mut hub, id), offsets(&[3, 4]));
+}
+
+#[test]
 fn a_flush_that_comes_late_does_not_bring_the_next_one_nearer() {
     let mut hub = Hub::new(LIMIT);
     let id = throttled(&mut hub, 1, rated(Policy::DropOldest, 10.0));
