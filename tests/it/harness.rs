@@ -275,12 +275,12 @@ impl Gateway {
         wait_for("the connections to be counted", || (self.connections() == count).then_some(()));
     }
 
-    /// Processor time used so far, in clock ticks (hundredths of a second).
-    pub(crate) fn cpu_ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let fields = stat.rsplit_once(')').unwrap().1;
-        let times = fields.split_ascii_whitespace().skip(11).take(2);
-        times.map(|field| field.parse::<u64>().unwrap()).sum()
+    /// Waits until every shard has fanned out what was published so far. Answers to publishers and
+    /// scrapes wait for no shard's mail.
+    pub(crate) fn wait_for_mail(&self) {
+        wait_for("the mailboxes to be empty", || {
+            (self.metric("weir_mailbox_depth") < 0.5).then_some(())
+        });
     }
 
     /// What it wrote to standard error.
@@ -303,10 +303,10 @@ impl Drop for Gateway {
     }
 }
 
-/// The sum of all samples in a scrape that begin with `prefix`.
+/// The sum of all samples in a scrape that begin with `prefix`; 0, and not -0, where none does.
 pub(crate) fn sum(scrape: &str, prefix: &str) -> f64 {
     let lines = scrape.lines().filter(|line| line.starts_with(prefix));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |a, b| a + b)
 }
 
 /// Waits for one future, with a limit.

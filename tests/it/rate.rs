@@ -39,7 +39,8 @@ fn offset(event: &Value) -> u64 {
 /// event always comes, and another one of the same channel has every event.
 #[test]
 fn a_subscriber_is_brought_up_to_date_as_often_as_it_asks() {
-    for (hz, seconds) in [(1.0, 3.2), (50.0, 2.0)] {
+    // At least so many come on a machine that is late for the others.
+    for (hz, seconds, least) in [(1.0, 3.2, 3), (50.0, 2.0, 30)] {
         let gateway = Gateway::start();
         let mut publisher = Client::connect(&gateway);
         let mut all = Client::connect(&gateway);
@@ -55,17 +56,15 @@ fn a_subscriber_is_brought_up_to_date_as_often_as_it_asks() {
             std::thread::sleep(Duration::from_millis(1));
         }
         publish(&mut publisher, "room:1", "a", last);
-        let published_for = (now() - started).as_secs_f64();
         let (events, all) = (client.join().unwrap(), all.join().unwrap());
         assert_eq!(all.len() as u64, sent + 1, "nobody else feels it");
         assert!(events.windows(2).all(|pair| offset(&pair[0].1) < offset(&pair[1].1)));
         assert_eq!(offset(&events[events.len() - 1].1), sent + 1, "the last one comes");
         // The first comes at once, so there is one more than intervals; the last may have begun.
-        let most = hz * published_for + 2.0;
+        let took = (events[events.len() - 1].0 - started).as_secs_f64();
         let count = f64::from(u32::try_from(events.len()).unwrap());
-        assert!(count <= most, "{hz} Hz: {count} in {published_for} s");
-        // A machine that is busy may be late for some.
-        assert!(count >= most * 0.6 - 1.0, "{hz} Hz: {count} in {published_for} s");
+        assert!(count <= hz * took + 2.0, "{hz} Hz: {count} in {took} s");
+        assert!(events.len() >= least, "{hz} Hz: {count} in {took} s");
         let conflated = gateway.metric("weir_events_conflated_total");
         let spared = f64::from(u32::try_from(sent + 1).unwrap()) - count;
         assert!((conflated - spared).abs() < 0.5, "{conflated} of {spared} are counted");

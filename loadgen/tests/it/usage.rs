@@ -107,7 +107,7 @@ fn an_older_report_does_not_stand_for_a_run_that_failed() {
     let (path, text) = file("old.json");
     for (arguments, code, stays) in [
         (["connect", NOBODY].as_slice(), 3, false),
-        (&["idle", "-c", "30000", "--sources", "1", "--threads", "64", NOBODY], 4, false),
+        (&["idle", "-c", "70000", "--sources", "1", "--threads", "64", NOBODY], 4, false),
         (&["echo", "--size", "9", NOBODY], 64, true),
     ] {
         std::fs::write(&path, "old").expect("a report");
