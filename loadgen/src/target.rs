@@ -1,7 +1,7 @@
 //! The server that is measured: a `ws://` address on this machine, and the first connection to it,
 //! which finds out in a sentence whether it can be measured at all.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
@@ -69,7 +69,11 @@ impl Target {
                 return Err(Fault::Silent { limit });
             }
             stream.set_read_timeout(Some(left()))?;
-            let read = stream.read(&mut chunk)?;
+            let read = match stream.read(&mut chunk) {
+                // Linux does not go on with a read that has a limit where a process was stopped.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if read == 0 {
                 return Err(Fault::Ended);
             }

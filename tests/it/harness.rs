@@ -46,13 +46,6 @@ pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// Skips a test that lacks something, with a reason; fails it where CI is set.
-pub(crate) fn skip(reason: &str) {
-    let ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
-    assert!(!ci, "CI must not skip: {reason}");
-    eprintln!("skipped: {reason}");
-}
-
 /// A path of its own for every call.
 pub(crate) fn scratch(suffix: &str) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -189,6 +182,10 @@ impl Gateway {
             command.arg("--config").arg(path);
         }
         without_settings(&mut command);
+        if !toml.contains("ping") {
+            // A client of ours answers only while a test reads it, which may be late.
+            command.env("WEIR_HTTP__PING", "10m");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();

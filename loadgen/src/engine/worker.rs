@@ -239,7 +239,7 @@ impl Worker {
                 Ok(())
             }
             State::Upgrading | State::Subscribing { .. } | State::Ready => {
-                self.read(at, phase, READ_BYTES).map(drop)
+                self.read(at, READ_BYTES).map(drop)
             }
             State::Away | State::Waiting | State::Gone => Ok(()),
         };
@@ -255,7 +255,7 @@ impl Worker {
     /// Reads once into the thread's buffer, behind what the connection carried over.
     ///
     /// At most `most` bytes are taken, and no more than [`READ_BYTES`]; says how many.
-    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<usize, Fault> {
+    pub(super) fn read(&mut self, at: usize, most: usize) -> Result<usize, Fault> {
         let most = most.min(READ_BYTES);
         let conn = &mut self.conns[at];
         let Some(fd) = &conn.fd else { return Ok(0) };
@@ -278,7 +278,7 @@ impl Worker {
         }
         let buffer = std::mem::take(&mut self.buffer);
         let input = &buffer[..carried + read];
-        let taken = self.take(at, input, phase);
+        let taken = self.take(at, input);
         if let Ok(used) = taken
             && used < input.len()
         {
@@ -291,7 +291,7 @@ impl Worker {
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.
-    fn take(&mut self, at: usize, input: &[u8], phase: Phase) -> Result<usize, Fault> {
+    fn take(&mut self, at: usize, input: &[u8]) -> Result<usize, Fault> {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
@@ -301,7 +301,8 @@ impl Worker {
         }
         let connection = number(at, self.id, self.wanted.threads);
         let slow = self.wanted.conduct.is_slow(connection);
-        let made = self.shared.made.load(Ordering::Acquire);
+        // Both as they are behind the read: a thread that was held up has read what came meanwhile.
+        let (made, phase) = (self.shared.made.load(Ordering::Acquire), self.shared.phase());
         let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();

@@ -3,7 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::relay::{self, CONSENT, Sin};
 use crate::run;
@@ -58,6 +61,25 @@ fn a_time_out_is_told_as_it_was_asked_for() {
     let ran = run(&["connect", "--timeout", "0.3", "-c", "3", &url]);
     assert_eq!(ran.code, 3, "{}", ran.text);
     assert!(ran.text.contains("did not answer within 0.3 s"), "{}", ran.text);
+}
+
+#[test]
+fn a_run_that_was_stopped_and_goes_on_waits_as_before() {
+    let url = server(Vec::new(), true);
+    let program = env!("CARGO_BIN_EXE_weir-loadgen");
+    let mut command = Command::new(program);
+    command.args(["connect", "--timeout", "1", "-c", "3", &url]).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let pid = Pid::from_child(&child);
+    while child.try_wait().expect("its state").is_none() {
+        for signal in [Signal::STOP, Signal::CONT] {
+            kill_process(pid, signal).expect("it is not waited for");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("its output");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("did not answer within 1 s"), "{said}");
 }
 
 #[test]
