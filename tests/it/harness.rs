@@ -182,9 +182,12 @@ impl Gateway {
             command.arg("--config").arg(path);
         }
         without_settings(&mut command);
-        if !toml.contains("ping") {
-            // A client of ours answers only while a test reads it, which may be late.
-            command.env("WEIR_HTTP__PING", "10m");
+        // A client answers, and reads again, only when its test comes to it, which may be late.
+        for name in ["HTTP__PING", "LIMITS__SLOW_DISCONNECT"] {
+            let (_, key) = name.split_once("__").unwrap();
+            if !toml.contains(&key.to_lowercase()) {
+                command.env(format!("WEIR_{name}"), "10m");
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
