@@ -161,8 +161,8 @@ fn small_messages_that_grow_do_not_hold_the_others_up() {
     );
     let mut other = Client::connect(&gateway);
     let (mut raw, _) = Raw::offering(&gateway, &[OFFER]);
-    // 12 MiB of white space around a ping, twenty times.
-    let text = format!("{}{}", " ".repeat(12 << 20), r#"{"type":"ping","id":1}"#);
+    // 6 MiB of white space around a ping, twenty times.
+    let text = format!("{}{}", " ".repeat(6 << 20), r#"{"type":"ping","id":1}"#);
     let frame = masked(TEXT, &deflated(text.as_bytes()));
     for _ in 0..20 {
         raw.send(&frame);

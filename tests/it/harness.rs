@@ -23,7 +23,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::raw::{Answer, handshake_request, http};
 
 /// How long anything that must happen may take. Long, so that a busy machine fails nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub(crate) const WEIR: &str = env!("CARGO_BIN_EXE_weir");
