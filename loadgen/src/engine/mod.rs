@@ -2,6 +2,7 @@
 //! one descriptor table per thread, and less than 1 KiB per connection.
 
 mod acts;
+mod alike;
 mod asking;
 pub(crate) mod books;
 pub(crate) mod conduct;

@@ -22,6 +22,14 @@ use crate::wire::{frame, payload};
 const OUT_BYTES_MAX: usize = 1 << 20;
 /// Reads in a turn: a server that sends everything to everybody must not wait for its publisher.
 const READS_MAX: u32 = 64;
+/// One read takes at most this much.
+const READ_BYTES: usize = 32 << 10;
+/// How long a publisher whose window is full waits for room. Each look takes the CPU from the server
+/// or from a receiver where there are few, so it looks as seldom as does not hold the run up.
+const PAUSE_MIN: u64 = SECOND / 10_000;
+const PAUSE_MAX: u64 = SECOND / 1_000;
+/// In a narrower window every event that may leave is waited for.
+const WINDOW_WIDE: u64 = 64;
 /// Events made between two looks at the clock.
 const BATCH: u64 = 64;
 
@@ -74,6 +82,8 @@ struct Publisher {
     feed: Feed,
     stream: TcpStream,
     input: Vec<u8>,
+    /// Where a read goes: cleared once, and not at each of ten thousand looks a second.
+    chunk: Box<[u8]>,
     out: Vec<u8>,
     /// How much of `out` has been sent.
     gone: usize,
@@ -99,6 +109,27 @@ struct Window {
     forgiven: u64,
     taken: u64,
     moved_at: u64,
+    pause: u64,
+    /// A pause has just ended.
+    rested: bool,
+}
+
+impl Window {
+    /// How long to wait for room.
+    fn rest(&mut self) -> u64 {
+        self.rested = true;
+        self.pause
+    }
+
+    /// There is `room` for events in a window of `size`. Where that is little after a pause, the next
+    /// one may be longer; where it is much, subscribers may soon have nothing to take.
+    fn adapt(&mut self, room: u64, size: u64) {
+        if !std::mem::take(&mut self.rested) || size < WINDOW_WIDE {
+            return;
+        }
+        let pause = if room > size / 8 { self.pause / 2 } else { self.pause * 5 / 4 };
+        self.pause = pause.clamp(PAUSE_MIN, PAUSE_MAX);
+    }
 }
 
 /// Connects and starts the thread; it begins with [`Phase::Warm`].
@@ -141,12 +172,13 @@ pub(crate) fn start(
         flushed: 0,
         free_at: 0,
         seats: wanted.seats(),
-        window: Window::default(),
+        window: Window { pause: PAUSE_MIN, ..Window::default() },
         wanted,
         shared,
         feed,
         stream,
         input,
+        chunk: vec![0; READ_BYTES].into_boxed_slice(),
         done,
     };
     Ok(std::thread::Builder::new().name("publisher".into()).spawn(move || publisher.run())?)
@@ -206,11 +238,11 @@ impl Publisher {
         plan.due_before(until, clock::now()).saturating_sub(self.flushed)
     }
 
-    /// Until the next event is due, at most 1 ms.
-    fn pause(&self, plan: Option<Plan>) -> u64 {
+    /// Until the next event is due, or until there may be room again; at most 1 ms.
+    fn pause(&mut self, plan: Option<Plan>) -> u64 {
         let now = clock::now();
-        let left = plan.map_or(SECOND / 10_000, |plan| plan.due(self.total).saturating_sub(now));
-        left.clamp(SECOND / 50_000, SECOND / 1_000)
+        let Some(plan) = plan else { return self.window.rest() };
+        plan.due(self.total).saturating_sub(now).clamp(SECOND / 50_000, PAUSE_MAX)
     }
 
     /// Makes the events that are due before `until` and allowed, and says how many.
@@ -257,7 +289,9 @@ impl Publisher {
             self.done.stalls += 1;
             return self.feed.window;
         }
-        self.feed.window.saturating_sub(ahead)
+        let room = self.feed.window.saturating_sub(ahead);
+        self.window.adapt(room, self.feed.window);
+        room
     }
 
     /// Appends one event that is due at `at`, and says its channel.
@@ -367,10 +401,9 @@ impl Publisher {
 
     /// Reads once; false when nothing is there.
     fn hear(&mut self) -> Result<bool, Fault> {
-        let mut chunk = [0; 32 << 10];
-        match self.stream.read(&mut chunk) {
+        match self.stream.read(&mut self.chunk) {
             Ok(0) => return Err(Fault::Ended),
-            Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+            Ok(read) => self.input.extend_from_slice(&self.chunk[..read]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.into()),
         }
@@ -411,5 +444,30 @@ fn answer(text: &[u8], done: &mut Published) {
                 done.first_error = push.message.unwrap_or_default().into_owned();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_window_is_looked_at_seldom_and_never_runs_dry() {
+        let mut window = Window { pause: PAUSE_MIN, ..Window::default() };
+        let mut after = |room, size| {
+            assert!(window.rest() >= PAUSE_MIN);
+            window.adapt(room, size);
+            // Without a pause before it, a look says nothing about pauses.
+            window.adapt(0, size);
+            window.pause
+        };
+        assert_eq!(after(1, 1), PAUSE_MIN, "one event is waited for as closely as can be");
+        assert_eq!(after(0, 63), PAUSE_MIN);
+        assert_eq!(after(8, 64), PAUSE_MIN * 5 / 4);
+        for _ in 0..20 {
+            after(0, 512);
+        }
+        assert_eq!(after(64, 512), PAUSE_MAX);
+        assert_eq!(after(65, 512), PAUSE_MAX / 2);
     }
 }

@@ -59,6 +59,13 @@ impl Wanted {
         u32::try_from(slow.count()).unwrap_or(u32::MAX)
     }
 
+    /// Whether an event says no more than that it came and when it was due, or its offset where that
+    /// is followed: then most need no more than a glance.
+    pub(crate) fn skims(&self) -> bool {
+        let is_weir = self.foreign.is_none() && !self.target.is_batched();
+        is_weir && !self.until_last && !matches!(self.conduct, Conduct::Echo(_))
+    }
+
     /// Whether subscriptions ask for fewer events: what is left out is then no loss.
     pub(crate) fn is_throttled(&self) -> bool {
         self.max_rate > 0.0

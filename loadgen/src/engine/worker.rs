@@ -106,6 +106,8 @@ pub(crate) struct Worker {
     said_settled: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
+    /// Whether events that are like the last one may take the cheap way.
+    skims: bool,
     reads: u64,
     bytes: u64,
     queue: RunQueue,
@@ -157,6 +159,7 @@ impl Worker {
             said_settled: false,
             full_at: 0,
             opened_at: clock::now(),
+            skims: wanted.skims(),
             reads: 0,
             bytes: 0,
             queue: RunQueue::own(),
@@ -176,6 +179,7 @@ impl Worker {
                 self.books.unanswered = self.asked.open();
                 self.books.unsent = self.unasked();
                 self.count_skipped();
+                self.books.ledger.record();
                 return self.books;
             }
             // Acts first: who leaves by them may be due to come back at once.
@@ -305,12 +309,21 @@ impl Worker {
         let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();
-        while let Some((frame, len)) =
-            frame::next(&input[used..], &mut joined).map_err(Fault::BadFrame)?
-        {
+        loop {
+            if self.skims {
+                used += self.books.ledger.alike(&input[used..], from);
+            }
+            let found = frame::next(&input[used..], &mut joined).map_err(Fault::BadFrame)?;
+            let Some((frame, len)) = found else { break };
+            let whole = &input[used..used + len];
             used += len;
             match frame.opcode {
-                frame::Opcode::Text => self.text(frame.payload, from)?,
+                frame::Opcode::Text => {
+                    self.text(frame.payload, from)?;
+                    if self.skims {
+                        self.books.ledger.learn(whole);
+                    }
+                }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
                 frame::Opcode::Binary if self.wanted.foreign.is_some() => {

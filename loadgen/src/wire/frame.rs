@@ -117,6 +117,13 @@ pub(crate) fn next<'a>(
     join(input, (opcode, &first), joined)
 }
 
+/// The length of the header and the payload, where `frame` is a text message in one frame.
+pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
+    let piece = piece(frame).ok().flatten()?;
+    let is_whole = piece.is_last && piece.opcode == Some(Opcode::Text) && piece.len == frame.len();
+    is_whole.then_some((piece.len - piece.payload.len(), piece.payload))
+}
+
 /// Joins the fragments of the message that `first` begins. Apart, so that whole messages, which
 /// nearly all are, do not pay for it.
 #[cold]
