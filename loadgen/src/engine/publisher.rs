@@ -409,7 +409,7 @@ impl Publisher {
         }
         let (mut used, mut joined) = (0, Vec::new());
         while let Some((frame, len)) =
-            frame::next(&self.input[used..], &mut joined).map_err(Fault::BadFrame)?
+            frame::next(&mut self.input[used..], &mut joined).map_err(Fault::BadFrame)?
         {
             used += len;
             match frame.opcode {

@@ -280,8 +280,8 @@ impl Worker {
                 self.spare.push(carry);
             }
         }
-        let buffer = std::mem::take(&mut self.buffer);
-        let input = &buffer[..carried + read];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let input = &mut buffer[..carried + read];
         let taken = self.take(at, input, phase);
         if let Ok(used) = taken
             && used < input.len()
@@ -295,7 +295,7 @@ impl Worker {
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.
-    fn take(&mut self, at: usize, input: &[u8], phase: Phase) -> Result<usize, Fault> {
+    fn take(&mut self, at: usize, input: &mut [u8], phase: Phase) -> Result<usize, Fault> {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
@@ -313,15 +313,13 @@ impl Worker {
             if self.skims {
                 used += self.books.ledger.alike(&input[used..], from);
             }
-            let found = frame::next(&input[used..], &mut joined).map_err(Fault::BadFrame)?;
+            let found = frame::next(&mut input[used..], &mut joined).map_err(Fault::BadFrame)?;
             let Some((frame, len)) = found else { break };
-            let whole = &input[used..used + len];
-            used += len;
             match frame.opcode {
                 frame::Opcode::Text => {
                     self.text(frame.payload, from)?;
                     if self.skims {
-                        self.books.ledger.learn(whole);
+                        self.books.ledger.learn(&input[used..used + len]);
                     }
                 }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
@@ -332,6 +330,7 @@ impl Worker {
                 frame::Opcode::Binary => return Err(Fault::Binary),
                 frame::Opcode::Pong => {}
             }
+            used += len;
         }
         let conn = &self.conns[at];
         if conn.due > 0 && conn.state == State::Ready && self.books.ledger.all.delivered > before {
