@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::engine::alike::Alike;
+use crate::engine::coded::Coded;
 use crate::engine::conduct::Conduct;
 use crate::engine::epochs::{Base, Epochs};
 use crate::engine::lasts::Lasts;
@@ -57,12 +58,13 @@ pub(crate) struct Count {
 /// The books. Invariant: `seats` has `subscriptions` entries for each connection of the thread.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    wanted: Arc<Wanted>,
+    pub(super) wanted: Arc<Wanted>,
     pub(super) marks: Marks,
     seats: Vec<Seat>,
     lines: bool,
     /// What the last event was like.
     pub(super) alike: Alike,
+    pub(super) coded: Coded,
     /// Whether events are looked at for being shown again, which costs a fifth of what an event
     /// does: without `verify`, from the first that were told lost on.
     pub(super) may_show: bool,
@@ -99,6 +101,7 @@ impl Ledger {
             seats: vec![Seat::default(); seats],
             lines: wanted.target.is_batched(),
             alike: Alike::default(),
+            coded: Coded::new(wanted.target.format, seats),
             until_sample: 0,
             dice: fastrand::Rng::with_seed(0x5EED),
             follows: wanted.verify || matches!(wanted.conduct, Conduct::Cut(_)),
@@ -140,14 +143,14 @@ impl Ledger {
         if from.slow { &mut self.slow } else { &mut self.all }
     }
 
-    fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
+    pub(super) fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
         let is_snapshot = self.may_show && self.marks.is_snapshot(event);
         let channel =
             if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
         if is_snapshot {
             // What is shown again is neither a delivery nor in time.
             if self.wanted.verify {
-                self.snapshot(event, channel, from);
+                self.snapshot((self.marks.key(event), event.offset()), channel, from);
             }
             return Meaning::Counted;
         }
@@ -232,10 +235,14 @@ impl Ledger {
     }
 
     /// A latest value is shown: once for each key, behind a subscribe or a loss.
-    fn snapshot(&mut self, event: &Event<'_>, channel: Option<u32>, from: Arrival) {
-        let offset = event.offset();
+    pub(super) fn snapshot(
+        &mut self,
+        (key, offset): (Option<&[u8]>, u64),
+        channel: Option<u32>,
+        from: Arrival,
+    ) {
         let mut hasher = DefaultHasher::new();
-        self.marks.key(event).hash(&mut hasher);
+        key.hash(&mut hasher);
         let seat = self.seat(channel, from);
         let is_new =
             seat.is_none_or(|seat| self.shown.entry(seat).or_default().insert(hasher.finish()));
@@ -327,6 +334,7 @@ impl Ledger {
         let Some((at, channel)) = self.seat(channel, from).zip(channel) else {
             return Meaning::Wrong(Fault::OtherChannel);
         };
+        self.coded.call(at, push.alias);
         let answer = push.id.map_or(Meaning::Counted, |id| Meaning::Subscribed { id });
         if push.updated {
             return answer;

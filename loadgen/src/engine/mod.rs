@@ -5,6 +5,7 @@ mod acts;
 mod alike;
 mod asking;
 pub(crate) mod books;
+mod coded;
 pub(crate) mod conduct;
 pub(crate) mod crew;
 pub(crate) mod epochs;

@@ -14,9 +14,10 @@ use crate::engine::shared::{Phase, Shared, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
+use crate::target::Format;
 use crate::wire::marks::Push;
 use crate::wire::template::Values;
-use crate::wire::{frame, payload};
+use crate::wire::{binary, frame, payload};
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
@@ -298,18 +299,21 @@ impl Publisher {
     fn event(&mut self, at: u64) -> u64 {
         let channels = u64::from(self.wanted.channels);
         let channel = self.total % channels;
-        let mut digits = itoa::Buffer::new();
         if self.wanted.foreign.is_some() {
             self.foreign(at, channel);
             return channel;
         }
+        if self.wanted.target.format == Format::Bin {
+            self.binary(at, channel);
+            return channel;
+        }
+        let mut digits = itoa::Buffer::new();
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
         self.text.extend_from_slice(self.wanted.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
-        if self.feed.keys > 0 {
+        if let Some(key) = self.key() {
             self.text.extend_from_slice(br#"","key":"k"#);
-            let key = self.total / channels % self.feed.keys;
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
@@ -318,6 +322,22 @@ impl Publisher {
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
+    }
+
+    /// The number of the next event's key, if events have keys.
+    fn key(&self) -> Option<u64> {
+        (self.total / u64::from(self.wanted.channels)).checked_rem(self.feed.keys)
+    }
+
+    /// Appends one event as a binary frame.
+    fn binary(&mut self, at: u64, channel: u64) {
+        self.text.clear();
+        let name = format!("{}{channel}", self.wanted.prefix);
+        let key = self.key().map(|key| format!("k{key}"));
+        binary::push_publish(&name, key.as_deref(), &mut self.text);
+        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        frame::push_client(frame::Opcode::Binary, &self.text, &mut self.out);
+        self.count(channel);
     }
 
     /// Counts one event of a channel and says its number there.

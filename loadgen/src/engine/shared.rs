@@ -9,7 +9,7 @@ use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::plan::Span;
 use crate::process::RunQueue;
-use crate::target::Target;
+use crate::target::{Format, Target};
 use crate::wire::foreign::Foreign;
 use crate::wire::template::Values;
 
@@ -62,8 +62,11 @@ impl Wanted {
     /// Whether an event says no more than that it came and when it was due, or its offset where that
     /// is followed: then most need no more than a glance.
     pub(crate) fn skims(&self) -> bool {
-        let is_weir = self.foreign.is_none() && !self.target.is_batched();
-        is_weir && !self.until_last && !matches!(self.conduct, Conduct::Echo(_))
+        let is_text = self.target.format == Format::Json && !self.target.is_batched();
+        is_text
+            && self.foreign.is_none()
+            && !self.until_last
+            && !matches!(self.conduct, Conduct::Echo(_))
     }
 
     /// Whether subscriptions ask for fewer events: what is left out is then no loss.

@@ -299,7 +299,10 @@ impl Worker {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
-            let Some(len) = handshake::answer(input)? else { return Ok(0) };
+            let Some(len) = handshake::answer(input, self.wanted.target.format.subprotocol())?
+            else {
+                return Ok(0);
+            };
             used = len;
             self.upgraded(at, now)?;
         }
@@ -325,9 +328,13 @@ impl Worker {
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
                 frame::Opcode::Binary if self.wanted.foreign.is_some() => {
-                    self.foreign(frame.payload, from)?;
+                    self.text(frame.payload, from)?;
                 }
-                frame::Opcode::Binary => return Err(Fault::Binary),
+                frame::Opcode::Binary => {
+                    if let Meaning::Wrong(fault) = self.books.ledger.binary(frame.payload, from) {
+                        return Err(fault);
+                    }
+                }
                 frame::Opcode::Pong => {}
             }
             used += len;
@@ -340,12 +347,12 @@ impl Worker {
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
-        if self.wanted.foreign.is_some() {
-            return self.foreign(text, from);
-        }
         if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
         {
             return Ok(());
+        }
+        if self.wanted.foreign.is_some() {
+            return self.foreign(text, from);
         }
         let (mut subscribed, mut refused, mut wrong) = (0, 0, None);
         let mut answer = None;

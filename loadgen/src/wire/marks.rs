@@ -63,6 +63,8 @@ pub(crate) struct Push<'a> {
     #[serde(borrow)]
     pub(crate) epoch: Option<Cow<'a, str>>,
     pub(crate) recovered: Option<bool>,
+    /// What binary frames call the channel.
+    pub(crate) alias: Option<u64>,
     #[serde(default)]
     pub(crate) updated: bool,
     /// A number in `disconnect`, a name in `error`.

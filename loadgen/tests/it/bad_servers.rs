@@ -60,6 +60,16 @@ fn a_server_that_cannot_be_measured_is_named() {
 }
 
 #[test]
+fn a_format_that_is_not_agreed_on_is_a_sentence() {
+    for (format, name) in [("bin", "weir.v1.bin"), ("json+gzip", "weir.v1.json+gzip")] {
+        let url = server(CONSENT.to_vec(), true);
+        let ran = run(&["fanout", "--format", format, "-c", "3", &url]);
+        assert_eq!(ran.code, 3, "{}", ran.text);
+        assert!(ran.text.contains(&format!("does not speak {name}")), "{}", ran.text);
+    }
+}
+
+#[test]
 fn a_time_out_is_told_as_it_was_asked_for() {
     let url = server(Vec::new(), true);
     let ran = run(&["connect", "--timeout", "0.3", "-c", "3", &url]);

@@ -1,7 +1,7 @@
 //! Servers that are not Weir, driven by templates: one that sends everything to everybody, one with
 //! a hello, numbered answers and pings, and ones that do not answer as expected.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -225,6 +225,28 @@ fn commands_with_ids_and_pings_are_driven() {
     ]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("5 ready of 5"), "{}", ran.text);
+}
+
+#[test]
+fn publishes_that_another_server_acknowledges_are_an_echo() {
+    let mut greeted = HashSet::new();
+    let url = start(move |streams, from, text| {
+        if text.contains(r#""connect":"#) {
+            greeted.insert(from);
+            send(streams, from, r#"{"id":0,"connect":{}}"#);
+        } else if greeted.contains(&from) {
+            send(streams, from, &format!(r#"{{"id":{},"publish":{{}}}}"#, id_of(text)));
+        }
+    });
+    let hello = ["--hello-frame", r#"{"id":0,"connect":{}}"#, "--expect", r#""connect""#];
+    let request = r#"{"id":{seq},"publish":{"channel":"a","data":{payload}}}"#;
+    let echo = ["echo", "-c", "3", "--warmup", "0.1", "--duration", "0.3", "--late-max", "2000"];
+    let frames = ["--request-frame", request, "--answer-mark", r#"{"id":"#, &url];
+    let ran = run(&[echo.as_slice(), &hello, &frames].concat());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    // Without the hello nobody is let in.
+    let ran = run(&[echo.as_slice(), &frames].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
 }
 
 #[test]
