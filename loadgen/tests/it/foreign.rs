@@ -1,7 +1,7 @@
 //! Servers that are not Weir, driven by templates: one that sends everything to everybody, one with
 //! a hello, numbered answers and pings, and ones that do not answer as expected.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::mpsc::{Sender, channel};
@@ -91,6 +91,42 @@ fn fragments() -> String {
 #[test]
 fn messages_in_fragments_are_read() {
     let ran = fanout(&fragments(), &["--publish-frame", "{payload}"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+}
+
+/// Sends every text to everybody, in two fragments with a ping between them, and the second one
+/// only when the ping is answered.
+fn interrupted() -> String {
+    let mut waiting: HashMap<usize, VecDeque<String>> = HashMap::new();
+    let len = |part: &str| u8::try_from(part.len()).expect("short");
+    start(move |streams, id, text| {
+        if text == "mid" {
+            let whole = waiting.get_mut(&id).and_then(VecDeque::pop_front).expect("a ping");
+            let last = &whole[whole.len() / 2..];
+            let part = [&[0x80, len(last)], last.as_bytes()].concat();
+            streams.get_mut(&id).map(|stream| stream.write_all(&part).ok());
+        } else {
+            for id in streams.keys() {
+                waiting.entry(*id).or_default().push_back(text.to_owned());
+            }
+        }
+        for (to, stream) in streams {
+            let Some(texts) = waiting.get(to) else { continue };
+            // The next one, once the one before it is whole.
+            let is_next = if text == "mid" { *to == id } else { texts.len() == 1 };
+            if let Some(next) = texts.front().filter(|_| is_next) {
+                let first = &next[..next.len() / 2];
+                let parts = [&[0x01, len(first)], first.as_bytes(), b"\x89\x03mid"].concat();
+                stream.write_all(&parts).ok();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_ping_between_fragments_is_answered_before_the_message_is_whole() {
+    let ran = fanout(&interrupted(), &["--publish-frame", "{payload}"]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
 }
@@ -193,6 +229,28 @@ fn commands_with_ids_and_pings_are_driven() {
     ]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("5 ready of 5"), "{}", ran.text);
+}
+
+#[test]
+fn publishes_that_another_server_acknowledges_are_an_echo() {
+    let mut greeted = HashSet::new();
+    let url = start(move |streams, from, text| {
+        if text.contains(r#""connect":"#) {
+            greeted.insert(from);
+            send(streams, from, r#"{"id":0,"connect":{}}"#);
+        } else if greeted.contains(&from) {
+            send(streams, from, &format!(r#"{{"id":{},"publish":{{}}}}"#, id_of(text)));
+        }
+    });
+    let hello = ["--hello-frame", r#"{"id":0,"connect":{}}"#, "--expect", r#""connect""#];
+    let request = r#"{"id":{seq},"publish":{"channel":"a","data":{payload}}}"#;
+    let echo = ["echo", "-c", "3", "--warmup", "0.1", "--duration", "0.3", "--late-max", "2000"];
+    let frames = ["--request-frame", request, "--answer-mark", r#"{"id":"#, &url];
+    let ran = run(&[echo.as_slice(), &hello, &frames].concat());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    // Without the hello nobody is let in.
+    let ran = run(&[echo.as_slice(), &frames].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
 }
 
 #[test]

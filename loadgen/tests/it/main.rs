@@ -5,6 +5,7 @@ mod compare;
 mod conduct;
 mod fanout;
 mod foreign;
+mod formats;
 mod publish;
 mod relay;
 mod schema;
