@@ -82,7 +82,7 @@ use weir::core::session::Session;
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use weir::store::memory::Memory;
-use weir::store::{Deliver, NewEvent, Now, Store};
+use weir::store::{Deliver, NewEvent, Now, Store, Wish};
 
 use kernel::Kernel;
 
@@ -153,7 +153,11 @@ impl Node {
     }
 
     fn subscribe(&mut self, id: SeatId, channel: &str) {
-        let joined = self.store.subscribe(channel, SHARD, NOW).expect("memory is always there");
+        let joined = self
+            .store
+            .subscribe(channel, SHARD, Wish::default(), NOW)
+            .expect("memory is there")
+            .joined;
         let to = (&joined.channel, joined.alias);
         self.hub.subscribe(id, to, join(Policy::DropOldest, joined.head.offset));
     }
@@ -162,13 +166,8 @@ impl Node {
     fn publish(&self, channels: &[String], batch: usize) {
         for _ in 0..batch {
             for channel in channels {
-                let event = NewEvent {
-                    channel: Cow::Borrowed(channel),
-                    key: None,
-                    payload: Payload::Json(PAYLOAD.into()),
-                    from: None,
-                    hidden_from: None,
-                };
+                let payload = Payload::Json(PAYLOAD.into());
+                let event = NewEvent::new(Cow::Borrowed(channel), payload);
                 self.store.publish(event, NOW).expect("memory is always there");
             }
         }
@@ -284,7 +283,11 @@ fn seat_bytes(channels: &[String], events: usize) -> u32 {
     let joined: Vec<(ChannelName, Alias, u64)> = channels
         .iter()
         .map(|channel| {
-            let joined = node.store.subscribe(channel, SHARD, NOW).expect("memory is always there");
+            let joined = node
+                .store
+                .subscribe(channel, SHARD, Wish::default(), NOW)
+                .expect("memory is there")
+                .joined;
             (joined.channel, joined.alias, joined.head.offset)
         })
         .collect();
@@ -339,19 +342,21 @@ fn sizes(faults: &mut Vec<String>) {
 fn stalled_bytes() -> u32 {
     let mut node = Node::new();
     let channel = names(1);
-    let joined = node.store.subscribe(&channel[0], SHARD, NOW).expect("memory is always there");
+    let joined = node
+        .store
+        .subscribe(&channel[0], SHARD, Wish::default(), NOW)
+        .expect("memory is there")
+        .joined;
     let ids: Vec<SeatId> = (0..STALLED).map(|_| node.open()).collect();
     for id in &ids {
         node.hub.subscribe(*id, (&joined.channel, joined.alias), join(Policy::Latest, 0));
     }
     let publish = |node: &mut Node| {
         for key in 0..KEYS {
+            let payload = Payload::Json(PAYLOAD.into());
             let event = NewEvent {
-                channel: Cow::Borrowed(&channel[0]),
                 key: Some(format!("key-{key}").into()),
-                payload: Payload::Json(PAYLOAD.into()),
-                from: None,
-                hidden_from: None,
+                ..NewEvent::new(Cow::Borrowed(&channel[0]), payload)
             };
             node.store.publish(event, NOW).expect("memory is always there");
         }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use weir::proto::event::{Event, Payload};
 use weir::proto::name::{Alias, ChannelName, ShardId};
 use weir::store::memory::Memory;
-use weir::store::{Deliver, NewEvent, Now, Store};
+use weir::store::{Deliver, NewEvent, Now, Store, Wish};
 
 /// As the `weir` program has it.
 #[global_allocator]
@@ -110,13 +110,7 @@ impl Naive {
 }
 
 fn event(channel: &str) -> NewEvent<'_> {
-    NewEvent {
-        channel: Cow::Borrowed(channel),
-        key: None,
-        payload: Payload::Json(PAYLOAD.into()),
-        from: None,
-        hidden_from: None,
-    }
+    NewEvent::new(Cow::Borrowed(channel), Payload::Json(PAYLOAD.into()))
 }
 
 fn publish(c: &mut Criterion) {
@@ -130,7 +124,9 @@ fn publish(c: &mut Criterion) {
         let naive = Naive::new(&names, shards, deliver);
         for name in &names {
             for shard in 0..shards {
-                memory.subscribe(name, ShardId(shard), NOW).expect("memory is always there");
+                memory
+                    .subscribe(name, ShardId(shard), Wish::default(), NOW)
+                    .expect("memory is always there");
             }
         }
         let mut taken = Vec::new();
@@ -173,7 +169,9 @@ fn patterns(c: &mut Criterion) {
         let mail = Arc::new(Mail::default());
         let memory = Memory::new(Arc::<Mail>::clone(&mail));
         for name in &names {
-            memory.subscribe(name, ShardId(0), NOW).expect("memory is always there");
+            memory
+                .subscribe(name, ShardId(0), Wish::default(), NOW)
+                .expect("memory is always there");
         }
         for n in 0..prefix.map_or(0, |_| PREFIXES) {
             let prefix = format!("{}{n}/", prefix.unwrap_or_default());
@@ -198,7 +196,7 @@ fn churn(c: &mut Criterion) {
     let mail = Arc::new(Mail::default());
     let memory = Memory::new(Arc::<Mail>::clone(&mail));
     let name = "telemetry:rack-7/host-7";
-    memory.subscribe(name, ShardId(0), NOW).expect("memory is always there");
+    memory.subscribe(name, ShardId(0), Wish::default(), NOW).expect("memory is always there");
     for n in 0..PREFIXES {
         let prefix = format!("telemetry:rack-{n}/");
         memory.subscribe_prefix(&prefix, ShardId(0)).expect("memory is always there");

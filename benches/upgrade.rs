@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_websockets::ServerBuilder;
 use weir::core::outbox::OutboxLimit;
-use weir::core::policy::{Policies, Policy, PolicyRule};
+use weir::core::policy::{Policies, PolicyRule};
 use weir::http::{Doors, HttpOptions};
 use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
@@ -119,15 +119,7 @@ fn doors() -> Rc<Doors> {
         drain: Duration::from_secs(1),
         publish_timeout: Duration::from_secs(1),
         slow_disconnect: None,
-        policies: Policies::new(
-            PolicyRule {
-                policy: Policy::DropOldest,
-                choice: true,
-                keys_max: 10_000,
-                patterns: false,
-            },
-            [],
-        ),
+        policies: Policies::new(PolicyRule::default(), []),
         compression: Compression::default(),
     };
     let mailboxes = Arc::new(Mailboxes::new(1));

@@ -98,7 +98,7 @@ impl Builder {
     ///
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
-        let Config { listen, shards, mut node, http, .. } = self.config;
+        let Config { listen, shards, mut node, http, store_memory, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.connections_max;
         // The reserve has room for one listener of its table.
@@ -114,7 +114,8 @@ impl Builder {
         let addresses: Result<Vec<_>, _> = listen.into_iter().map(probe).collect();
         let addresses = addresses?;
         let mailboxes = Arc::new(Mailboxes::new(shards));
-        let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
+        let deliver = Arc::<Mailboxes>::clone(&mailboxes);
+        let store = Arc::new(Memory::bounded(deliver, store_memory));
         let node = Arc::new(Node::new(node, store, mailboxes));
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
@@ -220,16 +221,11 @@ impl Handle {
         data: Vec<u8>,
     ) -> Result<Position, PublishError> {
         let payload = value::check(&data).map_err(PublishError::Data)?;
-        let event = NewEvent {
-            channel: Cow::Borrowed(channel.as_str()),
-            key: key.map(Box::from),
-            payload,
-            from: None,
-            hidden_from: None,
-        };
-        let position = self.node.publish(event).await?;
+        let channel = Cow::Borrowed(channel.as_str());
+        let event = NewEvent { key: key.map(Box::from), ..NewEvent::new(channel, payload) };
+        let published = self.node.publish(event).await?;
         self.node.count_embedded();
-        Ok(position)
+        Ok(published.position)
     }
 
     /// Closes a client's connection with 4503. Returns whether there was one.

@@ -7,6 +7,7 @@ use crate::proto::name::{BadName, ChannelName, check_channel, pattern_prefix};
 use crate::proto::rate::Rate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Where a gateway is when nobody says otherwise.
 const URL: &str = "ws://127.0.0.1:8080/ws";
@@ -38,6 +39,10 @@ pub enum Command {
     /// Print the events of channels, one line each.
     #[command(after_help = "Example:\n  weir sub room:1 room:2 --count 10 --format data")]
     Sub(Subscribe),
+    /// Print the kept events of a channel, one line each.
+    #[command(after_help = "Examples:\n  weir history room:1 --limit 10\n  \
+        weir history room:1 --since k3Zq9TbA.57")]
+    History(History),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
     Check(Settings),
@@ -125,6 +130,9 @@ pub struct Subscribe {
     /// The channels, like room:1, or patterns, like 'telemetry:*'.
     #[arg(required = true, value_parser = channel_or_pattern)]
     pub channels: Vec<String>,
+    /// Begin after this place, with what was missed since; goes with one channel.
+    #[arg(long, value_name = "EPOCH.OFFSET")]
+    pub since: Option<Place>,
     /// End after this many events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -146,6 +154,52 @@ pub struct Subscribe {
 fn rate(text: &str) -> Result<f64, &'static str> {
     let hz = text.parse().ok().filter(|hz| Rate::new(*hz).is_some());
     hz.ok_or("it must be a number from 0.1 to 100")
+}
+
+/// Flags of `weir history`.
+#[derive(Debug, Args)]
+pub struct History {
+    /// The channel, like room:1.
+    pub channel: ChannelName,
+    /// The events after this place; without it the newest.
+    #[arg(long, value_name = "EPOCH.OFFSET")]
+    pub since: Option<Place>,
+    /// At most this many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pub limit: Option<u64>,
+    /// From the newest backwards.
+    #[arg(long)]
+    pub reverse: bool,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+}
+
+/// A place in a channel, as `weir pub` prints its two halves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The life of the channel's numbering.
+    pub epoch: String,
+    /// The number of an event.
+    pub offset: u64,
+}
+
+impl FromStr for Place {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let place = text.rsplit_once('.').and_then(|(epoch, offset)| {
+            Some(Self { epoch: epoch.to_owned(), offset: offset.parse().ok()? })
+        });
+        place.ok_or("a place is EPOCH.OFFSET, like k3Zq9TbA.57")
+    }
+}
+
+impl Place {
+    /// As commands have it.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({"epoch": self.epoch, "offset": self.offset})
+    }
 }
 
 /// A channel's name or a pattern, as it is sent.
@@ -229,6 +283,8 @@ mod tests {
             "weir pub a -1",
             "weir sub a b:* c:d/*",
             "weir sub a --max-rate 2.5 --slow latest",
+            "weir sub a --since k.5",
+            "weir history a --since k.5 --limit 0 --reverse",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -239,6 +295,9 @@ mod tests {
             "weir sub",
             "weir sub *",
             "weir sub a:*:b",
+            "weir sub a --since k",
+            "weir history a --limit 1001",
+            "weir history a:*",
             "weir sub a --count 0",
             "weir sub a --max-rate NaN",
             "weir sub a --max-rate 101",

@@ -111,6 +111,7 @@ pub(super) struct Head {
     pub(super) epoch: Option<String>,
     pub(super) offset: Option<u64>,
     pub(super) alias: Option<u64>,
+    pub(super) recovered: Option<bool>,
     pub(super) code: Option<serde_json::Value>,
     pub(super) message: Option<String>,
     /// Of a `welcome`: the most bytes that one message to the gateway may have.

@@ -8,6 +8,9 @@ use std::io;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
+    /// The gateway answers otherwise than the protocol has it.
+    #[error("the gateway's answer to {0} is not what it should be")]
+    Answer(&'static str),
     /// The connection to the gateway.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -34,6 +37,9 @@ pub(super) enum Failure {
     /// The operating system.
     #[error("failed to {0}: {1}")]
     System(&'static str, #[source] io::Error),
+    /// Flags that do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
 }
 
 impl Failure {
@@ -41,12 +47,13 @@ impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::PipeClosed => 0,
-            Self::Client(_)
+            Self::Answer(_)
+            | Self::Client(_)
             | Self::Partly
             | Self::Settings(_)
             | Self::Start(_)
             | Self::System(..) => 1,
-            Self::Data(..) | Self::Key => 2,
+            Self::Data(..) | Self::Key | Self::Usage(_) => 2,
         }
     }
 }

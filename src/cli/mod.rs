@@ -6,6 +6,7 @@ mod client;
 pub mod demo;
 mod failure;
 mod files;
+mod history;
 mod logging;
 mod output;
 mod proc;

@@ -2,7 +2,7 @@
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::failure::Failure;
-use crate::cli::{check, files, publish, serve, subscribe};
+use crate::cli::{check, files, history, publish, serve, subscribe};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(flags)) => serve::run(&flags),
         Some(Command::Pub(flags)) => block_on(publish::run(flags)),
         Some(Command::Sub(flags)) => block_on(subscribe::run(flags)),
+        Some(Command::History(flags)) => block_on(history::run(flags)),
         Some(Command::Check(flags)) => check::run(&flags),
         Some(Command::Config) => files::print_template(),
     };

@@ -19,6 +19,9 @@ pub(super) async fn run(flags: Subscribe) -> Result<(), Failure> {
 }
 
 async fn print(flags: &Subscribe) -> Result<(), Failure> {
+    if flags.since.is_some() && flags.channels.len() > 1 {
+        return Err(Failure::Usage("--since is a place in one channel: name one channel"));
+    }
     let mut client = Client::connect(&flags.url, flags.format.subprotocol()).await?;
     for (id, channel) in (1_u64..).zip(&flags.channels) {
         let mut command = json!({"type": "subscribe", "id": id, "channel": channel});
@@ -27,6 +30,9 @@ async fn print(flags: &Subscribe) -> Result<(), Failure> {
         }
         if let Some(policy) = &flags.slow {
             command["slow"] = json!(policy);
+        }
+        if let Some(since) = &flags.since {
+            command["since"] = since.json();
         }
         client.send(command.to_string().into_bytes()).await?;
     }
@@ -62,6 +68,10 @@ fn show(message: &Message, format: Format, output: &mut Output) -> Result<bool, 
         "error" => {
             output.flush()?;
             return Err(ClientError::Refusal(head.error()).into());
+        }
+        "subscribed" if head.recovered == Some(false) => {
+            output.flush()?;
+            eprintln!("weir: not everything since that place is still there: {}", message.text);
         }
         // An answer to our own command; without `id` it tells of a change.
         "subscribed" if head.id.is_some() => {}

@@ -3,15 +3,13 @@
 use crate::config::fault::{BadSetting, Source};
 use crate::config::key::{Key, Kind, SHARDS_MAX};
 use crate::config::memory;
-use crate::config::raw::{RawConfig, RawNamespace, Written};
+use crate::config::raw::{RawConfig, Written};
 use crate::config::unit;
 use crate::config::value::Value;
 use crate::core::outbox::OutboxLimit;
-use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::http::HttpOptions;
 use crate::proto::format::Compression;
 use crate::shard::NodeOptions;
-use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -66,6 +64,8 @@ pub struct Config {
     pub node: NodeOptions,
     /// Options of the HTTP side.
     pub http: HttpOptions,
+    /// Memory of all that is kept of events, in bytes.
+    pub store_memory: usize,
     /// Options of the log.
     pub log: LogOptions,
 }
@@ -92,6 +92,7 @@ impl RawConfig {
             shards,
             node: check.node(machine),
             http: check.http(),
+            store_memory: check.store_memory(machine),
             log: check.log(),
         };
         // Stable: the faults of one line stay in the order of its values.
@@ -113,8 +114,8 @@ impl Default for Config {
 }
 
 /// The walk through the settings. A faulty one counts as its default from then on.
-struct Check<'a> {
-    raw: &'a RawConfig,
+pub(super) struct Check<'a> {
+    pub(super) raw: &'a RawConfig,
     bad: Vec<BadSetting>,
 }
 
@@ -207,6 +208,14 @@ impl Check<'_> {
         }
     }
 
+    /// What is kept of events may take.
+    fn store_memory(&mut self, machine: &Machine) -> usize {
+        match self.count(Key::StoreMemory) {
+            0 => usize::try_from(machine.memory / 4).unwrap_or(usize::MAX),
+            memory => memory,
+        }
+    }
+
     fn node_name(&mut self, machine: &Machine) -> String {
         let name = self.text(Key::Node);
         if name.is_empty() {
@@ -233,83 +242,6 @@ impl Check<'_> {
             self.fault(key, "http.ping_timeout must be less than http.ping");
         }
         (interval, timeout)
-    }
-
-    fn policies(&mut self) -> Policies {
-        let default = PolicyRule {
-            policy: policy(&self.text(Key::DefaultsSlow)),
-            choice: self.flag(Key::DefaultsSlowChoice),
-            keys_max: self.count(Key::DefaultsMaxKeys),
-            patterns: self.flag(Key::DefaultsPatterns),
-        };
-        let mut names = HashSet::new();
-        let mut rules = Vec::new();
-        let raw = self.raw;
-        for namespace in &raw.namespaces {
-            let name = self.namespace_name(namespace);
-            let rule = self.namespace_rule(namespace, default);
-            let Some(name) = name else { continue };
-            if names.insert(name.clone()) {
-                rules.push((name, rule));
-            } else {
-                let problem = format!("{name:?} is configured twice");
-                self.push(namespace.source.clone(), "namespace.name", problem);
-            }
-        }
-        Policies::new(default, rules).strict(self.flag(Key::StrictNamespaces))
-    }
-
-    fn namespace_name(&mut self, namespace: &RawNamespace) -> Option<String> {
-        let Some(written) = &namespace.name else {
-            let problem = "is missing: every [[namespace]] has a name";
-            self.push(namespace.source.clone(), "namespace.name", problem.to_owned());
-            return None;
-        };
-        let Value::Text(name) = self.value_of(written, "namespace.name", Kind::Text)? else {
-            return None;
-        };
-        let fault = match crate::proto::name::check_channel(&name) {
-            Err(error) => Some(error.to_string()),
-            Ok(()) if name.contains(':') => Some("must end before the ':'".to_owned()),
-            Ok(()) => None,
-        };
-        match fault {
-            Some(fault) => {
-                let problem = format!("is {name:?}: {fault}");
-                self.push(written.source.clone(), "namespace.name", problem);
-                None
-            }
-            None => Some(name),
-        }
-    }
-
-    fn namespace_rule(&mut self, namespace: &RawNamespace, default: PolicyRule) -> PolicyRule {
-        let mut rule = default;
-        if let Some(written) = &namespace.slow {
-            let kind = Key::DefaultsSlow.row().kind;
-            if let Some(Value::Text(text)) = self.value_of(written, "namespace.slow", kind) {
-                rule.policy = policy(&text);
-            }
-        }
-        if let Some(written) = &namespace.slow_choice {
-            let value = self.value_of(written, "namespace.slow_choice", Kind::Bool);
-            if let Some(Value::Bool(choice)) = value {
-                rule.choice = choice;
-            }
-        }
-        if let Some(written) = &namespace.max_keys {
-            let kind = Key::DefaultsMaxKeys.row().kind;
-            if let Some(Value::Number(keys)) = self.value_of(written, "namespace.max_keys", kind) {
-                rule.keys_max = usize::try_from(keys).unwrap_or(usize::MAX);
-            }
-        }
-        if let Some(written) = &namespace.patterns {
-            let value = self.value_of(written, "namespace.patterns", Kind::Bool);
-            if let Some(Value::Bool(patterns)) = value {
-                rule.patterns = patterns;
-            }
-        }
-        rule
     }
 
     fn http(&mut self) -> HttpOptions {
@@ -354,7 +286,7 @@ impl Check<'_> {
         LogOptions { level, format }
     }
 
-    fn flag(&mut self, key: Key) -> bool {
+    pub(super) fn flag(&mut self, key: Key) -> bool {
         matches!(self.value(key), Value::Bool(true))
     }
 
@@ -380,14 +312,14 @@ impl Check<'_> {
         Duration::from_millis(self.number(key))
     }
 
-    fn value(&mut self, key: Key) -> Value {
+    pub(super) fn value(&mut self, key: Key) -> Value {
         let raw = self.raw;
         let written = raw.get(key);
         let value = written.and_then(|w| self.value_of(w, key.name(), key.row().kind));
         value.unwrap_or_else(|| Value::default_of(key))
     }
 
-    fn value_of(&mut self, written: &Written, name: &str, kind: Kind) -> Option<Value> {
+    pub(super) fn value_of(&mut self, written: &Written, name: &str, kind: Kind) -> Option<Value> {
         match written.value.check(kind) {
             Ok(value) => Some(value),
             Err(problem) => {
@@ -401,7 +333,7 @@ impl Check<'_> {
         self.push(self.raw.source(key), key.name(), problem.to_owned());
     }
 
-    fn push(&mut self, source: Source, key: &str, problem: String) {
+    pub(super) fn push(&mut self, source: Source, key: &str, problem: String) {
         self.bad.push(BadSetting::new(source, key, problem));
     }
 }
@@ -427,11 +359,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
         IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
         IpAddr::V6(_) => address,
     }
-}
-
-/// The policy of a checked word.
-fn policy(text: &str) -> Policy {
-    Policy::parse(text).unwrap_or(Policy::DropOldest)
 }
 
 #[cfg(test)]

@@ -9,15 +9,6 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What a `[[namespace]]` may say.
-const NAMESPACE_KEYS: [&str; 5] = [
-    "namespace.name",
-    "namespace.slow",
-    "namespace.slow_choice",
-    "namespace.max_keys",
-    "namespace.patterns",
-];
-
 /// Reads the file at `path`.
 pub(super) fn load(path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
     match std::fs::read_to_string(path) {
@@ -102,28 +93,22 @@ impl Reader<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             return self.fault(source, "namespace", "is written [[namespace]]");
         };
-        let mut namespace = RawNamespace {
-            source,
-            name: None,
-            slow: None,
-            slow_choice: None,
-            max_keys: None,
-            patterns: None,
-        };
+        let mut namespace = RawNamespace { source, name: None, settings: Vec::new() };
         for (name, value) in table {
             let source = self.source(&name.span());
             let written = Written { value: raw_value(value.get_ref()), source: source.clone() };
-            match name.get_ref().as_ref() {
-                "name" => namespace.name = Some(written),
-                "max_keys" => namespace.max_keys = Some(written),
-                "patterns" => namespace.patterns = Some(written),
-                "slow" => namespace.slow = Some(written),
-                "slow_choice" => namespace.slow_choice = Some(written),
-                other => {
-                    let name = format!("namespace.{other}");
-                    let problem = unknown("setting", &name, NAMESPACE_KEYS);
-                    self.fault(source, &name, &problem);
-                }
+            let name: &str = name.get_ref();
+            if name == "name" {
+                namespace.name = Some(written);
+            } else if let Some(key) = Key::find(&format!("defaults.{name}")) {
+                namespace.settings.push((key, written));
+            } else {
+                let name = format!("namespace.{name}");
+                let of_defaults = Key::ALL.into_iter().filter_map(Key::in_namespace);
+                let known: Vec<String> =
+                    of_defaults.chain(["name"]).map(|name| format!("namespace.{name}")).collect();
+                let problem = unknown("setting", &name, known.iter().map(String::as_str));
+                self.fault(source, &name, &problem);
             }
         }
         self.raw.namespaces.push(namespace);
@@ -169,14 +154,14 @@ mod tests {
     #[test]
     fn unknown_names_come_with_their_line_and_what_may_be_meant() {
         let text = "lisen = \"a\"\n[limits]\nqueue_byte = 5\n[tls]\ncert = \"c\"\n\
-                    [limit]\na = 1\n[[namespace]]\nname = \"a\"\nhistory = 5\nslw = 1\n";
+                    [limit]\na = 1\n[[namespace]]\nname = \"a\"\npresence = 5\nslw = 1\n";
         let found = faults(text);
         let wanted = [
             "w.toml:1: lisen: no such setting; the nearest is listen",
             "w.toml:3: limits.queue_byte: no such setting; the nearest is limits.queue_bytes",
             "w.toml:4: tls: no such section in this version",
             "w.toml:6: limit: no such section; the nearest is limits",
-            "w.toml:10: namespace.history: no such setting in this version",
+            "w.toml:10: namespace.presence: no such setting in this version",
             "w.toml:11: namespace.slw: no such setting; the nearest is namespace.slow",
         ];
         assert_eq!(found.len(), wanted.len(), "{found:?}");

@@ -52,6 +52,11 @@ pub enum Key {
     DefaultsSlowChoice,
     DefaultsMaxKeys,
     DefaultsPatterns,
+    DefaultsHistory,
+    DefaultsHistoryTtl,
+    DefaultsRecoveryMaxEvents,
+    DefaultsKeyed,
+    StoreMemory,
     LogLevel,
     LogFormat,
 }
@@ -80,7 +85,8 @@ const GIB: u64 = 1 << 30;
 pub(super) const SHARDS_MAX: usize = 128;
 
 /// The sections of the file, apart from `[[namespace]]`.
-pub(super) const SECTIONS: [&str; 5] = ["limits", "http", "compression", "defaults", "log"];
+pub(super) const SECTIONS: [&str; 6] =
+    ["limits", "http", "compression", "defaults", "store", "log"];
 
 const ROWS: [Row; Key::ALL.len()] = [
     row(
@@ -172,9 +178,34 @@ const ROWS: [Row; Key::ALL.len()] = [
         "defaults.max_keys",
         Kind::Integer(1, 10_000_000),
         "10000",
-        "keys of a channel whose newest event is kept for slow clients, under latest",
+        "keys of a channel whose newest event is kept: where it is keyed, and for slow clients",
     ),
     row("defaults.patterns", Kind::Bool, "false", "may clients subscribe to `prefix:*`"),
+    row(
+        "defaults.history",
+        Kind::Integer(0, 10_000_000),
+        "0",
+        "events kept of each channel, for `history` and for those who come back",
+    ),
+    row(
+        "defaults.history_ttl",
+        Kind::Duration(1, 24 * 366 * HOUR),
+        "10m",
+        "events older than this are not kept",
+    ),
+    row(
+        "defaults.recovery_max_events",
+        Kind::Integer(0, 10_000_000),
+        "1000",
+        "whoever missed more than this gets none of them, and is told so",
+    ),
+    row("defaults.keyed", Kind::Bool, "false", "the newest event of each key is kept"),
+    row(
+        "store.memory",
+        Kind::Size(0, 16 << 40),
+        "0",
+        "of all that is kept of events; 0 = a quarter of the machine's, or of the cgroup's",
+    ),
     row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
     row(
         "log.format",
@@ -186,7 +217,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -214,6 +245,11 @@ impl Key {
         Self::DefaultsSlowChoice,
         Self::DefaultsMaxKeys,
         Self::DefaultsPatterns,
+        Self::DefaultsHistory,
+        Self::DefaultsHistoryTtl,
+        Self::DefaultsRecoveryMaxEvents,
+        Self::DefaultsKeyed,
+        Self::StoreMemory,
         Self::LogLevel,
         Self::LogFormat,
     ];
@@ -231,6 +267,11 @@ impl Key {
     /// The variable that sets it.
     pub fn variable(self) -> String {
         format!("WEIR_{}", self.name().to_ascii_uppercase().replace('.', "__"))
+    }
+
+    /// Its name in a `[[namespace]]`, where that may have it otherwise.
+    pub(super) fn in_namespace(self) -> Option<&'static str> {
+        self.name().strip_prefix("defaults.")
     }
 
     pub(super) fn row(self) -> &'static Row {

@@ -6,6 +6,7 @@ mod fault;
 mod file;
 mod key;
 mod memory;
+mod namespaces;
 mod raw;
 mod render;
 mod unit;

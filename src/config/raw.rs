@@ -19,16 +19,20 @@ pub(super) struct RawNamespace {
     /// Where it begins.
     pub(super) source: Source,
     pub(super) name: Option<Written>,
-    pub(super) slow: Option<Written>,
-    pub(super) slow_choice: Option<Written>,
-    pub(super) max_keys: Option<Written>,
-    pub(super) patterns: Option<Written>,
+    /// What it has otherwise than `[defaults]`, by the setting there.
+    pub(super) settings: Vec<(Key, Written)>,
+}
+
+impl RawNamespace {
+    pub(super) fn get(&self, key: Key) -> Option<&Written> {
+        self.settings.iter().find(|(other, _)| *other == key).map(|(_, written)| written)
+    }
 }
 
 /// Settings as they were written; what nobody wrote is `None`.
 #[derive(Debug, Clone, Default)]
 pub struct RawConfig {
-    pub(super) settings: [Option<Written>; Key::ALL.len()],
+    settings: Vec<(Key, Written)>,
     pub(super) namespaces: Vec<RawNamespace>,
     /// Whether strangers may be let in without authentication.
     pub(super) insecure: bool,
@@ -75,10 +79,11 @@ impl RawConfig {
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Written> {
-        self.settings[key as usize].as_ref()
+        self.settings.iter().find(|(other, _)| *other == key).map(|(_, written)| written)
     }
 
     pub(super) fn set(&mut self, key: Key, value: RawValue, source: Source) {
-        self.settings[key as usize] = Some(Written { value, source });
+        self.settings.retain(|(other, _)| *other != key);
+        self.settings.push((key, Written { value, source }));
     }
 }

@@ -20,9 +20,14 @@ pub fn template() -> String {
     out.push_str(
         "\n# A namespace is what stands before the first ':' of a channel's name.\n\
          # What it does not say, it has from [defaults].\n\
-         # [[namespace]]\n# name = \"telemetry\"\n# slow = \"drop_oldest\"\n# slow_choice = true\n\
-         # max_keys = 10000\n# patterns = false\n",
+         # [[namespace]]\n# name = \"telemetry\"\n",
     );
+    for key in Key::ALL {
+        if let Some(name) = key.in_namespace() {
+            let value = Value::default_of(key).toml(key.row().kind);
+            out.push_str(&format!("# {name} = {value}\n"));
+        }
+    }
     out
 }
 
@@ -45,6 +50,10 @@ impl RawConfig {
                     comment.push_str(" (\"\", so the host's name)");
                     Value::Text(config.node.node_name.clone())
                 }
+                (Key::StoreMemory, Value::Number(0)) => {
+                    comment.push_str(" (0, so a quarter of what there is)");
+                    Value::Number(u64::try_from(config.store_memory).unwrap_or(u64::MAX))
+                }
                 (Key::Shards, Value::Number(0)) => {
                     comment.push_str(" (0, so one for each core)");
                     Value::Number(u64::try_from(config.shards).unwrap_or(u64::MAX))
@@ -55,15 +64,10 @@ impl RawConfig {
         }
         for namespace in &self.namespaces {
             out.push_str("\n[[namespace]]\n");
-            let parts = [
-                ("name", &namespace.name, Key::Node),
-                ("slow", &namespace.slow, Key::DefaultsSlow),
-                ("slow_choice", &namespace.slow_choice, Key::DefaultsSlowChoice),
-                ("max_keys", &namespace.max_keys, Key::DefaultsMaxKeys),
-                ("patterns", &namespace.patterns, Key::DefaultsPatterns),
-            ];
-            for (name, written, like) in parts {
-                namespace_line(name, written.as_ref(), like, &mut out);
+            namespace_line("name", namespace.name.as_ref(), Key::Node, &mut out);
+            for key in Key::ALL {
+                let name = key.in_namespace().unwrap_or_default();
+                namespace_line(name, namespace.get(key), key, &mut out);
             }
         }
         out
@@ -158,7 +162,8 @@ mod tests {
         };
         has("node = \"h1\" ", "# w.toml:1 (\"\", so the host's name)");
         has("shards = 4 ", "# w.toml:2 (0, so one for each core)");
-        let (raw, config) = parse("node = \"h1\"\nshards = 4\nlimits.memory = 4096000\n");
+        let (raw, config) =
+            parse("node = \"h1\"\nshards = 4\nlimits.memory = 4096000\nstore.memory = 1\n");
         let shown = raw.effective(&config);
         assert!(!shown.contains(", so "), "{shown}");
     }

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::account::Account;
+use super::history::Past;
 use super::latest::Latest;
 use super::outbox::OutboxLimit;
 use super::policy::Policy;
@@ -273,6 +274,16 @@ impl Hub {
             seat.outbox.count_frames(alias, rate.is_some(), topic.head);
         }
         self.subscriptions += 1;
+    }
+
+    /// Puts the time before a subscription in front of its events. Whoever has had the channel by
+    /// pattern until then has had it already.
+    pub fn recall(&mut self, id: SeatId, to: (&ChannelName, Alias), past: Past) {
+        let (channel, alias) = to;
+        if let Some(seat) = self.seats.get_mut(id) {
+            seat.outbox.recall(channel.clone(), alias, past);
+        }
+        self.mark_dirty(id);
     }
 
     /// Ends a subscription and takes its events out of the queue; unless a pattern has them as

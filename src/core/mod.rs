@@ -2,8 +2,11 @@
 //! reads a clock: `now` is an argument.
 
 pub mod account;
+pub mod dedupe;
 pub mod farewell;
+pub mod history;
 pub mod hub;
+pub mod keyed;
 pub mod latest;
 pub mod metrics;
 pub mod outbox;

@@ -8,6 +8,7 @@ mod control;
 mod item;
 mod lag;
 mod own;
+mod past;
 mod room;
 mod tally;
 
@@ -73,6 +74,11 @@ pub trait Delivered {
 
     /// The newest event of a key was handed to the kernel, for a subscriber who had missed it.
     fn shown(&mut self, frame: &Frame);
+
+    /// `frames` events of the time before a subscription were handed to the kernel.
+    fn recovered(&mut self, run: &Run, frames: u32) {
+        self.delivered(run, frames);
+    }
 }
 
 impl Outbox {
@@ -94,7 +100,8 @@ impl Outbox {
     /// Whether nothing waits that could be written: at most a subscription that lags is in front,
     /// whose events are first to be fetched.
     pub fn is_idle(&self) -> bool {
-        self.control_bytes() == 0 && matches!(self.data.front(), None | Some(Item::Lag(_)))
+        self.control_bytes() == 0
+            && matches!(self.data.front(), None | Some(Item::Lag(_) | Item::Recall(_)))
     }
 
     /// Slices, notices and channels that lag, in the data lane.
@@ -152,6 +159,8 @@ impl Outbox {
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
             Item::Slice(slice) => Some((slice.run.alias(), slice.run.channel())),
+            Item::Recall(recall) => Some((recall.alias, &recall.channel)),
+            Item::Past(slice) => Some((slice.run.alias(), slice.run.channel())),
             // What is shown stands before its lag.
             Item::Frame(_) | Item::Last(_) => None,
         });
@@ -169,11 +178,12 @@ impl Outbox {
                 Item::Frame(frame) => begun || !gone(frame.alias),
                 Item::Gap(gap) => begun || !gone(gap.alias),
                 Item::Lag(lag) => !gone(lag.alias),
-                Item::Slice(slice) if gone(slice.run.alias()) => {
+                Item::Recall(recall) => !gone(recall.alias),
+                Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = if begun { slice.from + 1 } else { slice.from };
                     begun
                 }
-                Item::Last(_) | Item::Slice(_) => true,
+                Item::Last(_) | Item::Past(_) | Item::Slice(_) => true,
             }
         });
         self.recount();
@@ -184,7 +194,7 @@ impl Outbox {
     pub fn clear_data(&mut self) -> u64 {
         let before = self.events;
         self.data.truncate(usize::from(self.cut > 0));
-        if let Some(Item::Slice(slice)) = self.data.front_mut() {
+        if let Some(Item::Past(slice) | Item::Slice(slice)) = self.data.front_mut() {
             slice.to = slice.from + 1;
         }
         self.part();
@@ -276,7 +286,7 @@ impl Outbox {
             add(self.control.get(self.control_from as usize..).unwrap_or_default());
         }
         for item in items {
-            if matches!(item, Item::Lag(_)) || !add(item.as_bytes()) {
+            if matches!(item, Item::Lag(_) | Item::Recall(_)) || !add(item.as_bytes()) {
                 break;
             }
         }
@@ -346,7 +356,17 @@ impl Outbox {
                 }
                 done
             }
-            Item::Gap(_) | Item::Lag(_) | Item::Last(_) => {
+            Item::Past(slice) => {
+                let at = slice.run.start(slice.from) + self.cut + step;
+                let frame = slice.run.frame_at(at).min(slice.to);
+                self.cut = at - slice.run.start(frame);
+                if frame > slice.from {
+                    sink.recovered(&slice.run, frame - slice.from);
+                }
+                slice.from = frame;
+                slice.from == slice.to
+            }
+            Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Recall(_) => {
                 self.cut += step;
                 self.cut == front.as_bytes().len()
             }
@@ -367,7 +387,12 @@ impl Outbox {
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),
-                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => true,
+                Item::Frame(_)
+                | Item::Gap(_)
+                | Item::Lag(_)
+                | Item::Last(_)
+                | Item::Past(_)
+                | Item::Recall(_) => true,
             }),
             "a queue pins little more than it counts"
         );

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::history::HistoryRule;
+
 /// What happens at the bound of a subscriber's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -36,9 +38,22 @@ impl Policy {
     }
 }
 
-/// What a namespace says about slow consumers.
+/// What is kept of a channel's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// How much of its past.
+    pub history: HistoryRule,
+    /// Keys whose newest event is kept; 0 is none.
+    pub keys: usize,
+}
+
+/// What a namespace says about its channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyRule {
+    /// What is kept of their events.
+    pub keep: Keep,
+    /// Whoever has missed more events than this recovers none of them.
+    pub recovery_max: u64,
     /// The policy of its channels.
     pub policy: Policy,
     /// Whether a client may ask for another one.
@@ -47,6 +62,20 @@ pub struct PolicyRule {
     pub keys_max: usize,
     /// Whether clients may subscribe to patterns (`prefix:*`).
     pub patterns: bool,
+}
+
+impl Default for PolicyRule {
+    /// As the configuration has it where nobody has written anything.
+    fn default() -> Self {
+        Self {
+            keep: Keep::default(),
+            recovery_max: 1_000,
+            policy: Policy::DropOldest,
+            choice: true,
+            keys_max: 10_000,
+            patterns: false,
+        }
+    }
 }
 
 /// Why nobody may subscribe to a pattern.
@@ -123,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_strict_node_knows_only_configured_namespaces() {
-        let rule = |policy| PolicyRule { policy, choice: true, keys_max: 10, patterns: false };
+        let rule = |policy| PolicyRule { policy, ..PolicyRule::default() };
         let open = Policies::new(
             rule(Policy::DropOldest),
             [("logs".to_owned(), rule(Policy::Disconnect))],
@@ -137,12 +166,7 @@ mod tests {
 
     #[test]
     fn a_pattern_is_open_where_all_that_it_has_is() {
-        let rule = |patterns| PolicyRule {
-            policy: Policy::DropOldest,
-            choice: true,
-            keys_max: 10,
-            patterns,
-        };
+        let rule = |patterns| PolicyRule { patterns, ..PolicyRule::default() };
         let rules = [("open".to_owned(), rule(true)), ("eu/1".to_owned(), rule(true))];
         let mut closed = Policies::new(rule(false), rules.clone());
         let open = Policies::new(rule(true), rules).strict(true);

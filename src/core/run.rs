@@ -11,6 +11,9 @@ use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
 use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
+use recall::Recalled;
+
+mod recall;
 
 /// A run closes at this many bytes.
 ///
@@ -274,11 +277,7 @@ impl Run {
 
     #[inline]
     fn add(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
-        if self.frames.is_empty() {
-            self.first_offset = event.offset;
-            self.taken_ns = event.taken_ns;
-            self.ts_ms = event.ts_ms;
-        }
+        self.begin_with(event);
         let before = self.bytes.len();
         event.append_frame(self.format, encoder, &mut self.bytes);
         if before > 0 && self.bytes.len() > max.bytes {
@@ -289,6 +288,28 @@ impl Run {
             self.bytes.truncate(before);
             return false;
         }
+        self.end_frame(event);
+        true
+    }
+
+    /// Appends an event whose frame is made.
+    fn add_frame(&mut self, event: &Event, frame: &[u8]) {
+        self.begin_with(event);
+        self.bytes.extend_from_slice(frame);
+        self.end_frame(event);
+    }
+
+    #[inline]
+    fn begin_with(&mut self, event: &Event) {
+        if self.frames.is_empty() {
+            self.first_offset = event.offset;
+            self.taken_ns = event.taken_ns;
+            self.ts_ms = event.ts_ms;
+        }
+    }
+
+    #[inline]
+    fn end_frame(&mut self, event: &Event) {
         if let Some(client) = event.hidden_from {
             self.hidden.push((self.len(), client));
         }
@@ -297,7 +318,6 @@ impl Run {
             end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
             later_ms: u32::try_from(later_ms).unwrap_or(u32::MAX),
         });
-        true
     }
 }
 
@@ -317,6 +337,7 @@ pub struct Press {
     bytes: usize,
     encoder: Encoder,
     account: Account,
+    recalled: Recalled,
 }
 
 impl Press {

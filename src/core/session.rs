@@ -207,7 +207,7 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
         Command::Subscribe(subscribe) => check_pattern(request.id, subscribe.channel),
         Command::Unsubscribe { channel } => check_pattern(request.id, channel),
         Command::Auth => refuse(ErrorCode::Unauthorized, "this node has no key to check a token"),
-        Command::History => refuse(ErrorCode::NotEnabled, "history is not enabled here"),
+        Command::History(history) => check_channel(request.id, history.channel),
         Command::Presence => refuse(ErrorCode::NotEnabled, "presence is not enabled here"),
         Command::Request => {
             refuse(ErrorCode::UnknownMethod, "no application answers requests on this node")

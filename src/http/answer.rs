@@ -95,6 +95,10 @@ impl From<PublishError> for Refusal {
             PublishError::Unavailable => {
                 Self::unavailable(ErrorCode::Unavailable, "the store is away")
             }
+            PublishError::ChannelsFull => Self::unavailable(
+                ErrorCode::LimitExceeded,
+                "the node has as many channels as it holds: publish on one that is there",
+            ),
             PublishError::Data(why) => Self::bad(why),
             PublishError::UnknownChannel => Self::new(
                 StatusCode::NOT_FOUND,
@@ -119,6 +123,12 @@ struct ErrorBody<'a> {
 }
 
 /// An answer that carries `value` as JSON.
+pub(super) fn text(mut text: Vec<u8>) -> Response {
+    text.push(b'\n');
+    bytes(text.into(), "application/json")
+}
+
+/// As [`text`], of a value.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(mut text) => {

@@ -25,11 +25,15 @@ enum Place {
     Disconnect,
     /// With the channel, still percent-encoded.
     Events(String),
+    /// Likewise.
+    History(String),
     Health,
     Metrics,
     Page(&'static page::Asset),
     Publish,
     Ready,
+    /// As of [`Place::Events`].
+    Snapshot(String),
     Stats,
 }
 
@@ -141,10 +145,12 @@ fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, R
         "/api/v1/channels" => (ALLOW_GET, Place::Channels),
         "/api/v1/disconnect" => (ALLOW_POST, Place::Disconnect),
         "/api/v1/stats" => (ALLOW_GET, Place::Stats),
-        _ => match (events_of(path), page::find(path)) {
-            (Some(channel), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
-            (None, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
-            (None, None) => return Err(Refusal::not_found()),
+        _ => match (of_channel(path), page::find(path)) {
+            (Some((channel, "events")), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
+            (Some((channel, "history")), _) => (ALLOW_GET, Place::History(channel.to_owned())),
+            (Some((channel, "snapshot")), _) => (ALLOW_GET, Place::Snapshot(channel.to_owned())),
+            (_, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
+            (_, None) => return Err(Refusal::not_found()),
         },
     };
     let asked = match *request.method() {
@@ -156,9 +162,9 @@ fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, R
     if asked == allowed { Ok(place) } else { Err(Refusal::method(allowed)) }
 }
 
-/// The channel of `/api/v1/channels/{channel}/events`, still percent-encoded.
-fn events_of(path: &str) -> Option<&str> {
-    path.strip_prefix("/api/v1/channels/")?.strip_suffix("/events")
+/// The channel of `/api/v1/channels/{channel}/events`, still percent-encoded, and what of it.
+fn of_channel(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix("/api/v1/channels/")?.rsplit_once('/')
 }
 
 /// Does what was asked.
@@ -174,6 +180,7 @@ async fn go(
         Place::Disconnect => api::clients::disconnect(peer, request).await,
         Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
+        Place::History(channel) => api::history::history(peer, &channel, request.uri().query()),
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
         Place::Publish => api::publish::post(peer, request).await,
@@ -181,6 +188,7 @@ async fn go(
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
+        Place::Snapshot(channel) => api::history::snapshot(peer, &channel),
         Place::Stats => Ok(api::stats::answer(node).await),
     }
 }

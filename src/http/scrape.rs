@@ -39,8 +39,12 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
         let message = "a shard has ended, or does not answer";
         return Err(Refusal::unavailable(ErrorCode::Unavailable, message));
     }
-    let limit = node.memory().limit() as u64;
-    let text = write(Scrape::new(shards, node.channel_count(), limit));
+    let node = NodeGauges {
+        channels: node.channel_count(),
+        kept_bytes: node.store().kept_bytes() as u64,
+        memory_limit: node.memory().limit() as u64,
+    };
+    let text = write(Scrape::new(shards, node));
     Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
 }
 
@@ -57,12 +61,19 @@ fn write(scrape: Scrape) -> Result<String, fmt::Error> {
 struct Scrape {
     shards: Vec<Snapshot>,
     total: Option<Snapshot>,
+    node: NodeGauges,
+}
+
+/// What is of the node and of no shard.
+#[derive(Debug)]
+struct NodeGauges {
     channels: u64,
+    kept_bytes: u64,
     memory_limit: u64,
 }
 
 impl Scrape {
-    fn new(shards: Vec<Snapshot>, channels: u64, memory_limit: u64) -> Self {
+    fn new(shards: Vec<Snapshot>, node: NodeGauges) -> Self {
         let mut rest = shards.iter();
         let mut total = rest.next().cloned();
         for shard in rest {
@@ -70,7 +81,7 @@ impl Scrape {
                 total.add(shard);
             }
         }
-        Self { shards, total, channels, memory_limit }
+        Self { shards, total, node }
     }
 }
 
@@ -81,11 +92,15 @@ impl Collector for Scrape {
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         encoder
             .encode_descriptor("channels", "Living channels.", None, MetricType::Gauge)?
-            .encode_gauge(&self.channels)?;
+            .encode_gauge(&self.node.channels)?;
         let help = "What all outbound queues may take of memory together.";
         encoder
             .encode_descriptor("memory_limit_bytes", help, None, MetricType::Gauge)?
-            .encode_gauge(&self.memory_limit)?;
+            .encode_gauge(&self.node.memory_limit)?;
+        let help = "Memory of kept events, keys and ids.";
+        encoder
+            .encode_descriptor("store_kept_bytes", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.node.kept_bytes)?;
         // The memory store has nowhere to go.
         encoder
             .encode_descriptor("store_up", "Whether the store is there.", None, MetricType::Gauge)?
@@ -196,11 +211,16 @@ mod tests {
             slow_consumers: [3, 0, 0],
             ..Gauges::default()
         });
-        let text = write(Scrape::new(vec![shard.clone(), shard], 7, 9)).unwrap();
+        let text = write(Scrape::new(
+            vec![shard.clone(), shard],
+            NodeGauges { channels: 7, kept_bytes: 8, memory_limit: 9 },
+        ))
+        .unwrap();
         for line in [
             concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "weir_channels 7",
             "weir_memory_limit_bytes 9",
+            "weir_store_kept_bytes 8",
             "weir_slow_consumers{shard=\"1\",state=\"full\"} 3",
             "weir_slow_consumers{shard=\"1\",state=\"blocked\"} 0",
             "weir_store_up 1",

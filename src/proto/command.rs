@@ -16,8 +16,8 @@ pub struct Request<'a> {
 pub enum Command<'a> {
     /// A token for this connection.
     Auth,
-    /// The stored events of a channel.
-    History,
+    /// The kept events of a channel.
+    History(History<'a>),
     /// Answered with `pong`.
     Ping,
     /// Who is on a channel.
@@ -48,6 +48,8 @@ pub struct Publish<'a> {
     pub key: Option<&'a str>,
     /// Whether the publisher wants its own event back.
     pub echo: bool,
+    /// What makes a retry harmless.
+    pub message_id: Option<&'a str>,
 }
 
 /// The fields of `subscribe`.
@@ -61,4 +63,24 @@ pub struct Subscribe<'a> {
     pub slow: Option<&'a str>,
     /// How often events are wanted at most; `None` for each as it comes.
     pub max_rate: Option<Rate>,
+    /// Whether the newest event of each key is wanted first, where they are kept.
+    pub snapshot: bool,
 }
+
+/// The fields of `history`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History<'a> {
+    /// Of which channel.
+    pub channel: &'a str,
+    /// The epoch and offset after which events are wanted; without them the newest are.
+    pub since: Option<(&'a str, u64)>,
+    /// How many at most.
+    pub limit: usize,
+    /// Whether they are wanted from the head backwards.
+    pub reverse: bool,
+}
+
+/// Events of one `history` where the command does not say, and at most.
+pub const HISTORY_LIMIT: usize = 100;
+/// See [`HISTORY_LIMIT`].
+pub const HISTORY_LIMIT_MAX: usize = 1_000;

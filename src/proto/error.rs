@@ -30,11 +30,13 @@ pub enum ErrorCode {
     UnknownChannel,
     /// No application answers that request.
     UnknownMethod,
+    /// A place of another life of the channel, or beyond its head.
+    UnknownPosition,
 }
 
 impl ErrorCode {
     /// Every code, in the order of [`ErrorCode::index`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::Internal,
@@ -47,6 +49,7 @@ impl ErrorCode {
         Self::Unavailable,
         Self::UnknownChannel,
         Self::UnknownMethod,
+        Self::UnknownPosition,
     ];
 
     /// Its place in [`ErrorCode::ALL`], for counters.
@@ -69,6 +72,7 @@ impl ErrorCode {
             Self::Unavailable => "unavailable",
             Self::UnknownChannel => "unknown_channel",
             Self::UnknownMethod => "unknown_method",
+            Self::UnknownPosition => "unknown_position",
         }
     }
 }

@@ -9,6 +9,9 @@ pub const CHANNEL_BYTES_MAX: usize = 255;
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 
+/// The longest `message_id`, in bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 64;
+
 /// Why a text is not a channel name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

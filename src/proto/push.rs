@@ -1,7 +1,10 @@
 //! Everything Weir tells a client, but for events (see `event`).
 
+use std::sync::Arc;
+
 use super::close::CloseReason;
 use super::error::CommandError;
+use super::event::Event;
 use super::name::ClientId;
 use super::position::Position;
 
@@ -31,6 +34,17 @@ pub enum Push<'a> {
         /// The command's id.
         id: Option<u64>,
     },
+    /// The answer to `history`.
+    History {
+        /// The command's id.
+        id: Option<u64>,
+        /// The channel.
+        channel: &'a str,
+        /// Its head.
+        position: Position,
+        /// The events, in the order that was asked for.
+        events: &'a [Arc<Event>],
+    },
     /// The answer to `publish`.
     Published {
         /// The command's id.
@@ -39,6 +53,8 @@ pub enum Push<'a> {
         channel: &'a str,
         /// The event's place.
         position: Position,
+        /// Whether it was published before, under the same `message_id`.
+        duplicate: bool,
     },
     /// The answer to `subscribe`.
     Subscribed {

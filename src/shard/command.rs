@@ -18,7 +18,7 @@ use crate::proto::name::ShardId;
 use crate::proto::position::Position;
 use crate::proto::push::Push;
 use crate::proto::ws::frame;
-use crate::store::{NewEvent, Now};
+use crate::store::{Begun, NewEvent, Now, Published, StoreError, Wish};
 
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
@@ -37,6 +37,8 @@ pub(super) struct New<'a> {
     /// Whether the publisher wants it too.
     pub(super) echo: bool,
     pub(super) payload: Payload,
+    /// What makes a retry harmless.
+    pub(super) message_id: Option<&'a str>,
 }
 
 impl<'a> From<&Publish<'a>> for New<'a> {
@@ -45,6 +47,7 @@ impl<'a> From<&Publish<'a>> for New<'a> {
             channel: publish.channel,
             key: publish.key.map(Box::from),
             echo: publish.echo,
+            message_id: publish.message_id,
             payload: Payload::Json(Box::from(publish.data)),
         }
     }
@@ -77,11 +80,8 @@ impl Shard {
                 None => self.unsubscribe(asker, id, channel)?,
             },
             // `session::check` has refused these.
-            Command::Auth
-            | Command::History
-            | Command::Presence
-            | Command::Request
-            | Command::Signal => {}
+            Command::History(history) => self.history(asker, id, history)?,
+            Command::Auth | Command::Presence | Command::Request | Command::Signal => {}
         }
         Ok(None)
     }
@@ -112,21 +112,25 @@ impl Shard {
         id: Option<u64>,
         new: New<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
-        let New { channel, key, echo, payload } = new;
-        self.policy(id, channel)?;
+        let New { channel, key, echo, payload, message_id } = new;
+        let rule = self.policy(id, channel)?;
         let event = NewEvent {
             channel: Cow::Borrowed(channel),
             key,
             payload,
             from: Some(Arc::clone(asker.author)),
             hidden_from: (!echo).then_some(asker.author.client),
+            message_id: message_id.map(Cow::Borrowed),
+            keep: rule.keep,
         };
         let taken = self.node.store().publish(event, asker.now);
         let published = taken.map_err(|away| unavailable(id, away))?;
-        self.metrics.add(Counter::EventsPublishedWs, 1);
+        let counter =
+            if published.duplicate { Counter::EventsDuplicate } else { Counter::EventsPublishedWs };
+        self.metrics.add(counter, 1);
         if let Some(id) = id {
-            let position = published.position;
-            self.answer(asker.id, &Push::Published { id, channel, position });
+            let Published { position, duplicate, .. } = published;
+            self.answer(asker.id, &Push::Published { id, channel, position, duplicate });
         }
         Ok(published.crowded)
     }
@@ -159,14 +163,30 @@ impl Shard {
             return Ok(());
         }
         self.count_subscription(asker, id)?;
-        let joined = self
-            .node
-            .store()
-            .subscribe(channel, self.id, asker.now)
-            .map_err(|away| unavailable(id, away))?;
+        // What it has by pattern it must not get again, and out of its order.
+        let by_pattern = self.hub.borrow().has_by_pattern(asker.id, channel);
+        let wish = Wish {
+            since: subscribe.since,
+            snapshot: subscribe.snapshot && !by_pattern,
+            recovery_max: if by_pattern { 0 } else { rule.recovery_max },
+            keep: rule.keep,
+        };
+        let begun = self.node.store().subscribe(channel, self.id, wish, asker.now);
+        let Begun { joined, recovered, past } = begun.map_err(|away| unavailable(id, away))?;
         let (alias, position) = (joined.alias, joined.head);
-        self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join(position));
-        let (alias, recovered) = (alias.0, recovered(subscribe, position));
+        {
+            let mut hub = self.hub.borrow_mut();
+            let to = (&joined.channel, alias);
+            hub.subscribe(asker.id, to, join(position));
+            if let Some(past) = past {
+                hub.recall(asker.id, to, past);
+            }
+        }
+        if let Some(whole) = recovered {
+            let counter = if whole { Counter::RecoveriesWhole } else { Counter::RecoveriesNot };
+            self.metrics.add(counter, 1);
+        }
+        let alias = alias.0;
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
         Ok(())
@@ -216,7 +236,11 @@ impl Shard {
         ended
     }
 
-    fn policy(&self, id: Option<u64>, channel: &str) -> Result<PolicyRule, CommandError> {
+    pub(super) fn policy(
+        &self,
+        id: Option<u64>,
+        channel: &str,
+    ) -> Result<PolicyRule, CommandError> {
         self.node.options().policies.of(channel).ok_or_else(|| {
             let message =
                 "the channel's namespace is not configured, and only configured ones exist";
@@ -256,8 +280,12 @@ pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
     CommandError::new(id, ErrorCode::NotSubscribed, message)
 }
 
-pub(super) fn unavailable(id: Option<u64>, away: crate::store::Unavailable) -> CommandError {
-    CommandError::new(id, ErrorCode::Unavailable, away.to_string())
+pub(super) fn unavailable(id: Option<u64>, away: StoreError) -> CommandError {
+    let code = match away {
+        StoreError::Away => ErrorCode::Unavailable,
+        StoreError::Full => ErrorCode::LimitExceeded,
+    };
+    CommandError::new(id, code, away.to_string())
 }
 
 fn kind(command: &Command<'_>) -> Counter {
@@ -267,7 +295,7 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Subscribe(_) => Counter::CommandsSubscribe,
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
         Command::Auth => Counter::CommandsAuth,
-        Command::History => Counter::CommandsHistory,
+        Command::History(_) => Counter::CommandsHistory,
         Command::Presence => Counter::CommandsPresence,
         Command::Request => Counter::CommandsRequest,
         Command::Signal => Counter::CommandsSignal,

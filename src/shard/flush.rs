@@ -32,6 +32,13 @@ impl Delivered for Count<'_> {
         self.metrics.time(Timing::QueueAge, queued_us, frames);
     }
 
+    fn recovered(&mut self, run: &Run, frames: u32) {
+        // How old they are says nothing of this node.
+        let counter =
+            if run.is_conflated() { Counter::EventsShown } else { Counter::EventsRecovered };
+        self.metrics.add(counter, u64::from(frames));
+    }
+
     fn shown(&mut self, frame: &Frame) {
         let waited_us = self.node_ns.saturating_sub(frame.taken_ns) / 1_000;
         self.metrics.add(Counter::EventsShown, 1);
@@ -74,7 +81,7 @@ impl Shard {
                 seat.outbox.withdraw();
                 return flushed;
             }
-            if seat.outbox.lagging().is_none() || !hub.refill(id, || self.node.unix_ms()) {
+            if !seat.outbox.waits_for_refill() || !hub.refill(id, || self.node.unix_ms()) {
                 return Flushed::All;
             }
         }

@@ -184,8 +184,9 @@ impl Asker<'_> {
         let shard = &local.0;
         shard.metrics.add(Counter::CommandsPublish, 1);
         let Large { id, channel, key, echo, payload } = large;
-        let published = session::check_channel(id, &channel)
-            .and_then(|()| shard.publish(self, id, New { channel: &channel, key, echo, payload }));
+        let published = session::check_channel(id, &channel).and_then(|()| {
+            shard.publish(self, id, New { channel: &channel, key, echo, payload, message_id: None })
+        });
         match published {
             Ok(None) => self.unless_unread(local),
             Ok(Some(crowded)) => Next::Hold(crowded, Vec::new()),

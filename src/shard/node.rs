@@ -17,9 +17,8 @@ use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
 use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
-use crate::proto::position::Position;
 use crate::proto::push::Last;
-use crate::store::{ChannelInfo, NewEvent, Store, Unavailable};
+use crate::store::{ChannelInfo, NewEvent, Published, Store, StoreError};
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -75,14 +74,20 @@ pub enum PublishError {
     /// The store is away.
     #[error("the store is away: try again later")]
     Unavailable,
+    /// The node has as many channels as it holds, and none that nobody needs.
+    #[error("the node has as many channels as it holds")]
+    ChannelsFull,
     /// The channel's namespace is not configured, and only configured ones exist here.
     #[error("no such channel: its namespace is not configured")]
     UnknownChannel,
 }
 
-impl From<Unavailable> for PublishError {
-    fn from(_: Unavailable) -> Self {
-        Self::Unavailable
+impl From<StoreError> for PublishError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Away => Self::Unavailable,
+            StoreError::Full => Self::ChannelsFull,
+        }
     }
 }
 
@@ -204,16 +209,17 @@ impl Node {
     /// # Errors
     ///
     /// [`PublishError::Overloaded`] after `publish_timeout` without room.
-    pub async fn publish(&self, event: NewEvent<'_>) -> Result<Position, PublishError> {
-        if self.options.policies.of(&event.channel).is_none() {
+    pub async fn publish(&self, event: NewEvent<'_>) -> Result<Published, PublishError> {
+        let Some(rule) = self.options.policies.of(&event.channel) else {
             return Err(PublishError::UnknownChannel);
-        }
+        };
+        let event = NewEvent { keep: rule.keep, ..event };
         if self.mailboxes.all().iter().any(Mailbox::is_crowded) {
             tokio::time::timeout(self.options.publish_timeout, self.room())
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }
-        Ok(self.store.publish(event, self.clock.now())?.position)
+        Ok(self.store.publish(event, self.clock.now())?)
     }
 
     /// Waits for room in every mailbox that has none, one after the other.

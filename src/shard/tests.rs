@@ -19,15 +19,14 @@ use crate::proto::event::{Author, Payload};
 use crate::proto::format::{Compression, Spoken};
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::ws::frame::{Opcode, client_frame};
-use crate::store::NewEvent;
 use crate::store::memory::Memory;
+use crate::store::{NewEvent, Wish};
 
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options() -> NodeOptions {
-    let rule =
-        PolicyRule { policy: Policy::DropOldest, choice: true, keys_max: 10, patterns: false };
+    let rule = PolicyRule { keys_max: 10, ..PolicyRule::default() };
     NodeOptions {
         node_name: "test".to_owned(),
         connections_max: 100,
@@ -230,15 +229,9 @@ fn a_publish_waits_once_for_all_mailboxes() {
     let node = node(3, options());
     let now = node.clock().now();
     for shard in 0..3 {
-        node.store().subscribe("room:1", ShardId(shard), now).unwrap();
+        node.store().subscribe("room:1", ShardId(shard), Wish::default(), now).unwrap();
     }
-    let event = || NewEvent {
-        channel: "room:1".into(),
-        key: None,
-        payload: Payload::Opaque(Box::from(&b"x"[..])),
-        from: None,
-        hidden_from: None,
-    };
+    let event = || NewEvent::new("room:1".into(), Payload::Opaque(Box::from(&b"x"[..])));
     while !node.mailboxes().all().iter().all(Mailbox::is_crowded) {
         node.store().publish(event(), now).unwrap();
     }
@@ -274,7 +267,12 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
         let mailbox = shard.mailbox().unwrap();
         let author = Arc::new(Author { client: ClientId(1), user: None });
         for channel in ["room:1", "room:2", "room:3"] {
-            let joined = shard.node.store().subscribe(channel, shard.id, clock.now()).unwrap();
+            let joined = shard
+                .node
+                .store()
+                .subscribe(channel, shard.id, Wish::default(), clock.now())
+                .unwrap()
+                .joined;
             let mut hub = shard.hub.borrow_mut();
             for _ in 0..4_000 {
                 let id = hub.open(Arc::clone(&author), 0);
@@ -286,7 +284,7 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
         for channel in ["room:1", "room:2", "room:1", "room:3", "room:1"] {
             let payload = Payload::Opaque(Box::from(&b"x"[..]));
             let channel = channel.into();
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            let event = NewEvent::new(channel, payload);
             shard.node.store().publish(event, clock.now()).unwrap();
         }
         let mut mail = Vec::new();
@@ -304,11 +302,11 @@ fn a_batch_stops_at_the_message_that_crowds_a_mailbox() {
         let shard = &local.0;
         let now = shard.node.clock().now();
         let mailbox = shard.mailbox().unwrap();
-        shard.node.store().subscribe("room:1", shard.id, now).unwrap();
+        shard.node.store().subscribe("room:1", shard.id, Wish::default(), now).unwrap();
         for _ in 0..8_191 {
             let payload = Payload::Opaque(Box::from(&b"x"[..]));
             let channel = "room:1".into();
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            let event = NewEvent::new(channel, payload);
             shard.node.store().publish(event, now).unwrap();
         }
         let mut client = Client::connect(&local).await;

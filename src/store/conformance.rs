@@ -1,11 +1,13 @@
 //! The contract of [`Store`] as a test.
 
+mod past;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Deliver, Joined, NewEvent, Now, Store};
+use super::{Begun, Deliver, Joined, NewEvent, Now, Store, Wish};
 use crate::proto::event::{Author, Event, Payload};
 use crate::proto::name::{ClientId, ShardId};
 
@@ -44,20 +46,16 @@ fn now(ms: u64) -> Now {
 }
 
 fn event(channel: &str) -> NewEvent<'_> {
-    NewEvent {
-        channel: Cow::Borrowed(channel),
-        key: None,
-        payload: Payload::Json(Box::from(&b"1"[..])),
-        from: None,
-        hidden_from: None,
-    }
+    NewEvent::new(Cow::Borrowed(channel), Payload::Json(Box::from(&b"1"[..])))
 }
 
 /// The contract of [`Store`] as a test: panics where an implementation breaks it.
 pub(super) fn check(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
     let parts: [fn(Make<'_>); 7] =
         [sequence, members, prefixes, contents, crowding, catalogue, survives_sweeps];
-    for part in parts {
+    let kept: [fn(Make<'_>); 5] =
+        [past::recovery, past::reading, past::keys, past::retries, past::race];
+    for part in parts.into_iter().chain(kept) {
         part(&make);
     }
     concurrency(&make);
@@ -74,8 +72,12 @@ fn put(store: &dyn Store, channel: &str, ms: u64) -> super::Published {
     store.publish(event(channel), now(ms)).expect("the store is there")
 }
 
+fn begin(store: &dyn Store, channel: &str, shard: u16, wish: Wish<'_>, ms: u64) -> Begun {
+    store.subscribe(channel, ShardId(shard), wish, now(ms)).expect("the store is there")
+}
+
 fn join(store: &dyn Store, channel: &str, shard: u16, ms: u64) -> Joined {
-    store.subscribe(channel, ShardId(shard), now(ms)).expect("the store is there")
+    begin(store, channel, shard, Wish::default(), ms).joined
 }
 
 /// Offsets from 1 without gaps, delivered from the head on, before the publisher hears of it.
@@ -170,6 +172,7 @@ fn contents(make: Make<'_>) {
             payload,
             from: Some(Arc::clone(&author)),
             hidden_from: Some(ClientId(9)),
+            ..event("a")
         };
         store.publish(full, now(ms)).expect("the store is there");
     }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::core::history::Past;
+use crate::core::policy::Keep;
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use crate::proto::position::Position;
@@ -20,6 +22,18 @@ pub struct NewEvent<'a> {
     pub from: Option<Arc<Author>>,
     /// The one client that does not want to see it.
     pub hidden_from: Option<ClientId>,
+    /// What makes a retry of it harmless.
+    pub message_id: Option<Cow<'a, str>>,
+    /// What is kept of the channel's events.
+    pub keep: Keep,
+}
+
+impl<'a> NewEvent<'a> {
+    /// An event of nobody for everybody, of which nothing is kept.
+    pub fn new(channel: Cow<'a, str>, payload: Payload) -> Self {
+        let (key, from, hidden_from, message_id) = (None, None, None, None);
+        Self { channel, key, payload, from, hidden_from, message_id, keep: Keep::default() }
+    }
 }
 
 /// The clocks at the moment of a call.
@@ -36,6 +50,8 @@ pub struct Now {
 pub struct Published {
     /// Its place.
     pub position: Position,
+    /// It was published before, under the same `message_id`: this is the place that it got then.
+    pub duplicate: bool,
     /// A shard whose mailbox is beyond its bound: whoever publishes should wait for it.
     pub crowded: Option<ShardId>,
 }
@@ -51,6 +67,55 @@ pub struct Joined {
     pub head: Position,
 }
 
+/// What a subscription wants of the time before it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// All events after this place, if none of them is missing.
+    pub since: Option<(&'a str, u64)>,
+    /// The newest event of each key, unless it gets all that it has missed.
+    pub snapshot: bool,
+    /// It recovers at most this many events.
+    pub recovery_max: u64,
+    /// What is kept of the channel's events.
+    pub keep: Keep,
+}
+
+/// How a subscription begins.
+#[derive(Debug)]
+pub struct Begun {
+    /// Where.
+    pub joined: Joined,
+    /// Whether it gets everything after the place that it named; `None` when it named none.
+    pub recovered: Option<bool>,
+    /// What it is to get before the events after the head.
+    pub past: Option<Past>,
+}
+
+/// What is read of a channel's past.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading<'a> {
+    /// The events after this place; without one the newest.
+    pub since: Option<(&'a str, u64)>,
+    /// At most so many events.
+    pub limit: usize,
+    /// From the head backwards, and no further than `since`.
+    pub reverse: bool,
+    /// At most so many bytes of payload, unless it is one event.
+    pub bytes: usize,
+    /// What is kept of the channel's events.
+    pub keep: Keep,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Read {
+    /// The channel's head.
+    pub head: Position,
+    /// The events, in the order that was asked for; `None` when the place that was named is of
+    /// another life of the channel, or beyond its head.
+    pub events: Option<Vec<Arc<crate::proto::event::Event>>>,
+}
+
 /// One channel as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelInfo {
@@ -62,7 +127,13 @@ pub struct ChannelInfo {
     pub offset: u64,
 }
 
-/// The store cannot do its work now.
+/// Why the store has not done what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the store is away")]
-pub struct Unavailable;
+pub enum StoreError {
+    /// It cannot do its work now.
+    #[error("the store is away")]
+    Away,
+    /// There are as many channels as it can have, and none that nobody needs.
+    #[error("this node has as many channels as it holds: publish on one that is there")]
+    Full,
+}

@@ -11,9 +11,14 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+use super::kept::{Kept, Purse};
 use super::prefixes::Prefixes;
 use super::shard_set::ShardSet;
-use super::{ChannelInfo, Deliver, Joined, NewEvent, Now, Published, Store, Unavailable};
+use super::{
+    Begun, ChannelInfo, Deliver, Joined, NewEvent, Now, Published, Read, Reading, Store,
+    StoreError, Wish,
+};
+use crate::core::history::Past;
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ShardId};
 use crate::proto::position::{Epoch, Position};
@@ -21,8 +26,8 @@ use crate::proto::position::{Epoch, Position};
 /// Locks that the channels are spread over. A power of two.
 const SEGMENTS: usize = 256;
 
-/// A channel without subscribers, by name or by pattern, is freed after this long without an event,
-/// in milliseconds.
+/// A channel without subscribers, by name or by pattern, of whose events nothing is kept, is freed
+/// after this long without an event, in milliseconds.
 pub const IDLE_MS: u64 = 60_000;
 
 /// The most channels without subscribers by name in one segment, 1,048,576 in all. The least recently
@@ -46,10 +51,12 @@ struct Channel {
     generation: u64,
     /// The last event or subscription, node milliseconds.
     used_ms: u64,
+    /// What is kept of its events, where something is.
+    kept: Option<Box<Kept>>,
 }
 
-/// The channels behind one lock. `idle` is how many of them have no subscribers, at most
-/// [`IDLE_MAX`] whenever the lock is free.
+/// The channels behind one lock. `idle` is how many of them have no subscribers. Beyond
+/// [`IDLE_MAX`] there are none but those that patterns need and that had subscribers.
 #[derive(Debug, Default)]
 struct Segment {
     channels: HashTable<Box<Channel>>,
@@ -62,25 +69,38 @@ impl Segment {
     }
 
     /// Makes room for one more idle channel, where there is none, by freeing the least recently
-    /// used.
-    fn make_room(&mut self) {
+    /// used of those that nobody has by pattern either: whoever has one must not see it begin
+    /// again.
+    fn make_room(&mut self, prefixes: &Prefixes) {
         if self.idle < IDLE_MAX {
             return;
         }
-        let excess = self.idle - IDLE_MAX + IDLE_FREED;
-        let idle = self.channels.iter().filter(|channel| channel.subscribers == 0);
-        let mut used: Vec<u64> = idle.map(|channel| channel.used_ms).collect();
+        let mut used = Vec::new();
+        for channel in &mut self.channels {
+            if channel.subscribers == 0 && channel.by_pattern(prefixes).is_empty() {
+                used.push(channel.used_ms);
+            }
+        }
+        let excess = (self.idle - IDLE_MAX + IDLE_FREED).min(used.len());
+        if excess == 0 {
+            return;
+        }
         let (older, last_ms, _) = used.select_nth_unstable(excess - 1);
         let last_ms = *last_ms;
         // Many were used in the same millisecond: of those only as many as needed.
         let mut ties = excess - older.iter().filter(|used_ms| **used_ms < last_ms).count();
-        self.retain(|channel| match channel.used_ms.cmp(&last_ms) {
-            Less => false,
-            Equal if ties > 0 => {
-                ties -= 1;
-                false
+        self.retain(|channel| {
+            if !channel.by_pattern(prefixes).is_empty() {
+                return true;
             }
-            Equal | Greater => true,
+            match channel.used_ms.cmp(&last_ms) {
+                Less => false,
+                Equal if ties > 0 => {
+                    ties -= 1;
+                    false
+                }
+                Equal | Greater => true,
+            }
         });
     }
 
@@ -110,15 +130,22 @@ pub struct Memory {
     prefixes: Prefixes,
     hasher: RandomState,
     deliver: Arc<dyn Deliver>,
+    purse: Arc<Purse>,
     aliases: AtomicU64,
     /// The segment that the next sweep looks at.
     swept: AtomicUsize,
 }
 
 impl Memory {
-    /// An empty store that hands events to `deliver`.
+    /// An empty store that hands events to `deliver`, and keeps what it is told to.
     pub fn new(deliver: Arc<dyn Deliver>) -> Self {
+        Self::bounded(deliver, usize::MAX)
+    }
+
+    /// As [`Memory::new`], and keeps less than it is told to where that takes more than `bytes`.
+    pub fn bounded(deliver: Arc<dyn Deliver>, bytes: usize) -> Self {
         Self {
+            purse: Arc::new(Purse::new(bytes)),
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
             prefixes: Prefixes::default(),
             hasher: RandomState::default(),
@@ -135,12 +162,24 @@ impl Memory {
     }
 
     /// The channel of that name; a fresh one is idle.
-    fn channel<'a>(&self, segment: &'a mut Segment, hash: u64, name: &str) -> &'a mut Channel {
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Full`] where there is no room for a fresh one.
+    fn channel<'a>(
+        &self,
+        segment: &'a mut Segment,
+        hash: u64,
+        name: &str,
+    ) -> Result<&'a mut Channel, StoreError> {
         if segment.idle >= IDLE_MAX && segment.find(hash, name).is_none() {
-            segment.make_room();
+            segment.make_room(&self.prefixes);
+            if segment.idle >= IDLE_MAX {
+                return Err(StoreError::Full);
+            }
         }
         let (channels, idle) = (&mut segment.channels, &mut segment.idle);
-        channels
+        let channel = channels
             .entry(
                 hash,
                 |channel| channel.name.as_str() == name,
@@ -160,22 +199,32 @@ impl Memory {
                     by_pattern: ShardSet::default(),
                     generation: 0,
                     used_ms: 0,
+                    kept: None,
                 })
             })
-            .into_mut()
+            .into_mut();
+        Ok(channel)
     }
 }
 
 impl Store for Memory {
-    fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, Unavailable> {
+    fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, StoreError> {
         let hash = self.hasher.hash_one(&*event.channel);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, &event.channel);
-        channel.head.offset += 1;
+        let channel = self.channel(&mut segment, hash, &event.channel)?;
         channel.used_ms = now.node_ns / 1_000_000;
+        let (keep, message_id) = (event.keep, event.message_id);
+        if let (Some(kept), Some(id)) = (&channel.kept, &message_id)
+            && let Some(offset) = kept.published(id)
+        {
+            let position = Position { offset, ..channel.head };
+            return Ok(Published { position, duplicate: true, crowded: None });
+        }
+        channel.head.offset += 1;
         let mut crowded = None;
         let shards = channel.shards.or(channel.by_pattern(&self.prefixes));
-        if !shards.is_empty() {
+        let keeps = Kept::wants(keep, message_id.is_some()) || channel.kept.is_some();
+        if keeps || !shards.is_empty() {
             let event = Arc::new(Event {
                 channel: channel.name.clone(),
                 alias: channel.alias,
@@ -189,33 +238,81 @@ impl Store for Memory {
                 json_frame: OnceLock::new(),
                 frames: crate::proto::encoder::Frames::default(),
             });
+            if keeps {
+                let kept = channel.kept.get_or_insert_with(|| Kept::new(&self.purse));
+                kept.put(&event, keep, message_id.as_deref());
+                if kept.is_empty() {
+                    channel.kept = None;
+                }
+            }
             for shard in shards.iter() {
                 if self.deliver.deliver(shard, Arc::clone(&event)) {
                     crowded = Some(shard);
                 }
             }
         }
-        Ok(Published { position: channel.head, crowded })
+        Ok(Published { position: channel.head, duplicate: false, crowded })
     }
 
-    fn subscribe(&self, name: &str, shard: ShardId, now: Now) -> Result<Joined, Unavailable> {
+    fn subscribe(
+        &self,
+        name: &str,
+        shard: ShardId,
+        wish: Wish<'_>,
+        now: Now,
+    ) -> Result<Begun, StoreError> {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, name);
+        let channel = self.channel(&mut segment, hash, name)?;
         let first = channel.subscribers == 0;
         channel.subscribers += 1;
         channel.shards.insert(shard);
         channel.used_ms = now.node_ns / 1_000_000;
-        let (channel, alias, head) = (channel.name.clone(), channel.alias, channel.head);
+        let head = channel.head;
+        let joined = Joined { channel: channel.name.clone(), alias: channel.alias, head };
+        let (recovered, past) = match &mut channel.kept {
+            Some(kept) => kept.begin(head, wish, now),
+            None => (Kept::nothing_missed(head, wish), None),
+        };
         segment.idle -= usize::from(first);
-        Ok(Joined { channel, alias, head })
+        Ok(Begun { joined, recovered, past })
+    }
+
+    fn read(&self, name: &str, reading: Reading<'_>, now: Now) -> Result<Read, StoreError> {
+        let hash = self.hasher.hash_one(name);
+        let mut segment = self.segment(hash).lock();
+        let channel = self.channel(&mut segment, hash, name)?;
+        let head = channel.head;
+        let past = match &mut channel.kept {
+            Some(kept) => kept.read(head, reading, now),
+            None => Kept::read_nothing(head, reading),
+        };
+        drop(segment);
+        // Unpacked without the lock.
+        Ok(Read { head, events: past.map(|past| unpack(&past, reading)) })
+    }
+
+    fn snapshot(&self, name: &str, now: Now) -> Result<Read, StoreError> {
+        let hash = self.hasher.hash_one(name);
+        let mut segment = self.segment(hash).lock();
+        let channel = self.channel(&mut segment, hash, name)?;
+        channel.used_ms = now.node_ns / 1_000_000;
+        let head = channel.head;
+        let past = channel.kept.as_mut().and_then(|kept| kept.snapshot(head));
+        drop(segment);
+        Ok(Read { head, events: Some(past.iter().flat_map(|past| past.events()).collect()) })
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.purse.bytes()
     }
 
     fn unsubscribe(&self, name: &str, shard: ShardId, last: bool, now: Now) {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
-        // Before it is idle itself, so that it is not what is freed.
-        segment.make_room();
+        // Before it is idle itself, so that it is not what is freed. Where all are needed there is
+        // one too many, as many as there are subscriptions to end.
+        segment.make_room(&self.prefixes);
         let Segment { channels, idle } = &mut *segment;
         if let Some(channel) = channels.find_mut(hash, |channel| channel.name.as_str() == name)
             && channel.subscribers > 0
@@ -229,7 +326,7 @@ impl Store for Memory {
         }
     }
 
-    fn subscribe_prefix(&self, prefix: &str, shard: ShardId) -> Result<(), Unavailable> {
+    fn subscribe_prefix(&self, prefix: &str, shard: ShardId) -> Result<(), StoreError> {
         self.prefixes.subscribe(prefix, shard);
         Ok(())
     }
@@ -280,8 +377,18 @@ impl Store for Memory {
         let index = self.swept.fetch_add(1, Ordering::Relaxed) % SEGMENTS;
         let before_ms = (now.node_ns / 1_000_000).saturating_sub(IDLE_MS);
         let mut segment = self.segments[index].lock();
+        for channel in &mut segment.channels {
+            if let Some(kept) = &mut channel.kept {
+                kept.sweep(now);
+                if kept.is_empty() {
+                    channel.kept = None;
+                }
+            }
+        }
         segment.retain(|channel| {
-            channel.used_ms >= before_ms || !channel.by_pattern(&self.prefixes).is_empty()
+            channel.used_ms >= before_ms
+                || !channel.by_pattern(&self.prefixes).is_empty()
+                || channel.kept.is_some()
         });
         let channels = &mut segment.channels;
         if channels.capacity() > 64 && channels.len() < channels.capacity() / 4 {
@@ -290,123 +397,20 @@ impl Store for Memory {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Nobody;
-    impl Deliver for Nobody {
-        fn deliver(&self, _: ShardId, _: Arc<Event>) -> bool {
-            false
-        }
-    }
-
-    #[test]
-    fn keeps_the_contract() {
-        crate::store::conformance::check(|deliver| Box::new(Memory::new(deliver)));
-    }
-
-    #[test]
-    fn idle_channels_are_freed_and_come_back_with_another_epoch() {
-        let store = Memory::new(Arc::new(Nobody));
-        let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-        let busy = store.subscribe("busy", ShardId(0), now(0)).unwrap();
-        let idle = store.subscribe("idle", ShardId(0), now(0)).unwrap();
-        store.unsubscribe("idle", ShardId(0), true, now(0));
-        for _ in 0..SEGMENTS {
-            store.sweep(now(IDLE_MS));
-        }
-        assert_eq!(store.channel_count(), 2, "not idle for long enough");
-        for _ in 0..SEGMENTS {
-            store.sweep(now(IDLE_MS + 1));
-        }
-        assert_eq!(store.channel_count(), 1);
-        let again = store.subscribe("idle", ShardId(0), now(IDLE_MS + 2)).unwrap();
-        assert_ne!(again.head.epoch, idle.head.epoch);
-        assert_ne!(again.alias, idle.alias);
-        assert_eq!(store.find("busy").unwrap().head, busy.head);
-    }
-
-    #[test]
-    fn idle_channels_of_a_pattern_are_kept_while_it_is_there() {
-        let store = Memory::new(Arc::new(Nobody));
-        let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-        let sweep = |ms| (0..SEGMENTS).for_each(|_| store.sweep(now(ms)));
-        for name in ["a:b/c", "a:b", "b:c"] {
-            store.subscribe(name, ShardId(0), now(0)).unwrap();
-            store.unsubscribe(name, ShardId(0), true, now(0));
-        }
-        store.subscribe_prefix("a:b/", ShardId(0)).unwrap();
-        store.subscribe_prefix("a:", ShardId(1)).unwrap();
-        sweep(2 * IDLE_MS);
-        assert_eq!((store.channel_count(), store.find("b:c")), (2, None));
-        store.unsubscribe_prefix("a:", ShardId(1));
-        sweep(2 * IDLE_MS);
-        assert_eq!((store.channel_count(), store.find("a:b")), (1, None));
-        store.unsubscribe_prefix("a:b/", ShardId(0));
-        sweep(2 * IDLE_MS);
-        assert_eq!(store.channel_count(), 0);
-    }
-
-    #[test]
-    fn fresh_names_without_end_are_bounded_and_cost_the_oldest() {
-        let store = Memory::new(Arc::new(Nobody));
-        let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-        let put = |name: String, ms| {
-            let payload = crate::proto::event::Payload::Json(Box::from(&b"1"[..]));
-            let channel = std::borrow::Cow::Owned(name);
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
-            store.publish(event, now(ms)).unwrap().position
-        };
-        let hash = |name: &str| store.hasher.hash_one(name);
-        // All of one segment, which the others are like.
-        let first = store.segment(hash("used:0"));
-        let mut names = (0_u64..).map(|n| format!("used:{n}"));
-        let mut names =
-            names.by_ref().filter(|name| std::ptr::eq(store.segment(hash(name)), first));
-        let kept = store.subscribe("used:0", ShardId(0), now(0)).unwrap();
-        assert_eq!(names.next().unwrap(), "used:0");
-        let oldest = names.next().unwrap();
-        put(oldest.clone(), 0);
-        let loved = names.next().unwrap();
-        let love = put(loved.clone(), 0);
-        for ms in 1..3 * IDLE_MAX as u64 {
-            // Eight in each millisecond.
-            put(names.next().unwrap(), ms / 8);
-            assert_eq!(put(loved.clone(), ms / 8).epoch, love.epoch, "what is used stays");
-            assert!(first.lock().idle <= IDLE_MAX);
-        }
-        let segment = first.lock();
-        assert_eq!(segment.channels.len(), segment.idle + 1);
-        assert!(segment.idle > IDLE_MAX - IDLE_FREED, "no more than needed: {}", segment.idle);
-        drop(segment);
-        assert!(store.find(&oldest).is_none());
-        assert_eq!(store.find("used:0"), Some(kept), "what is subscribed to stays");
-    }
-
-    #[test]
-    fn the_end_of_many_subscriptions_is_bounded_too() {
-        let store = Memory::new(Arc::new(Nobody));
-        let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-        let first = store.segment(store.hasher.hash_one("used:0"));
-        let here = |name: &String| std::ptr::eq(store.segment(store.hasher.hash_one(name)), first);
-        let names: Vec<_> = (0_u64..)
-            .map(|n| format!("used:{n}"))
-            .filter(here)
-            .take(IDLE_MAX + IDLE_FREED)
-            .collect();
-        for name in &names {
-            store.subscribe(name, ShardId(0), now(0)).unwrap();
-        }
-        assert_eq!(first.lock().idle, 0);
-        assert_eq!(first.lock().channels.len(), names.len());
-        for (name, ms) in names.iter().zip(1..) {
-            store.unsubscribe(name, ShardId(0), true, now(ms));
-            // It does not count below zero either.
-            store.unsubscribe(name, ShardId(0), true, now(ms));
-            assert!(store.find(name).is_some(), "the last used is not the one to go");
-        }
-        assert!(first.lock().idle <= IDLE_MAX);
-        assert!(store.find(&names[0]).is_none());
+/// The events of a reading, as many as it may have bytes.
+fn unpack(past: &Past, reading: Reading<'_>) -> Vec<Arc<Event>> {
+    let mut left = Some(reading.bytes);
+    let fits = |event: &Arc<Event>| {
+        let fits = left.is_some();
+        left = left.and_then(|left| left.checked_sub(event.payload.len()));
+        fits
+    };
+    if reading.reverse {
+        past.events().rev().take_while(fits).collect()
+    } else {
+        past.events().take_while(fits).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,15 @@
 mod conformance;
 mod deliver;
 mod entry;
+mod kept;
 pub mod memory;
 mod prefixes;
 mod shard_set;
 
 pub use deliver::Deliver;
-pub use entry::{ChannelInfo, Joined, NewEvent, Now, Published, Unavailable};
+pub use entry::{
+    Begun, ChannelInfo, Joined, NewEvent, Now, Published, Read, Reading, StoreError, Wish,
+};
 
 use crate::proto::name::ShardId;
 
@@ -27,6 +30,13 @@ use crate::proto::name::ShardId;
 /// 5. A shard that subscribed to a prefix gets every event that is published thereafter on any
 ///    channel that begins with it, in offset order, and once, also where it has subscribed to the
 ///    channel, or to another prefix of it, as well.
+/// 6. Whoever names a place since which every event is still kept gets all of them, up to the head
+///    that it is told; there is no event between these and those that are delivered.
+/// 7. What is kept of a channel's events is what the last event on it said, at least: the last ones
+///    that are young enough, and the newest of each key. Less only where memory is short.
+/// 8. An event with the `message_id` of one that was published on the channel less than
+///    [`crate::core::dedupe::WINDOW_MS`] ago, or among the last 1,024 that had one, is not
+///    published again.
 ///
 /// Not promised: any order between channels.
 pub trait Store: Send + Sync {
@@ -34,15 +44,38 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] when the event was not taken.
-    fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, Unavailable>;
+    /// [`StoreError`] when the event was not taken.
+    fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, StoreError>;
 
-    /// Counts a subscription of a shard, and tells the head.
+    /// Counts a subscription of a shard, and tells the head, and what came before it.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] when the channel cannot be read.
-    fn subscribe(&self, channel: &str, shard: ShardId, now: Now) -> Result<Joined, Unavailable>;
+    /// [`StoreError`] when the channel cannot be read.
+    fn subscribe(
+        &self,
+        channel: &str,
+        shard: ShardId,
+        wish: Wish<'_>,
+        now: Now,
+    ) -> Result<Begun, StoreError>;
+
+    /// Reads events of a channel that are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the channel cannot be read.
+    fn read(&self, channel: &str, reading: Reading<'_>, now: Now) -> Result<Read, StoreError>;
+
+    /// The newest event of each key of a channel, in the order of offsets.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the channel cannot be read.
+    fn snapshot(&self, channel: &str, now: Now) -> Result<Read, StoreError>;
+
+    /// Memory of all that is kept, in bytes.
+    fn kept_bytes(&self) -> usize;
 
     /// Ends a subscription; `last` says that the shard has no other on this channel.
     fn unsubscribe(&self, channel: &str, shard: ShardId, last: bool, now: Now);
@@ -52,8 +85,8 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] when the events of such channels cannot be had.
-    fn subscribe_prefix(&self, prefix: &str, shard: ShardId) -> Result<(), Unavailable>;
+    /// [`StoreError`] when the events of such channels cannot be had.
+    fn subscribe_prefix(&self, prefix: &str, shard: ShardId) -> Result<(), StoreError>;
 
     /// The last subscription of a shard to a prefix has ended.
     fn unsubscribe_prefix(&self, prefix: &str, shard: ShardId);

@@ -7,6 +7,7 @@ mod deflate;
 mod formats;
 mod handshake;
 mod harness;
+mod history;
 mod http;
 mod lifecycle;
 mod listen;

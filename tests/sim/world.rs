@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
+use weir::core::policy::Keep;
 use weir::core::policy::Policy;
 use weir::proto::dialect::json;
 use weir::proto::event::{Author, Event, Payload};
@@ -15,7 +16,7 @@ use weir::proto::push::Push;
 use weir::proto::rate::Rate;
 use weir::proto::ws::frame;
 use weir::store::memory::{IDLE_MS, Memory};
-use weir::store::{NewEvent, Now, Store};
+use weir::store::{NewEvent, Now, Store, Wish};
 
 use crate::client::{Answer, Client, Entry, Logs};
 use crate::net::{Mailboxes, Net, Socket};
@@ -220,7 +221,10 @@ impl World {
         let mut outcome = Outcome::default();
         let (updated, joined) = match have {
             Some(have) => (true, have),
-            None => (false, self.store.subscribe(channel, shard.id, now).unwrap()),
+            None => (
+                false,
+                self.store.subscribe(channel, shard.id, Wish::default(), now).unwrap().joined,
+            ),
         };
         let (position, keys_max) = (joined.head.offset, self.keys_max);
         let join = Join { policy, position, keys_max, max_rate };
@@ -286,6 +290,8 @@ impl World {
                 payload: Payload::Json(text.into_bytes().into()),
                 from: Some(Arc::clone(&author)),
                 hidden_from,
+                message_id: None,
+                keep: Keep::default(),
             };
             let published = self.store.publish(event, self.now()).unwrap();
             assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");

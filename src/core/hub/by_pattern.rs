@@ -26,6 +26,11 @@ impl Hub {
         self.patterns.sub(id, prefix).is_some()
     }
 
+    /// Whether the connection has a pattern that the channel is one of.
+    pub fn has_by_pattern(&self, id: SeatId, channel: &str) -> bool {
+        self.patterns.prefixes(id).any(|prefix| channel.starts_with(prefix))
+    }
+
     /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
     /// of the one that is there. As its position, `join` has how many events are on their way to
     /// the shard and not loaded yet. They are not for it: of a channel that the shard did not have

@@ -49,6 +49,13 @@ impl Hub {
     /// `false` when there is nothing.
     pub fn refill(&mut self, id: SeatId, unix_ms: impl Fn() -> u64) -> bool {
         while let Some(seat) = self.seats.get_mut(id) {
+            if let Some((chunk, meant)) = seat.outbox.next_chunk() {
+                let format = seat.session.format;
+                if let Some((run, frames)) = self.press.recall(&chunk, meant, format) {
+                    seat.outbox.show_past(&run, frames, seat.author.client);
+                }
+                continue;
+            }
             let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
             let client = seat.author.client;
             let Some(topic) = self.topics.get_mut(&alias) else {

@@ -103,6 +103,12 @@ impl Patterns {
         self.subs(id).iter().find(|sub| sub.pattern == pattern).copied()
     }
 
+    /// The prefixes that a seat has.
+    pub(super) fn prefixes(&self, id: SeatId) -> impl Iterator<Item = &str> {
+        let patterns = self.subs(id).iter().filter_map(|sub| self.all.get(sub.pattern as usize));
+        patterns.map(|pattern| &*pattern.prefix)
+    }
+
     /// Whether a seat has a channel by pattern, and the mail from before that has been handed
     /// around.
     pub(super) fn covers(&self, id: SeatId, channel: &str) -> bool {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::lag::Lag;
+use super::past::Recall;
 use crate::core::account::Charge;
 use crate::core::latest::Frame;
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
@@ -93,6 +94,10 @@ pub(super) enum Item {
     Gap(Box<Gap>),
     /// Events that are not queued, because the subscription lags.
     Lag(Box<Lag>),
+    /// Events of the time before a subscription, which count against no bound.
+    Past(Slice),
+    /// What of that is yet to be fetched.
+    Recall(Box<Recall>),
     /// Bytes that go out after everything queued before them, such as a close frame.
     Last(Box<[u8]>),
     Slice(Slice),
@@ -103,17 +108,19 @@ impl Item {
         match self {
             Self::Frame(frame) => &frame.bytes,
             Self::Gap(gap) => &gap.frame,
-            Self::Lag(_) => &[],
+            Self::Lag(_) | Self::Recall(_) => &[],
             Self::Last(bytes) => bytes,
-            Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
+            Self::Past(slice) | Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
         }
     }
 
     /// The first frame, and what follows it.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Frame(_) | Self::Gap(_) | Self::Lag(_) | Self::Last(_) => (self.as_bytes(), &[]),
-            Self::Slice(slice) => {
+            Self::Frame(_) | Self::Gap(_) | Self::Lag(_) | Self::Last(_) | Self::Recall(_) => {
+                (self.as_bytes(), &[])
+            }
+            Self::Past(slice) | Self::Slice(slice) => {
                 let second = slice.from + 1;
                 (slice.run.slice(slice.from, second), slice.run.slice(second, slice.to))
             }

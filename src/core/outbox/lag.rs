@@ -113,7 +113,13 @@ impl Outbox {
                     slice.to = upto;
                     first
                 }
-                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => {
+                Item::Frame(_)
+                | Item::Gap(_)
+                | Item::Lag(_)
+                | Item::Last(_)
+                | Item::Past(_)
+                | Item::Recall(_)
+                | Item::Slice(_) => {
                     return true;
                 }
             };
@@ -163,7 +169,13 @@ impl Outbox {
     pub fn miss(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
         let found = self.data.iter_mut().find_map(|item| match item {
             Item::Lag(lag) if lag.alias == run.alias() => Some(lag),
-            Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
+            Item::Frame(_)
+            | Item::Gap(_)
+            | Item::Lag(_)
+            | Item::Last(_)
+            | Item::Past(_)
+            | Item::Recall(_)
+            | Item::Slice(_) => None,
         });
         let Some(lag) = found else { return false };
         if run.is_conflated() {
@@ -268,7 +280,12 @@ impl Outbox {
         let begun = usize::from(self.cut > 0);
         let first = self.data.iter().skip(begun).find_map(|item| match item {
             Item::Frame(frame) => frame.offset,
-            Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
+            Item::Gap(_)
+            | Item::Lag(_)
+            | Item::Last(_)
+            | Item::Past(_)
+            | Item::Recall(_)
+            | Item::Slice(_) => None,
         });
         if let (Some(at), Some(first)) = (lag, first) {
             if let Some(Item::Lag(lag)) = self.data.get_mut(at)
@@ -317,7 +334,12 @@ impl Outbox {
     pub fn untold(&self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let lags = self.data.iter().filter_map(|item| match item {
             Item::Lag(lag) => Some((lag.missed?, head(lag.alias)?)),
-            Item::Frame(_) | Item::Gap(_) | Item::Last(_) | Item::Slice(_) => None,
+            Item::Frame(_)
+            | Item::Gap(_)
+            | Item::Last(_)
+            | Item::Past(_)
+            | Item::Recall(_)
+            | Item::Slice(_) => None,
         });
         lags.map(|(missed, head)| missed.uncounted(head)).sum()
     }

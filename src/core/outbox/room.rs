@@ -78,7 +78,7 @@ impl Outbox {
             Some(Item::Slice(front)) => {
                 self.cut > 0 && front.run.alias() == alias && front.from + 1 == front.to
             }
-            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_)) | None => false,
+            Some(_) | None => false,
         };
         slices > usize::from(begun)
     }
@@ -139,8 +139,7 @@ impl Outbox {
                 let lost = Slice { run: Rc::clone(&here.run), from: first, to: upto };
                 self.drop_slice(at, begun, gap, &lost)
             }
-            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_))
-            | None => Visit::Kept { gap },
+            Some(_) | None => Visit::Kept { gap },
         }
     }
 
@@ -212,8 +211,7 @@ impl Outbox {
         let last = self.tally.as_ref().and_then(|tally| tally.last_gap(alias));
         let begun = match self.data.front() {
             Some(Item::Gap(front)) if self.cut > 0 => Some(&front.hole),
-            Some(Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_))
-            | None => None,
+            Some(_) | None => None,
         };
         if gap.is_none()
             && let Some(last) = last

@@ -30,7 +30,8 @@ impl Tally {
         for item in lane {
             match item {
                 Item::Gap(gap) => tally.ends_with_gap(gap.alias, &gap.hole),
-                Item::Frame(_) | Item::Lag(_) | Item::Last(_) => {}
+                Item::Frame(_) | Item::Lag(_) | Item::Last(_) | Item::Past(_) | Item::Recall(_) => {
+                }
                 Item::Slice(slice) => tally.ends_with(slice),
             }
         }
@@ -68,13 +69,20 @@ impl Tally {
     pub(super) fn left(&mut self, item: &Item) {
         let alias = match item {
             Item::Gap(gap) => gap.alias,
-            Item::Frame(_) | Item::Lag(_) | Item::Last(_) => return,
+            Item::Frame(_) | Item::Lag(_) | Item::Last(_) | Item::Past(_) | Item::Recall(_) => {
+                return;
+            }
             Item::Slice(slice) => slice.run.alias(),
         };
         let Some(queued) = self.0.get_mut(&alias) else { return };
         match item {
             Item::Gap(gap) => drop(queued.gap.take_if(|last| Rc::ptr_eq(last, &gap.hole))),
-            Item::Frame(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => {
+            Item::Frame(_)
+            | Item::Lag(_)
+            | Item::Last(_)
+            | Item::Past(_)
+            | Item::Recall(_)
+            | Item::Slice(_) => {
                 queued.slices = queued.slices.saturating_sub(1);
             }
         }

@@ -15,10 +15,10 @@ use crate::http::connection::Peer;
 use crate::http::query;
 use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
-use crate::proto::name::{self, KEY_BYTES_MAX};
+use crate::proto::name::{self, KEY_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
 use crate::proto::position::Position;
 use crate::shard::PublishError;
-use crate::store::NewEvent;
+use crate::store::{NewEvent, Published};
 
 /// Lines between two turns of the shard's other work.
 const LINES_PER_TURN: usize = 32;
@@ -35,6 +35,8 @@ struct Wanted<'a> {
     data: &'a RawValue,
     #[serde(borrow, default)]
     key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    message_id: Option<Cow<'a, str>>,
 }
 
 /// A line that was not taken.
@@ -73,15 +75,25 @@ pub(crate) async fn raw(
     } else {
         Payload::Opaque(Box::from(&*bytes))
     };
-    publish(peer, NewEvent { channel, key, payload, from: None, hidden_from: None }).await
+    publish(peer, NewEvent { key, ..NewEvent::new(channel, payload) }).await
 }
 
 async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
     let channel = new.channel.clone().into_owned();
-    let Position { epoch, offset } = peer.doors.shard.node().publish(new).await?;
-    peer.doors.shard.metrics().add(Counter::EventsPublishedHttp, 1);
-    let place = json!({"channel": channel, "epoch": epoch.as_str(), "offset": offset});
+    let published = peer.doors.shard.node().publish(new).await?;
+    count(peer, &published);
+    let Position { epoch, offset } = published.position;
+    let mut place = json!({"channel": channel, "epoch": epoch.as_str(), "offset": offset});
+    if published.duplicate {
+        place["duplicate"] = true.into();
+    }
     Ok(json(StatusCode::OK, &place))
+}
+
+fn count(peer: &Peer, published: &Published) {
+    let counter =
+        if published.duplicate { Counter::EventsDuplicate } else { Counter::EventsPublishedHttp };
+    peer.doors.shard.metrics().add(counter, 1);
 }
 
 /// Publishes a body of lines. A bad line rejects itself alone.
@@ -113,8 +125,8 @@ async fn lines(peer: &Peer, text: &[u8]) -> Response {
             }),
         };
         match done {
-            Ok(_) => {
-                peer.doors.shard.metrics().add(Counter::EventsPublishedHttp, 1);
+            Ok(published) => {
+                count(peer, &published);
                 accepted += 1;
             }
             Err(refusal) if rejected.len() < REJECTED_MAX => {
@@ -140,14 +152,18 @@ fn parse(text: &[u8], limit: usize) -> Result<NewEvent<'_>, Refusal> {
         return Err(Refusal::too_large(format!("an event has at most {limit} bytes")));
     }
     let payload = value::take(wanted.data.get().as_bytes()).map_err(Refusal::bad)?;
-    Ok(NewEvent { channel, key, payload, from: None, hidden_from: None })
+    let message_id = wanted.message_id;
+    if message_id.as_ref().is_some_and(|id| id.len() > MESSAGE_ID_BYTES_MAX) {
+        return Err(Refusal::bad("a message_id has at most 64 bytes"));
+    }
+    Ok(NewEvent { key, message_id, ..NewEvent::new(channel, payload) })
 }
 
 fn not_json(error: &serde_json::Error) -> Refusal {
     Refusal::bad(format!("the body is not the JSON that is wanted: {error}"))
 }
 
-fn check_channel(name: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
+pub(super) fn check_channel(name: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
     match name::check_channel(&name) {
         Ok(()) => Ok(name),
         Err(fault) => Err(Refusal::bad(fault.to_string())),

@@ -152,8 +152,9 @@ export class Weir {
         this.#handlers.lagged?.(message);
         return;
       case "subscribed":
-        // The offset of a change is ahead of what has come: its events are on their way.
-        if (entry && message.epoch && !message.updated) {
+        // The offset of a change, and of a return that is whole, is ahead of what has come: those
+        // events are on their way.
+        if (entry && message.epoch && !message.updated && message.recovered !== true) {
           entry.since = { epoch: message.epoch, offset: message.offset };
         }
         told?.subscribed?.(message);

@@ -1,5 +1,7 @@
 //! From events and pushes to JSON texts: compact, `type` first, `data` last.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -49,6 +51,28 @@ fn put_event(event: &Event, snapshot: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// Writes the JSON text of a reading as HTTP has it: the channel, its head, and events.
+pub fn encode_reading(
+    (channel, position): (&str, Position),
+    (events, snapshot): (&[Arc<Event>], bool),
+    out: &mut Vec<u8>,
+) {
+    string(out, "{\"channel\":", channel);
+    string(out, ",\"epoch\":", position.epoch.as_str());
+    number(out, ",\"offset\":", position.offset);
+    put_events(out, events, snapshot);
+    put(out, "}");
+}
+
+fn put_events(out: &mut Vec<u8>, events: &[Arc<Event>], snapshot: bool) {
+    put(out, ",\"events\":[");
+    for (at, event) in events.iter().enumerate() {
+        put(out, if at == 0 { "" } else { "," });
+        put_event(event, snapshot, out);
+    }
+    put(out, "]");
+}
+
 /// Writes the JSON text of everything else.
 pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
@@ -67,9 +91,17 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             number(out, ",\"age_ms\":", age_ms);
         }
         Push::Pong { id } => answer(out, "pong", id),
-        Push::Published { id, channel, position } => {
+        Push::History { id, channel, position, events } => {
+            answer(out, "history", id);
+            place(out, channel, position);
+            put_events(out, events, false);
+        }
+        Push::Published { id, channel, position, duplicate } => {
             answer(out, "published", Some(id));
             place(out, channel, position);
+            if duplicate {
+                flag(out, ",\"duplicate\":", true);
+            }
         }
         Push::Subscribed { id, channel, position, alias, recovered, updated } => {
             answer(out, "subscribed", id);

@@ -8,7 +8,7 @@ mod split;
 mod text;
 pub mod value;
 
-pub use encode::{encode_event, encode_push, encode_snapshot};
+pub use encode::{encode_event, encode_push, encode_reading, encode_snapshot};
 pub use parse::Parser;
 pub use split::{Messages, messages};
 pub use text::write_string;

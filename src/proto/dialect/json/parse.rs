@@ -4,13 +4,12 @@ use std::borrow::Cow;
 
 use super::scan::{Fault, Field, Scanner};
 use super::text::unescape;
-use crate::proto::command::{Command, Publish, Request, Subscribe};
+use crate::proto::command::{
+    Command, HISTORY_LIMIT, HISTORY_LIMIT_MAX, History, Publish, Request, Subscribe,
+};
 use crate::proto::error::{CommandError, ErrorCode};
-use crate::proto::name::KEY_BYTES_MAX;
+use crate::proto::name::{KEY_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
 use crate::proto::rate::Rate;
-
-/// The longest `message_id`, in bytes.
-const MESSAGE_ID_BYTES_MAX: usize = 64;
 
 /// The largest `id`: 2^53 - 1, the largest integer every JSON reader keeps.
 const ID_MAX: u64 = (1 << 53) - 1;
@@ -86,8 +85,10 @@ struct Fields<'t> {
     id: Option<&'t [u8]>,
     key: Option<&'t [u8]>,
     kind: Option<&'t [u8]>,
+    limit: Option<&'t [u8]>,
     max_rate: Option<&'t [u8]>,
     message_id: Option<&'t [u8]>,
+    reverse: Option<&'t [u8]>,
     since: Option<&'t [u8]>,
     slow: Option<&'t [u8]>,
     snapshot: Option<&'t [u8]>,
@@ -107,6 +108,8 @@ impl<'t> Fields<'t> {
             b"key" => &mut self.key,
             b"echo" => &mut self.echo,
             b"message_id" => &mut self.message_id,
+            b"limit" => &mut self.limit,
+            b"reverse" => &mut self.reverse,
             b"since" => &mut self.since,
             b"max_rate" => &mut self.max_rate,
             b"slow" => &mut self.slow,
@@ -151,7 +154,7 @@ impl<'a> Reader<'_, 'a> {
             "subscribe" => self.subscribe(),
             "unsubscribe" => Ok(Command::Unsubscribe { channel: self.channel()? }),
             "auth" => Ok(Command::Auth),
-            "history" => Ok(Command::History),
+            "history" => self.history(),
             "presence" => Ok(Command::Presence),
             "request" => Ok(Command::Request),
             "signal" => Ok(Command::Signal),
@@ -174,22 +177,39 @@ impl<'a> Reader<'_, 'a> {
             return Err("message_id must have at most 64 bytes".into());
         }
         let echo = flag(self.fields.echo, "echo must be true or false")?.unwrap_or(true);
-        Ok(Command::Publish(Publish { channel, data, key, echo }))
+        Ok(Command::Publish(Publish { channel, data, key, echo, message_id }))
     }
 
     fn subscribe(&mut self) -> Result<Command<'a>, Sentence> {
         let channel = self.channel()?;
-        let since = match present(self.fields.since) {
-            Some(raw) => Some(self.since(raw)?),
-            None => None,
-        };
+        let since = self.optional_since()?;
         let slow = self.optional_string(self.fields.slow, "slow must be a string")?;
-        flag(self.fields.snapshot, "snapshot must be true or false")?;
+        let snapshot = flag(self.fields.snapshot, "snapshot must be true or false")?;
         let max_rate = match present(self.fields.max_rate) {
             Some(raw) => Some(rate(raw)?),
             None => None,
         };
-        Ok(Command::Subscribe(Subscribe { channel, since, slow, max_rate }))
+        let snapshot = snapshot.unwrap_or(true);
+        Ok(Command::Subscribe(Subscribe { channel, since, slow, max_rate, snapshot }))
+    }
+
+    fn history(&mut self) -> Result<Command<'a>, Sentence> {
+        let channel = self.channel()?;
+        let since = self.optional_since()?;
+        let limit = match present(self.fields.limit).map(integer) {
+            None => Some(HISTORY_LIMIT),
+            Some(limit) => limit.and_then(|limit| usize::try_from(limit).ok()),
+        };
+        let Some(limit @ 0..=HISTORY_LIMIT_MAX) = limit else {
+            return Err("limit must be an integer from 0 to 1000".into());
+        };
+        let reverse = flag(self.fields.reverse, "reverse must be true or false")?;
+        let reverse = reverse.unwrap_or(false);
+        Ok(Command::History(History { channel, since, limit, reverse }))
+    }
+
+    fn optional_since(&mut self) -> Result<Option<(&'a str, u64)>, Sentence> {
+        present(self.fields.since).map(|raw| self.since(raw)).transpose()
     }
 
     fn since(&mut self, raw: &'a [u8]) -> Result<(&'a str, u64), Sentence> {

@@ -99,7 +99,7 @@ fn pushes_are_written_to_the_letter() {
             r#"{"type":"unsubscribed","id":2,"channel":"room:1"}"#,
         ),
         (
-            Push::Published { id: 3, channel, position },
+            Push::Published { id: 3, channel, position, duplicate: false },
             r#"{"type":"published","id":3,"channel":"room:1","epoch":"00000007","offset":57}"#,
         ),
         (Push::Pong { id: None }, r#"{"type":"pong"}"#),

@@ -152,7 +152,14 @@ fn every_command_is_read() {
         (r#"{"type":"auth","token":"x"}"#, "None Auth"),
         (r#"{"type":"signal"}"#, "None Signal"),
         (r#"{"type":"presence"}"#, "None Presence"),
-        (r#"{"type":"history"}"#, "None History"),
+        (
+            r#"{"type":"history","channel":"a"}"#,
+            "None History(History { channel: \"a\", since: None, limit: 100, reverse: false })",
+        ),
+        (
+            r#"{"type":"history","channel":"a","since":{"epoch":"k","offset":7},"limit":1000,"reverse":true}"#,
+            "None History(History { channel: \"a\", since: Some((\"k\", 7)), limit: 1000, reverse: true })",
+        ),
         (r#"{"type":"request"}"#, "None Request"),
         (
             r#"{"type":"nope","type":"ping","id":"x","id":9007199254740991}"#,
@@ -162,19 +169,19 @@ fn every_command_is_read() {
         (r#"{"type":"unsubscribe","channel":"a:\u0062"}"#, "None Unsubscribe { channel: \"a:b\" }"),
         (
             r#"{"type":"subscribe","channel":"a","since":{"epo\u0063h":"k\u0033","offset":0},"slow":"l\u0061test","max_rate":0.5,"snapshot":false}"#,
-            "None Subscribe(Subscribe { channel: \"a\", since: Some((\"k3\", 0)), slow: Some(\"latest\"), max_rate: Some(Rate(2000)) })",
+            "None Subscribe(Subscribe { channel: \"a\", since: Some((\"k3\", 0)), slow: Some(\"latest\"), max_rate: Some(Rate(2000)), snapshot: false })",
         ),
         (
             r#"{"type":"subscribe","channel":"a","since":null,"slow":null,"max_rate":null}"#,
-            "None Subscribe(Subscribe { channel: \"a\", since: None, slow: None, max_rate: None })",
+            "None Subscribe(Subscribe { channel: \"a\", since: None, slow: None, max_rate: None, snapshot: true })",
         ),
         (
             r#"{"type":"publish","channel":"\u0061","key":"k\n","data":1,"echo":false,"message_id":"m"}"#,
-            "None Publish(Publish { channel: \"a\", data: [49], key: Some(\"k\\n\"), echo: false })",
+            "None Publish(Publish { channel: \"a\", data: [49], key: Some(\"k\\n\"), echo: false, message_id: Some(\"m\") })",
         ),
         (
             r#"{"type":"publish","channel":"a","key":null,"data":1}"#,
-            "None Publish(Publish { channel: \"a\", data: [49], key: None, echo: true })",
+            "None Publish(Publish { channel: \"a\", data: [49], key: None, echo: true, message_id: None })",
         ),
     ];
     for (text, expected) in cases {

@@ -1,0 +1,130 @@
+//! What the configuration says about channels: the defaults, and what a namespace has otherwise.
+
+use std::collections::HashSet;
+
+use super::check::Check;
+use super::key::{Key, Kind};
+use super::raw::RawNamespace;
+use super::value::Value;
+use crate::core::history::HistoryRule;
+use crate::core::policy::{Keep, Policies, Policy, PolicyRule};
+
+impl Check<'_> {
+    /// The rules of all channels.
+    pub(super) fn policies(&mut self) -> Policies {
+        let default = self.rule(None);
+        let mut names = HashSet::new();
+        let mut rules = Vec::new();
+        let raw = self.raw;
+        for namespace in &raw.namespaces {
+            let name = self.namespace_name(namespace);
+            let rule = self.rule(Some(namespace));
+            let Some(name) = name else { continue };
+            if names.insert(name.clone()) {
+                rules.push((name, rule));
+            } else {
+                let problem = format!("{name:?} is configured twice");
+                self.push(namespace.source.clone(), "namespace.name", problem);
+            }
+        }
+        Policies::new(default, rules).strict(self.flag(Key::StrictNamespaces))
+    }
+
+    fn namespace_name(&mut self, namespace: &RawNamespace) -> Option<String> {
+        let Some(written) = &namespace.name else {
+            let problem = "is missing: every [[namespace]] has a name";
+            self.push(namespace.source.clone(), "namespace.name", problem.to_owned());
+            return None;
+        };
+        let Value::Text(name) = self.value_of(written, "namespace.name", Kind::Text)? else {
+            return None;
+        };
+        let fault = match crate::proto::name::check_channel(&name) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) if name.contains(':') => Some("must end before the ':'".to_owned()),
+            Ok(()) => None,
+        };
+        match fault {
+            Some(fault) => {
+                let problem = format!("is {name:?}: {fault}");
+                self.push(written.source.clone(), "namespace.name", problem);
+                None
+            }
+            None => Some(name),
+        }
+    }
+
+    /// The rule of a namespace's channels, or of those that have none.
+    fn rule(&mut self, namespace: Option<&RawNamespace>) -> PolicyRule {
+        let mut rules = Rules { check: self, namespace };
+        let keys_max = rules.count(Key::DefaultsMaxKeys);
+        let keep = Keep {
+            history: HistoryRule {
+                size: rules.number(Key::DefaultsHistory),
+                ttl_ms: rules.number(Key::DefaultsHistoryTtl),
+            },
+            keys: if rules.flag(Key::DefaultsKeyed) { keys_max } else { 0 },
+        };
+        PolicyRule {
+            keep,
+            recovery_max: rules.number(Key::DefaultsRecoveryMaxEvents),
+            policy: policy(&rules.text(Key::DefaultsSlow)),
+            choice: rules.flag(Key::DefaultsSlowChoice),
+            keys_max,
+            patterns: rules.flag(Key::DefaultsPatterns),
+        }
+    }
+}
+
+/// The settings of one namespace: its own, or the defaults.
+struct Rules<'a, 'c, 'r> {
+    check: &'a mut Check<'c>,
+    namespace: Option<&'r RawNamespace>,
+}
+
+impl Rules<'_, '_, '_> {
+    fn value(&mut self, key: Key) -> Value {
+        let written = self.namespace.and_then(|namespace| namespace.get(key));
+        let own = written.and_then(|written| {
+            let name = key.in_namespace().unwrap_or_default();
+            self.check.value_of(written, &format!("namespace.{name}"), key.row().kind)
+        });
+        // A fault of the defaults is told once, where they are read for themselves.
+        match (own, self.namespace) {
+            (Some(value), _) => value,
+            (None, None) => self.check.value(key),
+            (None, Some(_)) => {
+                let written = self.check.raw.get(key);
+                let value = written.and_then(|written| written.value.check(key.row().kind).ok());
+                value.unwrap_or_else(|| Value::default_of(key))
+            }
+        }
+    }
+
+    fn number(&mut self, key: Key) -> u64 {
+        match self.value(key) {
+            Value::Number(number) => number,
+            Value::Bool(_) | Value::List(_) | Value::Text(_) => 0,
+        }
+    }
+
+    fn count(&mut self, key: Key) -> usize {
+        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
+    }
+
+    fn flag(&mut self, key: Key) -> bool {
+        matches!(self.value(key), Value::Bool(true))
+    }
+
+    fn text(&mut self, key: Key) -> String {
+        match self.value(key) {
+            Value::Text(text) => text,
+            Value::Bool(_) | Value::List(_) | Value::Number(_) => String::new(),
+        }
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    // The table of settings has no others.
+    Policy::parse(text).unwrap_or(Policy::DropOldest)
+}

@@ -1,0 +1,45 @@
+//! The past of a channel, as a client asks for it.
+
+use super::command::{Asker, unavailable};
+use super::local::Shard;
+use crate::proto::command::History;
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::push::Push;
+use crate::store::{Read, Reading};
+
+/// Payloads of one answer, unless it is one event. Whoever wants more goes on from the last.
+const ANSWER_BYTES: usize = 1 << 20;
+
+impl Shard {
+    /// Answers with the kept events of a channel.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn history(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        history: &History<'_>,
+    ) -> Result<(), CommandError> {
+        let History { channel, since, limit, reverse } = *history;
+        let keep = self.policy(id, channel)?.keep;
+        if keep.history.size == 0 {
+            let message = "nothing is kept of this channel's events";
+            return Err(CommandError::new(id, ErrorCode::NotEnabled, message));
+        }
+        let reading = Reading { since, limit, reverse, bytes: ANSWER_BYTES, keep };
+        let read = self.node.store().read(channel, reading, asker.now);
+        let Read { head, events } = read.map_err(|away| unavailable(id, away))?;
+        let Some(events) = events else {
+            let message = format!(
+                "no such position: the channel's epoch is {} and its last offset {}",
+                head.epoch, head.offset
+            );
+            return Err(CommandError::new(id, ErrorCode::UnknownPosition, message));
+        };
+        let position = head;
+        self.answer(asker.id, &Push::History { id, channel, position, events: &events });
+        Ok(())
+    }
+}

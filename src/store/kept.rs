@@ -1,0 +1,198 @@
+//! What the memory store keeps of a channel's events, and what all of it takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Now, Reading, Wish};
+use crate::core::dedupe::Dedupe;
+use crate::core::history::{History, Past};
+use crate::core::keyed::Keyed;
+use crate::core::policy::Keep;
+use crate::proto::event::Event;
+use crate::proto::position::Position;
+
+/// What everything that is kept may take together, and takes.
+#[derive(Debug)]
+pub(super) struct Purse {
+    limit: usize,
+    bytes: AtomicUsize,
+}
+
+impl Purse {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, bytes: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.bytes() > self.limit
+    }
+}
+
+/// What is kept of one channel's events.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// As the last event said.
+    keep: Keep,
+    history: History,
+    keyed: Keyed,
+    dedupe: Dedupe,
+    purse: Arc<Purse>,
+    /// What it has in the purse.
+    charged: usize,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.purse.bytes.fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    pub(super) fn new(purse: &Arc<Purse>) -> Box<Self> {
+        Box::new(Self {
+            keep: Keep::default(),
+            history: History::default(),
+            keyed: Keyed::default(),
+            dedupe: Dedupe::default(),
+            purse: Arc::clone(purse),
+            charged: 0,
+        })
+    }
+
+    /// Whether an event leaves something behind.
+    pub(super) fn wants(keep: Keep, has_id: bool) -> bool {
+        keep.history.size > 0 || keep.keys > 0 || has_id
+    }
+
+    /// Whether nothing is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.history.is_empty() && self.keyed.is_empty() && self.dedupe.is_empty()
+    }
+
+    /// The offset of the event that was published under that id.
+    pub(super) fn published(&self, id: &str) -> Option<u64> {
+        self.dedupe.find(id)
+    }
+
+    /// Keeps of the channel's next event what `keep` says.
+    pub(super) fn put(&mut self, event: &Arc<Event>, keep: Keep, id: Option<&str>) {
+        self.keep = keep;
+        if let Some(id) = id {
+            self.dedupe.put(id.into(), event.offset, event.taken_ns / 1_000_000);
+        }
+        if keep.history.size > 0 {
+            self.history.push(event, keep.history);
+        } else if !self.history.is_empty() {
+            // It would have a hole.
+            self.history = History::default();
+        }
+        if keep.keys > 0 {
+            self.keyed.put(event, keep.keys);
+        } else if !self.keyed.is_empty() {
+            self.keyed = Keyed::default();
+        }
+        self.settle();
+        while self.purse.is_over() && self.shed() {
+            self.settle();
+        }
+    }
+
+    /// Lets go of the oldest of something. Whether there was any.
+    fn shed(&mut self) -> bool {
+        // Whoever comes back can be told that its past is gone; nobody tells who waits for a key.
+        self.history.shed() > 0 || self.keyed.shed() > 0 || self.dedupe.shed() > 0
+    }
+
+    /// Lets go of what is too old, and of a part of everything where memory is short.
+    pub(super) fn sweep(&mut self, now: Now) {
+        self.history.sweep(self.keep.history, now.node_ns);
+        self.dedupe.forget(now.node_ns / 1_000_000);
+        if self.dedupe.is_over(now.node_ns / 1_000_000) {
+            self.dedupe = Dedupe::default();
+        }
+        self.settle();
+        let wanted = self.charged / 4 * 3;
+        while self.purse.is_over() && self.charged > wanted && self.shed() {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let bytes = self.history.memory() + self.keyed.memory() + self.dedupe.memory();
+        if bytes >= self.charged {
+            self.purse.bytes.fetch_add(bytes - self.charged, Ordering::Relaxed);
+        } else {
+            self.purse.bytes.fetch_sub(self.charged - bytes, Ordering::Relaxed);
+        }
+        self.charged = bytes;
+    }
+
+    /// What a subscription gets of the time before it, and whether that is all that it wants.
+    pub(super) fn begin(
+        &mut self,
+        head: Position,
+        wish: Wish<'_>,
+        now: Now,
+    ) -> (Option<bool>, Option<Past>) {
+        let recovered = wish.since.map(|(epoch, offset)| {
+            let missed = head.missed_since(epoch, offset)?;
+            let place = (offset, head.offset);
+            if missed > wish.recovery_max {
+                return None;
+            }
+            self.history.since(place, wish.keep.history, now.node_ns)
+        });
+        match recovered {
+            Some(Some(past)) => (Some(true), Some(past).filter(|past| !past.is_empty())),
+            other => {
+                let snapshot = if wish.snapshot { self.snapshot(head) } else { None };
+                (other.map(|_| false), snapshot)
+            }
+        }
+    }
+
+    /// As [`Kept::begin`], of a channel of whose events nothing is kept.
+    pub(super) fn nothing_missed(head: Position, wish: Wish<'_>) -> Option<bool> {
+        wish.since.map(|(epoch, offset)| head.missed_since(epoch, offset) == Some(0))
+    }
+
+    /// The newest event of each key.
+    pub(super) fn snapshot(&mut self, head: Position) -> Option<Past> {
+        let chunks = self.keyed.snapshot();
+        (!chunks.is_empty()).then_some(Past { chunks, after: 0, upto: head.offset })
+    }
+
+    /// The chunks that a reading needs; `None` when it names a place that is none.
+    pub(super) fn read(&mut self, head: Position, reading: Reading<'_>, now: Now) -> Option<Past> {
+        let mut past = Self::read_nothing(head, reading)?;
+        let after = past.after;
+        let all = self.history.all(head.offset, reading.keep.history, now.node_ns);
+        let oldest = all.after.max(after);
+        let limit = u64::try_from(reading.limit).unwrap_or(u64::MAX);
+        let (from, to) = if reading.since.is_some() && !reading.reverse {
+            (oldest, oldest.saturating_add(limit).min(head.offset))
+        } else {
+            (oldest.max(head.offset.saturating_sub(limit)), head.offset)
+        };
+        if from < to {
+            past = all.part(from, to);
+        }
+        Some(past)
+    }
+
+    /// As [`Kept::read`], of a channel of whose events nothing is kept.
+    pub(super) fn read_nothing(head: Position, reading: Reading<'_>) -> Option<Past> {
+        let after = match reading.since {
+            Some((epoch, offset)) => {
+                head.missed_since(epoch, offset)?;
+                offset
+            }
+            None => 0,
+        };
+        Some(Past { chunks: Vec::new(), after, upto: after })
+    }
+}
