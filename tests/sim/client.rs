@@ -1,6 +1,6 @@
 //! What a client reads, and the model of what it has a right to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use weir::ClientId;
 use weir::core::policy::Policy;
@@ -41,6 +41,9 @@ impl std::ops::Index<&u64> for Logs {
 pub(crate) enum Answer {
     /// Of that type.
     Plain(&'static str),
+    /// To a channel that it did not have by name: the offset that it comes back to, where it is
+    /// said to get all since; and whether it is shown the newest event of each key.
+    Begun { since: Option<u64>, snapshot: bool },
     /// To a pattern, and the heads of its channels when it was answered.
     Pattern(Vec<Head>),
 }
@@ -78,6 +81,10 @@ struct Sub {
     shown: u64,
     /// What is to be shown of it: the newest event of each key.
     owed: BTreeMap<Option<Box<str>>, u64>,
+    /// What is to be shown first, since it has just come; and whether it may be taken back, since
+    /// the subscription has ended and another goes on.
+    first: VecDeque<u64>,
+    taken: bool,
 }
 
 /// What a client has asked to happen when it is slow, on one channel.
@@ -95,7 +102,7 @@ pub(crate) struct Client {
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
-    pub(crate) answers: std::collections::VecDeque<Answer>,
+    pub(crate) answers: VecDeque<Answer>,
     patterns: BTreeSet<String>,
     closed: bool,
     /// The server has begun to shut it down.
@@ -212,6 +219,9 @@ impl Client {
             }
             "event" => {
                 let (offset, data) = (number("offset"), number("data"));
+                let sub = &self.subs[&channel];
+                let first = sub.first.is_empty() || sub.taken;
+                assert!(first, "{channel} {offset} before what is shown first");
                 let told = self.told(&channel, (offset, offset), logs);
                 assert_eq!(told, (data, 1), "{channel} {offset} with its own data, and not hidden");
                 self.tally.events += 1;
@@ -231,7 +241,7 @@ impl Client {
                 assert!(counts, "{channel} {hole:?} counts {dropped}: {whole} to {seen} were lost");
                 self.tally.lagged += dropped;
             }
-            "subscribed" => self.subscribed(&channel, text),
+            "subscribed" => self.subscribed(&channel, text, logs),
             "unsubscribed" => self.unsubscribed(&channel),
             "disconnect" => {
                 let shut = text["reason"] == "shutdown";
@@ -318,6 +328,15 @@ impl Client {
         let asked = self.asked[channel];
         let sub = self.subs.get_mut(channel).unwrap();
         let entry = entry(&logs[&sub.alias], offset);
+        if let Some(first) = sub.first.pop_front() {
+            if sub.taken && first != offset {
+                sub.first.clear();
+                return self.shown(channel, (offset, data), logs);
+            }
+            assert_eq!((offset, data), (first, entry.number), "each key, the oldest first");
+            self.tally.begun[1] += 1;
+            return;
+        }
         assert!(asked.latest && entry.number == data && entry.hidden_from != Some(self.id));
         assert!(offset >= sub.hole.0 && offset <= sub.hole.1 && offset > sub.shown);
         sub.shown = offset;
@@ -326,20 +345,31 @@ impl Client {
         self.tally.shown += 1;
     }
 
-    fn subscribed(&mut self, channel: &str, text: &serde_json::Value) {
+    fn subscribed(&mut self, channel: &str, text: &serde_json::Value, logs: &Logs) {
         let answer = self.answers.pop_front().expect("answers come in order");
         let updated = text["updated"] == true;
         let tally = &mut self.tally;
         let Answer::Pattern(heads) = answer else {
-            assert!(matches!(answer, Answer::Plain("subscribed")), "answers come in order");
-            let (alias, told) = (text["alias"].as_u64().unwrap(), text["offset"].as_u64().unwrap());
+            let (alias, head) = (text["alias"].as_u64().unwrap(), text["offset"].as_u64().unwrap());
             tally.subscribed[if updated { 2 } else { 0 }] += 1;
-            let fresh = Sub { alias, told, ..Sub::default() };
+            let (mut told, mut first) = (head, VecDeque::new());
+            match answer {
+                Answer::Begun { since, snapshot } if !updated => {
+                    tally.begun[0] += since.map_or(0, |since| head - since);
+                    told = since.unwrap_or(head);
+                    if snapshot {
+                        first = newest(self.id, &logs[&alias], head);
+                    }
+                }
+                Answer::Plain("subscribed") if updated => {}
+                other => panic!("answers come in order, not {other:?}"),
+            }
+            let fresh = Sub { alias, told, first, ..Sub::default() };
             // By pattern it goes on from where it is.
             let sub = self.subs.entry(channel.to_owned()).or_insert(fresh);
             assert!(sub.alias == 0 || sub.alias == alias, "{channel} has one life at a time");
             assert_eq!(std::mem::replace(&mut sub.by_name, true), updated, "{text}");
-            (sub.alias, sub.named) = (alias, if updated { sub.named } else { told });
+            (sub.alias, sub.named) = (alias, if updated { sub.named } else { head });
             return;
         };
         assert!(text["pattern"] == true && text["alias"].is_null() && text["offset"].is_null());
@@ -369,6 +399,7 @@ impl Client {
             if name == channel || prefix.is_some_and(|prefix| name.starts_with(prefix)) {
                 sub.spared = sub.patterned.max(sub.named);
                 sub.excused = sub.spared;
+                sub.taken = true;
             }
             sub.by_name || covered(patterns, name)
         });
@@ -413,6 +444,12 @@ impl Client {
             let told = sub.told.max(sub.spared);
             let (_, owed) = self.owed(sub.alias, logs, told, log.len() as u64 + 1);
             assert_eq!(owed, 0, "{} {channel}: silence after {}", self.id, sub.told);
+            assert!(
+                sub.first.is_empty() || sub.taken,
+                "{} {channel}: {:?} not shown",
+                self.id,
+                sub.first
+            );
             self.settled(&sub, logs);
         }
     }
@@ -437,6 +474,14 @@ fn covered(patterns: &BTreeSet<String>, channel: &str) -> bool {
 
 fn entry(log: &[Entry], offset: u64) -> &Entry {
     &log[usize::try_from(offset).unwrap() - 1]
+}
+
+/// The newest event of each key up to `head`, but those that the client did not want to see.
+fn newest(id: ClientId, log: &[Entry], head: u64) -> VecDeque<u64> {
+    let keyed = (1..=head).filter_map(|at| Some((entry(log, at).key.as_ref()?, at)));
+    let newest: BTreeMap<_, _> = keyed.collect();
+    let newest: BTreeSet<u64> = newest.into_values().collect();
+    newest.into_iter().filter(|at| entry(log, *at).hidden_from != Some(id)).collect()
 }
 
 /// How many events of `from..=to` are meant for the client.

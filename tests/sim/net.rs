@@ -73,6 +73,13 @@ impl Delivered for Count<'_> {
         *self.0 += u64::from(frames);
     }
 
+    fn recovered(&mut self, run: &Run, frames: u32) {
+        // What is shown at the beginning is no delivery.
+        if !run.is_conflated() {
+            self.delivered(run, frames);
+        }
+    }
+
     fn shown(&mut self, _: &Frame) {
         *self.1 += 1;
     }

@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     /// Subscriptions, ends of them, and changes; and the same of patterns.
     pub(crate) subscribed: [u64; 3],
     pub(crate) patterns: [u64; 3],
+    /// Events that were to be recovered, and newest events shown at the beginning.
+    pub(crate) begun: [u64; 2],
     /// What was read or told of channels had by pattern alone.
     pub(crate) by_pattern: u64,
     /// What was read or told of channels had by pattern, and by name with a rate.
@@ -55,6 +57,9 @@ impl Tally {
         for (sum, more) in self.patterns.iter_mut().zip(other.patterns) {
             *sum += more;
         }
+        for (sum, more) in self.begun.iter_mut().zip(other.begun) {
+            *sum += more;
+        }
         self.by_pattern += other.by_pattern;
         self.both += other.both;
         self.slow += other.slow;
@@ -83,7 +88,7 @@ impl Tally {
     pub(crate) fn complete(&self) -> bool {
         let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn, self.shut]);
-        let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut);
+        let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut).chain(&self.begun);
         let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both]);
         let json = Format::Json.index();
         let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);

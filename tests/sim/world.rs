@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use weir::core::history::HistoryRule;
 use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
-use weir::core::policy::Keep;
-use weir::core::policy::Policy;
+use weir::core::policy::{Keep, Policy};
 use weir::proto::dialect::json;
 use weir::proto::event::{Author, Event, Payload};
 use weir::proto::name::{ClientId, ShardId};
@@ -29,6 +29,9 @@ const PATTERNS: [&str; 3] = ["b/*", "room:*", "room:eu/*"];
 
 /// What a client may ask for; most want every event.
 const RATES: [Option<f64>; 6] = [None, None, Some(0.1), Some(1.0), Some(7.5), Some(100.0)];
+
+/// Events that a subscription may recover.
+const RECOVERY_MAX: u64 = 20;
 
 /// Keys of a channel, that of events without a key among them.
 pub(crate) const KEYS: usize = 8;
@@ -76,6 +79,8 @@ pub(crate) struct World {
     pub(crate) keys_max: usize,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) store: Memory,
+    /// What is kept of every channel.
+    keep: Keep,
     pub(crate) shards: Vec<Shard>,
     pub(crate) connections: Vec<Connection>,
     clients: u64,
@@ -102,8 +107,15 @@ impl World {
             }
             Shard { id: ShardId(index), hub, net: Net::default(), in_hand, heads, longest: 0 }
         });
+        let shards = shards.collect();
+        let history = HistoryRule { size: rng.u64(1..60), ttl_ms: 20_000 };
+        let keep = match seed % 3 {
+            0 => Keep::default(),
+            rest => Keep { history, keys: if rest == 1 { KEYS } else { 0 } },
+        };
         Self {
-            shards: shards.collect(),
+            shards,
+            keep,
             store: Memory::new(Arc::<Mailboxes>::clone(&mailboxes)),
             rng,
             now_ms: 1_000,
@@ -219,12 +231,31 @@ impl World {
         let have =
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
         let mut outcome = Outcome::default();
+        let (comes_back, snapshot) = (self.rng.bool(), self.rng.bool());
+        let (back, mut begun) = (self.rng.u64(0..2 * RECOVERY_MAX), None);
+        let mut answer = Answer::Plain("subscribed");
         let (updated, joined) = match have {
             Some(have) => (true, have),
-            None => (
-                false,
-                self.store.subscribe(channel, shard.id, Wish::default(), now).unwrap().joined,
-            ),
+            None => {
+                let by_pattern = shard.hub.has_by_pattern(seat, channel);
+                let place = self.store.find(channel).map(|have| have.head);
+                let epoch = place.map_or_else(String::new, |head| head.epoch.to_string());
+                // Not far from the head, which it may even be ahead of.
+                let offset = place.map_or(0, |head| head.offset + 1).saturating_sub(back);
+                let wish = Wish {
+                    since: comes_back.then_some((epoch.as_str(), offset)),
+                    snapshot: snapshot && !by_pattern,
+                    recovery_max: if by_pattern { 0 } else { RECOVERY_MAX },
+                    keep: self.keep,
+                };
+                begun = Some(self.store.subscribe(channel, shard.id, wish, now).unwrap());
+                let begun = begun.as_ref().unwrap();
+                let recovered = begun.recovered == Some(true);
+                let since = recovered.then_some(offset);
+                let snapshot = wish.snapshot && !recovered && self.keep.keys > 0;
+                answer = Answer::Begun { since, snapshot };
+                (false, begun.joined.clone())
+            }
         };
         let (position, keys_max) = (joined.head.offset, self.keys_max);
         let join = Join { policy, position, keys_max, max_rate };
@@ -235,13 +266,18 @@ impl World {
             let which = (seat, joined.alias);
             outcome = shard.hub.update(which, join, &mut shard.net, self.now_ms);
         } else {
-            shard.hub.subscribe(seat, (&joined.channel, joined.alias), join);
+            let to = (&joined.channel, joined.alias);
+            shard.hub.subscribe(seat, to, join);
+            if let Some(past) = begun.as_mut().and_then(|begun| begun.past.take()) {
+                shard.hub.recall(seat, to, past);
+            }
         }
         let shard = connection.shard;
         self.live(channel);
-        let (position, alias, recovered) = (joined.head, joined.alias.0, None);
+        let (position, alias) = (joined.head, joined.alias.0);
+        let recovered = begun.and_then(|begun| begun.recovered);
         let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
-        self.answer(index, &push, Answer::Plain("subscribed"));
+        self.answer(index, &push, answer);
         if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
             // What was held back was under the policy before.
             self.connections[index].policies.insert(channel, before);
@@ -291,7 +327,7 @@ impl World {
                 from: Some(Arc::clone(&author)),
                 hidden_from,
                 message_id: None,
-                keep: Keep::default(),
+                keep: self.keep,
             };
             let published = self.store.publish(event, self.now()).unwrap();
             assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");
@@ -349,8 +385,8 @@ impl World {
         self.tally.count(&outcome);
         for seat in outcome.overflowed {
             let there = self.shards[index].hub.seat(seat).unwrap();
-            // What stands behind one that lags waits for the turn's own writes.
-            let blocked = there.blocked || there.outbox.lagging().is_some();
+            // What stands behind the past, or one that lags, waits for the turn's own writes.
+            let blocked = there.blocked || there.outbox.waits_for_refill();
             let connection = self.connection(index, seat);
             let strict = connection.policies.values().any(|policy| *policy == Policy::Disconnect);
             assert!(strict, "{:?} never asked to be closed", connection.author);
