@@ -7,6 +7,7 @@ use std::io::IoSlice;
 mod control;
 mod item;
 mod lag;
+mod lane;
 mod own;
 mod room;
 mod tally;
@@ -48,7 +49,8 @@ pub struct Full(pub Slice);
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
 /// that frame is finished before anything else; the control lane begins with a whole frame, and
-/// holds little more than waits there; every slice but the front [fits] its run.
+/// holds little more than waits there; every slice but the front [fits] its run; the front is not
+/// vacant; a tally is that of the data lane.
 ///
 /// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
@@ -62,7 +64,7 @@ pub struct Outbox {
     cut: usize,
     bytes: usize,
     events: usize,
-    /// Made where the lane overflows, gone when it is empty.
+    /// Made where a channel is looked for in the lane, gone when that is empty.
     tally: Option<Box<Tally>>,
 }
 
@@ -99,7 +101,7 @@ impl Outbox {
 
     /// Slices, notices and channels that lag, in the data lane.
     pub fn lane_len(&self) -> usize {
-        self.data.len()
+        self.data.len() - self.vacant()
     }
 
     /// Whether the data lane is longer than what it may keep room for while it is not used.
@@ -134,10 +136,7 @@ impl Outbox {
         }
         self.bytes += bytes;
         self.events += events;
-        if let Some(tally) = &mut self.tally {
-            tally.ends_with(&slice);
-        }
-        self.data.push_back(Item::Slice(slice.fit()));
+        self.push_back(Item::Slice(slice.fit()));
         self.check();
     }
 
@@ -149,11 +148,11 @@ impl Outbox {
     /// Takes everything of the channels that are `gone` out of the data lane, likewise.
     pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) {
         let channels = self.data.iter().filter_map(|item| match item {
+            // What is shown stands before its lag.
+            Item::Frame(_) | Item::Gone | Item::Last(_) => None,
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
             Item::Slice(slice) => Some((slice.run.alias(), slice.run.channel())),
-            // What is shown stands before its lag.
-            Item::Frame(_) | Item::Last(_) => None,
         });
         let gone = channels.filter(|(alias, name)| gone(*alias, name)).map(|(alias, _)| alias);
         let gone: HashSet<Alias> = gone.collect();
@@ -168,6 +167,7 @@ impl Outbox {
             match item {
                 Item::Frame(frame) => begun || !gone(frame.alias),
                 Item::Gap(gap) => begun || !gone(gap.alias),
+                Item::Gone => false,
                 Item::Lag(lag) => !gone(lag.alias),
                 Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = if begun { slice.from + 1 } else { slice.from };
@@ -194,7 +194,7 @@ impl Outbox {
 
     /// Queues bytes behind everything else.
     pub fn push_last(&mut self, bytes: Box<[u8]>) {
-        self.data.push_back(Item::Last(bytes));
+        self.push_back(Item::Last(bytes));
     }
 
     fn recount(&mut self) {
@@ -227,7 +227,8 @@ impl Outbox {
     fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
         let begun = usize::from(self.cut > 0);
         let mut now = None;
-        for item in self.data.iter_mut().take(SLICES_MAX).skip(begun) {
+        let items = self.data.iter_mut().filter(|item| !matches!(item, Item::Gone));
+        for item in items.take(SLICES_MAX).skip(begun) {
             if let Item::Gap(gap) = item {
                 gap.tell(*now.get_or_insert_with(&unix_ms));
             }
@@ -346,17 +347,14 @@ impl Outbox {
                 }
                 done
             }
-            Item::Gap(_) | Item::Lag(_) | Item::Last(_) => {
+            Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Last(_) => {
                 self.cut += step;
                 self.cut == front.as_bytes().len()
             }
         };
         if done {
             self.cut = 0;
-            let gone = self.data.pop_front();
-            if let (Some(tally), Some(gone)) = (&mut self.tally, gone) {
-                tally.left(&gone);
-            }
+            self.pop_front();
         }
     }
 
@@ -367,9 +365,14 @@ impl Outbox {
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),
-                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => true,
+                Item::Frame(_) | Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Last(_) => true,
             }),
             "a queue pins little more than it counts"
+        );
+        debug_assert!(!matches!(self.data.front(), Some(Item::Gone)), "the front is not vacant");
+        debug_assert!(
+            self.data.len() > 100 || self.tally.as_ref().is_none_or(|t| t.is_of(&self.data)),
+            "the tally is of this lane"
         );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");
     }

@@ -1,6 +1,5 @@
 //! What stands in a data lane.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::lag::Lag;
@@ -53,8 +52,7 @@ impl Slice {
 pub(super) struct Gap {
     pub(super) channel: ChannelName,
     pub(super) alias: Alias,
-    /// Shared with the tally, which finds it where the lane is long.
-    pub(super) hole: Rc<Cell<Hole>>,
+    pub(super) hole: Hole,
     /// When the oldest dropped event was taken, Unix time.
     pub(super) ts_ms: u64,
     /// What `frame` tells: the hole, and its age in milliseconds.
@@ -65,13 +63,19 @@ pub(super) struct Gap {
     pub(super) charge: Charge,
 }
 
-/// What a gap takes of memory before its notice is encoded, with its hole.
-pub(super) const GAP_BYTES: usize = size_of::<Gap>() + size_of::<(usize, usize, Hole)>();
+/// What a gap takes of memory before its notice is encoded.
+pub(super) const GAP_BYTES: usize = size_of::<Gap>();
 
 impl Gap {
+    /// Adds a later hole.
+    pub(super) fn widen(&mut self, more: Hole) {
+        self.hole.to = more.to;
+        self.hole.dropped += more.dropped;
+    }
+
     /// Encodes the notice as it is true at `unix_ms`.
     pub(super) fn tell(&mut self, unix_ms: u64) {
-        let (hole, age_ms) = (self.hole.get(), unix_ms.saturating_sub(self.ts_ms));
+        let (hole, age_ms) = (self.hole, unix_ms.saturating_sub(self.ts_ms));
         if self.told == Some((hole, age_ms)) {
             return;
         }
@@ -91,6 +95,8 @@ pub(super) enum Item {
     /// A notice or an event that is shown to those who lag.
     Frame(Rc<Frame>),
     Gap(Box<Gap>),
+    /// Nothing: what was here has left the lane, and the ranks are not closed yet. Never in front.
+    Gone,
     /// Events that are not queued, because the subscription lags.
     Lag(Box<Lag>),
     /// Bytes that go out after everything queued before them, such as a close frame.
@@ -99,11 +105,21 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// Its channel, but for what is shown to one that lags.
+    pub(super) fn alias(&self) -> Option<Alias> {
+        match self {
+            Self::Gap(gap) => Some(gap.alias),
+            Self::Lag(lag) => Some(lag.alias),
+            Self::Slice(slice) => Some(slice.run.alias()),
+            Self::Frame(_) | Self::Gone | Self::Last(_) => None,
+        }
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => &frame.bytes,
             Self::Gap(gap) => &gap.frame,
-            Self::Lag(_) => &[],
+            Self::Gone | Self::Lag(_) => &[],
             Self::Last(bytes) => bytes,
             Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
         }
@@ -112,7 +128,9 @@ impl Item {
     /// The first frame, and what follows it.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Frame(_) | Self::Gap(_) | Self::Lag(_) | Self::Last(_) => (self.as_bytes(), &[]),
+            Self::Frame(_) | Self::Gap(_) | Self::Gone | Self::Lag(_) | Self::Last(_) => {
+                (self.as_bytes(), &[])
+            }
             Self::Slice(slice) => {
                 let second = slice.from + 1;
                 (slice.run.slice(slice.from, second), slice.run.slice(second, slice.to))

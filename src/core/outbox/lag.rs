@@ -2,10 +2,10 @@
 //! has missed them. When the socket has room, the hole is told, and the newest event of each key in
 //! it is shown out of the table that all subscribers of the channel share.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::item::{GAP_BYTES, Gap, Item, Slice};
+use super::lane::SHORT;
 use super::{LANE_LAGGING, Outbox, SLICES_MAX};
 use crate::core::account::Charge;
 use crate::core::latest::{Frame, Latest};
@@ -89,39 +89,45 @@ impl Outbox {
         let alias = run.alias();
         let (mut from, mut ts_ms) = (run.offset(slice.from), run.ts_ms(slice.from));
         let (mut dropped, mut told) = (slice.events() as u64, 0);
-        let mut begun = self.cut > 0;
-        self.data.retain_mut(|item| {
-            let begun = std::mem::take(&mut begun);
-            let (first, ts, keep) = match item {
-                Item::Gap(gap) if gap.alias == alias && !begun => {
-                    let hole = gap.hole.get();
-                    if hole.from < floor {
-                        return true;
-                    }
-                    told += hole.dropped;
-                    (hole.from, gap.ts_ms, false)
+        let mut before = None;
+        let mut next = self.tally().first(alias);
+        while let Some(place) = next {
+            next = self.tally().after(alias, place);
+            let Some(at) = self.index(place) else { break };
+            let begun = at == 0 && self.cut > 0;
+            let (first, ts, keep) = match self.data.get_mut(at) {
+                Some(Item::Gap(gap)) if !begun && gap.hole.from >= floor => {
+                    told += gap.hole.dropped;
+                    (gap.hole.from, gap.ts_ms, false)
                 }
-                Item::Slice(slice) if slice.run.alias() == alias => {
-                    let run = &slice.run;
+                Some(Item::Slice(here)) => {
+                    let run = Rc::clone(&here.run);
                     let known = run.after(floor.saturating_sub(1));
-                    let upto = known.max(slice.from + u32::from(begun)).min(slice.to);
-                    if upto == slice.to {
-                        return true;
+                    let upto = known.max(here.from + u32::from(begun)).min(here.to);
+                    let keep = upto > here.from;
+                    let lost = Slice { run, from: upto, to: std::mem::replace(&mut here.to, upto) };
+                    if keep && at > 0 {
+                        *here = here.clone().fit();
                     }
-                    dropped += u64::from(slice.to - upto);
-                    let first = (run.offset(upto), run.ts_ms(upto), upto > slice.from);
-                    slice.to = upto;
-                    first
+                    self.bytes -= lost.bytes();
+                    self.events -= lost.events();
+                    dropped += lost.events() as u64;
+                    match lost.events() {
+                        0 => (from, ts_ms, keep),
+                        _ => (lost.run.offset(upto), lost.run.ts_ms(upto), keep),
+                    }
                 }
-                Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => {
-                    return true;
-                }
+                _ => (from, ts_ms, true),
             };
             if first < from {
                 (from, ts_ms) = (first, ts);
             }
-            keep
-        });
+            if keep {
+                before = Some(place);
+            } else {
+                self.take(before, place);
+            }
+        }
         let last = run.offset(slice.to.saturating_sub(1));
         let lost = dropped + told;
         let mut missed = Missed { from, ts_ms, count: lost, counted: lost, conflated: true };
@@ -129,23 +135,25 @@ impl Outbox {
         let missed = Some(missed);
         let charge = Charge::new(run.account(), size_of::<Lag>());
         let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None, charge };
+        self.push_back(Item::Lag(Box::new(lag)));
+        self.lags += 1;
+        self.close_up();
         self.part();
-        self.data.push_back(Item::Lag(Box::new(lag)));
         self.shrink();
-        self.recount();
+        if self.data.len() <= SHORT {
+            self.tally = None;
+        }
         self.check();
         dropped
     }
 
-    /// Gives slices that are a small part of their run a run of their own; the one in front not
-    /// where the run is shared by so many that their shares are smaller.
+    /// Gives the slice in front, where it is a small part of its run, a run of its own; not where
+    /// the run is shared by so many that their shares are smaller.
     pub(super) fn part(&mut self) {
-        for (at, item) in self.data.iter_mut().enumerate() {
-            if let Item::Slice(slice) = item {
-                let share = slice.run.footprint() / Rc::strong_count(&slice.run);
-                if at > 0 || share > slice.bytes() + size_of::<Run>() {
-                    *slice = slice.clone().fit();
-                }
+        if let Some(Item::Slice(slice)) = self.data.front_mut() {
+            let share = slice.run.footprint() / Rc::strong_count(&slice.run);
+            if share > slice.bytes() + size_of::<Run>() {
+                *slice = slice.clone().fit();
             }
         }
     }
@@ -161,11 +169,7 @@ impl Outbox {
     /// The frames of `run` from `first` on pass by a subscription that lags. Whether it has a hole
     /// that is not yet told.
     pub fn miss(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
-        let found = self.data.iter_mut().find_map(|item| match item {
-            Item::Lag(lag) if lag.alias == run.alias() => Some(lag),
-            Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
-        });
-        let Some(lag) = found else { return false };
+        let Some(lag) = self.lag_mut(run.alias()) else { return false };
         if run.is_conflated() {
             return lag.miss_conflated(run, first, client);
         }
@@ -199,7 +203,7 @@ impl Outbox {
     /// Puts before the lane what its subscription in front has missed, or some of it.
     pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, unix_ms: u64) -> Shown {
         let Reader { client, format, encoder } = reader;
-        let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
+        let Some(Item::Lag(mut lag)) = self.pop_front() else { return Shown::CaughtUp };
         self.lags -= 1;
         self.shrink();
         let mut frames = Vec::with_capacity(SLICES_MAX);
@@ -231,30 +235,25 @@ impl Outbox {
             }
             lag.shown = None;
             if lag.missed.is_some() && !self.data.is_empty() {
-                self.data.push_back(Item::Lag(lag));
+                self.push_back(Item::Lag(lag));
                 self.lags += 1;
                 return Shown::Later;
             }
         }
         let (told, upto) = (lag.missed.is_none(), lag.shown.map_or(0, |(_, upto)| upto));
-        self.data.push_front(Item::Lag(lag));
+        self.push_front(Item::Lag(lag));
         self.lags += 1;
-        for frame in frames.into_iter().rev() {
-            self.data.push_front(Item::Frame(frame));
-        }
+        self.put_frames(frames);
         Shown::Ready { told, upto, dropped }
     }
 
     /// A subscription begins to be throttled, or ceases, when all up to the offset `head` was
     /// queued or missed. Where it lags, its losses are counted accordingly from there on.
     pub fn count_frames(&mut self, alias: Alias, conflated: bool, head: u64) {
-        for item in &mut self.data {
-            if let Item::Lag(lag) = item
-                && lag.alias == alias
-                && let Some(missed) = &mut lag.missed
-            {
-                missed.count_frames(conflated, head);
-            }
+        if let Some(lag) = self.lag_mut(alias)
+            && let Some(missed) = &mut lag.missed
+        {
+            missed.count_frames(conflated, head);
         }
     }
 
@@ -264,26 +263,38 @@ impl Outbox {
         if !matches!(self.data.front(), Some(Item::Frame(_))) {
             return;
         }
-        let lag = self.data.iter().position(|item| matches!(item, Item::Lag(_)));
-        let begun = usize::from(self.cut > 0);
-        let first = self.data.iter().skip(begun).find_map(|item| match item {
-            Item::Frame(frame) => frame.offset,
-            Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Slice(_) => None,
-        });
-        if let (Some(at), Some(first)) = (lag, first) {
-            if let Some(Item::Lag(lag)) = self.data.get_mut(at)
-                && let Some((after, _)) = &mut lag.shown
-            {
+        let mut frames = self.take_frames();
+        if let Some(Item::Lag(lag)) = self.data.front_mut() {
+            let begun = usize::from(self.cut > 0);
+            let first = frames.iter().skip(begun).find_map(|frame| frame.offset);
+            if let (Some(first), Some((after, _))) = (first, &mut lag.shown) {
                 *after = first - 1;
             }
             let mut index = 0;
-            self.data.retain(|item| {
-                let shows = matches!(item, Item::Frame(frame) if frame.offset.is_some());
+            frames.retain(|frame| {
                 index += 1;
-                !shows || index <= begun
+                frame.offset.is_none() || index <= begun
             });
         }
+        self.put_frames(frames);
         self.shrink();
+    }
+
+    /// Takes what was put before the lane, with what is begun of it.
+    fn take_frames(&mut self) -> Vec<Rc<Frame>> {
+        let mut frames = Vec::new();
+        while let Some(Item::Frame(_)) = self.data.front() {
+            if let Some(Item::Frame(frame)) = self.pop_front() {
+                frames.push(frame);
+            }
+        }
+        frames
+    }
+
+    fn put_frames(&mut self, frames: Vec<Rc<Frame>>) {
+        for frame in frames.into_iter().rev() {
+            self.push_front(Item::Frame(frame));
+        }
     }
 
     /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
@@ -296,11 +307,11 @@ impl Outbox {
     pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let mut dropped = 0;
         self.data.retain_mut(|item| {
-            let Item::Lag(lag) = item else { return true };
+            let Item::Lag(lag) = item else { return !matches!(item, Item::Gone) };
             let Some(head) = head(lag.alias) else { return true };
             let Some(missed) = lag.missed else { return false };
             let (channel, alias) = (lag.channel.clone(), lag.alias);
-            let hole = Rc::new(Cell::new(missed.hole(head)));
+            let hole = missed.hole(head);
             dropped += missed.uncounted(head);
             let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
             let charge = Charge::new(lag.charge.account(), GAP_BYTES);
@@ -317,7 +328,7 @@ impl Outbox {
     pub fn untold(&self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let lags = self.data.iter().filter_map(|item| match item {
             Item::Lag(lag) => Some((lag.missed?, head(lag.alias)?)),
-            Item::Frame(_) | Item::Gap(_) | Item::Last(_) | Item::Slice(_) => None,
+            Item::Frame(_) | Item::Gap(_) | Item::Gone | Item::Last(_) | Item::Slice(_) => None,
         });
         lags.map(|(missed, head)| missed.uncounted(head)).sum()
     }

@@ -16,7 +16,7 @@ impl Outbox {
         let frame = match self.data.front() {
             Some(Item::Frame(frame)) => frame.bytes.len() / Rc::strong_count(frame),
             Some(Item::Last(bytes)) => bytes.len(),
-            Some(Item::Gap(_) | Item::Lag(_) | Item::Slice(_)) | None => 0,
+            Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Slice(_)) | None => 0,
         };
         self.control.capacity() + lane + frame
     }
@@ -27,7 +27,7 @@ impl Outbox {
             Item::Gap(gap) => GAP_BYTES + gap.frame.capacity(),
             Item::Lag(_) => size_of::<Lag>(),
             Item::Slice(slice) => slice.run.footprint() / Rc::strong_count(&slice.run),
-            Item::Frame(_) | Item::Last(_) => 0,
+            Item::Frame(_) | Item::Gone | Item::Last(_) => 0,
         });
         self.own_bytes() + items.sum::<usize>()
     }
@@ -41,7 +41,7 @@ impl Outbox {
             }
             Item::Gap(gap) => Some(unix_ms.saturating_sub(gap.ts_ms)),
             Item::Lag(lag) => lag.missed_since().map(|ts_ms| unix_ms.saturating_sub(ts_ms)),
-            Item::Last(_) => None,
+            Item::Gone | Item::Last(_) => None,
             Item::Slice(slice) => Some(unix_ms.saturating_sub(slice.run.ts_ms(slice.from))),
         })
     }

@@ -63,7 +63,7 @@ pub(in crate::core) fn channel(alias: u64) -> ChannelName {
 pub(in crate::core) fn runs(outbox: &Outbox) -> Vec<Rc<Run>> {
     let slices = outbox.data.iter().filter_map(|item| match item {
         Item::Slice(slice) => Some(Rc::clone(&slice.run)),
-        Item::Frame(_) | Item::Gap(_) | Item::Lag(_) | Item::Last(_) => None,
+        Item::Frame(_) | Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Last(_) => None,
     });
     slices.collect()
 }
@@ -74,7 +74,7 @@ pub(in crate::core) fn weight(outbox: &Outbox, seen: &mut BTreeSet<usize>) -> us
         Item::Gap(gap) => gap.charge.bytes(),
         Item::Lag(lag) => lag.charge.bytes(),
         Item::Slice(slice) if seen.insert(Rc::as_ptr(&slice.run).addr()) => slice.run.footprint(),
-        Item::Frame(_) | Item::Last(_) | Item::Slice(_) => 0,
+        Item::Frame(_) | Item::Gone | Item::Last(_) | Item::Slice(_) => 0,
     });
     items.sum()
 }
