@@ -180,9 +180,9 @@ impl Hub {
 
     /// Ends every subscription of a seat; what is queued stays queued.
     pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
+        self.give_up(id);
         let Some(seat) = self.seats.get_mut(id) else { return };
         for sub in std::mem::take(&mut seat.subs) {
-            self.give_up(id, sub);
             if let Some((channel, last)) = self.leave(sub) {
                 left(Left::Channel(&channel), last);
             }

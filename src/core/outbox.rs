@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
+use std::rc::Rc;
 
 mod control;
 mod item;
@@ -140,13 +141,41 @@ impl Outbox {
         self.check();
     }
 
-    /// Takes everything of a channel out of the data lane, but a frame that is on its way.
-    pub fn purge(&mut self, alias: Alias) {
-        self.purge_all(|other| other == alias);
+    /// Takes everything of a channel out of the data lane, but a frame that is on its way. Returns
+    /// how many events went.
+    pub fn purge(&mut self, alias: Alias) -> u64 {
+        let before = self.events;
+        self.purge_frames(alias);
+        let (mut last, mut next) = (None, self.tally().first(alias));
+        while let Some(place) = next {
+            next = self.tally().after(alias, place);
+            let Some(at) = self.index(place) else { break };
+            let begun = at == 0 && self.cut > 0;
+            if let Some(Item::Slice(slice)) = self.data.get_mut(at) {
+                let from = slice.from + u32::from(begun);
+                let to = std::mem::replace(&mut slice.to, from);
+                let lost = Slice { run: Rc::clone(&slice.run), from, to };
+                self.bytes -= lost.bytes();
+                self.events -= lost.events();
+            }
+            if begun {
+                last = Some(place);
+            } else {
+                self.take(last, place);
+            }
+        }
+        if let Some(place) = self.tally().lag(alias) {
+            self.take(None, place);
+            self.lags -= 1;
+        }
+        self.close_up();
+        self.check();
+        before.saturating_sub(self.events) as u64
     }
 
     /// Takes everything of the channels that are `gone` out of the data lane, likewise.
-    pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) {
+    pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) -> u64 {
+        let before = self.events;
         let channels = self.data.iter().filter_map(|item| match item {
             // What is shown stands before its lag.
             Item::Frame(_) | Item::Gone | Item::Last(_) => None,
@@ -157,6 +186,7 @@ impl Outbox {
         let gone = channels.filter(|(alias, name)| gone(*alias, name)).map(|(alias, _)| alias);
         let gone: HashSet<Alias> = gone.collect();
         self.purge_all(|alias| gone.contains(&alias));
+        before.saturating_sub(self.events) as u64
     }
 
     fn purge_all(&mut self, gone: impl Fn(Alias) -> bool) {

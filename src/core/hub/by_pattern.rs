@@ -132,16 +132,10 @@ impl Hub {
         }
     }
 
-    /// Ends all subscriptions of a seat to patterns; what is queued stays queued.
+    /// Ends all subscriptions of a seat to patterns, none of which lags any more; what is queued
+    /// stays queued.
     pub(super) fn leave_patterns(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         let Some(mine) = self.patterns.mine(id).map(std::mem::take) else { return };
-        if let Some(seat) = self.seats.get_mut(id) {
-            let topics = &self.topics;
-            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
-            let lags = |alias| head(alias).filter(|_| mine.lags.contains_key(&alias));
-            let dropped = seat.outbox.give_up_where(lags);
-            seat.lose(dropped);
-        }
         for alias in mine.lags.keys() {
             let Some(topic) = self.topics.get_mut(alias) else { continue };
             topic.count_user(true, false, 0);

@@ -1,6 +1,6 @@
 //! Members that lag under `latest`: what passes by them, and what they are shown when there is room.
 
-use super::seat::{Member, Round, Standing, Sub};
+use super::seat::{Member, Round, Standing};
 use super::{Hub, SeatId, Topic, Writer, narrow};
 use crate::core::latest::Latest;
 use crate::core::outbox::{Reader, Shown};
@@ -31,15 +31,13 @@ impl Hub {
         round.outcome.dropped[Policy::Latest as usize] += u64::from(meant);
     }
 
-    /// Ends the lagging of a subscription that ends.
-    pub(super) fn give_up(&mut self, id: SeatId, sub: Sub) {
-        if let Some(topic) = self.topics.get(&sub.alias)
-            && let Some(latest) = &topic.latest
-            && let Some(member) = topic.members(sub.rate).get(sub.member as usize)
-            && member.standing != Standing::Live
-            && let Some(seat) = self.seats.get_mut(id)
-        {
-            let dropped = seat.outbox.give_up(sub.alias, latest.head());
+    /// Ends the lagging of all subscriptions of a seat, which are about to end.
+    pub(super) fn give_up(&mut self, id: SeatId) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        if seat.outbox.has_lag() {
+            let topics = &self.topics;
+            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
+            let dropped = seat.outbox.give_up_where(head);
             seat.lose(dropped);
         }
     }

@@ -297,13 +297,23 @@ impl Outbox {
         }
     }
 
-    /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
-    /// nothing is shown any more. Returns how many events of it were not named as dropped before.
-    pub fn give_up(&mut self, alias: Alias, head: u64) -> u64 {
-        self.give_up_where(|other| (other == alias).then_some(head))
+    /// Takes what is shown of a channel from before the lane, but a frame that is on its way.
+    pub(super) fn purge_frames(&mut self, alias: Alias) {
+        if matches!(self.data.front(), Some(Item::Frame(_))) {
+            let begun = usize::from(self.cut > 0);
+            let mut index = 0;
+            let mut frames = self.take_frames();
+            frames.retain(|frame| {
+                index += 1;
+                frame.alias != alias || index <= begun
+            });
+            self.put_frames(frames);
+        }
     }
 
-    /// Ends the lagging of every channel that has a `head`, likewise.
+    /// Ends the lagging of every channel that has a `head`, for they are left: its hole, up to that
+    /// offset, is told, and nothing is shown any more. Returns how many events of it were not named
+    /// as dropped before.
     pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let mut dropped = 0;
         self.data.retain_mut(|item| {
