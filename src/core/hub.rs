@@ -245,7 +245,7 @@ impl Hub {
         let (channel, alias) = to;
         let Join { policy, position, keys_max, max_rate: rate } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
-        let lag = self.patterns.end_lag(id, alias);
+        let lag = self.patterns.end_lag(id, alias, self.press.account());
         let standing = lag.map_or(Standing::Live, |_| Standing::Told);
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
@@ -286,6 +286,7 @@ impl Hub {
         seat.subs.retain(|other| other.alias != alias);
         if !goes_on {
             seat.outbox.purge(alias);
+            seat.weigh(self.press.account());
         }
         self.leave(sub).map(|(_, last)| (last, outcome))
     }

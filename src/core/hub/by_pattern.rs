@@ -109,7 +109,9 @@ impl Hub {
             }
             goes_on
         });
-        self.patterns.mine(id)?.lags = lags;
+        let mine = self.patterns.mine(id)?;
+        mine.lags = lags;
+        mine.weigh(self.press.account());
         self.patterns.tidy(id);
         Some(last)
     }
@@ -194,7 +196,7 @@ impl Hub {
             && let Some(mine) = self.patterns.mine(id)
             && let Some(seat) = self.seats.get_mut(id)
         {
-            mine.lags.insert(sub.alias, standing);
+            mine.note(sub.alias, standing, self.press.account());
             topic.count_user(false, true, 0);
             seat.outbox.count_frames(sub.alias, false, topic.head);
         }
@@ -296,7 +298,7 @@ impl Hub {
             topic.count_user(false, true, 0);
         }
         if let Some(mine) = self.patterns.mine(member.seat as usize) {
-            mine.lags.insert(alias, member.standing);
+            mine.note(alias, member.standing, self.press.account());
         }
     }
 

@@ -26,6 +26,7 @@ impl Hub {
             let own = |(at, hidden_from): &&(u32, ClientId)| *at >= from && *hidden_from == client;
             meant -= narrow(run.hidden().iter().filter(own).count());
             let missed = seat.outbox.miss(run, from, client);
+            seat.weigh(round.account);
             member.standing = if missed { Standing::Lagging } else { Standing::Told };
         }
         round.outcome.dropped[Policy::Latest as usize] += u64::from(meant);
@@ -75,7 +76,8 @@ impl Hub {
                     *standing = Standing::Live;
                     topic.count_user(true, uses, 0);
                     if !by_name {
-                        self.patterns.end_lag(id, alias);
+                        let account = self.press.account().clone();
+                        self.patterns.end_lag(id, alias, &account);
                     }
                     if topic.is_spare() {
                         self.topics.remove(&alias);

@@ -200,9 +200,13 @@ impl Hub {
         let blocked = |seat: &Seat| seat.blocked && !seat.outbox.is_empty();
         let found = self.seats.iter().filter(|(id, seat)| blocked(seat) && open(*id));
         let mut ranks: Vec<_> =
-            found.map(|(id, seat)| (seat.outbox.share_bytes(), id, seat.author.client)).collect();
+            found.map(|(id, seat)| (self.share_bytes(id, seat), id, seat.author.client)).collect();
         ranks.sort_unstable();
         ranks
+    }
+
+    fn share_bytes(&self, id: SeatId, seat: &Seat) -> usize {
+        seat.outbox.share_bytes() + self.patterns.lag_bytes(id)
     }
 
     /// All queues at this moment.

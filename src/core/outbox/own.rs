@@ -8,7 +8,7 @@ use super::{LANE_KEPT, Outbox};
 
 impl Outbox {
     /// Memory that it takes for itself: its control lane, its places in the data lane beyond those
-    /// that it may keep while it is empty, and its share of the frame that it is writing of what
+    /// that it may keep while it is empty, the tally of them, and its share of the frame that it is writing of what
     /// it has missed. Runs, gaps and subscriptions that lag are on the account already.
     pub fn own_bytes(&self) -> usize {
         let places = self.data.capacity();
@@ -18,7 +18,8 @@ impl Outbox {
             Some(Item::Last(bytes)) => bytes.len(),
             Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Slice(_)) | None => 0,
         };
-        self.control.capacity() + lane + frame
+        let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
+        self.control.capacity() + lane + tally + frame
     }
 
     /// Memory that it takes: its own, and its share of the runs that others have too.

@@ -17,6 +17,7 @@ fn counted(hub: &mut Hub) -> usize {
         hub.weigh(id);
         let outbox = &hub.seat(id).unwrap().outbox;
         sum += outbox.own_bytes() + weight(outbox, &mut seen);
+        sum += hub.patterns.lag_bytes(id);
     }
     sum
 }
@@ -152,6 +153,41 @@ fn the_places_of_a_long_lane_and_unread_answers_count() {
     assert!((5_000..10_000).contains(&hub.memory()), "{}", hub.memory());
     hub.close(id, |_, _| {});
     assert_eq!(hub.memory(), 0);
+}
+
+/// A pattern has any number of channels, and so much is to be known of each.
+#[test]
+fn what_a_pattern_makes_a_queue_remember_counts() {
+    for policy in [Policy::DropOldest, Policy::DropNewest, Policy::Latest] {
+        let (mut hub, id) = pattern::stalled(&["c:"], policy);
+        for alias in 10..910 {
+            pattern::flood(&mut hub, alias, 1..2);
+            // For `latest`: what is behind one that lags is looked for.
+            let own = hidden_event(alias, 2, 9, Some(ClientId(1)));
+            publish(&mut hub, &[renamed(own, alias)], &mut Kernel::default());
+        }
+        let outbox = &hub.seat(id).unwrap().outbox;
+        let lane = outbox.own_bytes() + weight(outbox, &mut BTreeSet::new());
+        let places = lane_room(outbox) * 24;
+        // Beside the places: where each channel stands, and with `latest` that it lags.
+        let least = places + 900 * if policy == Policy::Latest { 50 } else { 33 };
+        let memory = hub.memory();
+        let notices = weight(&hub.seat(id).unwrap().outbox, &mut BTreeSet::new());
+        assert!(memory - notices > least, "{policy:?}: {} of {least}", memory - notices);
+        assert!(lane <= memory, "{policy:?}");
+        assert_eq!(memory, counted(&mut hub), "{policy:?}");
+        hub.forget_spare();
+        let ranks = hub.by_fullness(|_| true);
+        assert_eq!(ranks[0].0, memory, "{policy:?}: it would all be free without it");
+        pattern::shown(&mut hub, id);
+        (0..3).for_each(|_| drop(hub.still_full(None)));
+        assert_eq!((hub.memory(), counted(&mut hub)), (0, 0), "{policy:?}");
+    }
+}
+
+fn renamed(mut event: Arc<Event>, alias: u64) -> Arc<Event> {
+    Arc::get_mut(&mut event).unwrap().channel = pattern::name(alias);
+    event
 }
 
 #[test]
