@@ -252,15 +252,15 @@ impl Outbox {
         sums
     }
 
-    /// Encodes the notices that the next write reaches as they are true at `unix_ms`, but one that
+    /// Encodes the notices that the next write reaches as they are true at `now_ns`, but one that
     /// is half written.
-    fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
+    fn write_notices(&mut self, now_ns: impl Fn() -> u64) {
         let begun = usize::from(self.cut > 0);
         let mut now = None;
         let items = self.data.iter_mut().filter(|item| !matches!(item, Item::Gone));
         for item in items.take(SLICES_MAX).skip(begun) {
             if let Item::Gap(gap) = item {
-                gap.tell(*now.get_or_insert_with(&unix_ms));
+                gap.tell(*now.get_or_insert_with(&now_ns));
             }
         }
     }
@@ -280,10 +280,10 @@ impl Outbox {
     /// The bytes to write next, in order, as at most [`SLICES_MAX`] slices. Returns how many.
     pub fn gather<'a>(
         &'a mut self,
-        unix_ms: impl Fn() -> u64,
+        now_ns: impl Fn() -> u64,
         slices: &mut [IoSlice<'a>; SLICES_MAX],
     ) -> usize {
-        self.write_notices(unix_ms);
+        self.write_notices(now_ns);
         let mut count = 0;
         let mut add = |bytes: &'a [u8]| {
             if !bytes.is_empty()

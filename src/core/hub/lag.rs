@@ -45,7 +45,7 @@ impl Hub {
 
     /// Once all is written that could be: fetches what a subscription that lags has missed.
     /// `false` when there is nothing.
-    pub fn refill(&mut self, id: SeatId, unix_ms: impl Fn() -> u64) -> bool {
+    pub fn refill(&mut self, id: SeatId, now_ns: impl Fn() -> u64) -> bool {
         while let Some(seat) = self.seats.get_mut(id) {
             let Some(alias) = seat.outbox.lagging() else { return !seat.outbox.is_idle() };
             let client = seat.author.client;
@@ -71,7 +71,7 @@ impl Hub {
             let format = seat.session.format;
             let format = if by_name { format } else { format.without_alias() };
             let reader = Reader { client, format, encoder: self.press.encoder() };
-            match seat.outbox.show(latest, reader, unix_ms()) {
+            match seat.outbox.show(latest, reader, now_ns()) {
                 Shown::CaughtUp => {
                     *standing = Standing::Live;
                     topic.count_user(true, uses, 0);

@@ -222,11 +222,11 @@ impl Hub {
     }
 
     /// The slowest connections, at most [`SLOWEST`], the slowest first.
-    pub fn slowest(&self, now_ns: u64, unix_ms: u64) -> Vec<SlowClient> {
+    pub fn slowest(&self, now_ns: u64) -> Vec<SlowClient> {
         let mut found: Vec<SlowClient> = Vec::with_capacity(SLOWEST + 1);
         for (id, seat) in &self.seats {
             let Some(state) = seat.state(self.limit) else { continue };
-            let oldest_ms = seat.outbox.oldest_ms(unix_ms, now_ns);
+            let oldest_ms = seat.outbox.oldest_ms(now_ns);
             let own = rank(oldest_ms, seat.queued_bytes(), &seat.author);
             let at = found.partition_point(|other| other.rank() > own);
             if at < SLOWEST {

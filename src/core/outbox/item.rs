@@ -53,8 +53,8 @@ pub(super) struct Gap {
     pub(super) channel: ChannelName,
     pub(super) alias: Alias,
     pub(super) hole: Hole,
-    /// When the oldest dropped event was taken, Unix time.
-    pub(super) ts_ms: u64,
+    /// When the oldest dropped event was taken, node clock.
+    pub(super) taken_ns: u64,
     /// What `frame` tells: the hole, and its age in milliseconds.
     pub(super) told: Option<(Hole, u64)>,
     /// The `lagged` frame, as it was last about to be written.
@@ -73,9 +73,9 @@ impl Gap {
         self.hole.dropped += more.dropped;
     }
 
-    /// Encodes the notice as it is true at `unix_ms`.
-    pub(super) fn tell(&mut self, unix_ms: u64) {
-        let (hole, age_ms) = (self.hole, unix_ms.saturating_sub(self.ts_ms));
+    /// Encodes the notice as it is true at `now_ns`.
+    pub(super) fn tell(&mut self, now_ns: u64) {
+        let (hole, age_ms) = (self.hole, age_ms(self.taken_ns, now_ns));
         if self.told == Some((hole, age_ms)) {
             return;
         }
@@ -87,6 +87,12 @@ impl Gap {
         frame::push_text(&text, &mut self.frame);
         self.charge.set(GAP_BYTES + self.frame.capacity());
     }
+}
+
+/// How old at `now_ns` what was taken at `taken_ns` is, in milliseconds; both on the node's clock,
+/// which nobody sets.
+pub(super) fn age_ms(taken_ns: u64, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(taken_ns) / 1_000_000
 }
 
 /// One thing in the lane.

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use super::item::{GAP_BYTES, Gap, Item, Slice};
+use super::item::{GAP_BYTES, Gap, Item, Slice, age_ms};
 use super::lane::SHORT;
 use super::{LANE_LAGGING, Outbox, SLICES_MAX};
 use crate::core::account::Charge;
@@ -24,8 +24,8 @@ const SHOWN_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy)]
 struct Missed {
     from: u64,
-    /// When its first event was taken, Unix time.
-    ts_ms: u64,
+    /// When its first event was taken, node clock.
+    taken_ns: u64,
     /// How many of its offsets were not for this client; how many frames were lost, where
     /// `conflated`.
     count: u64,
@@ -87,7 +87,7 @@ impl Outbox {
     pub fn lag(&mut self, slice: &Slice, floor: u64) -> u64 {
         let run = &slice.run;
         let alias = run.alias();
-        let (mut from, mut ts_ms) = (run.offset(slice.from), run.ts_ms(slice.from));
+        let (mut from, mut taken_ns) = (run.offset(slice.from), run.event_ns(slice.from));
         let (mut dropped, mut told) = (slice.events() as u64, 0);
         let mut before = None;
         let mut next = self.tally().first(alias);
@@ -98,7 +98,7 @@ impl Outbox {
             let (first, ts, keep) = match self.data.get_mut(at) {
                 Some(Item::Gap(gap)) if !begun && gap.hole.from >= floor => {
                     told += gap.hole.dropped;
-                    (gap.hole.from, gap.ts_ms, false)
+                    (gap.hole.from, gap.taken_ns, false)
                 }
                 Some(Item::Slice(here)) => {
                     let run = Rc::clone(&here.run);
@@ -113,14 +113,14 @@ impl Outbox {
                     self.events -= lost.events();
                     dropped += lost.events() as u64;
                     match lost.events() {
-                        0 => (from, ts_ms, keep),
-                        _ => (lost.run.offset(upto), lost.run.ts_ms(upto), keep),
+                        0 => (from, taken_ns, keep),
+                        _ => (lost.run.offset(upto), lost.run.event_ns(upto), keep),
                     }
                 }
-                _ => (from, ts_ms, true),
+                _ => (from, taken_ns, true),
             };
             if first < from {
-                (from, ts_ms) = (first, ts);
+                (from, taken_ns) = (first, ts);
             }
             if keep {
                 before = Some(place);
@@ -130,7 +130,7 @@ impl Outbox {
         }
         let last = run.offset(slice.to.saturating_sub(1));
         let lost = dropped + told;
-        let mut missed = Missed { from, ts_ms, count: lost, counted: lost, conflated: true };
+        let mut missed = Missed { from, taken_ns, count: lost, counted: lost, conflated: true };
         missed.count_frames(run.is_conflated(), last);
         let missed = Some(missed);
         let charge = Charge::new(run.account(), size_of::<Lag>());
@@ -201,7 +201,7 @@ impl Outbox {
     }
 
     /// Puts before the lane what its subscription in front has missed, or some of it.
-    pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, unix_ms: u64) -> Shown {
+    pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, now_ns: u64) -> Shown {
         let Reader { client, format, encoder } = reader;
         let Some(Item::Lag(mut lag)) = self.pop_front() else { return Shown::CaughtUp };
         self.lags -= 1;
@@ -210,7 +210,7 @@ impl Outbox {
         let (mut bytes, mut dropped) = (0, 0);
         loop {
             if lag.shown.is_none() {
-                match lag.tell(table.head(), unix_ms) {
+                match lag.tell(table.head(), now_ns) {
                     None => return Shown::CaughtUp,
                     Some((notice, more)) => {
                         dropped += more;
@@ -323,9 +323,9 @@ impl Outbox {
             let (channel, alias) = (lag.channel.clone(), lag.alias);
             let hole = missed.hole(head);
             dropped += missed.uncounted(head);
-            let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
+            let (taken_ns, told, frame) = (missed.taken_ns, None, Vec::new());
             let charge = Charge::new(lag.charge.account(), GAP_BYTES);
-            let gap = Gap { channel, alias, hole, ts_ms, told, frame, charge };
+            let gap = Gap { channel, alias, hole, taken_ns, told, frame, charge };
             *item = Item::Gap(Box::new(gap));
             true
         });
@@ -376,9 +376,9 @@ impl Lag {
         &self.channel
     }
 
-    /// When the first event was taken that it has missed and is yet to be told of, Unix time.
+    /// When the first event was taken that it has missed and is yet to be told of, node clock.
     pub(super) fn missed_since(&self) -> Option<u64> {
-        self.missed.map(|missed| missed.ts_ms)
+        self.missed.map(|missed| missed.taken_ns)
     }
 
     /// As [`Outbox::miss`], of a throttled subscription: its frames are counted.
@@ -400,16 +400,16 @@ impl Lag {
     }
 
     fn miss(&mut self, run: &Run, from: u32) {
-        let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
+        let (from, taken_ns) = (run.offset(from), run.event_ns(from));
         let conflated = run.is_conflated();
-        self.missed = Some(Missed { from, ts_ms, count: 0, counted: 0, conflated });
+        self.missed = Some(Missed { from, taken_ns, count: 0, counted: 0, conflated });
     }
 
     /// Makes the notice of what was missed up to `head`, all of which is to be shown; and says how
     /// many events of it were not named as dropped before.
-    fn tell(&mut self, head: u64, unix_ms: u64) -> Option<(Frame, u64)> {
+    fn tell(&mut self, head: u64, now_ns: u64) -> Option<(Frame, u64)> {
         let missed = self.missed.take()?;
-        let age_ms = unix_ms.saturating_sub(missed.ts_ms);
+        let age_ms = age_ms(missed.taken_ns, now_ns);
         let (channel, hole) = (self.channel.as_str(), missed.hole(head));
         let mut text = Vec::with_capacity(160);
         json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::item::{GAP_BYTES, Item};
+use super::item::{GAP_BYTES, Item, age_ms};
 use super::lag::Lag;
 use super::{LANE_KEPT, Outbox};
 
@@ -35,15 +35,14 @@ impl Outbox {
 
     /// The age of the first event that waits, or is missing there, in milliseconds; `None` where
     /// only notices wait, and what is shown to one that lags is not chosen yet.
-    pub fn oldest_ms(&self, unix_ms: u64, node_ns: u64) -> Option<u64> {
-        self.data.iter().find_map(|item| match item {
-            Item::Frame(frame) => {
-                frame.offset.map(|_| node_ns.saturating_sub(frame.taken_ns) / 1_000_000)
-            }
-            Item::Gap(gap) => Some(unix_ms.saturating_sub(gap.ts_ms)),
-            Item::Lag(lag) => lag.missed_since().map(|ts_ms| unix_ms.saturating_sub(ts_ms)),
+    pub fn oldest_ms(&self, now_ns: u64) -> Option<u64> {
+        let taken_ns = self.data.iter().find_map(|item| match item {
+            Item::Frame(frame) => frame.offset.map(|_| frame.taken_ns),
+            Item::Gap(gap) => Some(gap.taken_ns),
+            Item::Lag(lag) => lag.missed_since(),
             Item::Gone | Item::Last(_) => None,
-            Item::Slice(slice) => Some(unix_ms.saturating_sub(slice.run.ts_ms(slice.from))),
-        })
+            Item::Slice(slice) => Some(slice.run.event_ns(slice.from)),
+        });
+        taken_ns.map(|taken_ns| age_ms(taken_ns, now_ns))
     }
 }

@@ -217,7 +217,7 @@ fn gap_of(lost: &Slice) -> Gap {
         channel: lost.run.channel().clone(),
         alias: lost.run.alias(),
         hole: hole(lost),
-        ts_ms: lost.run.ts_ms(lost.from),
+        taken_ns: lost.run.event_ns(lost.from),
         told: None,
         frame: Vec::new(),
         charge: Charge::new(lost.run.account(), GAP_BYTES),

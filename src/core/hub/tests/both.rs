@@ -144,7 +144,7 @@ fn a_seat_that_is_closed_has_what_it_lost_by_pattern_on_its_account() {
     feed(&mut hub, 1, &"a".repeat(29), 0);
     let at_first = hub.seat(id).unwrap().dropped();
     assert!(at_first < 29, "events of one that lags are counted when they are told");
-    let slowest = hub.slowest(0, 0);
+    let slowest = hub.slowest(0);
     assert_eq!((slowest[0].dropped, slowest[0].subscriptions), (29, 1));
     hub.leave_all(id, |_, _| {});
     assert_eq!(hub.seat(id).unwrap().dropped(), 29);
