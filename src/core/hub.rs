@@ -104,6 +104,8 @@ pub struct Outcome {
     pub dropped: [u64; Policy::ALL.len()],
     /// Events left out for newer ones of the same key, once for each throttled member.
     pub conflated: u64,
+    /// Events taken out of a queue, because their subscription has ended.
+    pub purged: u64,
     /// Seats to be closed as slow consumers.
     pub overflowed: Vec<SeatId>,
 }
@@ -285,7 +287,7 @@ impl Hub {
         let seat = self.seats.get_mut(id)?;
         seat.subs.retain(|other| other.alias != alias);
         if !goes_on {
-            seat.outbox.purge(alias);
+            outcome.purged = seat.outbox.purge(alias);
             seat.weigh(self.press.account());
         }
         self.leave(sub).map(|(_, last)| (last, outcome))

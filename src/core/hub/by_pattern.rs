@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::forms::Speakers;
 use super::pattern::{Pattern, PatternSub, Touched};
 use super::seat::{Member, Round, Standing, Sub};
-use super::{Hub, Join, Left, SeatId, Topic, Writer, narrow};
+use super::{Hub, Join, Left, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policy;
 use crate::core::run::Run;
@@ -84,7 +84,7 @@ impl Hub {
     /// Ends a subscription to a pattern, and takes the events of the channels that the connection
     /// has neither by name nor by another pattern out of its queue. Says whether it was the
     /// shard's last of that prefix; `None` when there was none.
-    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<bool> {
+    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<(bool, Outcome)> {
         let sub = self.patterns.sub(id, prefix)?;
         self.take_over_by_name(id, prefix, sub);
         let mine = self.patterns.mine(id)?;
@@ -93,7 +93,7 @@ impl Hub {
         let patterns = &self.patterns;
         let seat = self.seats.get_mut(id)?;
         let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
-        seat.outbox.purge_where(|alias, name: &ChannelName| {
+        let purged = seat.outbox.purge_where(|alias, name: &ChannelName| {
             let name = name.as_str();
             name.starts_with(prefix) && !by_name(alias) && !patterns.covers(id, name)
         });
@@ -113,7 +113,7 @@ impl Hub {
         mine.lags = lags;
         mine.weigh(self.press.account());
         self.patterns.tidy(id);
-        Some(last)
+        Some((last, Outcome { purged, ..Outcome::default() }))
     }
 
     /// Before a pattern ends: what is on its way to the seat on channels that it has by name as
