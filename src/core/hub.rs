@@ -359,7 +359,7 @@ impl Hub {
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
-        self.rest_tables();
+        self.look_at_tables();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
         self.roomy.retain(|listed| {

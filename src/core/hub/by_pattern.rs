@@ -19,6 +19,9 @@ use crate::proto::name::{Alias, ChannelName};
 const LANE_TIMES: usize = 2;
 const LANE_MIN: usize = 1_024;
 
+/// Tables that one look gives back, or leaves, at most: some milliseconds.
+const TABLES_A_LOOK: usize = 2_048;
+
 impl Hub {
     /// Whether the connection has the pattern of that prefix.
     pub fn has_pattern(&self, id: SeatId, prefix: &str) -> bool {
@@ -313,25 +316,42 @@ impl Hub {
         }
     }
 
-    /// Gives back the tables that were held for patterns, where nobody lags and nothing was
-    /// published since the last look.
-    pub(super) fn rest_tables(&mut self) {
-        let topics = &mut self.topics;
-        self.patterns.held.retain(|alias| {
-            let Some(topic) = topics.get_mut(alias) else { return false };
-            let Some(latest) = &mut topic.latest else { return false };
-            if std::mem::take(&mut latest.fresh) || latest.users > 1 {
-                return true;
+    /// Begins a look at the tables that are held for patterns, unless one is under way: each goes
+    /// where nobody lags and nothing was published since the look before.
+    pub(super) fn look_at_tables(&mut self) {
+        if self.patterns.unseen == 0 {
+            self.patterns.unseen = self.patterns.held.len();
+        }
+        self.rest_tables();
+    }
+
+    /// Goes on with that look, at a part of the tables.
+    pub fn rest_tables(&mut self) {
+        for _ in 0..TABLES_A_LOOK {
+            let Some(at) = self.patterns.unseen.checked_sub(1) else { break };
+            self.patterns.unseen = at;
+            if let Some(alias) = self.patterns.held.get(at).copied()
+                && !self.goes_on_holding(alias)
+            {
+                self.patterns.held.swap_remove(at);
             }
-            latest.held = false;
-            topic.count_user(true, false, 0);
-            if topic.is_spare() {
-                topics.remove(alias);
-            }
-            false
-        });
+        }
         if self.patterns.held.is_empty() {
             self.patterns.held = Vec::new();
         }
+    }
+
+    fn goes_on_holding(&mut self, alias: Alias) -> bool {
+        let Some(topic) = self.topics.get_mut(&alias) else { return false };
+        let Some(latest) = &mut topic.latest else { return false };
+        if std::mem::take(&mut latest.fresh) || latest.users > 1 {
+            return true;
+        }
+        latest.held = false;
+        topic.count_user(true, false, 0);
+        if topic.is_spare() {
+            self.topics.remove(&alias);
+        }
+        false
     }
 }

@@ -102,6 +102,8 @@ pub(super) struct Patterns {
     pub(super) stamp: u64,
     /// Channels whose table is held for patterns.
     pub(super) held: Vec<Alias>,
+    /// How many of these, from the front, the look at them has not come to.
+    pub(super) unseen: usize,
     /// Places in the shard's mail where a subscription begins, in order: no run has events from
     /// both sides.
     pub(super) fences: VecDeque<u64>,
