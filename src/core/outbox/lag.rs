@@ -160,6 +160,9 @@ impl Outbox {
 
     /// Gives back room that nothing needs while it lags.
     fn shrink(&mut self) {
+        if self.data.is_empty() {
+            self.tally = None;
+        }
         let keep = self.data.len().max(LANE_LAGGING);
         if self.data.capacity() > 2 * keep {
             self.data.shrink_to(keep);

@@ -300,7 +300,7 @@ fn a_frame_on_its_way_is_finished_whatever_happens() {
             },
             &[Got::Event(1, 1), Got::Lagged(1, 2, 3, 2), Got::Event(1, 4)],
         ),
-        ("purge", |outbox| outbox.purge(Alias(1)), &[Got::Event(1, 1)]),
+        ("purge", |outbox| assert_eq!(outbox.purge(Alias(1)), 2), &[Got::Event(1, 1)]),
         ("clear", |outbox| assert_eq!(outbox.clear_data(), 2), &[Got::Event(1, 1)]),
         (
             "control",
