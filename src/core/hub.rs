@@ -23,6 +23,7 @@ mod by_pattern;
 mod fan_out;
 mod forms;
 mod lag;
+mod own;
 mod pattern;
 mod seat;
 mod slow;
