@@ -10,11 +10,20 @@ use crate::proto::name::Alias;
 pub(super) const SHORT: usize = 8;
 
 impl Outbox {
+    // Every delivery passes here, and next to none has a tally.
+    #[inline(always)]
     pub(super) fn push_back(&mut self, item: Item) {
-        if let Some(tally) = &mut self.tally {
-            tally.ends_with(&item);
-        }
         self.data.push_back(item);
+        if self.tally.is_some() {
+            self.note_last();
+        }
+    }
+
+    #[cold]
+    fn note_last(&mut self) {
+        if let (Some(tally), Some(last)) = (&mut self.tally, self.data.back()) {
+            tally.ends_with(last);
+        }
     }
 
     pub(super) fn push_front(&mut self, item: Item) {
