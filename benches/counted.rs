@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use weir::core::hub::{Hub, Join, Outcome};
+use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::Policy;
 use weir::proto::dialect::json::{Parser, encode_event};
@@ -32,13 +32,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 6] = [
+const OPERATIONS: [(&str, Operation); 10] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
     ("deliver-1x1000", deliver_one),
     ("deliver-64x1000", deliver_batch),
     ("throttle-1000x1000", throttle),
+    ("drop-behind-x100", drop_behind),
+    ("hidden-lagging-x50", hidden_while_lagging),
+    ("close-lagging", close_lagging),
+    ("unsubscribe-queued", unsubscribe_queued),
 ];
 
 const ALIAS: Alias = Alias(1);
@@ -149,6 +153,95 @@ fn throttle(count: u32) {
         turn(&mut hub, &mut kernel, (nth + 1, 1), NOW_MS + nth);
     }
     assert_eq!(kernel.events, u64::from(count) * SEATS);
+}
+
+/// An event of the channel `t:ALIAS`.
+fn event_of(alias: u64, offset: u64, hidden_from: Option<ClientId>) -> Arc<Event> {
+    let channel = format!("t:{alias}").parse().expect("a good name");
+    Arc::new(Event { channel, alias: Alias(alias), hidden_from, ..event(offset) })
+}
+
+/// A hub with so many seats whose sockets take nothing.
+fn stalled(seats: u64, events: usize) -> (Hub, Vec<SeatId>) {
+    let mut hub = Hub::new(OutboxLimit { bytes: 16 << 20, events });
+    let open = |client| {
+        let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
+        if let Some(seat) = hub.seat(id) {
+            seat.blocked = true;
+        }
+        id
+    };
+    let ids = (0..seats).map(open).collect();
+    (hub, ids)
+}
+
+fn subscribe(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
+    let channel = format!("t:{alias}").parse().expect("a good name");
+    let join = Join { policy, position: 0, keys_max: 1, max_rate: None };
+    hub.subscribe(id, (&channel, Alias(alias)), join);
+}
+
+/// Hands an event around, and writes nothing.
+fn hand(hub: &mut Hub, event: &Arc<Event>) {
+    assert!(hub.load(event, NOW_MS * 1_000_000), "one event fits into one run");
+    hub.fan_out(&mut Kernel::default(), NOW_MS, &mut Outcome::default());
+}
+
+/// Events for 100 stalled seats, whose queues have 980 events of another channel in front.
+fn drop_behind(count: u32) {
+    let (mut hub, ids) = stalled(100, 1_024);
+    for id in ids {
+        subscribe(&mut hub, id, 1, Policy::DropOldest);
+        subscribe(&mut hub, id, 2, Policy::DropOldest);
+    }
+    for offset in 1..=980 {
+        hand(&mut hub, &event_of(1, offset, None));
+    }
+    for offset in 1..=u64::from(count) + 44 {
+        hand(&mut hub, &event_of(2, offset, None));
+    }
+}
+
+/// Events that their publisher does not want to see, for 50 stalled seats that lag on 1,000 other
+/// channels as well.
+fn hidden_while_lagging(count: u32) {
+    let (mut hub, ids) = stalled(50, 64);
+    for id in ids {
+        let policy = Policy::Latest;
+        hub.subscribe_pattern(id, "t:", Join { policy, position: 0, keys_max: 1, max_rate: None });
+    }
+    for offset in 1..=2 {
+        (0..1_000).for_each(|alias| hand(&mut hub, &event_of(alias, offset, None)));
+    }
+    for offset in 3..=u64::from(count) + 3 {
+        hand(&mut hub, &event_of(999, offset, Some(ClientId(77))));
+    }
+}
+
+/// The end of a connection, for each of the channels on which it lags.
+fn close_lagging(count: u32) {
+    let (mut hub, ids) = stalled(1, 64);
+    let aliases = 0..u64::from(count);
+    for id in ids {
+        aliases.clone().for_each(|alias| subscribe(&mut hub, id, alias, Policy::Latest));
+        for offset in 1..=2 {
+            aliases.clone().for_each(|alias| hand(&mut hub, &event_of(alias, offset, None)));
+        }
+        hub.close(id, |_, _| {});
+    }
+}
+
+/// Leaving a channel that has an event in a queue, with all the others behind it.
+fn unsubscribe_queued(count: u32) {
+    let (mut hub, ids) = stalled(1, 4_096);
+    let aliases = 0..u64::from(count);
+    for id in ids {
+        aliases.clone().for_each(|alias| subscribe(&mut hub, id, alias, Policy::DropOldest));
+        aliases.clone().for_each(|alias| hand(&mut hub, &event_of(alias, 1, None)));
+        for alias in aliases.clone().rev() {
+            hub.unsubscribe((id, Alias(alias)), &mut Kernel::default(), NOW_MS);
+        }
+    }
 }
 
 fn main() -> ExitCode {

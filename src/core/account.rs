@@ -33,7 +33,6 @@ impl Charge {
     }
 
     /// How many bytes.
-    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -25,6 +25,7 @@ mod by_pattern;
 mod fan_out;
 mod forms;
 mod lag;
+mod own;
 mod pattern;
 mod seat;
 mod slow;
@@ -108,6 +109,8 @@ pub struct Outcome {
     pub dropped: [u64; Policy::ALL.len()],
     /// Events left out for newer ones of the same key, once for each throttled member.
     pub conflated: u64,
+    /// Events taken out of a queue, because their subscription has ended.
+    pub purged: u64,
     /// Seats to be closed as slow consumers.
     pub overflowed: Vec<SeatId>,
 }
@@ -189,9 +192,9 @@ impl Hub {
 
     /// Ends every subscription of a seat; what is queued stays queued.
     pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
+        self.give_up(id);
         let Some(seat) = self.seats.get_mut(id) else { return };
         for sub in std::mem::take(&mut seat.subs) {
-            self.give_up(id, sub);
             if let Some((channel, last)) = self.leave(sub) {
                 left(Left::Channel(&channel), last);
             }
@@ -254,7 +257,7 @@ impl Hub {
         let (channel, alias) = to;
         let Join { policy, position, keys_max, max_rate: rate } = join;
         let Some(seat) = self.seats.get_mut(id) else { return };
-        let lag = self.patterns.end_lag(id, alias);
+        let lag = self.patterns.end_lag(id, alias, self.press.account());
         let standing = lag.map_or(Standing::Live, |_| Standing::Told);
         let topic = match self.topics.entry(alias) {
             Entry::Occupied(topic) => topic.into_mut(),
@@ -305,7 +308,8 @@ impl Hub {
         let seat = self.seats.get_mut(id)?;
         seat.subs.retain(|other| other.alias != alias);
         if !goes_on {
-            seat.outbox.purge(alias);
+            outcome.purged = seat.outbox.purge(alias);
+            seat.weigh(self.press.account());
         }
         self.leave(sub).map(|(_, last)| (last, outcome))
     }
@@ -378,7 +382,7 @@ impl Hub {
     /// full since `before_ms` or longer; `None` names none.
     pub fn still_full(&mut self, before_ms: Option<u64>) -> Vec<SeatId> {
         let mut over = Vec::new();
-        self.rest_tables();
+        self.look_at_tables();
         let (seats, limit) = (&mut self.seats, self.limit);
         self.near.retain(|listed| listed.find(seats).is_some());
         self.roomy.retain(|listed| {

@@ -3,10 +3,12 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
+use std::rc::Rc;
 
 mod control;
 mod item;
 mod lag;
+mod lane;
 mod own;
 mod past;
 mod room;
@@ -49,7 +51,8 @@ pub struct Full(pub Slice);
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
 /// that frame is finished before anything else; the control lane begins with a whole frame, and
-/// holds little more than waits there; every slice but the front [fits] its run.
+/// holds little more than waits there; every slice but the front [fits] its run; the front is not
+/// vacant; a tally is that of the data lane.
 ///
 /// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
@@ -59,11 +62,13 @@ pub struct Outbox {
     control_from: u32,
     /// Subscriptions that lag, in `data`.
     lags: u32,
+    /// Things of the time before a subscription, in `data`.
+    recalls: u32,
     data: VecDeque<Item>,
     cut: usize,
     bytes: usize,
     events: usize,
-    /// Made where the lane overflows, gone when it is empty.
+    /// Made where a channel is looked for in the lane, gone when that is empty.
     tally: Option<Box<Tally>>,
 }
 
@@ -106,7 +111,7 @@ impl Outbox {
 
     /// Slices, notices and channels that lag, in the data lane.
     pub fn lane_len(&self) -> usize {
-        self.data.len()
+        self.data.len() - self.vacant()
     }
 
     /// Whether the data lane is longer than what it may keep room for while it is not used.
@@ -141,32 +146,64 @@ impl Outbox {
         }
         self.bytes += bytes;
         self.events += events;
-        if let Some(tally) = &mut self.tally {
-            tally.ends_with(&slice);
-        }
-        self.data.push_back(Item::Slice(slice.fit()));
+        self.push_back(Item::Slice(slice.fit()));
         self.check();
     }
 
-    /// Takes everything of a channel out of the data lane, but a frame that is on its way.
-    pub fn purge(&mut self, alias: Alias) {
-        self.purge_all(|other| other == alias);
+    /// Takes everything of a channel out of the data lane, but a frame that is on its way. Returns
+    /// how many events went.
+    pub fn purge(&mut self, alias: Alias) -> u64 {
+        let before = self.events;
+        if self.recalls > 0 {
+            // Which nobody has a list of, and few have any.
+            self.purge_all(|other| other == alias);
+            return before.saturating_sub(self.events) as u64;
+        }
+        self.purge_frames(alias);
+        let (mut last, mut next) = (None, self.tally().first(alias));
+        while let Some(place) = next {
+            next = self.tally().after(alias, place);
+            let Some(at) = self.index(place) else { break };
+            let begun = at == 0 && self.cut > 0;
+            if let Some(Item::Slice(slice)) = self.data.get_mut(at) {
+                let from = slice.from + u32::from(begun);
+                let to = std::mem::replace(&mut slice.to, from);
+                let lost = Slice { run: Rc::clone(&slice.run), from, to };
+                self.bytes -= lost.bytes();
+                self.events -= lost.events();
+            }
+            if begun {
+                last = Some(place);
+            } else {
+                self.take(last, place);
+            }
+        }
+        if let Some(place) = self.tally().lag(alias) {
+            self.take(None, place);
+            self.lags -= 1;
+        }
+        self.close_up();
+        self.check();
+        before.saturating_sub(self.events) as u64
     }
 
     /// Takes everything of the channels that are `gone` out of the data lane, likewise.
-    pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) {
+    pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) -> u64 {
+        let before = self.events;
         let channels = self.data.iter().filter_map(|item| match item {
+            // What is shown stands before its lag.
+            Item::Frame(_) | Item::Gone | Item::Last(_) => None,
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
-            Item::Slice(slice) => Some((slice.run.alias(), slice.run.channel())),
             Item::Recall(recall) => Some((recall.alias, &recall.channel)),
-            Item::Past(slice) => Some((slice.run.alias(), slice.run.channel())),
-            // What is shown stands before its lag.
-            Item::Frame(_) | Item::Last(_) => None,
+            Item::Past(slice) | Item::Slice(slice) => {
+                Some((slice.run.alias(), slice.run.channel()))
+            }
         });
         let gone = channels.filter(|(alias, name)| gone(*alias, name)).map(|(alias, _)| alias);
         let gone: HashSet<Alias> = gone.collect();
         self.purge_all(|alias| gone.contains(&alias));
+        before.saturating_sub(self.events) as u64
     }
 
     fn purge_all(&mut self, gone: impl Fn(Alias) -> bool) {
@@ -177,6 +214,7 @@ impl Outbox {
             match item {
                 Item::Frame(frame) => begun || !gone(frame.alias),
                 Item::Gap(gap) => begun || !gone(gap.alias),
+                Item::Gone => false,
                 Item::Lag(lag) => !gone(lag.alias),
                 Item::Recall(recall) => !gone(recall.alias),
                 Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
@@ -204,13 +242,19 @@ impl Outbox {
 
     /// Queues bytes behind everything else.
     pub fn push_last(&mut self, bytes: Box<[u8]>) {
-        self.data.push_back(Item::Last(bytes));
+        self.push_back(Item::Last(bytes));
     }
 
     fn recount(&mut self) {
         self.tally = None;
         (self.bytes, self.events) = self.sums();
         self.lags = self.count_lags();
+        self.recalls = self.count_recalls();
+    }
+
+    fn count_recalls(&self) -> u32 {
+        let past = |item: &&Item| matches!(item, Item::Past(_) | Item::Recall(_));
+        u32::try_from(self.data.iter().filter(past).count()).unwrap_or(u32::MAX)
     }
 
     fn count_lags(&self) -> u32 {
@@ -232,14 +276,15 @@ impl Outbox {
         sums
     }
 
-    /// Encodes the notices that the next write reaches as they are true at `unix_ms`, but one that
+    /// Encodes the notices that the next write reaches as they are true at `now_ns`, but one that
     /// is half written.
-    fn write_notices(&mut self, unix_ms: impl Fn() -> u64) {
+    fn write_notices(&mut self, now_ns: impl Fn() -> u64) {
         let begun = usize::from(self.cut > 0);
         let mut now = None;
-        for item in self.data.iter_mut().take(SLICES_MAX).skip(begun) {
+        let items = self.data.iter_mut().filter(|item| !matches!(item, Item::Gone));
+        for item in items.take(SLICES_MAX).skip(begun) {
             if let Item::Gap(gap) = item {
-                gap.tell(*now.get_or_insert_with(&unix_ms));
+                gap.tell(*now.get_or_insert_with(&now_ns));
             }
         }
     }
@@ -259,10 +304,10 @@ impl Outbox {
     /// The bytes to write next, in order, as at most [`SLICES_MAX`] slices. Returns how many.
     pub fn gather<'a>(
         &'a mut self,
-        unix_ms: impl Fn() -> u64,
+        now_ns: impl Fn() -> u64,
         slices: &mut [IoSlice<'a>; SLICES_MAX],
     ) -> usize {
-        self.write_notices(unix_ms);
+        self.write_notices(now_ns);
         let mut count = 0;
         let mut add = |bytes: &'a [u8]| {
             if !bytes.is_empty()
@@ -364,37 +409,43 @@ impl Outbox {
                     sink.recovered(&slice.run, frame - slice.from);
                 }
                 slice.from = frame;
-                slice.from == slice.to
+                let done = slice.from == slice.to;
+                self.recalls -= u32::from(done);
+                done
             }
-            Item::Gap(_) | Item::Lag(_) | Item::Last(_) | Item::Recall(_) => {
+            Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Last(_) | Item::Recall(_) => {
                 self.cut += step;
                 self.cut == front.as_bytes().len()
             }
         };
         if done {
             self.cut = 0;
-            let gone = self.data.pop_front();
-            if let (Some(tally), Some(gone)) = (&mut self.tally, gone) {
-                tally.left(&gone);
-            }
+            self.pop_front();
         }
     }
 
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
         debug_assert_eq!(self.lags, self.count_lags(), "subscriptions that lag");
+        debug_assert_eq!(self.recalls, self.count_recalls(), "what is before subscriptions");
         self.check_control();
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),
                 Item::Frame(_)
                 | Item::Gap(_)
+                | Item::Gone
                 | Item::Lag(_)
                 | Item::Last(_)
                 | Item::Past(_)
                 | Item::Recall(_) => true,
             }),
             "a queue pins little more than it counts"
+        );
+        debug_assert!(!matches!(self.data.front(), Some(Item::Gone)), "the front is not vacant");
+        debug_assert!(
+            self.data.len() > 100 || self.tally.as_ref().is_none_or(|t| t.is_of(&self.data)),
+            "the tally is of this lane"
         );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");
     }

@@ -73,12 +73,12 @@ pub struct Run {
     hidden: Vec<(u32, ClientId)>,
     /// Of each frame, in a conflated run.
     offsets: Vec<u64>,
-    /// When the first event was taken, node clock.
+    /// Since when the first event waits, node clock: since it was taken, or asked for.
     taken_ns: u64,
     /// When the run was laid out, node clock.
     made_ns: u64,
-    /// When the first event was taken, Unix time.
-    ts_ms: u64,
+    /// When the first event was taken, node clock.
+    first_ns: u64,
     /// Its memory, while it has frames that may wait for somebody.
     charge: Charge,
     /// The last parts of it that queues have made, while they have them.
@@ -158,7 +158,8 @@ impl Run {
         &self.hidden
     }
 
-    /// When the first event was taken, in nanoseconds of the node's clock.
+    /// Since when the first event waits, in nanoseconds of the node's clock: since it was taken, or,
+    /// where a rate has held it back, since it was due.
     pub fn taken_ns(&self) -> u64 {
         self.taken_ns
     }
@@ -168,10 +169,11 @@ impl Run {
         self.made_ns
     }
 
-    /// When the event of frame `index` was taken, in Unix milliseconds.
-    pub fn ts_ms(&self, index: u32) -> u64 {
+    /// When the event of frame `index` was taken, in nanoseconds of the node's clock; it may be a
+    /// millisecond early.
+    pub fn event_ns(&self, index: u32) -> u64 {
         let later_ms = self.frames.get(index as usize).map_or(0, |frame| frame.later_ms);
-        self.ts_ms + u64::from(later_ms)
+        self.first_ns + u64::from(later_ms) * 1_000_000
     }
 
     /// Where frame `index` begins.
@@ -304,7 +306,7 @@ impl Run {
         if self.frames.is_empty() {
             self.first_offset = event.offset;
             self.taken_ns = event.taken_ns;
-            self.ts_ms = event.ts_ms;
+            self.first_ns = event.taken_ns;
         }
     }
 
@@ -313,7 +315,7 @@ impl Run {
         if let Some(client) = event.hidden_from {
             self.hidden.push((self.len(), client));
         }
-        let later_ms = event.ts_ms.saturating_sub(self.ts_ms);
+        let later_ms = event.taken_ns.saturating_sub(self.first_ns) / 1_000_000;
         self.frames.push(Frame {
             end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
             later_ms: u32::try_from(later_ms).unwrap_or(u32::MAX),
@@ -493,7 +495,7 @@ impl Press {
             offsets: Vec::new(),
             taken_ns: event.taken_ns,
             made_ns: 0,
-            ts_ms: event.ts_ms,
+            first_ns: event.taken_ns,
             charge: Charge::new(&self.account, 0),
             parts: RefCell::default(),
         })

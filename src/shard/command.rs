@@ -200,8 +200,8 @@ impl Shard {
     ) -> Result<(), CommandError> {
         let have = self.node.store().find(channel);
         let now_ms = asker.now.node_ns / 1_000_000;
-        let ended = self.count_unsubscribed(asker.id, || {
-            let (which, mut writer) = ((asker.id, have?.alias), OutOfTurn(self));
+        let ended = have.and_then(|have| {
+            let (which, mut writer) = ((asker.id, have.alias), OutOfTurn(self));
             self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)
         });
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
@@ -224,16 +224,6 @@ impl Shard {
         }
         let message = format!("a connection may have {max} subscriptions");
         Err(CommandError::new(id, ErrorCode::LimitExceeded, message))
-    }
-
-    /// Counts the events that the end of a subscription takes out of a queue.
-    pub(super) fn count_unsubscribed<T>(&self, id: SeatId, end: impl FnOnce() -> T) -> T {
-        let queued =
-            || self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events() as u64);
-        let before = queued();
-        let ended = end();
-        self.metrics.add(Counter::DroppedUnsubscribed, before.saturating_sub(queued()));
-        ended
     }
 
     pub(super) fn policy(

@@ -81,7 +81,7 @@ impl Shard {
                 seat.outbox.withdraw();
                 return flushed;
             }
-            if !seat.outbox.waits_for_refill() || !hub.refill(id, || self.node.unix_ms()) {
+            if !seat.outbox.waits_for_refill() || !hub.refill(id, || node_ns) {
                 return Flushed::All;
             }
         }
@@ -101,7 +101,7 @@ impl Shard {
         while !seat.outbox.is_idle() {
             let (wanted, sent) = match seat.outbox.sole() {
                 Some(bytes) => (bytes.len(), send(socket, bytes)),
-                None => self.send_many(socket, seat),
+                None => send_many(socket, seat, node_ns),
             };
             self.metrics.add(Counter::FlushSyscalls, 1);
             match sent {
@@ -121,16 +121,17 @@ impl Shard {
         }
         Flushed::All
     }
+}
 
-    fn send_many(&self, socket: &Socket, seat: &mut Seat) -> (usize, Result<usize, Errno>) {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let used = seat.outbox.gather(|| self.node.unix_ms(), &mut slices);
-        let slices = slices.get(..used).unwrap_or_default();
-        let wanted = slices.iter().map(|slice| slice.len()).sum();
-        let mut nothing = SendAncillaryBuffer::default();
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        (wanted, sendmsg(&socket.stream, slices, &mut nothing, flags))
-    }
+/// Sends as much as one call takes of what waits in several pieces.
+fn send_many(socket: &Socket, seat: &mut Seat, node_ns: u64) -> (usize, Result<usize, Errno>) {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let used = seat.outbox.gather(|| node_ns, &mut slices);
+    let slices = slices.get(..used).unwrap_or_default();
+    let wanted = slices.iter().map(|slice| slice.len()).sum();
+    let mut nothing = SendAncillaryBuffer::default();
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    (wanted, sendmsg(&socket.stream, slices, &mut nothing, flags))
 }
 
 /// Sends without asking the runtime whether the socket is writable: the kernel knows.

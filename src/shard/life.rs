@@ -294,6 +294,8 @@ pub(super) async fn time(local: Local) {
         shard.expire(now_ms, &mut due);
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
+        } else {
+            shard.hub.borrow_mut().rest_tables();
         }
         shard.look_at_memory(now_ms);
         shard.drain_some(now_ms);

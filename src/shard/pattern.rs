@@ -50,10 +50,10 @@ impl Shard {
         id: Option<u64>,
         (prefix, pattern): (&str, &str),
     ) -> Result<(), CommandError> {
-        let ended = self.count_unsubscribed(asker.id, || {
-            self.hub.borrow_mut().unsubscribe_pattern(asker.id, prefix)
-        });
-        if ended.ok_or_else(|| not_subscribed(id))? {
+        let ended = self.hub.borrow_mut().unsubscribe_pattern(asker.id, prefix);
+        let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
+        self.settle(outcome);
+        if last {
             self.node.store().unsubscribe_prefix(prefix, self.id);
         }
         self.answer(asker.id, &Push::Unsubscribed { id, channel: pattern });

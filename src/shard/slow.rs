@@ -37,7 +37,7 @@ impl Shard {
     /// The slowest connections of the shard.
     pub(super) fn slowest(&self) -> Vec<SlowPeer> {
         let now_ns = self.node.clock().node_ns();
-        let found = self.hub.borrow().slowest(now_ns, self.node.unix_ms());
+        let found = self.hub.borrow().slowest(now_ns);
         let with_ip = |client: SlowClient| {
             let socket = self.socket(client.seat);
             let peer = socket.and_then(|socket| socket.stream.peer_addr().ok());

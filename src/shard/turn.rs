@@ -176,6 +176,7 @@ impl Shard {
     /// Counts what became of events, and closes those who were too slow.
     pub(super) fn settle(&self, outcome: Outcome) {
         self.metrics.add(Counter::EventsConflated, outcome.conflated);
+        self.metrics.add(Counter::DroppedUnsubscribed, outcome.purged);
         for (policy, dropped) in Policy::ALL.into_iter().zip(outcome.dropped) {
             let counter = match policy {
                 Policy::Disconnect => Counter::DroppedDisconnect,

@@ -362,7 +362,9 @@ impl Client {
                     }
                 }
                 Answer::Plain("subscribed") if updated => {}
-                other => panic!("answers come in order, not {other:?}"),
+                other @ (Answer::Begun { .. } | Answer::Pattern(_) | Answer::Plain(_)) => {
+                    panic!("answers come in order, not {other:?}")
+                }
             }
             let fresh = Sub { alias, told, first, ..Sub::default() };
             // By pattern it goes on from where it is.

@@ -87,14 +87,14 @@ impl Delivered for Count<'_> {
 
 impl Net {
     /// Writes until the socket takes no more, and fetches what was missed as it goes.
-    pub(crate) fn flush(&mut self, id: SeatId, hub: &mut Hub, unix_ms: u64) {
+    pub(crate) fn flush(&mut self, id: SeatId, hub: &mut Hub, now_ms: u64) {
         loop {
             let seat = hub.seat(id).unwrap();
             self.write(id, seat);
             if seat.blocked {
                 return seat.outbox.withdraw();
             }
-            if !hub.refill(id, || unix_ms) {
+            if !hub.refill(id, || now_ms * 1_000_000) {
                 return;
             }
         }

@@ -44,7 +44,9 @@ impl World {
         let prefix = pattern.trim_end_matches('*');
         let connection = &mut self.connections[index];
         let shard = &mut self.shards[connection.shard];
-        let Some(last) = shard.hub.unsubscribe_pattern(connection.seat, prefix) else { return };
+        let Some((last, _)) = shard.hub.unsubscribe_pattern(connection.seat, prefix) else {
+            return;
+        };
         if last {
             self.store.unsubscribe_prefix(prefix, shard.id);
         }

@@ -7,7 +7,7 @@ use super::forms::Speakers;
 use super::lag::Kept;
 use super::pattern::{Pattern, PatternSub, Touched};
 use super::seat::{Member, Round, Standing, Sub};
-use super::{Hub, Join, Left, SeatId, Topic, Writer, narrow};
+use super::{Hub, Join, Left, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policy;
 use crate::core::run::Run;
@@ -19,6 +19,9 @@ use crate::proto::name::{Alias, ChannelName};
 /// number of channels.
 const LANE_TIMES: usize = 2;
 const LANE_MIN: usize = 1_024;
+
+/// Tables that one look gives back, or leaves, at most: some milliseconds.
+const TABLES_A_LOOK: usize = 2_048;
 
 impl Hub {
     /// Whether the connection has the pattern of that prefix.
@@ -90,7 +93,7 @@ impl Hub {
     /// Ends a subscription to a pattern, and takes the events of the channels that the connection
     /// has neither by name nor by another pattern out of its queue. Says whether it was the
     /// shard's last of that prefix; `None` when there was none.
-    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<bool> {
+    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<(bool, Outcome)> {
         let sub = self.patterns.sub(id, prefix)?;
         self.take_over_by_name(id, prefix, sub);
         let mine = self.patterns.mine(id)?;
@@ -99,7 +102,7 @@ impl Hub {
         let patterns = &self.patterns;
         let seat = self.seats.get_mut(id)?;
         let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
-        seat.outbox.purge_where(|alias, name: &ChannelName| {
+        let purged = seat.outbox.purge_where(|alias, name: &ChannelName| {
             let name = name.as_str();
             name.starts_with(prefix) && !by_name(alias) && !patterns.covers(id, name)
         });
@@ -115,9 +118,11 @@ impl Hub {
             }
             goes_on
         });
-        self.patterns.mine(id)?.lags = lags;
+        let mine = self.patterns.mine(id)?;
+        mine.lags = lags;
+        mine.weigh(self.press.account());
         self.patterns.tidy(id);
-        Some(last)
+        Some((last, Outcome { purged, ..Outcome::default() }))
     }
 
     /// Before a pattern ends: what is on its way to the seat on channels that it has by name as
@@ -138,16 +143,10 @@ impl Hub {
         }
     }
 
-    /// Ends all subscriptions of a seat to patterns; what is queued stays queued.
+    /// Ends all subscriptions of a seat to patterns, none of which lags any more; what is queued
+    /// stays queued.
     pub(super) fn leave_patterns(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         let Some(mine) = self.patterns.mine(id).map(std::mem::take) else { return };
-        if let Some(seat) = self.seats.get_mut(id) {
-            let topics = &self.topics;
-            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
-            let lags = |alias| head(alias).filter(|_| mine.lags.contains_key(&alias));
-            let dropped = seat.outbox.give_up_where(lags);
-            seat.lose(dropped);
-        }
         for alias in mine.lags.keys() {
             let Some(topic) = self.topics.get_mut(alias) else { continue };
             topic.end_user();
@@ -206,7 +205,7 @@ impl Hub {
             && let Some(mine) = self.patterns.mine(id)
             && let Some(seat) = self.seats.get_mut(id)
         {
-            mine.lags.insert(sub.alias, standing);
+            mine.note(sub.alias, standing, self.press.account());
             topic.count_user(false, true, Kept { keys_max: 0, account: &self.tables });
             seat.outbox.count_frames(sub.alias, false, topic.head);
         }
@@ -308,7 +307,7 @@ impl Hub {
             topic.count_user(false, true, Kept { keys_max: 0, account: &self.tables });
         }
         if let Some(mine) = self.patterns.mine(member.seat as usize) {
-            mine.lags.insert(alias, member.standing);
+            mine.note(alias, member.standing, self.press.account());
         }
     }
 
@@ -323,25 +322,42 @@ impl Hub {
         }
     }
 
-    /// Gives back the tables that were held for patterns, where nobody lags and nothing was
-    /// published since the last look.
-    pub(super) fn rest_tables(&mut self) {
-        let topics = &mut self.topics;
-        self.patterns.held.retain(|alias| {
-            let Some(topic) = topics.get_mut(alias) else { return false };
-            let Some(latest) = &mut topic.latest else { return false };
-            if std::mem::take(&mut latest.fresh) || latest.users > 1 {
-                return true;
+    /// Begins a look at the tables that are held for patterns, unless one is under way: each goes
+    /// where nobody lags and nothing was published since the look before.
+    pub(super) fn look_at_tables(&mut self) {
+        if self.patterns.unseen == 0 {
+            self.patterns.unseen = self.patterns.held.len();
+        }
+        self.rest_tables();
+    }
+
+    /// Goes on with that look, at a part of the tables.
+    pub fn rest_tables(&mut self) {
+        for _ in 0..TABLES_A_LOOK {
+            let Some(at) = self.patterns.unseen.checked_sub(1) else { break };
+            self.patterns.unseen = at;
+            if let Some(alias) = self.patterns.held.get(at).copied()
+                && !self.goes_on_holding(alias)
+            {
+                self.patterns.held.swap_remove(at);
             }
-            latest.held = false;
-            topic.end_user();
-            if topic.is_spare() {
-                topics.remove(alias);
-            }
-            false
-        });
+        }
         if self.patterns.held.is_empty() {
             self.patterns.held = Vec::new();
         }
+    }
+
+    fn goes_on_holding(&mut self, alias: Alias) -> bool {
+        let Some(topic) = self.topics.get_mut(&alias) else { return false };
+        let Some(latest) = &mut topic.latest else { return false };
+        if std::mem::take(&mut latest.fresh) || latest.users > 1 {
+            return true;
+        }
+        latest.held = false;
+        topic.end_user();
+        if topic.is_spare() {
+            self.topics.remove(&alias);
+        }
+        false
     }
 }

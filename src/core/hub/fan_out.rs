@@ -18,6 +18,9 @@ impl Hub {
     pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
         let loaded = self.patterns.passes(self.loaded, &self.touched) && self.lay(event, now_ns);
         self.loaded += u64::from(loaded);
+        if event.hidden_from.is_some() && loaded {
+            self.note_own(event);
+        }
         loaded
     }
 

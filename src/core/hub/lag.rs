@@ -1,6 +1,6 @@
 //! Members that lag under `latest`: what passes by them, and what they are shown when there is room.
 
-use super::seat::{Member, Round, Standing, Sub};
+use super::seat::{Member, Round, Standing};
 use super::{Hub, SeatId, Topic, Writer, narrow};
 use crate::core::account::Account;
 use crate::core::latest::Latest;
@@ -27,27 +27,26 @@ impl Hub {
             let own = |(at, hidden_from): &&(u32, ClientId)| *at >= from && *hidden_from == client;
             meant -= narrow(run.hidden().iter().filter(own).count());
             let missed = seat.outbox.miss(run, from, client);
+            seat.weigh(round.account);
             member.standing = if missed { Standing::Lagging } else { Standing::Told };
         }
         round.outcome.dropped[Policy::Latest as usize] += u64::from(meant);
     }
 
-    /// Ends the lagging of a subscription that ends.
-    pub(super) fn give_up(&mut self, id: SeatId, sub: Sub) {
-        if let Some(topic) = self.topics.get(&sub.alias)
-            && let Some(latest) = &topic.latest
-            && let Some(member) = topic.members(sub.rate).get(sub.member as usize)
-            && member.standing != Standing::Live
-            && let Some(seat) = self.seats.get_mut(id)
-        {
-            let dropped = seat.outbox.give_up(sub.alias, latest.head());
+    /// Ends the lagging of all subscriptions of a seat, which are about to end.
+    pub(super) fn give_up(&mut self, id: SeatId) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        if seat.outbox.has_lag() {
+            let topics = &self.topics;
+            let head = |alias| Some(topics.get(&alias)?.latest.as_ref()?.head());
+            let dropped = seat.outbox.give_up_where(head);
             seat.lose(dropped);
         }
     }
 
     /// Once all is written that could be: fetches what a subscription that lags has missed.
     /// `false` when there is nothing.
-    pub fn refill(&mut self, id: SeatId, unix_ms: impl Fn() -> u64) -> bool {
+    pub fn refill(&mut self, id: SeatId, now_ns: impl Fn() -> u64) -> bool {
         while let Some(seat) = self.seats.get_mut(id) {
             if let Some((chunk, meant)) = seat.outbox.next_chunk() {
                 let format = seat.session.format;
@@ -80,14 +79,15 @@ impl Hub {
             let format = seat.session.format;
             let format = if by_name { format } else { format.without_alias() };
             let reader = Reader { client, format, encoder: self.press.encoder() };
-            match seat.outbox.show(latest, reader, unix_ms()) {
+            match seat.outbox.show(latest, reader, now_ns()) {
                 Shown::CaughtUp => {
                     *standing = Standing::Live;
                     if !uses {
                         topic.end_user();
                     }
                     if !by_name {
-                        self.patterns.end_lag(id, alias);
+                        let account = self.press.account().clone();
+                        self.patterns.end_lag(id, alias, &account);
                     }
                     if topic.is_spare() {
                         self.topics.remove(&alias);

@@ -9,7 +9,7 @@ use super::forms::{Forms, Speakers};
 use super::lag::Kept;
 use super::seat::{Member, Standing};
 use super::{SeatId, Topic, narrow};
-use crate::core::account::Account;
+use crate::core::account::{Account, Charge};
 use crate::core::prefix::PrefixTable;
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
@@ -42,6 +42,33 @@ pub(super) struct Mine {
     pub(super) stamp: u64,
     /// The channels that it has by pattern alone, and lags on.
     pub(super) lags: HashMap<Alias, Standing, RandomState>,
+    /// The memory of these.
+    charge: Option<Charge>,
+}
+
+impl Mine {
+    /// Notes how the seat stands on a channel where it lags.
+    pub(super) fn note(&mut self, alias: Alias, standing: Standing, account: &Account) {
+        self.lags.insert(alias, standing);
+        self.weigh(account);
+    }
+
+    /// Counts the memory of its lags, and gives it back where there are none.
+    pub(super) fn weigh(&mut self, account: &Account) {
+        if self.lags.is_empty() {
+            self.lags = HashMap::default();
+        }
+        let bytes = self.footprint();
+        match &mut self.charge {
+            Some(charge) if charge.bytes() == bytes => {}
+            charge => *charge = (bytes > 0).then(|| Charge::new(account, bytes)),
+        }
+    }
+
+    fn footprint(&self) -> usize {
+        // The table has a byte for each of its places, of which an eighth stays free.
+        self.lags.capacity().div_ceil(7) * 8 * (size_of::<(Alias, Standing)>() + 1)
+    }
 }
 
 /// A channel with an open run, and the patterns that have it: a range of what was found.
@@ -76,6 +103,8 @@ pub(super) struct Patterns {
     pub(super) stamp: u64,
     /// Channels whose table is held for patterns.
     pub(super) held: Vec<Alias>,
+    /// How many of these, from the front, the look at them has not come to.
+    pub(super) unseen: usize,
     /// Places in the shard's mail where a subscription begins, in order: no run has events from
     /// both sides.
     pub(super) fences: VecDeque<u64>,
@@ -147,8 +176,21 @@ impl Patterns {
     }
 
     /// Forgets that a seat lags on a channel by pattern.
-    pub(super) fn end_lag(&mut self, id: SeatId, alias: Alias) -> Option<Standing> {
-        self.mine(id)?.lags.remove(&alias)
+    pub(super) fn end_lag(
+        &mut self,
+        id: SeatId,
+        alias: Alias,
+        account: &Account,
+    ) -> Option<Standing> {
+        let mine = self.mine(id)?;
+        let before = mine.lags.remove(&alias);
+        mine.weigh(account);
+        before
+    }
+
+    /// Memory that is taken by what a seat lags on by pattern.
+    pub(super) fn lag_bytes(&self, id: SeatId) -> usize {
+        self.seats.get(id).and_then(Option::as_deref).map_or(0, Mine::footprint)
     }
 
     /// The patterns that have the event's channel.

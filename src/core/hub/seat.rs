@@ -235,5 +235,7 @@ impl Target<'_> {
         // Under `latest` the queue is empty enough; and memory has moved.
         self.seat.look(self.limit);
         self.seat.weigh(round.account);
+        // Notices make it long, too.
+        self.note_length(round.account);
     }
 }

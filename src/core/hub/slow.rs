@@ -200,9 +200,13 @@ impl Hub {
         let blocked = |seat: &Seat| seat.blocked && !seat.outbox.is_empty();
         let found = self.seats.iter().filter(|(id, seat)| blocked(seat) && open(*id));
         let mut ranks: Vec<_> =
-            found.map(|(id, seat)| (seat.outbox.share_bytes(), id, seat.author.client)).collect();
+            found.map(|(id, seat)| (self.share_bytes(id, seat), id, seat.author.client)).collect();
         ranks.sort_unstable();
         ranks
+    }
+
+    fn share_bytes(&self, id: SeatId, seat: &Seat) -> usize {
+        seat.outbox.share_bytes() + self.patterns.lag_bytes(id)
     }
 
     /// All queues at this moment.
@@ -218,11 +222,11 @@ impl Hub {
     }
 
     /// The slowest connections, at most [`SLOWEST`], the slowest first.
-    pub fn slowest(&self, now_ns: u64, unix_ms: u64) -> Vec<SlowClient> {
+    pub fn slowest(&self, now_ns: u64) -> Vec<SlowClient> {
         let mut found: Vec<SlowClient> = Vec::with_capacity(SLOWEST + 1);
         for (id, seat) in &self.seats {
             let Some(state) = seat.state(self.limit) else { continue };
-            let oldest_ms = seat.outbox.oldest_ms(unix_ms, now_ns);
+            let oldest_ms = seat.outbox.oldest_ms(now_ns);
             let own = rank(oldest_ms, seat.queued_bytes(), &seat.author);
             let at = found.partition_point(|other| other.rank() > own);
             if at < SLOWEST {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::forms::Forms;
 use super::lag::Kept;
+use super::own::Own;
 use super::pattern::{Patterns, Touched};
 use super::seat::{Member, Round, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
@@ -42,6 +43,7 @@ struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     list: Vec<Group>,
+    pub(super) own: Own,
     /// The channel is named among those that the next fan-out looks at.
     touched: bool,
 }
@@ -354,10 +356,15 @@ impl Hub {
         else {
             return;
         };
+        let client = self.seats.get(member.seat as usize).map(|seat| seat.author.client);
         let mut members = [member];
         let after = group.flushed.max(member.position);
         let runs = lay(&mut self.press, (latest, after), &members, now_ms, limit);
         outcome.conflated += conflated(&members, latest, after, &runs);
+        let member_of = |other| (Some(other) == client).then_some(member);
+        let known = after.max(latest.floor().saturating_sub(1));
+        let own = topic.groups.as_ref().map_or(0, |g| g.own.missing(latest, known, member_of));
+        outcome.conflated = outcome.conflated.saturating_sub(own);
         let (floor, head, account) = (latest.floor(), latest.head(), &self.press.account().clone());
         for run in runs {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
@@ -415,6 +422,17 @@ impl Hub {
             (group.flushed, group.due_ms) = (after.max(head), None);
         }
         outcome.conflated += conflated(&members, latest, after, &runs);
+        if let Some(groups) = &mut topic.groups {
+            let (clients, seats) = (&self.clients, &self.seats);
+            let member_of = |client| {
+                let seat = seats.get(*clients.get(&client)? as usize)?;
+                let mine = |sub: &&Sub| sub.alias == alias && sub.rate == Some(rate);
+                members.get(seat.subs.iter().find(mine)?.member as usize).copied()
+            };
+            let own = groups.own.missing(latest, after.max(floor.saturating_sub(1)), member_of);
+            outcome.conflated = outcome.conflated.saturating_sub(own);
+            groups.own.forget(groups.list.iter().map(|group| group.flushed).min().unwrap_or(0));
+        }
         let account = &self.press.account().clone();
         for run in runs {
             let round = &mut Round { writer, now_ms, floor, account, outcome };

@@ -1,6 +1,5 @@
 //! What stands in a data lane.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::lag::Lag;
@@ -54,10 +53,9 @@ impl Slice {
 pub(super) struct Gap {
     pub(super) channel: ChannelName,
     pub(super) alias: Alias,
-    /// Shared with the tally, which finds it where the lane is long.
-    pub(super) hole: Rc<Cell<Hole>>,
-    /// When the oldest dropped event was taken, Unix time.
-    pub(super) ts_ms: u64,
+    pub(super) hole: Hole,
+    /// When the oldest dropped event was taken, node clock.
+    pub(super) taken_ns: u64,
     /// What `frame` tells: the hole, and its age in milliseconds.
     pub(super) told: Option<(Hole, u64)>,
     /// The `lagged` frame, as it was last about to be written.
@@ -66,13 +64,19 @@ pub(super) struct Gap {
     pub(super) charge: Charge,
 }
 
-/// What a gap takes of memory before its notice is encoded, with its hole.
-pub(super) const GAP_BYTES: usize = size_of::<Gap>() + size_of::<(usize, usize, Hole)>();
+/// What a gap takes of memory before its notice is encoded.
+pub(super) const GAP_BYTES: usize = size_of::<Gap>();
 
 impl Gap {
-    /// Encodes the notice as it is true at `unix_ms`.
-    pub(super) fn tell(&mut self, unix_ms: u64) {
-        let (hole, age_ms) = (self.hole.get(), unix_ms.saturating_sub(self.ts_ms));
+    /// Adds a later hole.
+    pub(super) fn widen(&mut self, more: Hole) {
+        self.hole.to = more.to;
+        self.hole.dropped += more.dropped;
+    }
+
+    /// Encodes the notice as it is true at `now_ns`.
+    pub(super) fn tell(&mut self, now_ns: u64) {
+        let (hole, age_ms) = (self.hole, age_ms(self.taken_ns, now_ns));
         if self.told == Some((hole, age_ms)) {
             return;
         }
@@ -86,12 +90,20 @@ impl Gap {
     }
 }
 
+/// How old at `now_ns` what was taken at `taken_ns` is, in milliseconds; both on the node's clock,
+/// which nobody sets.
+pub(super) fn age_ms(taken_ns: u64, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(taken_ns) / 1_000_000
+}
+
 /// One thing in the lane.
 #[derive(Debug)]
 pub(super) enum Item {
     /// A notice or an event that is shown to those who lag.
     Frame(Rc<Frame>),
     Gap(Box<Gap>),
+    /// Nothing: what was here has left the lane, and the ranks are not closed yet. Never in front.
+    Gone,
     /// Events that are not queued, because the subscription lags.
     Lag(Box<Lag>),
     /// Events of the time before a subscription, which count against no bound.
@@ -104,11 +116,23 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// Its channel, but for what is shown to one that lags.
+    pub(super) fn alias(&self) -> Option<Alias> {
+        match self {
+            Self::Gap(gap) => Some(gap.alias),
+            Self::Lag(lag) => Some(lag.alias),
+            Self::Slice(slice) => Some(slice.run.alias()),
+            Self::Past(slice) => Some(slice.run.alias()),
+            Self::Recall(recall) => Some(recall.alias),
+            Self::Frame(_) | Self::Gone | Self::Last(_) => None,
+        }
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => &frame.bytes,
             Self::Gap(gap) => &gap.frame,
-            Self::Lag(_) | Self::Recall(_) => &[],
+            Self::Gone | Self::Lag(_) | Self::Recall(_) => &[],
             Self::Last(bytes) => bytes,
             Self::Past(slice) | Self::Slice(slice) => slice.run.slice(slice.from, slice.to),
         }
@@ -117,9 +141,12 @@ impl Item {
     /// The first frame, and what follows it.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Frame(_) | Self::Gap(_) | Self::Lag(_) | Self::Last(_) | Self::Recall(_) => {
-                (self.as_bytes(), &[])
-            }
+            Self::Frame(_)
+            | Self::Gap(_)
+            | Self::Gone
+            | Self::Lag(_)
+            | Self::Last(_)
+            | Self::Recall(_) => (self.as_bytes(), &[]),
             Self::Past(slice) | Self::Slice(slice) => {
                 let second = slice.from + 1;
                 (slice.run.slice(slice.from, second), slice.run.slice(second, slice.to))

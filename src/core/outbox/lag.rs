@@ -2,10 +2,10 @@
 //! has missed them. When the socket has room, the hole is told, and the newest event of each key in
 //! it is shown out of the table that all subscribers of the channel share.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use super::item::{GAP_BYTES, Gap, Item, Slice};
+use super::item::{GAP_BYTES, Gap, Item, Slice, age_ms};
+use super::lane::SHORT;
 use super::{LANE_LAGGING, Outbox, SLICES_MAX};
 use crate::core::account::Charge;
 use crate::core::latest::{Frame, Latest};
@@ -24,8 +24,8 @@ const SHOWN_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy)]
 struct Missed {
     from: u64,
-    /// When its first event was taken, Unix time.
-    ts_ms: u64,
+    /// When its first event was taken, node clock.
+    taken_ns: u64,
     /// How many of its offsets were not for this client; how many frames were lost, where
     /// `conflated`.
     count: u64,
@@ -87,77 +87,82 @@ impl Outbox {
     pub fn lag(&mut self, slice: &Slice, floor: u64) -> u64 {
         let run = &slice.run;
         let alias = run.alias();
-        let (mut from, mut ts_ms) = (run.offset(slice.from), run.ts_ms(slice.from));
+        let (mut from, mut taken_ns) = (run.offset(slice.from), run.event_ns(slice.from));
         let (mut dropped, mut told) = (slice.events() as u64, 0);
-        let mut begun = self.cut > 0;
-        self.data.retain_mut(|item| {
-            let begun = std::mem::take(&mut begun);
-            let (first, ts, keep) = match item {
-                Item::Gap(gap) if gap.alias == alias && !begun => {
-                    let hole = gap.hole.get();
-                    if hole.from < floor {
-                        return true;
-                    }
-                    told += hole.dropped;
-                    (hole.from, gap.ts_ms, false)
+        let mut before = None;
+        let mut next = self.tally().first(alias);
+        while let Some(place) = next {
+            next = self.tally().after(alias, place);
+            let Some(at) = self.index(place) else { break };
+            let begun = at == 0 && self.cut > 0;
+            let (first, ts, keep) = match self.data.get_mut(at) {
+                Some(Item::Gap(gap)) if !begun && gap.hole.from >= floor => {
+                    told += gap.hole.dropped;
+                    (gap.hole.from, gap.taken_ns, false)
                 }
-                Item::Slice(slice) if slice.run.alias() == alias => {
-                    let run = &slice.run;
+                Some(Item::Slice(here)) => {
+                    let run = Rc::clone(&here.run);
                     let known = run.after(floor.saturating_sub(1));
-                    let upto = known.max(slice.from + u32::from(begun)).min(slice.to);
-                    if upto == slice.to {
-                        return true;
+                    let upto = known.max(here.from + u32::from(begun)).min(here.to);
+                    let keep = upto > here.from;
+                    let lost = Slice { run, from: upto, to: std::mem::replace(&mut here.to, upto) };
+                    if keep && at > 0 {
+                        *here = here.clone().fit();
                     }
-                    dropped += u64::from(slice.to - upto);
-                    let first = (run.offset(upto), run.ts_ms(upto), upto > slice.from);
-                    slice.to = upto;
-                    first
+                    self.bytes -= lost.bytes();
+                    self.events -= lost.events();
+                    dropped += lost.events() as u64;
+                    match lost.events() {
+                        0 => (from, taken_ns, keep),
+                        _ => (lost.run.offset(upto), lost.run.event_ns(upto), keep),
+                    }
                 }
-                Item::Frame(_)
-                | Item::Gap(_)
-                | Item::Lag(_)
-                | Item::Last(_)
-                | Item::Past(_)
-                | Item::Recall(_)
-                | Item::Slice(_) => {
-                    return true;
-                }
+                _ => (from, taken_ns, true),
             };
             if first < from {
-                (from, ts_ms) = (first, ts);
+                (from, taken_ns) = (first, ts);
             }
-            keep
-        });
+            if keep {
+                before = Some(place);
+            } else {
+                self.take(before, place);
+            }
+        }
         let last = run.offset(slice.to.saturating_sub(1));
         let lost = dropped + told;
-        let mut missed = Missed { from, ts_ms, count: lost, counted: lost, conflated: true };
+        let mut missed = Missed { from, taken_ns, count: lost, counted: lost, conflated: true };
         missed.count_frames(run.is_conflated(), last);
         let missed = Some(missed);
         let charge = Charge::new(run.account(), size_of::<Lag>());
         let lag = Lag { channel: run.channel().clone(), alias, missed, shown: None, charge };
+        self.push_back(Item::Lag(Box::new(lag)));
+        self.lags += 1;
+        self.close_up();
         self.part();
-        self.data.push_back(Item::Lag(Box::new(lag)));
         self.shrink();
-        self.recount();
+        if self.data.len() <= SHORT {
+            self.tally = None;
+        }
         self.check();
         dropped
     }
 
-    /// Gives slices that are a small part of their run a run of their own; the one in front not
-    /// where the run is shared by so many that their shares are smaller.
+    /// Gives the slice in front, where it is a small part of its run, a run of its own; not where
+    /// the run is shared by so many that their shares are smaller.
     pub(super) fn part(&mut self) {
-        for (at, item) in self.data.iter_mut().enumerate() {
-            if let Item::Slice(slice) = item {
-                let share = slice.run.footprint() / Rc::strong_count(&slice.run);
-                if at > 0 || share > slice.bytes() + size_of::<Run>() {
-                    *slice = slice.clone().fit();
-                }
+        if let Some(Item::Slice(slice)) = self.data.front_mut() {
+            let share = slice.run.footprint() / Rc::strong_count(&slice.run);
+            if share > slice.bytes() + size_of::<Run>() {
+                *slice = slice.clone().fit();
             }
         }
     }
 
     /// Gives back room that nothing needs while it lags.
     fn shrink(&mut self) {
+        if self.data.is_empty() {
+            self.tally = None;
+        }
         let keep = self.data.len().max(LANE_LAGGING);
         if self.data.capacity() > 2 * keep {
             self.data.shrink_to(keep);
@@ -167,17 +172,7 @@ impl Outbox {
     /// The frames of `run` from `first` on pass by a subscription that lags. Whether it has a hole
     /// that is not yet told.
     pub fn miss(&mut self, run: &Run, first: u32, client: ClientId) -> bool {
-        let found = self.data.iter_mut().find_map(|item| match item {
-            Item::Lag(lag) if lag.alias == run.alias() => Some(lag),
-            Item::Frame(_)
-            | Item::Gap(_)
-            | Item::Lag(_)
-            | Item::Last(_)
-            | Item::Past(_)
-            | Item::Recall(_)
-            | Item::Slice(_) => None,
-        });
-        let Some(lag) = found else { return false };
+        let Some(lag) = self.lag_mut(run.alias()) else { return false };
         if run.is_conflated() {
             return lag.miss_conflated(run, first, client);
         }
@@ -209,16 +204,16 @@ impl Outbox {
     }
 
     /// Puts before the lane what its subscription in front has missed, or some of it.
-    pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, unix_ms: u64) -> Shown {
+    pub fn show(&mut self, table: &mut Latest, reader: Reader<'_>, now_ns: u64) -> Shown {
         let Reader { client, format, encoder } = reader;
-        let Some(Item::Lag(mut lag)) = self.data.pop_front() else { return Shown::CaughtUp };
+        let Some(Item::Lag(mut lag)) = self.pop_front() else { return Shown::CaughtUp };
         self.lags -= 1;
         self.shrink();
         let mut frames = Vec::with_capacity(SLICES_MAX);
         let (mut bytes, mut dropped) = (0, 0);
         loop {
             if lag.shown.is_none() {
-                match lag.tell(table.head(), unix_ms) {
+                match lag.tell(table.head(), now_ns) {
                     None => return Shown::CaughtUp,
                     Some((notice, more)) => {
                         dropped += more;
@@ -243,30 +238,25 @@ impl Outbox {
             }
             lag.shown = None;
             if lag.missed.is_some() && !self.data.is_empty() {
-                self.data.push_back(Item::Lag(lag));
+                self.push_back(Item::Lag(lag));
                 self.lags += 1;
                 return Shown::Later;
             }
         }
         let (told, upto) = (lag.missed.is_none(), lag.shown.map_or(0, |(_, upto)| upto));
-        self.data.push_front(Item::Lag(lag));
+        self.push_front(Item::Lag(lag));
         self.lags += 1;
-        for frame in frames.into_iter().rev() {
-            self.data.push_front(Item::Frame(frame));
-        }
+        self.put_frames(frames);
         Shown::Ready { told, upto, dropped }
     }
 
     /// A subscription begins to be throttled, or ceases, when all up to the offset `head` was
     /// queued or missed. Where it lags, its losses are counted accordingly from there on.
     pub fn count_frames(&mut self, alias: Alias, conflated: bool, head: u64) {
-        for item in &mut self.data {
-            if let Item::Lag(lag) = item
-                && lag.alias == alias
-                && let Some(missed) = &mut lag.missed
-            {
-                missed.count_frames(conflated, head);
-            }
+        if let Some(lag) = self.lag_mut(alias)
+            && let Some(missed) = &mut lag.missed
+        {
+            missed.count_frames(conflated, head);
         }
     }
 
@@ -276,52 +266,69 @@ impl Outbox {
         if !matches!(self.data.front(), Some(Item::Frame(_))) {
             return;
         }
-        let lag = self.data.iter().position(|item| matches!(item, Item::Lag(_)));
-        let begun = usize::from(self.cut > 0);
-        let first = self.data.iter().skip(begun).find_map(|item| match item {
-            Item::Frame(frame) => frame.offset,
-            Item::Gap(_)
-            | Item::Lag(_)
-            | Item::Last(_)
-            | Item::Past(_)
-            | Item::Recall(_)
-            | Item::Slice(_) => None,
-        });
-        if let (Some(at), Some(first)) = (lag, first) {
-            if let Some(Item::Lag(lag)) = self.data.get_mut(at)
-                && let Some((after, _)) = &mut lag.shown
-            {
+        let mut frames = self.take_frames();
+        if let Some(Item::Lag(lag)) = self.data.front_mut() {
+            let begun = usize::from(self.cut > 0);
+            let first = frames.iter().skip(begun).find_map(|frame| frame.offset);
+            if let (Some(first), Some((after, _))) = (first, &mut lag.shown) {
                 *after = first - 1;
             }
             let mut index = 0;
-            self.data.retain(|item| {
-                let shows = matches!(item, Item::Frame(frame) if frame.offset.is_some());
+            frames.retain(|frame| {
                 index += 1;
-                !shows || index <= begun
+                frame.offset.is_none() || index <= begun
             });
         }
+        self.put_frames(frames);
         self.shrink();
     }
 
-    /// Ends the lagging of a channel that is left: its hole, up to the offset `head`, is told, and
-    /// nothing is shown any more. Returns how many events of it were not named as dropped before.
-    pub fn give_up(&mut self, alias: Alias, head: u64) -> u64 {
-        self.give_up_where(|other| (other == alias).then_some(head))
+    /// Takes what was put before the lane, with what is begun of it.
+    fn take_frames(&mut self) -> Vec<Rc<Frame>> {
+        let mut frames = Vec::new();
+        while let Some(Item::Frame(_)) = self.data.front() {
+            if let Some(Item::Frame(frame)) = self.pop_front() {
+                frames.push(frame);
+            }
+        }
+        frames
     }
 
-    /// Ends the lagging of every channel that has a `head`, likewise.
+    fn put_frames(&mut self, frames: Vec<Rc<Frame>>) {
+        for frame in frames.into_iter().rev() {
+            self.push_front(Item::Frame(frame));
+        }
+    }
+
+    /// Takes what is shown of a channel from before the lane, but a frame that is on its way.
+    pub(super) fn purge_frames(&mut self, alias: Alias) {
+        if matches!(self.data.front(), Some(Item::Frame(_))) {
+            let begun = usize::from(self.cut > 0);
+            let mut index = 0;
+            let mut frames = self.take_frames();
+            frames.retain(|frame| {
+                index += 1;
+                frame.alias != alias || index <= begun
+            });
+            self.put_frames(frames);
+        }
+    }
+
+    /// Ends the lagging of every channel that has a `head`, for they are left: its hole, up to that
+    /// offset, is told, and nothing is shown any more. Returns how many events of it were not named
+    /// as dropped before.
     pub fn give_up_where(&mut self, head: impl Fn(Alias) -> Option<u64>) -> u64 {
         let mut dropped = 0;
         self.data.retain_mut(|item| {
-            let Item::Lag(lag) = item else { return true };
+            let Item::Lag(lag) = item else { return !matches!(item, Item::Gone) };
             let Some(head) = head(lag.alias) else { return true };
             let Some(missed) = lag.missed else { return false };
             let (channel, alias) = (lag.channel.clone(), lag.alias);
-            let hole = Rc::new(Cell::new(missed.hole(head)));
+            let hole = missed.hole(head);
             dropped += missed.uncounted(head);
-            let (ts_ms, told, frame) = (missed.ts_ms, None, Vec::new());
+            let (taken_ns, told, frame) = (missed.taken_ns, None, Vec::new());
             let charge = Charge::new(lag.charge.account(), GAP_BYTES);
-            let gap = Gap { channel, alias, hole, ts_ms, told, frame, charge };
+            let gap = Gap { channel, alias, hole, taken_ns, told, frame, charge };
             *item = Item::Gap(Box::new(gap));
             true
         });
@@ -336,6 +343,7 @@ impl Outbox {
             Item::Lag(lag) => Some((lag.missed?, head(lag.alias)?)),
             Item::Frame(_)
             | Item::Gap(_)
+            | Item::Gone
             | Item::Last(_)
             | Item::Past(_)
             | Item::Recall(_)
@@ -377,9 +385,9 @@ impl Lag {
         &self.channel
     }
 
-    /// When the first event was taken that it has missed and is yet to be told of, Unix time.
+    /// When the first event was taken that it has missed and is yet to be told of, node clock.
     pub(super) fn missed_since(&self) -> Option<u64> {
-        self.missed.map(|missed| missed.ts_ms)
+        self.missed.map(|missed| missed.taken_ns)
     }
 
     /// As [`Outbox::miss`], of a throttled subscription: its frames are counted.
@@ -401,16 +409,16 @@ impl Lag {
     }
 
     fn miss(&mut self, run: &Run, from: u32) {
-        let (from, ts_ms) = (run.offset(from), run.ts_ms(from));
+        let (from, taken_ns) = (run.offset(from), run.event_ns(from));
         let conflated = run.is_conflated();
-        self.missed = Some(Missed { from, ts_ms, count: 0, counted: 0, conflated });
+        self.missed = Some(Missed { from, taken_ns, count: 0, counted: 0, conflated });
     }
 
     /// Makes the notice of what was missed up to `head`, all of which is to be shown; and says how
     /// many events of it were not named as dropped before.
-    fn tell(&mut self, head: u64, unix_ms: u64) -> Option<(Frame, u64)> {
+    fn tell(&mut self, head: u64, now_ns: u64) -> Option<(Frame, u64)> {
         let missed = self.missed.take()?;
-        let age_ms = unix_ms.saturating_sub(missed.ts_ms);
+        let age_ms = age_ms(missed.taken_ns, now_ns);
         let (channel, hole) = (self.channel.as_str(), missed.hole(head));
         let mut text = Vec::with_capacity(160);
         json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);

@@ -2,15 +2,15 @@
 
 use std::rc::Rc;
 
-use super::item::{GAP_BYTES, Item};
+use super::item::{GAP_BYTES, Item, age_ms};
 use super::lag::Lag;
 use super::past::Recall;
 use super::{LANE_KEPT, Outbox};
 
 impl Outbox {
     /// Memory that it takes for itself: its control lane, its places in the data lane beyond those
-    /// that it may keep while it is empty, and its share of the frame that it is writing of what
-    /// it has missed. Runs, gaps and subscriptions that lag are on the account already.
+    /// that it may keep while it is empty, the tally of them, and its share of the frame that it is
+    /// writing of what it has missed. Runs, gaps and subscriptions that lag are on the account already.
     pub fn own_bytes(&self) -> usize {
         let places = self.data.capacity();
         let lane = if places > LANE_KEPT { places * size_of::<Item>() } else { 0 };
@@ -18,9 +18,11 @@ impl Outbox {
             Some(Item::Frame(frame)) => frame.bytes.len() / Rc::strong_count(frame),
             Some(Item::Last(bytes)) => bytes.len(),
             Some(Item::Past(slice)) => slice.run.footprint() / Rc::strong_count(&slice.run),
-            Some(Item::Gap(_) | Item::Lag(_) | Item::Recall(_) | Item::Slice(_)) | None => 0,
+            Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Recall(_) | Item::Slice(_))
+            | None => 0,
         };
-        self.control.capacity() + lane + frame
+        let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
+        self.control.capacity() + lane + tally + frame
     }
 
     /// Memory that it takes: its own, and its share of the runs that others have too.
@@ -30,22 +32,21 @@ impl Outbox {
             Item::Lag(_) => size_of::<Lag>(),
             Item::Slice(slice) => slice.run.footprint() / Rc::strong_count(&slice.run),
             Item::Recall(_) => size_of::<Recall>(),
-            Item::Frame(_) | Item::Last(_) | Item::Past(_) => 0,
+            Item::Frame(_) | Item::Gone | Item::Last(_) | Item::Past(_) => 0,
         });
         self.own_bytes() + items.sum::<usize>()
     }
 
     /// The age of the first event that waits, or is missing there, in milliseconds; `None` where
     /// only notices wait, and what is shown to one that lags is not chosen yet.
-    pub fn oldest_ms(&self, unix_ms: u64, node_ns: u64) -> Option<u64> {
-        self.data.iter().find_map(|item| match item {
-            Item::Frame(frame) => {
-                frame.offset.map(|_| node_ns.saturating_sub(frame.taken_ns) / 1_000_000)
-            }
-            Item::Gap(gap) => Some(unix_ms.saturating_sub(gap.ts_ms)),
-            Item::Lag(lag) => lag.missed_since().map(|ts_ms| unix_ms.saturating_sub(ts_ms)),
-            Item::Last(_) | Item::Past(_) | Item::Recall(_) => None,
-            Item::Slice(slice) => Some(unix_ms.saturating_sub(slice.run.ts_ms(slice.from))),
-        })
+    pub fn oldest_ms(&self, now_ns: u64) -> Option<u64> {
+        let taken_ns = self.data.iter().find_map(|item| match item {
+            Item::Frame(frame) => frame.offset.map(|_| frame.taken_ns),
+            Item::Gap(gap) => Some(gap.taken_ns),
+            Item::Lag(lag) => lag.missed_since(),
+            Item::Gone | Item::Last(_) | Item::Past(_) | Item::Recall(_) => None,
+            Item::Slice(slice) => Some(slice.run.event_ns(slice.from)),
+        });
+        taken_ns.map(|taken_ns| age_ms(taken_ns, now_ns))
     }
 }

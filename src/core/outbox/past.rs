@@ -26,7 +26,8 @@ impl Outbox {
     pub fn recall(&mut self, channel: ChannelName, alias: Alias, past: Past) {
         if !past.chunks.is_empty() {
             let recall = Recall { channel, alias, past, next: 0 };
-            self.data.push_back(Item::Recall(Box::new(recall)));
+            self.recalls += 1;
+            self.push_back(Item::Recall(Box::new(recall)));
         }
     }
 
@@ -48,7 +49,8 @@ impl Outbox {
         recall.next += 1;
         let meant = (recall.past.after, recall.past.upto);
         if recall.next >= recall.past.chunks.len() {
-            self.data.pop_front();
+            self.recalls -= 1;
+            self.pop_front();
         }
         Some((chunk?, meant))
     }
@@ -67,7 +69,8 @@ impl Outbox {
             from = upto + 1;
         }
         for slice in slices.into_iter().rev() {
-            self.data.push_front(Item::Past(slice));
+            self.recalls += 1;
+            self.push_front(Item::Past(slice));
         }
     }
 }

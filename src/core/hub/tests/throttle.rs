@@ -319,3 +319,32 @@ fn one_that_lags_counts_as_its_rate_asks_across_a_change() {
     feed(&mut hub, 13, "aabb", 1);
     assert_eq!(shown(&mut hub, id)[0], Got::Lagged(1, 1, 16, 14));
 }
+
+/// An event that its publisher does not want to see is not due to it, and so not left out for it.
+#[test]
+fn what_is_not_for_a_member_is_not_left_out_for_it() {
+    let publish_own = |hub: &mut Hub, offsets: std::ops::RangeInclusive<u64>| {
+        for offset in offsets {
+            let mut event = keyed_event(1, offset, Some("a"));
+            Arc::get_mut(&mut event).unwrap().hidden_from = Some(ClientId(1));
+            assert!(hub.load(&event, 0));
+        }
+    };
+    let mut hub = Hub::new(LIMIT);
+    let id = throttled(&mut hub, 1, rated(Policy::DropOldest, 1.0));
+    let other = throttled(&mut hub, 2, rated(Policy::DropOldest, 1.0));
+    feed(&mut hub, 1, "a", 0);
+    publish_own(&mut hub, 2..=6);
+    feed(&mut hub, 7, "aa", 10);
+    assert_eq!(tick(&mut hub, 1_000).conflated, 6 + 1, "of seven; of the two that were for it");
+    publish_own(&mut hub, 9..=11);
+    feed(&mut hub, 0, "", 1_010);
+    assert_eq!(tick(&mut hub, 2_000).conflated, 2, "the other's alone");
+    assert_eq!(received(&mut hub, id), offsets(&[1, 8]));
+    assert_eq!(received(&mut hub, other), offsets(&[1, 8, 11]));
+    // What is given out because the rate changes counts alike.
+    publish_own(&mut hub, 12..=14);
+    feed(&mut hub, 15, "aa", 2_010);
+    assert_eq!(update(&mut hub, id, rated(Policy::DropOldest, 2.0)).conflated, 1);
+    assert_eq!(received(&mut hub, id), offsets(&[16]));
+}
