@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use super::away::{Away, Worked};
 use super::command::Asker;
-use super::flush::{Flushed, forget_readable};
+use super::flush::{Flushed, forget_readable, others_first};
 use super::inbound::{Next, unread};
 use super::local::{Local, Socket};
 use super::mailbox::Room;
@@ -211,8 +211,7 @@ impl Connection {
                 return Some(CloseReason::Socket);
             }
         }
-        // Others first.
-        cx.waker().wake_by_ref();
+        others_first(cx.waker());
         None
     }
 
@@ -418,7 +417,7 @@ impl Connection {
                 Err(_) => return Poll::Ready(ending.reason),
             }
         }
-        cx.waker().wake_by_ref();
+        others_first(cx.waker());
         Poll::Pending
     }
 }
