@@ -19,5 +19,6 @@ mod raw;
 mod slow;
 mod slow_bad;
 mod spoken;
+mod stalls;
 mod threats;
 mod was;
