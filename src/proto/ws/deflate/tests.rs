@@ -404,3 +404,16 @@ fn a_message_that_did_not_shrink_leaves_nothing_behind_for_the_next() {
         }
     }
 }
+
+#[test]
+fn a_panic_of_the_compressor_costs_nothing_but_its_frame() {
+    let text = b"0123456789".repeat(100);
+    let mut deflater = Deflater::new(1, 0);
+    let mut out = Vec::new();
+    assert!(deflater.frame(Opcode::Text, &text, 15, &mut out));
+    assert!(!deflater.caught(|_| panic!("as zlib-rs 0.6.8 did")));
+    let mut again = Vec::new();
+    assert!(deflater.frame(Opcode::Text, &text, 15, &mut again));
+    assert!(again == out && deflater.gzip(&text, &mut again));
+    assert_eq!((deflater.take_panics(), deflater.take_panics()), (1, 0));
+}
