@@ -25,7 +25,7 @@ use crate::scenario::connect::{self, Holding};
 use crate::scenario::fanout as fan_out;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
-use crate::target::Target;
+use crate::target::{Format, Target};
 use fanout::FanoutArgs;
 use foreign::ForeignArgs;
 use output::{Form, Output};
@@ -400,6 +400,7 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         max_rate: 0.0,
         conduct: Conduct::Steady,
         foreign: None,
+        format: Format::Json,
     }
 }
 

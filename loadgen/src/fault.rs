@@ -42,6 +42,10 @@ pub(crate) enum Fault {
     Miscounted { asked: u64, answered: u64 },
     /// It sent binary where text was agreed on.
     Binary,
+    /// It sent a binary frame that is not written as agreed.
+    UnreadableBinary,
+    /// It agreed to the upgrade, and not to the subprotocol that was asked for.
+    OtherFormat { asked: &'static str },
     /// It has given more epochs than this program keeps apart.
     TooManyEpochs,
     /// It answered something that nobody asked for.
@@ -88,10 +92,15 @@ impl From<io::Error> for Fault {
     }
 }
 
+const STRANGE_BINARY: &str =
+    "the server sent a binary frame that is no event of the format that was agreed on";
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Binary => f.write_str("the server sent a binary frame where text was agreed on"),
+            Self::UnreadableBinary => f.write_str(STRANGE_BINARY),
+            Self::OtherFormat { asked } => write!(f, "the server does not speak {asked}"),
             Self::BadFrame(error) if error.is_breach() => {
                 write!(f, "the server breaks RFC 6455: {error}")
             }

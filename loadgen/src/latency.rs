@@ -23,6 +23,11 @@ impl Latency {
         self.0.saturating_record(nanos);
     }
 
+    /// Records a value that came `count` times.
+    pub(crate) fn record_n(&mut self, nanos: u64, count: u32) {
+        self.0.saturating_record_n(nanos, count.into());
+    }
+
     /// Adds another thread's values.
     pub(crate) fn merge(&mut self, other: &Self) {
         // Cannot fail: all have the same bounds.

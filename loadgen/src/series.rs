@@ -84,13 +84,18 @@ impl Slices {
 
     /// Records a latency at the time at which it was seen.
     pub(crate) fn record(&mut self, now: u64, nanos: u64) {
+        self.record_n(now, nanos, 1);
+    }
+
+    /// Records a latency that was seen `count` times at once.
+    pub(crate) fn record_n(&mut self, now: u64, nanos: u64, count: u32) {
         let number = (now / SLICE) >> self.shift;
         if number != self.number {
             self.close();
             // Closing may have made slices longer.
             self.number = (now / SLICE) >> self.shift;
         }
-        self.current.saturating_record(nanos);
+        self.current.saturating_record_n(nanos, count);
     }
 
     fn close(&mut self) {

@@ -1,10 +1,12 @@
 //! The server that is measured: a `ws://` address on this machine, and the first connection to it,
 //! which finds out in a sentence whether it can be measured at all.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::clock;
 use crate::fault::Fault;
@@ -17,12 +19,42 @@ pub(crate) struct Target {
     /// As written, for the `Host` header.
     host: String,
     path: String,
+    /// The subprotocol that is asked for.
+    pub(crate) format: Format,
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Json,
+    /// `weir.v1.bin`.
+    Bin,
+    /// `weir.v1.json+gzip`.
+    #[value(name = "json+gzip")]
+    Gzip,
+}
+
+impl Format {
+    /// Its name in the handshake; the default needs none.
+    pub(crate) fn subprotocol(self) -> Option<&'static str> {
+        match self {
+            Self::Json => None,
+            Self::Bin => Some("weir.v1.bin"),
+            Self::Gzip => Some("weir.v1.json+gzip"),
+        }
+    }
 }
 
 impl Target {
     /// A target on this machine, for servers that were started here.
     pub(crate) fn local(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), path: "/ws".into() }
+        Self { address, host: address.to_string(), path: "/ws".into(), format: Format::Json }
+    }
+
+    /// The same, with another subprotocol.
+    pub(crate) fn speaking(&self, format: Format) -> Self {
+        Self { format, ..self.clone() }
     }
 
     /// The address as a person writes it.
@@ -37,7 +69,7 @@ impl Target {
 
     /// The bytes that ask for the upgrade.
     pub(crate) fn request(&self) -> Vec<u8> {
-        handshake::request(&self.host, &self.path)
+        handshake::request(&self.host, &self.path, self.format.subprotocol())
     }
 
     /// Whether the server may put several messages into one frame (`?batch=1`).
@@ -69,12 +101,16 @@ impl Target {
                 return Err(Fault::Silent { limit });
             }
             stream.set_read_timeout(Some(left()))?;
-            let read = stream.read(&mut chunk)?;
+            let read = match stream.read(&mut chunk) {
+                // Linux does not go on with a read that has a limit where a process was stopped.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             if read == 0 {
                 return Err(Fault::Ended);
             }
             head.extend_from_slice(&chunk[..read]);
-            if let Some(len) = handshake::answer(&head)? {
+            if let Some(len) = handshake::answer(&head, self.format.subprotocol())? {
                 return Ok((stream, head.split_off(len)));
             }
         }
@@ -102,7 +138,7 @@ impl FromStr for Target {
         if !address.ip().is_loopback() {
             return Err("only 127.0.0.0/8 and [::1] may be loaded".into());
         }
-        Ok(Self { address, host: host.to_owned(), path: path.to_owned() })
+        Ok(Self { address, host: host.to_owned(), path: path.to_owned(), format: Format::Json })
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cli::client::Url;
 use crate::config::Key;
 use crate::proto::format::Subprotocol;
 use crate::proto::name::{BadName, ChannelName, check_channel, pattern_prefix};
+use crate::proto::rate::Rate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -130,9 +131,21 @@ pub struct Subscribe {
     /// Whole events, or their data alone; bin and gzip print whole events that came so.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
+    /// The newest event of each key so many times a second, from 0.1 to 100; not with a pattern.
+    #[arg(long, value_name = "HZ", value_parser = rate)]
+    pub max_rate: Option<f64>,
+    /// What happens when this reader is slow: drop_oldest, drop_newest, latest or disconnect.
+    #[arg(long, value_name = "POLICY")]
+    pub slow: Option<String>,
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+}
+
+/// A rate, as it is sent.
+fn rate(text: &str) -> Result<f64, &'static str> {
+    let hz = text.parse().ok().filter(|hz| Rate::new(*hz).is_some());
+    hz.ok_or("it must be a number from 0.1 to 100")
 }
 
 /// A channel's name or a pattern, as it is sent.
@@ -215,6 +228,7 @@ mod tests {
             "weir check --insecure",
             "weir pub a -1",
             "weir sub a b:* c:d/*",
+            "weir sub a --max-rate 2.5 --slow latest",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -226,6 +240,8 @@ mod tests {
             "weir sub *",
             "weir sub a:*:b",
             "weir sub a --count 0",
+            "weir sub a --max-rate NaN",
+            "weir sub a --max-rate 101",
             "weir sub a --url http://h/ws",
             "weir --log-format xml",
             "weir nope",

@@ -21,7 +21,13 @@ pub(super) async fn run(flags: Subscribe) -> Result<(), Failure> {
 async fn print(flags: &Subscribe) -> Result<(), Failure> {
     let mut client = Client::connect(&flags.url, flags.format.subprotocol()).await?;
     for (id, channel) in (1_u64..).zip(&flags.channels) {
-        let command = json!({"type": "subscribe", "id": id, "channel": channel});
+        let mut command = json!({"type": "subscribe", "id": id, "channel": channel});
+        if let Some(hz) = flags.max_rate {
+            command["max_rate"] = json!(hz);
+        }
+        if let Some(policy) = &flags.slow {
+            command["slow"] = json!(policy);
+        }
         client.send(command.to_string().into_bytes()).await?;
     }
     let mut output = Output::new();

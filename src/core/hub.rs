@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use super::account::Account;
 use super::latest::Latest;
 use super::outbox::OutboxLimit;
 use super::policy::Policy;
@@ -26,12 +27,14 @@ mod lag;
 mod pattern;
 mod seat;
 mod slow;
+mod tables;
 mod throttle;
 
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 
 use forms::Mixed;
+use lag::Kept;
 use pattern::{Patterns, Touched};
 use seat::{Listed, Member, Standing, Sub};
 use throttle::{Dues, Groups};
@@ -126,6 +129,9 @@ pub struct Hub {
     /// Seats whose data lane was long at some time since the last look but one.
     roomy: Vec<Listed>,
     press: Press,
+    /// What all tables of newest events take, and may.
+    tables: Account,
+    tables_max: usize,
     limit: OutboxLimit,
     subscriptions: u64,
 }
@@ -151,6 +157,8 @@ impl Hub {
             near: Vec::new(),
             roomy: Vec::new(),
             press: Press::default(),
+            tables: Account::default(),
+            tables_max: usize::MAX,
             limit,
             subscriptions: 0,
         }
@@ -257,8 +265,9 @@ impl Hub {
         }
         let member =
             Member { seat: narrow(id), policy, standing, format: seat.session.format, position };
-        topic.count_user(standing != Standing::Live, member.uses_latest(), keys_max);
-        let member = topic.enter(member, rate, keys_max);
+        let kept = Kept { keys_max, account: &self.tables };
+        topic.count_user(standing != Standing::Live, member.uses_latest(), kept);
+        let member = topic.enter(member, rate, kept);
         seat.subs.push(Sub { alias, member, rate });
         if lag.is_some() {
             seat.outbox.count_frames(alias, rate.is_some(), topic.head);
@@ -293,7 +302,9 @@ impl Hub {
     fn leave(&mut self, sub: Sub) -> Option<(ChannelName, bool)> {
         let member = self.take_member(sub)?;
         let topic = self.topics.get_mut(&sub.alias)?;
-        topic.count_user(member.uses_latest(), false, 0);
+        if member.uses_latest() {
+            topic.end_user();
+        }
         self.subscriptions -= 1;
         let channel = topic.channel.clone();
         let last = topic.members.is_empty() && topic.groups.is_none();

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use crate::core::account::{Account, Charge};
 use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
 use crate::proto::format::Format;
 use crate::proto::name::Alias;
 
-/// Bytes of payloads and keys that a table holds at most, unless it is one event.
+/// Bytes that a table holds at most, with the frames, unless it is one event.
 pub const LATEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What an event takes beside its payload, its key and what its frame in JSON has of them.
+const EVENT_BYTES: usize = 256;
 
 /// A frame that is made for those who lag, and shared by them.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Frame {
 #[derive(Debug)]
 struct Entry {
     event: Arc<Event>,
+    /// What it counts as, with all frames.
+    bytes: usize,
     /// In plain JSON. Made when the first subscriber needs it.
     frame: Shown,
     /// In every other form.
@@ -42,11 +48,19 @@ type Shown = Option<Rc<Frame>>;
 
 impl Entry {
     fn new(event: &Arc<Event>) -> Self {
-        Self { event: Arc::clone(event), frame: None, others: None }
+        Self { event: Arc::clone(event), bytes: size(event), frame: None, others: None }
+    }
+
+    /// Counts what there is by now.
+    fn weigh(&mut self) -> usize {
+        let shown = self.others.iter().flat_map(|others| others.iter()).chain([&self.frame]);
+        let shown: usize = shown.flatten().map(|frame| frame.bytes.len()).sum();
+        self.bytes = size(&self.event) + self.event.frames.bytes() + shown;
+        self.bytes
     }
 
     fn frame(&mut self, format: Format, encoder: &mut Encoder) -> &Rc<Frame> {
-        let Self { event, frame, others } = self;
+        let Self { event, frame, others, .. } = self;
         let shown = if format == Format::Json {
             frame
         } else {
@@ -62,14 +76,16 @@ impl Entry {
 
 /// The newest event of each key of a channel. Events without a key share one place.
 ///
-/// Invariants: `keys` names the offsets of `entries`, and `bytes` is the sum of their sizes; there
-/// are never more than `keys_max`; every event from `floor` to `head` was recorded.
+/// Invariants: `keys` names the offsets of `entries`, and `bytes` is the sum of their sizes; there are
+/// never more than `keys_max`; every event from `floor` to `head` was recorded.
 #[derive(Debug)]
 pub struct Latest {
     entries: BTreeMap<u64, Entry>,
     keys: HashMap<Option<Box<str>>, u64, RandomState>,
     keys_max: usize,
     bytes: usize,
+    /// Its bytes on the account of all tables, as they were after the last batch.
+    charge: Charge,
     floor: u64,
     head: u64,
     /// Members who may need it.
@@ -81,13 +97,15 @@ pub struct Latest {
 }
 
 impl Latest {
-    /// A table that has seen nothing. Beyond `keys_max` the least recently published key goes.
-    pub fn new(keys_max: usize) -> Self {
+    /// A table that has seen nothing, whose bytes count on `account`. Beyond `keys_max` the least
+    /// recently published key goes.
+    pub fn new(keys_max: usize, account: &Account) -> Self {
         Self {
             entries: BTreeMap::new(),
             keys: HashMap::default(),
             keys_max: keys_max.max(1),
             bytes: 0,
+            charge: Charge::new(account, 0),
             floor: u64::MAX,
             head: 0,
             users: 0,
@@ -119,18 +137,52 @@ impl Latest {
             }
         };
         if let Some(before) = before.and_then(|before| self.entries.remove(&before)) {
-            self.bytes -= size(&before.event);
+            self.bytes -= before.bytes;
         }
-        self.bytes += size(event);
-        self.entries.insert(offset, Entry::new(event));
+        let entry = Entry::new(event);
+        self.bytes += entry.bytes;
+        self.entries.insert(offset, entry);
         while self.entries.len() > self.keys_max
             || self.bytes > LATEST_BYTES_MAX && self.entries.len() > 1
         {
-            let Some((_, oldest)) = self.entries.pop_first() else { break };
-            self.bytes -= size(&oldest.event);
-            self.keys.remove(&oldest.event.key);
+            self.forget_first();
         }
         debug_assert_eq!(self.keys.len(), self.entries.len(), "one entry for each key");
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, oldest)) = self.entries.pop_first() {
+            self.bytes -= oldest.bytes;
+            self.keys.remove(&oldest.event.key);
+        }
+    }
+
+    /// Forgets the events up to that offset.
+    pub fn forget(&mut self, upto: u64) {
+        while self.entries.first_key_value().is_some_and(|(offset, _)| *offset <= upto) {
+            self.forget_first();
+        }
+        self.charge();
+    }
+
+    /// Puts what it takes on its account: once a batch, not for each event.
+    pub fn charge(&mut self) {
+        self.charge.set(self.bytes);
+    }
+
+    /// Counts frames that were made of the events after `after`, in forms beside plain JSON.
+    pub fn weigh(&mut self, after: u64) {
+        for (_, entry) in self.entries.range_mut(after.saturating_add(1)..) {
+            self.bytes -= entry.bytes;
+            self.bytes += entry.weigh();
+        }
+        self.charge();
+    }
+
+    /// The first event after `after`, and what it takes.
+    pub fn first_after(&self, after: u64) -> Option<(&Event, usize)> {
+        let (_, entry) = self.entries.range(after.saturating_add(1)..).next()?;
+        Some((&entry.event, entry.bytes))
     }
 
     /// The events after `after` that are the newest of their keys, in the order of offsets.
@@ -147,14 +199,14 @@ impl Latest {
         }
         let own = self.keys.get(&event.key).copied();
         if let Some(entry) = own.and_then(|own| self.entries.get(&own)) {
-            (len, bytes) = (len - 1, bytes - size(&entry.event));
+            (len, bytes) = (len - 1, bytes - entry.bytes);
         }
         let mut last = None;
         for (offset, entry) in self.entries.iter().filter(|(offset, _)| Some(**offset) != own) {
             if len <= self.keys_max && (bytes <= LATEST_BYTES_MAX || len == 1) {
                 break;
             }
-            (len, bytes) = (len - 1, bytes - size(&entry.event));
+            (len, bytes) = (len - 1, bytes - entry.bytes);
             last = Some(*offset);
         }
         last
@@ -172,14 +224,18 @@ impl Latest {
             return None;
         }
         let (_, entry) = self.entries.range_mut(after + 1..=upto).next()?;
+        let before = entry.bytes;
         let frame = Rc::clone(entry.frame(format, encoder));
+        self.bytes = self.bytes - before + entry.weigh();
+        self.charge.set(self.bytes);
         Some((&entry.event, frame))
     }
 }
 
-/// What an event counts as, in bytes.
+/// What an event counts as, in bytes: it keeps the frame that is made of it once somebody gets it.
 fn size(event: &Event) -> usize {
-    event.payload.len() + event.key.as_ref().map_or(0, |key| key.len())
+    let key = event.key.as_ref().map_or(0, |key| key.len());
+    2 * (event.payload.len() + key) + EVENT_BYTES
 }
 
 #[cfg(test)]
@@ -203,7 +259,7 @@ mod tests {
 
     #[test]
     fn each_key_shows_its_newest_event_in_the_order_of_offsets() {
-        let mut table = Latest::new(10);
+        let mut table = Latest::new(10, &Account::default());
         let keys = [Some("a"), None, Some("b"), Some("a"), None, Some("c")];
         for (key, offset) in keys.into_iter().zip(5..) {
             table.record(&keyed_event(1, offset, key));
@@ -216,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_made_once_and_says_what_it_is() {
-        let mut table = Latest::new(10);
+        let mut table = Latest::new(10, &Account::default());
         table.record(&keyed_event(1, 1, Some("a")));
         let (_, first) = next(&mut table, 0, 1).unwrap();
         assert!(Rc::ptr_eq(&first, &next(&mut table, 0, 1).unwrap().1));
@@ -229,7 +285,7 @@ mod tests {
         let names = ["a", "b", "c", "d", "e"].map(Some);
         for seed in 0..50 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let mut table = Latest::new(rng.usize(1..5));
+            let mut table = Latest::new(rng.usize(1..5), &Account::default());
             for offset in 1..100 {
                 let event = keyed_event(1, offset, names[rng.usize(0..5)]);
                 let before: Vec<_> = table.newer(0).map(|e| (e.offset, e.key.clone())).collect();
@@ -245,11 +301,16 @@ mod tests {
 
     #[test]
     fn the_least_recently_published_key_goes() {
-        let mut table = Latest::new(2);
+        let mut table = Latest::new(2, &Account::default());
         for (key, offset) in ["a", "b", "a", "c"].into_iter().zip(1..) {
             table.record(&keyed_event(1, offset, Some(key)));
         }
         assert_eq!(shown(&mut table, 0, 4), [3, 4], "b was the oldest");
-        assert_eq!(table.bytes, table.entries.values().map(|e| size(&e.event)).sum::<usize>());
+        let sum = |table: &Latest| table.entries.values().map(|entry| entry.bytes).sum::<usize>();
+        assert!(table.entries.values().all(|entry| entry.frame.is_some()), "frames count too");
+        assert_eq!((table.bytes, table.charge.bytes()), (sum(&table), sum(&table)));
+        table.forget(3);
+        assert_eq!(shown(&mut table, 0, 4), [4]);
+        assert_eq!((table.bytes, table.charge.bytes()), (sum(&table), sum(&table)));
     }
 }

@@ -256,6 +256,8 @@ pub struct Gauges {
     pub queue_bytes: u64,
     /// Memory of outbound queues; what they share counts once.
     pub queue_memory: u64,
+    /// Memory of the newest events that are kept for `latest` and `max_rate`.
+    pub latest_bytes: u64,
     /// Connections that are slow, by [`SlowState`].
     pub slow_consumers: [u64; SlowState::ALL.len()],
     /// Events waiting in the mailbox.
@@ -312,6 +314,7 @@ impl Snapshot {
         self.gauges.subscriptions += other.gauges.subscriptions;
         self.gauges.queue_bytes += other.gauges.queue_bytes;
         self.gauges.queue_memory += other.gauges.queue_memory;
+        self.gauges.latest_bytes += other.gauges.latest_bytes;
         sum(&mut self.gauges.slow_consumers, &other.gauges.slow_consumers);
         self.gauges.mailbox_depth += other.gauges.mailbox_depth;
     }

@@ -22,8 +22,9 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 /// A gauge of every shard: its name, its help text, and where its value stands.
 type Gauge = (&'static str, &'static str, fn(&Gauges) -> u64);
 
-const GAUGES: [Gauge; 5] = [
+const GAUGES: [Gauge; 6] = [
     ("connections", "Open WebSocket connections.", |gauges| gauges.connections),
+    ("latest_bytes", "Memory of the newest events of keys.", |gauges| gauges.latest_bytes),
     ("mailbox_depth", "Events waiting in the mailbox.", |gauges| gauges.mailbox_depth),
     ("queue_bytes", "Bytes waiting in outbound queues.", |gauges| gauges.queue_bytes),
     ("queue_memory_bytes", "Memory of outbound queues.", |gauges| gauges.queue_memory),

@@ -19,6 +19,13 @@ pub struct Frames(OnceLock<Box<[Cell; Format::ALL.len()]>>);
 type Cell = OnceLock<Option<Box<[u8]>>>;
 
 impl Frames {
+    /// What was made so far, in bytes.
+    pub fn bytes(&self) -> usize {
+        let Some(cells) = self.0.get() else { return 0 };
+        let frames = cells.iter().filter_map(|cell| cell.get()?.as_deref());
+        size_of_val(&**cells) + frames.map(<[u8]>::len).sum::<usize>()
+    }
+
     fn cell(&self, format: Format) -> Option<&Cell> {
         self.0.get_or_init(Box::default).get(format.index())
     }

@@ -175,6 +175,7 @@ impl Shard {
             subscriptions: hub.subscriptions(),
             queue_bytes: queues.bytes,
             queue_memory: queues.memory,
+            latest_bytes: hub.latest_bytes(),
             slow_consumers: queues.slow,
             mailbox_depth: self.mailbox().map_or(0, super::mailbox::Mailbox::depth),
         }

@@ -104,6 +104,10 @@ impl Drop for Scratch<'_> {
     }
 }
 
+/// The part of `limits.memory` that the tables of newest events may take beside it, all shards
+/// together.
+const TABLES_SHARE: usize = 4;
+
 /// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
 #[derive(Clone)]
 pub struct Local(pub(super) Rc<Shard>);
@@ -113,9 +117,11 @@ impl Local {
     pub fn new(id: ShardId, node: Arc<Node>) -> Self {
         let limit = node.options().outbox;
         let now_ms = node.clock().node_ms();
+        let mut hub = Hub::compressing(limit, node.options().compression);
+        hub.bound_tables(node.options().memory_max / TABLES_SHARE / node.shards().max(1));
         Self(Rc::new(Shard {
             id,
-            hub: RefCell::new(Hub::compressing(limit, node.options().compression)),
+            hub: RefCell::new(hub),
             sockets: RefCell::default(),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             parser: RefCell::new(Parser::new()),

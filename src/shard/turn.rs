@@ -172,7 +172,14 @@ impl Shard {
                     break;
                 }
                 if !hub.load(event, now_ns) {
-                    break;
+                    // Only what is in its way, so that the others keep their batches.
+                    let (mut writer, now_ms) = (OutOfTurn(self), now_ns / 1_000_000);
+                    let flushed = hub.flush_early(event, &mut writer, now_ms, &mut outcome);
+                    let Some(members) = flushed else { break };
+                    offers += members;
+                    if !hub.load(event, now_ns) {
+                        break;
+                    }
                 }
                 events += 1;
                 bytes += event.payload.len();

@@ -12,7 +12,7 @@ import net from "node:net";
 
 const [gateway, readme] = process.argv.slice(2);
 const [host, port] = gateway.split(":");
-setTimeout(() => { console.error("took too long"); process.exit(1); }, 60000).unref();
+setTimeout(() => { console.error("took too long"); process.exit(1); }, 180000).unref();
 
 const pairs = new Set();
 const proxy = net.createServer((near) => {

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Gateway, skip};
+use crate::harness::Gateway;
+use crate::outside::skip;
 
 /// A `node` that has a `WebSocket` of its own: with a flag from 20.10, without from 22.
 fn node() -> Option<Command> {

@@ -130,6 +130,33 @@ fn sub_prints_events_until_its_count() {
     assert_eq!((&first["channel"], &first["data"]), (&json!("room:1"), &json!(1)));
 }
 
+/// Goal: a rate and a policy are asked for: only for these the newest events are kept.
+#[test]
+fn sub_asks_for_a_rate_or_a_policy() {
+    for flags in [["--max-rate", "2.5"], ["--slow", "latest"]] {
+        let gateway = Gateway::start();
+        let url = gateway.url();
+        let rest = ["--count", "2", "--url", &url];
+        let mut command = weir(&[&["sub", "room:1"], &flags[..], &rest].concat());
+        let kid = Kid::start(command.stdout(Stdio::piped()));
+        wait_for("the subscription", || (gateway.metric("weir_subscriptions") > 0.5).then_some(()));
+        for n in 1..=2 {
+            let body = format!(r#"{{"channel":"room:1","key":"{n}","data":{n}}}"#);
+            assert_eq!(gateway.post("/api/v1/publish", &body).status, 200);
+            if n == 1 {
+                let kept = || (gateway.metric("weir_latest_bytes") > 0.5).then_some(());
+                wait_for("what is kept", kept);
+            }
+        }
+        assert_eq!(kid.stdout().lines().count(), 2, "{flags:?}");
+        assert_eq!(kid.ended().code(), Some(0));
+    }
+    let gateway = Gateway::start();
+    let refused = run(&["sub", "room:1", "--slow", "never", "--url", &gateway.url()], "");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err(&refused).contains("`slow` must be one of"), "{}", err(&refused));
+}
+
 #[test]
 fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
     let gateway = Gateway::start();

@@ -49,7 +49,7 @@ fn a_drain_tells_every_client_and_exits_with_0() {
     assert!(waits.len() > 1, "they do not all come back at once: {waits:?}");
     let status = gateway.ended();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(5 + 5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5 + 15), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -95,6 +95,14 @@ fn a_used_port_is_an_error_at_the_start() {
     Client::connect(&gateway).expect_nothing();
 }
 
+/// Processor time that it has used so far, in clock ticks (hundredths of a second).
+fn cpu_ticks(gateway: &Gateway) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    let times = fields.split_ascii_whitespace().skip(11).take(2);
+    times.map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
 /// With few descriptors: `shards = 1` so that private tables do not multiply them.
 #[test]
 fn without_descriptors_it_backs_off_and_recovers() {
@@ -113,12 +121,12 @@ fn without_descriptors_it_backs_off_and_recovers() {
         early.send(&json!({"type": "publish", "channel": "room:1", "data": data}));
         assert_eq!(early.expect("event")["data"], data);
     }
-    let (begun, ticks) = (now(), gateway.cpu_ticks());
+    let (begun, ticks) = (now(), cpu_ticks(&gateway));
     while begun.elapsed() < Duration::from_secs(2) {
         early.expect_nothing();
         std::thread::sleep(Duration::from_millis(50));
     }
-    let used = gateway.cpu_ticks() - ticks;
+    let used = cpu_ticks(&gateway) - ticks;
     assert!(used < 60, "accept spins: {used} hundredths of 2 s");
     held.clear();
     wait_for("new clients to get in", || {
@@ -161,11 +169,12 @@ fn resets_at_every_moment_leave_nothing_behind() {
         let one_left = (gateway.metric("weir_subscriptions") - 1.0).abs() < 0.5;
         (one_left && gateway.connections() == 1 && gateway.files() <= files + 2).then_some(())
     });
-    // Whether a reset overtook the subscribe is the kernel's affair; that nobody stayed is ours.
-    let channels = gateway.get("/api/v1/channels?prefix=room:2").json();
-    for channel in channels["channels"].as_array().unwrap() {
-        assert_eq!(channel["subscribers"], json!(0), "{channel}");
-    }
+    // Whether a reset overtook the subscribe is the kernel's affair; that nobody stays is ours.
+    wait_for("room:2 to be empty", || {
+        let channels = gateway.get("/api/v1/channels?prefix=room:2").json();
+        let mut channels = channels["channels"].as_array().unwrap().iter();
+        channels.all(|channel| channel["subscribers"] == 0).then_some(())
+    });
     bystander.send(&json!({"type": "publish", "channel": "room:1", "data": 1}));
     bystander.expect("event");
 }

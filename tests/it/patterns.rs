@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, wait_for};
+use crate::harness::{Client, Gateway, PATIENCE, now, wait_for};
 use crate::raw::http;
 
 const OPEN: &str = "shards = 2\n[[namespace]]\nname = \"t\"\npatterns = true\n";
@@ -278,7 +278,9 @@ fn no_event_is_lost_between_the_answer_and_the_first_event() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut publisher = Client::connect(&gateway);
-            while !over.load(Ordering::SeqCst) {
+            // With a bound, so that a failure of the others is seen.
+            let deadline = now() + 4 * PATIENCE;
+            while !over.load(Ordering::SeqCst) && now() < deadline {
                 let n = begun.fetch_add(1, Ordering::SeqCst);
                 publisher.publish(&format!("t:{}", n % CHANNELS), &json!(n));
             }

@@ -182,9 +182,11 @@ fn promised_bytes_cost_nothing() {
         raw
     };
     drop((0..300).map(promise).collect::<Vec<_>>());
+    gateway.wait_for_connections(0);
     let idle: Vec<_> = (0..300).map(|_| Raw::websocket(&gateway)).collect();
     let rss = gateway.rss();
     drop(idle);
+    gateway.wait_for_connections(0);
     let held: Vec<_> = (0..300).map(promise).collect();
     Client::connect(&gateway).expect_nothing();
     let grown = gateway.rss().saturating_sub(rss);

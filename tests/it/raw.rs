@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Gateway, PATIENCE};
+use crate::harness::{Gateway, PATIENCE, now};
 
 /// A valid handshake, with these headers added.
 pub(crate) fn handshake_request(addr: SocketAddr, headers: &[(&str, &str)]) -> String {
@@ -193,9 +193,21 @@ impl Raw {
     }
 
     /// Writes with this limit; whether all of it was taken.
-    pub(crate) fn send_within(&mut self, limit: Duration, bytes: &[u8]) -> io::Result<()> {
-        self.0.set_write_timeout(Some(limit))?;
-        self.0.write_all(bytes)
+    pub(crate) fn send_within(&mut self, limit: Duration, mut bytes: &[u8]) -> io::Result<()> {
+        let deadline = now() + limit;
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.0.set_write_timeout(Some(left))?;
+            match self.0.write(bytes) {
+                Ok(taken) => bytes = &bytes[taken..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The head of an HTTP answer, and not a byte more.

@@ -104,13 +104,13 @@ fn under_drop_newest_the_beginning_comes_and_the_rest_is_told() {
         while account.told.len() < usize::try_from(EVENTS).unwrap() {
             let message = stalled.next();
             if account.lost == 0 && message["type"] == "lagged" {
-                assert!(account.last > 0, "what was queued comes first");
-                assert_eq!(message["to"], EVENTS, "nothing was read, so one hole has all");
+                // 256 KiB of them. A kernel that makes room later may take some that are newer.
+                assert!(account.last > 200, "the queue has the beginning: {message}");
             }
             account.take(&message);
         }
         assert_eq!(account.told, (1..=EVENTS).collect(), "no offset that was never given");
-        assert!(account.last < EVENTS && account.lost > 0, "it was slow");
+        assert!(account.lost > 0, "it was slow");
 
         publisher.publish(channel, &json!("after"));
         assert_eq!(stalled.expect("event")["data"], "after");

@@ -41,9 +41,8 @@ fn account(told: &mut BTreeSet<u64>, message: &Value) {
 /// Goal: unread answers are bounded, and whoever takes none of them is sent away as slow.
 #[test]
 fn ten_thousand_pings_of_one_who_never_reads_end_its_connection() {
-    let gateway = Gateway::configured("[http]\nping = \"1s\"\nping_timeout = \"500ms\"\n");
-    let mut healthy = Client::connect(&gateway);
-    healthy.subscribe("room:1");
+    let gateway = Gateway::configured("[http]\nping = \"3s\"\nping_timeout = \"2900ms\"\n");
+    drop(Client::connect(&gateway));
     let rss = gateway.rss();
     let mut deaf = Raw::narrow(&gateway);
     deaf.send(&masked(0x81, br#"{"type":"subscribe","channel":"room:1"}"#));
@@ -51,6 +50,9 @@ fn ten_thousand_pings_of_one_who_never_reads_end_its_connection() {
         let ping = json!({"type": "ping", "id": id}).to_string();
         deaf.send(&masked(0x81, ping.as_bytes()));
     }
+    // Not before: what a send has to wait for is the kernel's affair, and this one must be read.
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
     let mut publisher = Client::connect(&gateway);
     let mut n = 0;
     wait_for("the close to be counted as 4000", || {
@@ -81,16 +83,14 @@ fn one_who_stalls_and_recovers_a_thousand_times_is_told_everything() {
         let (mut told, mut sent) = (BTreeSet::new(), 0);
         for round in 0..ROUNDS {
             let lines: Vec<_> = (0..BATCH).map(|n| publish("room:1", n, 4_000)).collect();
-            for part in lines.chunks(1) {
-                publisher.send_text(&part.join("\n"));
-            }
-            for _ in 0..BATCH {
-                sent += 1;
-                assert_eq!(
-                    healthy.expect("event")["offset"],
-                    sent,
-                    "a healthy client loses nothing"
-                );
+            // No more at once than a queue holds, whatever the kernel takes.
+            for part in lines.chunks(3) {
+                part.iter().for_each(|line| publisher.send_text(line));
+                for _ in part {
+                    sent += 1;
+                    let event = healthy.expect("event");
+                    assert_eq!(event["offset"], sent, "a healthy client loses nothing");
+                }
             }
             // It reads one message, or all there is.
             let wanted =
@@ -187,12 +187,11 @@ fn beyond_the_memory_of_all_queues_the_fullest_are_closed_with_4004() {
     fill(&mut publisher, &mut healthy, &channels[..1], 30);
     fill(&mut publisher, &mut healthy, &channels[1..], 18);
     assert_eq!(count(&gateway, "weir_memory_limit_bytes"), LIMIT);
-    let cut = wait_for("the memory to be within its limit", || {
-        let cut = count(&gateway, CLOSED_4004);
+    gateway.wait_for_mail();
+    wait_for("the memory to be within its limit", || {
         let within = count(&gateway, "weir_queue_memory_bytes") <= LIMIT;
-        (cut > 0 && within).then_some(cut)
+        (count(&gateway, CLOSED_4004) > 0 && within).then_some(())
     });
-    assert!(cut < STALLED, "only as many as it takes: {cut}");
     let line = wait_for("a line in the log", || {
         let log = gateway.log();
         log.lines().find(|line| line.contains("limits.memory")).map(str::to_owned)
@@ -214,9 +213,11 @@ fn beyond_the_memory_of_all_queues_the_fullest_are_closed_with_4004() {
         assert_eq!((&notice["type"], &notice["reconnect"]), (&json!("disconnect"), &json!(true)));
         assert!((1_000..=5_000).contains(&notice["retry_after_ms"].as_u64().unwrap()), "{notice}");
     }
-    wait_for("the others to be gone", || {
-        (gateway.connections() == 2 + STALLED - cut).then_some(())
+    let cut = wait_for("the others to be gone", || {
+        let cut = count(&gateway, CLOSED_4004);
+        (gateway.connections() == 2 + STALLED - cut).then_some(cut)
     });
+    assert!(cut < STALLED, "only as many as it takes: {cut}");
     let mut left = 0;
     for (client, channel) in stalled.iter_mut().zip(&channels[1..]) {
         // Of those who stay, nobody has lost anything.
@@ -232,6 +233,8 @@ fn beyond_the_memory_of_all_queues_the_fullest_are_closed_with_4004() {
         }
         left += usize::from(told.len() == 19);
     }
+    // What the last events take may have been too much for one more.
+    let cut = count(&gateway, CLOSED_4004);
     assert_eq!(left, STALLED - cut, "as many as it says are as they were");
     healthy.expect_nothing();
     Client::connect(&gateway).publish("room:x", &json!("taken again"));
@@ -251,12 +254,12 @@ fn a_backlog_that_all_share_is_no_reason_to_cut_anybody() {
         client.subscribe("room:1");
     }
     fill(&mut publisher, &mut healthy, &channels, 60);
+    gateway.wait_for_mail();
     assert!(count(&gateway, "weir_queue_bytes") > 15 << 20, "each queue counts its bytes");
     let memory = count(&gateway, "weir_queue_memory_bytes");
     assert!(memory > 200_000 && memory < 2 << 20, "{memory} bytes that they share");
-    assert_eq!(count(&gateway, "weir_slow_consumers{shard=\"0\",state=\"full\""), {
-        STALLED - count(&gateway, "weir_slow_consumers{shard=\"1\",state=\"full\"")
-    });
+    let slow = gateway.get("/api/v1/stats").json()["total"]["slow_consumers"].clone();
+    assert_eq!(slow["full"], STALLED, "{slow}");
     for client in &mut stalled {
         let mut told = BTreeSet::new();
         while told.len() < 60 {
@@ -398,6 +401,7 @@ fn the_stats_name_the_slowest_first_and_at_most_ten() {
     for channel in &channels {
         fill(&mut publisher, &mut healthy, std::slice::from_ref(channel), 60);
     }
+    gateway.wait_for_mail();
     let total =
         |state: &str| gateway.get("/api/v1/stats").json()["total"]["slow_consumers"][state].clone();
     assert_eq!((total("full"), total("lagging"), total("blocked")), (json!(6), json!(6), json!(0)));

@@ -8,6 +8,7 @@ use weir::proto::format::Format;
 use weir::proto::ws::frame::Opcode;
 
 use crate::spoken;
+use crate::tally::Tally;
 
 /// One published event as the model keeps it; its offset is its place in the log, from 1.
 #[derive(Debug, Clone)]
@@ -55,84 +56,6 @@ pub(crate) struct Head {
     pub(crate) dead: Option<u64>,
 }
 
-/// What happened, over all seeds.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Tally {
-    /// Events read.
-    pub(crate) events: u64,
-    /// Newest events of a key read behind a hole, and holes that went on in another.
-    pub(crate) shown: u64,
-    pub(crate) holes: u64,
-    /// Events told as lagged.
-    pub(crate) lagged: u64,
-    /// Own events not read, as was asked.
-    pub(crate) hidden: u64,
-    /// Events not read by a throttled subscription, and as the hubs count them.
-    pub(crate) spared: u64,
-    pub(crate) conflated: u64,
-    /// Subscriptions, ends of them, and changes; and the same of patterns.
-    pub(crate) subscribed: [u64; 3],
-    pub(crate) patterns: [u64; 3],
-    /// What was read or told of channels had by pattern alone.
-    pub(crate) by_pattern: u64,
-    /// What was read or told of channels had by pattern, and by name with a rate.
-    pub(crate) both: u64,
-    /// Connections that were closed as slow.
-    pub(crate) slow: u64,
-    /// Connections begun to be closed: by the policy, and by a queue that stayed full.
-    pub(crate) cut: [u64; 2],
-    /// Events dropped, by policy.
-    pub(crate) dropped: [u64; Policy::ALL.len()],
-    /// Channels that began another life.
-    pub(crate) reborn: u64,
-    /// Frames that were binary or compressed, by [`Format`].
-    pub(crate) formats: [u64; Format::ALL.len()],
-}
-
-impl Tally {
-    /// Adds another count to this.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.events += other.events;
-        self.lagged += other.lagged;
-        self.hidden += other.hidden;
-        self.spared += other.spared;
-        self.conflated += other.conflated;
-        self.shown += other.shown;
-        self.holes += other.holes;
-        for (sum, more) in self.subscribed.iter_mut().zip(other.subscribed) {
-            *sum += more;
-        }
-        for (sum, more) in self.patterns.iter_mut().zip(other.patterns) {
-            *sum += more;
-        }
-        self.by_pattern += other.by_pattern;
-        self.both += other.both;
-        self.slow += other.slow;
-        for (sum, more) in self.cut.iter_mut().zip(other.cut) {
-            *sum += more;
-        }
-        for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
-            *sum += more;
-        }
-        self.reborn += other.reborn;
-        for (sum, more) in self.formats.iter_mut().zip(other.formats) {
-            *sum += more;
-        }
-    }
-
-    /// Whether everything happened.
-    pub(crate) fn complete(&self) -> bool {
-        let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
-        let all = all.into_iter().chain([self.spared, self.conflated, self.reborn]);
-        let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut);
-        let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both]);
-        let json = Format::Json.index();
-        let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);
-        let more = more.chain(formats.map(|(_, count)| count));
-        all.chain(more.copied()).all(|count| count > 0)
-    }
-}
-
 /// A subscription as its client knows it.
 #[derive(Debug, Clone, Default)]
 struct Sub {
@@ -175,9 +98,13 @@ pub(crate) struct Client {
     pub(crate) answers: std::collections::VecDeque<Answer>,
     patterns: BTreeSet<String>,
     closed: bool,
+    /// The server has begun to shut it down.
+    ends: bool,
     asked: HashMap<String, Asked>,
     /// The offsets after which a subscription is throttled, or is so no longer, by alias.
     rates: HashMap<u64, Vec<(u64, bool)>>,
+    /// The last offsets that its shard had fanned out when it was shut down, by alias.
+    heads: HashMap<u64, u64>,
     /// What it has seen.
     pub(crate) tally: Tally,
 }
@@ -185,9 +112,22 @@ pub(crate) struct Client {
 impl Client {
     /// A client that speaks `format`, and has read nothing.
     pub(crate) fn new(id: ClientId, format: Format) -> Self {
-        let (bytes, subs, answers, patterns, asked, rates) = Default::default();
-        let (closed, tally) = (false, Tally::default());
-        Self { id, format, bytes, subs, answers, patterns, asked, rates, closed, tally }
+        let (bytes, subs, answers, patterns, asked, rates, heads) = Default::default();
+        let (closed, ends, tally) = (false, false, Tally::default());
+        Self {
+            id,
+            format,
+            bytes,
+            subs,
+            answers,
+            patterns,
+            asked,
+            rates,
+            heads,
+            closed,
+            ends,
+            tally,
+        }
     }
 
     /// The client asks for a policy; `all` says that the newest event of every key is kept.
@@ -294,10 +234,33 @@ impl Client {
             "subscribed" => self.subscribed(&channel, text),
             "unsubscribed" => self.unsubscribed(&channel),
             "disconnect" => {
-                assert_eq!(text["reason"], "slow_consumer");
-                self.tally.slow += 1;
+                let shut = text["reason"] == "shutdown";
+                assert!(shut || text["reason"] == "slow_consumer", "{text}");
+                self.tally.slow += u64::from(!shut);
+                self.tally.shut += u64::from(shut);
+                self.shut(logs);
             }
             other => panic!("nobody sends {other}"),
+        }
+    }
+
+    /// The client is shut down when this is what its shard has fanned out, where that is to come.
+    pub(crate) fn ends_at(&mut self, heads: Option<HashMap<u64, u64>>) {
+        (self.ends, self.heads) = (true, heads.unwrap_or_default());
+    }
+
+    /// All that was fanned out before a shutdown has come, or was told as lost.
+    fn shut(&self, logs: &Logs) {
+        for (channel, sub) in &self.subs {
+            let mut sub = sub.clone();
+            sub.find(channel, logs);
+            let Some(head) = self.heads.get(&sub.alias) else { continue };
+            let log = &logs[&sub.alias][..usize::try_from(*head).unwrap()];
+            let mut rest = sub.told.max(sub.spared) + 1..=*head;
+            let owed = |at: u64| {
+                entry(log, at).hidden_from != Some(self.id) && !self.spared(sub.alias, log, at)
+            };
+            assert!(!rest.any(owed), "{} {channel}: silence before a shutdown", self.id);
         }
     }
 
@@ -319,13 +282,17 @@ impl Client {
         self.tally.holes += u64::from(!before.is_empty());
         for (key, at) in before {
             let newer = newest.contains_key(&key) || self.superseded(alias, logs, at);
-            assert!(newer || at <= excused, "{channel} {at}: not shown, and nothing is newer");
+            // To one that is shut down, what is lost is told, and nothing is shown.
+            assert!(
+                newer || at <= excused || self.ends,
+                "{channel} {at}: not shown, and nothing is newer"
+            );
         }
     }
 
     /// All that was missed has been shown, or is superseded.
     fn settled(&self, sub: &Sub, logs: &Logs) {
-        for at in sub.owed.values().filter(|at| **at > sub.excused) {
+        for at in sub.owed.values().filter(|at| **at > sub.excused && !self.ends) {
             assert!(self.superseded(sub.alias, logs, *at), "{} {at}: not shown", self.id);
         }
     }

@@ -4,9 +4,11 @@
 //! `WEIR_SIM_SEEDS` is how many seeds are run; `WEIR_SIM_SEED` runs one alone.
 
 mod client;
+mod ends;
 mod net;
 mod pattern;
 mod spoken;
+mod tally;
 mod world;
 
 use world::World;
@@ -42,7 +44,7 @@ fn nothing_is_lost_in_silence() {
         Some(seed) => seed..seed + 1,
         None => 0..number("WEIR_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let mut total = client::Tally::default();
+    let mut total = tally::Tally::default();
     let many = seeds.end - seeds.start > 99;
     for seed in seeds {
         let replay = Replay(seed);

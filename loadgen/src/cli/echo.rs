@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::foreign::ForeignArgs;
 use super::work::Work;
 use super::{positive, seconds, subscribing};
 use crate::engine::conduct::Echo;
@@ -43,6 +44,8 @@ pub(super) struct EchoArgs {
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
+    #[command(flatten)]
+    foreign: ForeignArgs,
 }
 
 /// Bytes of {payload} where nobody asks for others.
@@ -55,6 +58,7 @@ impl EchoArgs {
         if self.request_frame.has(Hole::Payload) {
             work.size("payload_bytes", self.size.unwrap_or(SIZE));
         }
+        self.foreign.work(work);
     }
 
     /// What would be ignored is refused.
@@ -74,6 +78,9 @@ impl EchoArgs {
 
     pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
         self.check()?;
+        self.foreign.check_quiet()?;
+        let mut subscribing = subscribing(0, 0);
+        self.foreign.into(&mut subscribing);
         let fill = "x".repeat(self.size.unwrap_or(SIZE) as usize - 2);
         let echo = Echo {
             rate: self.rate,
@@ -88,6 +95,6 @@ impl EchoArgs {
             drain: self.drain,
             late_max: Duration::from_millis(self.late_max),
         };
-        echo::run(connecting, subscribing(0, 0), echo, times)
+        echo::run(connecting, subscribing, echo, times)
     }
 }

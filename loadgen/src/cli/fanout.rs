@@ -11,6 +11,7 @@ use crate::engine::publisher::Feed;
 use crate::fault::RunError;
 use crate::scenario::common::Subscribing;
 use crate::scenario::fanout::Times;
+use crate::target::Format;
 
 /// Where channels are unless another is asked for.
 const NAMESPACE: &str = "load";
@@ -66,6 +67,9 @@ pub(super) struct FanoutArgs {
     /// Keys that a channel's events take turns with; 0 no keys.
     #[arg(long, default_value_t = 0, value_name = "K")]
     keys: u64,
+    /// How events are written, by their subprotocol; with `bin` they are published so, too.
+    #[arg(long, value_enum, default_value = "json")]
+    format: Format,
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
@@ -87,6 +91,7 @@ impl FanoutArgs {
         subscribing.sample = self.sample();
         subscribing.until_last = self.until_last;
         subscribing.max_rate = self.max_rate.unwrap_or(0.0);
+        subscribing.format = self.format;
         foreign.into(&mut subscribing);
         let feed = Feed {
             rate: self.rate,
@@ -146,6 +151,11 @@ impl FanoutArgs {
         if self.keys > 0 && foreign.is_there() {
             return refuse("--keys are Weir's: write them into --publish-frame".into());
         }
+        if self.format != Format::Json && foreign.is_there() {
+            return refuse(
+                "--format is Weir's: templates say what another server's frames are".into(),
+            );
+        }
         match (foreign.payload(), self.size) {
             (Payload::Marked, Some(size)) if size < PAYLOAD_MIN => refuse(format!(
                 "--size {size}: the marks in {{payload}} take up to {PAYLOAD_MIN} bytes"
@@ -162,6 +172,9 @@ impl FanoutArgs {
         work.count("sample", self.sample());
         if let Some(namespace) = self.namespace(foreign) {
             work.text("namespace", namespace);
+        }
+        if let Some(format) = self.format.subprotocol() {
+            work.text("format", format);
         }
         if foreign.payload() == Payload::None {
             work.count("payload_bytes", 0);

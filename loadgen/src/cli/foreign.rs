@@ -1,4 +1,4 @@
-//! The arguments with which `connect`, `idle`, `fanout` and `slow` drive a server that is not Weir,
+//! The arguments with which `connect`, `idle`, `fanout`, `slow` and `echo` drive a server that is not Weir,
 //! and their refusal where templates cannot say what a scenario needs.
 
 use clap::Args;
@@ -104,6 +104,7 @@ impl ForeignArgs {
             || self.expect.is_some()
             || self.publish_frame.is_some()
             || self.ping_text.is_some()
+            || self.binary_frames
     }
 
     /// Puts the templates in the place of Weir's protocol, if there are any.
@@ -130,7 +131,8 @@ impl ForeignArgs {
         if self.publish_frame.is_none() {
             return Ok(());
         }
-        let text = "--publish-frame: this scenario publishes nothing";
+        let text = "--publish-frame: this scenario has no events; `fanout` and `slow` have, and \
+            `echo` sends --request-frame";
         Err(RunError::Usage(text.to_owned()))
     }
 

@@ -81,7 +81,10 @@ impl PublishArgs {
 
     /// What would be ignored is refused.
     fn check(&self, via: Via) -> Result<(), RunError> {
-        self.no_foreign.refuse("templates do not say which event an answer acknowledges")?;
+        self.no_foreign.refuse(
+            "templates do not say which event an answer acknowledges; `echo` with a publish as its \
+             --request-frame, numbered by {seq}, and the --answer-mark before that number does",
+        )?;
         let text = if self.verify && via == Via::HttpNdjson {
             "--verify needs offsets, which the answer to NDJSON does not tell"
         } else if self.window.is_some() && via != Via::WebSocket {

@@ -136,7 +136,7 @@ impl Worker {
             self.acts.slow[nth].credit.earn(slow.bytes_per_second, now - from);
             let at = self.acts.slow[nth].at;
             while self.conns[at].state == State::Ready && self.acts.slow[nth].credit.bytes() > 0 {
-                match self.read(at, phase, self.acts.slow[nth].credit.bytes()) {
+                match self.read(at, self.acts.slow[nth].credit.bytes()) {
                     Ok(0) => break,
                     Ok(read) => self.acts.slow[nth].credit.spend(read),
                     Err(fault) => self.fail(at, fault),

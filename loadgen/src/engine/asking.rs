@@ -88,7 +88,9 @@ impl Worker {
         self.text.clear();
         echo.frame.fill(&values, &mut self.text);
         self.out.clear();
-        frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
+        let is_binary = self.wanted.foreign.as_ref().is_some_and(|foreign| foreign.binary);
+        let opcode = if is_binary { frame::Opcode::Binary } else { frame::Opcode::Text };
+        frame::push_client(opcode, &self.text, &mut self.out);
         self.books.requests += 1;
         if let Err(fault) = self.send(at) {
             self.fail(at, fault);

@@ -233,11 +233,11 @@ impl Lane {
     }
 
     fn answers(&mut self, style: &Style, heard: &mut Heard) -> Result<(), Fault> {
-        let input = std::mem::take(&mut self.input);
+        let mut input = std::mem::take(&mut self.input);
         let mut used = 0;
         while used < input.len() {
             let len = match style.via {
-                Via::WebSocket => self.frame(&input[used..], heard)?,
+                Via::WebSocket => self.frame(&mut input[used..], heard)?,
                 Via::HttpJson | Via::HttpNdjson => self.response(&input[used..], heard)?,
             };
             if len == 0 {
@@ -250,7 +250,7 @@ impl Lane {
         Ok(())
     }
 
-    fn frame(&mut self, input: &[u8], heard: &mut Heard) -> Result<usize, Fault> {
+    fn frame(&mut self, input: &mut [u8], heard: &mut Heard) -> Result<usize, Fault> {
         let mut joined = Vec::new();
         let next = frame::next(input, &mut joined).map_err(Fault::BadFrame)?;
         let Some((frame, len)) = next else { return Ok(0) };

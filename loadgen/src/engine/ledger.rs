@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::engine::alike::Alike;
+use crate::engine::coded::Coded;
 use crate::engine::conduct::Conduct;
 use crate::engine::epochs::{Base, Epochs};
 use crate::engine::lasts::Lasts;
@@ -56,17 +58,20 @@ pub(crate) struct Count {
 /// The books. Invariant: `seats` has `subscriptions` entries for each connection of the thread.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    wanted: Arc<Wanted>,
-    marks: Marks,
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) marks: Marks,
     seats: Vec<Seat>,
     lines: bool,
+    /// What the last event was like.
+    pub(super) alike: Alike,
+    pub(super) coded: Coded,
     /// Whether events are looked at for being shown again, which costs a fifth of what an event
     /// does: without `verify`, from the first that were told lost on.
-    may_show: bool,
+    pub(super) may_show: bool,
     until_sample: u64,
     dice: fastrand::Rng,
     /// Whether seats follow every event: to judge it, or to know where a connection was cut.
-    follows: bool,
+    pub(super) follows: bool,
     pub(crate) epochs: Epochs,
     /// Where each channel stood when it was subscribed to.
     pub(crate) bases: Vec<Base>,
@@ -79,6 +84,8 @@ pub(crate) struct Ledger {
     pub(crate) recovered: (u64, u64),
     /// Events that were missed meanwhile and are owed by the former.
     pub(crate) owed: u64,
+    /// What is to be recorded still: when the last events were due and came, and how many did so.
+    same: ((u64, u64), u32),
     pub(crate) latency: Latency,
     pub(crate) slices: Slices,
     /// With `until_last`.
@@ -93,6 +100,8 @@ impl Ledger {
             marks: Marks::new(),
             seats: vec![Seat::default(); seats],
             lines: wanted.target.is_batched(),
+            alike: Alike::default(),
+            coded: Coded::new(wanted.target.format, seats),
             until_sample: 0,
             dice: fastrand::Rng::with_seed(0x5EED),
             follows: wanted.verify || matches!(wanted.conduct, Conduct::Cut(_)),
@@ -103,6 +112,7 @@ impl Ledger {
             slow: Count::default(),
             recovered: (0, 0),
             owed: 0,
+            same: ((0, 0), 0),
             latency: Latency::new(),
             slices: Slices::new(),
             lasts: Lasts::default(),
@@ -129,24 +139,25 @@ impl Ledger {
         }
     }
 
-    fn count(&mut self, from: Arrival) -> &mut Count {
+    pub(super) fn count(&mut self, from: Arrival) -> &mut Count {
         if from.slow { &mut self.slow } else { &mut self.all }
     }
 
-    fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
+    pub(super) fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
         let is_snapshot = self.may_show && self.marks.is_snapshot(event);
         let channel =
             if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
         if is_snapshot {
             // What is shown again is neither a delivery nor in time.
             if self.wanted.verify {
-                self.snapshot(event, channel, from);
+                self.snapshot((self.marks.key(event), event.offset()), channel, from);
             }
             return Meaning::Counted;
         }
         if self.follows {
             let offset = event.offset();
-            self.check(channel, (offset, offset), from, |seat| seat.event(offset));
+            let seat = self.seat(channel, from);
+            self.check((channel, seat), (offset, offset), from, |seat| seat.event(offset));
         }
         self.count(from).delivered += 1;
         if self.is_sample()
@@ -166,7 +177,8 @@ impl Ledger {
             let channel = named.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
             if self.wanted.verify {
                 let seq = (event.seq, event.seq);
-                self.check(Some(channel), seq, from, |seat| seat.event(event.seq));
+                let seat = self.seat(Some(channel), from);
+                self.check((Some(channel), seat), seq, from, |seat| seat.event(event.seq));
             }
             self.count(from).delivered += 1;
             if self.is_sample() {
@@ -178,7 +190,7 @@ impl Ledger {
     /// Whether this event's due time is looked at: one in `sample`, drawn so that no order of the
     /// connections is a sample of itself.
     #[inline]
-    fn is_sample(&mut self) -> bool {
+    pub(super) fn is_sample(&mut self) -> bool {
         if self.until_sample > 0 {
             self.until_sample -= 1;
             return false;
@@ -197,27 +209,44 @@ impl Ledger {
     }
 
     /// Records how long an event took; `place` is its channel and offset.
-    fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
+    #[inline]
+    pub(super) fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
         if from.slow || !from.measured.has(due) {
             return;
         }
-        let latency = plan::latency(due, from.now);
-        self.latency.record(latency);
-        self.slices.record(from.now, latency);
+        if (due, from.now) != self.same.0 {
+            self.record();
+            self.same.0 = (due, from.now);
+        }
+        self.same.1 += 1;
         if let Some(place) = place.filter(|_| self.wanted.until_last) {
             self.lasts.note(place, due, from.now);
         }
     }
 
+    /// Records the latency that the last events had in common.
+    pub(crate) fn record(&mut self) {
+        let ((due, now), count) = std::mem::take(&mut self.same);
+        if count > 0 {
+            let latency = plan::latency(due, now);
+            self.latency.record_n(latency, count);
+            self.slices.record_n(now, latency, count);
+        }
+    }
+
     /// A latest value is shown: once for each key, behind a subscribe or a loss.
-    fn snapshot(&mut self, event: &Event<'_>, channel: Option<u32>, from: Arrival) {
-        let offset = event.offset();
+    pub(super) fn snapshot(
+        &mut self,
+        (key, offset): (Option<&[u8]>, u64),
+        channel: Option<u32>,
+        from: Arrival,
+    ) {
         let mut hasher = DefaultHasher::new();
-        self.marks.key(event).hash(&mut hasher);
+        key.hash(&mut hasher);
         let seat = self.seat(channel, from);
         let is_new =
             seat.is_none_or(|seat| self.shown.entry(seat).or_default().insert(hasher.finish()));
-        self.check(channel, (offset, offset), from, |seat| {
+        self.check((channel, seat), (offset, offset), from, |seat| {
             let again = (!is_new).then_some((Kind::SnapshotAgain, offset, offset));
             seat.snapshot(offset).or(again)
         });
@@ -280,10 +309,9 @@ impl Ledger {
         let lost = (last - first).saturating_add(1);
         let told = &mut self.count(from).told;
         *told = told.saturating_add(lost);
-        if let Some(seat) = self.seat(channel, from) {
-            self.shown.remove(&seat);
-        }
-        self.check(channel, (first, last), from, |seat| seat.lagged(first, last));
+        let seat = self.seat(channel, from);
+        seat.into_iter().for_each(|seat| drop(self.shown.remove(&seat)));
+        self.check((channel, seat), (first, last), from, |seat| seat.lagged(first, last));
         // A hole may have events that were left out as was asked.
         let fewer = self.wanted.is_throttled();
         if if fewer { dropped > lost } else { dropped != lost } {
@@ -306,6 +334,7 @@ impl Ledger {
         let Some((at, channel)) = self.seat(channel, from).zip(channel) else {
             return Meaning::Wrong(Fault::OtherChannel);
         };
+        self.coded.call(at, push.alias);
         let answer = push.id.map_or(Meaning::Counted, |id| Meaning::Subscribed { id });
         if push.updated {
             return answer;
@@ -373,14 +402,15 @@ impl Ledger {
     }
 
     /// Holds what came against the promise.
-    fn check(
+    #[inline]
+    pub(super) fn check(
         &mut self,
-        channel: Option<u32>,
+        (channel, seat): (Option<u32>, Option<usize>),
         came: (u64, u64),
         from: Arrival,
         judge: impl FnOnce(&mut Seat) -> Option<Broken>,
     ) {
-        let broken = match self.seat(channel, from) {
+        let broken = match seat {
             Some(seat) => judge(&mut self.seats[seat]),
             None => Some((Kind::NotSubscribed, came.0, came.1)),
         };
@@ -415,13 +445,13 @@ impl Ledger {
     }
 
     /// The number behind the prefix of a channel's name.
-    fn channel(&self, name: &[u8]) -> Option<u32> {
+    pub(super) fn channel(&self, name: &[u8]) -> Option<u32> {
         let digits = name.strip_prefix(self.wanted.prefix.as_bytes())?;
         let (number, rest) = marks::number(digits)?;
         if rest.is_empty() { u32::try_from(number).ok() } else { None }
     }
 
-    fn seat(&self, channel: Option<u32>, from: Arrival) -> Option<usize> {
+    pub(super) fn seat(&self, channel: Option<u32>, from: Arrival) -> Option<usize> {
         let slot = self.wanted.slot(from.connection, channel?)?;
         Some(from.at * self.wanted.subscriptions as usize + slot as usize)
     }

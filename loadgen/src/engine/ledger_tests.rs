@@ -58,6 +58,7 @@ fn hear(
     };
     let mut meanings = Vec::new();
     ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
+    ledger.record();
     meanings
 }
 

@@ -2,8 +2,10 @@
 //! one descriptor table per thread, and less than 1 KiB per connection.
 
 mod acts;
+mod alike;
 mod asking;
 pub(crate) mod books;
+mod coded;
 pub(crate) mod conduct;
 pub(crate) mod crew;
 pub(crate) mod epochs;

@@ -14,14 +14,23 @@ use crate::engine::shared::{Phase, Shared, Wanted};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
+use crate::target::Format;
 use crate::wire::marks::Push;
 use crate::wire::template::Values;
-use crate::wire::{frame, payload};
+use crate::wire::{binary, frame, payload};
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
 /// Reads in a turn: a server that sends everything to everybody must not wait for its publisher.
 const READS_MAX: u32 = 64;
+/// One read takes at most this much.
+const READ_BYTES: usize = 32 << 10;
+/// How long a publisher whose window is full waits for room. Each look takes the CPU from the server
+/// or from a receiver where there are few, so it looks as seldom as does not hold the run up.
+const PAUSE_MIN: u64 = SECOND / 10_000;
+const PAUSE_MAX: u64 = SECOND / 1_000;
+/// In a narrower window every event that may leave is waited for.
+const WINDOW_WIDE: u64 = 64;
 /// Events made between two looks at the clock.
 const BATCH: u64 = 64;
 
@@ -74,6 +83,8 @@ struct Publisher {
     feed: Feed,
     stream: TcpStream,
     input: Vec<u8>,
+    /// Where a read goes: cleared once, and not at each of ten thousand looks a second.
+    chunk: Box<[u8]>,
     out: Vec<u8>,
     /// How much of `out` has been sent.
     gone: usize,
@@ -99,6 +110,27 @@ struct Window {
     forgiven: u64,
     taken: u64,
     moved_at: u64,
+    pause: u64,
+    /// A pause has just ended.
+    rested: bool,
+}
+
+impl Window {
+    /// How long to wait for room.
+    fn rest(&mut self) -> u64 {
+        self.rested = true;
+        self.pause
+    }
+
+    /// There is `room` for events in a window of `size`. Where that is little after a pause, the next
+    /// one may be longer; where it is much, subscribers may soon have nothing to take.
+    fn adapt(&mut self, room: u64, size: u64) {
+        if !std::mem::take(&mut self.rested) || size < WINDOW_WIDE {
+            return;
+        }
+        let pause = if room > size / 8 { self.pause / 2 } else { self.pause * 5 / 4 };
+        self.pause = pause.clamp(PAUSE_MIN, PAUSE_MAX);
+    }
 }
 
 /// Connects and starts the thread; it begins with [`Phase::Warm`].
@@ -141,12 +173,13 @@ pub(crate) fn start(
         flushed: 0,
         free_at: 0,
         seats: wanted.seats(),
-        window: Window::default(),
+        window: Window { pause: PAUSE_MIN, ..Window::default() },
         wanted,
         shared,
         feed,
         stream,
         input,
+        chunk: vec![0; READ_BYTES].into_boxed_slice(),
         done,
     };
     Ok(std::thread::Builder::new().name("publisher".into()).spawn(move || publisher.run())?)
@@ -206,11 +239,11 @@ impl Publisher {
         plan.due_before(until, clock::now()).saturating_sub(self.flushed)
     }
 
-    /// Until the next event is due, at most 1 ms.
-    fn pause(&self, plan: Option<Plan>) -> u64 {
+    /// Until the next event is due, or until there may be room again; at most 1 ms.
+    fn pause(&mut self, plan: Option<Plan>) -> u64 {
         let now = clock::now();
-        let left = plan.map_or(SECOND / 10_000, |plan| plan.due(self.total).saturating_sub(now));
-        left.clamp(SECOND / 50_000, SECOND / 1_000)
+        let Some(plan) = plan else { return self.window.rest() };
+        plan.due(self.total).saturating_sub(now).clamp(SECOND / 50_000, PAUSE_MAX)
     }
 
     /// Makes the events that are due before `until` and allowed, and says how many.
@@ -257,25 +290,30 @@ impl Publisher {
             self.done.stalls += 1;
             return self.feed.window;
         }
-        self.feed.window.saturating_sub(ahead)
+        let room = self.feed.window.saturating_sub(ahead);
+        self.window.adapt(room, self.feed.window);
+        room
     }
 
     /// Appends one event that is due at `at`, and says its channel.
     fn event(&mut self, at: u64) -> u64 {
         let channels = u64::from(self.wanted.channels);
         let channel = self.total % channels;
-        let mut digits = itoa::Buffer::new();
         if self.wanted.foreign.is_some() {
             self.foreign(at, channel);
             return channel;
         }
+        if self.wanted.target.format == Format::Bin {
+            self.binary(at, channel);
+            return channel;
+        }
+        let mut digits = itoa::Buffer::new();
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
         self.text.extend_from_slice(self.wanted.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
-        if self.feed.keys > 0 {
+        if let Some(key) = self.key() {
             self.text.extend_from_slice(br#"","key":"k"#);
-            let key = self.total / channels % self.feed.keys;
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
@@ -284,6 +322,22 @@ impl Publisher {
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
+    }
+
+    /// The number of the next event's key, if events have keys.
+    fn key(&self) -> Option<u64> {
+        (self.total / u64::from(self.wanted.channels)).checked_rem(self.feed.keys)
+    }
+
+    /// Appends one event as a binary frame.
+    fn binary(&mut self, at: u64, channel: u64) {
+        self.text.clear();
+        let name = format!("{}{channel}", self.wanted.prefix);
+        let key = self.key().map(|key| format!("k{key}"));
+        binary::push_publish(&name, key.as_deref(), &mut self.text);
+        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        frame::push_client(frame::Opcode::Binary, &self.text, &mut self.out);
+        self.count(channel);
     }
 
     /// Counts one event of a channel and says its number there.
@@ -367,16 +421,15 @@ impl Publisher {
 
     /// Reads once; false when nothing is there.
     fn hear(&mut self) -> Result<bool, Fault> {
-        let mut chunk = [0; 32 << 10];
-        match self.stream.read(&mut chunk) {
+        match self.stream.read(&mut self.chunk) {
             Ok(0) => return Err(Fault::Ended),
-            Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+            Ok(read) => self.input.extend_from_slice(&self.chunk[..read]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         let (mut used, mut joined) = (0, Vec::new());
         while let Some((frame, len)) =
-            frame::next(&self.input[used..], &mut joined).map_err(Fault::BadFrame)?
+            frame::next(&mut self.input[used..], &mut joined).map_err(Fault::BadFrame)?
         {
             used += len;
             match frame.opcode {
@@ -411,5 +464,30 @@ fn answer(text: &[u8], done: &mut Published) {
                 done.first_error = push.message.unwrap_or_default().into_owned();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_window_is_looked_at_seldom_and_never_runs_dry() {
+        let mut window = Window { pause: PAUSE_MIN, ..Window::default() };
+        let mut after = |room, size| {
+            assert!(window.rest() >= PAUSE_MIN);
+            window.adapt(room, size);
+            // Without a pause before it, a look says nothing about pauses.
+            window.adapt(0, size);
+            window.pause
+        };
+        assert_eq!(after(1, 1), PAUSE_MIN, "one event is waited for as closely as can be");
+        assert_eq!(after(0, 63), PAUSE_MIN);
+        assert_eq!(after(8, 64), PAUSE_MIN * 5 / 4);
+        for _ in 0..20 {
+            after(0, 512);
+        }
+        assert_eq!(after(64, 512), PAUSE_MAX);
+        assert_eq!(after(65, 512), PAUSE_MAX / 2);
     }
 }

@@ -9,7 +9,7 @@ use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::plan::Span;
 use crate::process::RunQueue;
-use crate::target::Target;
+use crate::target::{Format, Target};
 use crate::wire::foreign::Foreign;
 use crate::wire::template::Values;
 
@@ -57,6 +57,16 @@ impl Wanted {
     pub(crate) fn slow(&self) -> u32 {
         let slow = (0..self.connections).filter(|connection| self.conduct.is_slow(*connection));
         u32::try_from(slow.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether an event says no more than that it came and when it was due, or its offset where that
+    /// is followed: then most need no more than a glance.
+    pub(crate) fn skims(&self) -> bool {
+        let is_text = self.target.format == Format::Json && !self.target.is_batched();
+        is_text
+            && self.foreign.is_none()
+            && !self.until_last
+            && !matches!(self.conduct, Conduct::Echo(_))
     }
 
     /// Whether subscriptions ask for fewer events: what is left out is then no loss.

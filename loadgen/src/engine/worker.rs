@@ -106,6 +106,8 @@ pub(crate) struct Worker {
     said_settled: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
+    /// Whether events that are like the last one may take the cheap way.
+    skims: bool,
     reads: u64,
     bytes: u64,
     queue: RunQueue,
@@ -157,6 +159,7 @@ impl Worker {
             said_settled: false,
             full_at: 0,
             opened_at: clock::now(),
+            skims: wanted.skims(),
             reads: 0,
             bytes: 0,
             queue: RunQueue::own(),
@@ -176,6 +179,7 @@ impl Worker {
                 self.books.unanswered = self.asked.open();
                 self.books.unsent = self.unasked();
                 self.count_skipped();
+                self.books.ledger.record();
                 return self.books;
             }
             // Acts first: who leaves by them may be due to come back at once.
@@ -239,7 +243,7 @@ impl Worker {
                 Ok(())
             }
             State::Upgrading | State::Subscribing { .. } | State::Ready => {
-                self.read(at, phase, READ_BYTES).map(drop)
+                self.read(at, READ_BYTES).map(drop)
             }
             State::Away | State::Waiting | State::Gone => Ok(()),
         };
@@ -255,7 +259,7 @@ impl Worker {
     /// Reads once into the thread's buffer, behind what the connection carried over.
     ///
     /// At most `most` bytes are taken, and no more than [`READ_BYTES`]; says how many.
-    pub(super) fn read(&mut self, at: usize, phase: Phase, most: usize) -> Result<usize, Fault> {
+    pub(super) fn read(&mut self, at: usize, most: usize) -> Result<usize, Fault> {
         let most = most.min(READ_BYTES);
         let conn = &mut self.conns[at];
         let Some(fd) = &conn.fd else { return Ok(0) };
@@ -276,9 +280,9 @@ impl Worker {
                 self.spare.push(carry);
             }
         }
-        let buffer = std::mem::take(&mut self.buffer);
-        let input = &buffer[..carried + read];
-        let taken = self.take(at, input, phase);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let input = &mut buffer[..carried + read];
+        let taken = self.take(at, input);
         if let Ok(used) = taken
             && used < input.len()
         {
@@ -291,34 +295,50 @@ impl Worker {
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.
-    fn take(&mut self, at: usize, input: &[u8], phase: Phase) -> Result<usize, Fault> {
+    fn take(&mut self, at: usize, input: &mut [u8]) -> Result<usize, Fault> {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
-            let Some(len) = handshake::answer(input)? else { return Ok(0) };
+            let Some(len) = handshake::answer(input, self.wanted.target.format.subprotocol())?
+            else {
+                return Ok(0);
+            };
             used = len;
             self.upgraded(at, now)?;
         }
         let connection = number(at, self.id, self.wanted.threads);
         let slow = self.wanted.conduct.is_slow(connection);
-        let made = self.shared.made.load(Ordering::Acquire);
+        // Both as they are behind the read: a thread that was held up has read what came meanwhile.
+        let (made, phase) = (self.shared.made.load(Ordering::Acquire), self.shared.phase());
         let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();
-        while let Some((frame, len)) =
-            frame::next(&input[used..], &mut joined).map_err(Fault::BadFrame)?
-        {
-            used += len;
+        loop {
+            if self.skims {
+                used += self.books.ledger.alike(&input[used..], from);
+            }
+            let found = frame::next(&mut input[used..], &mut joined).map_err(Fault::BadFrame)?;
+            let Some((frame, len)) = found else { break };
             match frame.opcode {
-                frame::Opcode::Text => self.text(frame.payload, from)?,
+                frame::Opcode::Text => {
+                    self.text(frame.payload, from)?;
+                    if self.skims {
+                        self.books.ledger.learn(&input[used..used + len]);
+                    }
+                }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
                 frame::Opcode::Binary if self.wanted.foreign.is_some() => {
-                    self.foreign(frame.payload, from)?;
+                    self.text(frame.payload, from)?;
                 }
-                frame::Opcode::Binary => return Err(Fault::Binary),
+                frame::Opcode::Binary => {
+                    if let Meaning::Wrong(fault) = self.books.ledger.binary(frame.payload, from) {
+                        return Err(fault);
+                    }
+                }
                 frame::Opcode::Pong => {}
             }
+            used += len;
         }
         let conn = &self.conns[at];
         if conn.due > 0 && conn.state == State::Ready && self.books.ledger.all.delivered > before {
@@ -328,12 +348,12 @@ impl Worker {
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
-        if self.wanted.foreign.is_some() {
-            return self.foreign(text, from);
-        }
         if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
         {
             return Ok(());
+        }
+        if self.wanted.foreign.is_some() {
+            return self.foreign(text, from);
         }
         let (mut subscribed, mut refused, mut wrong) = (0, 0, None);
         let mut answer = None;

@@ -17,7 +17,7 @@ use crate::scenario::drain;
 use crate::scenario::moment::{Moment, Stretch, ratio};
 use crate::sections::Sections;
 use crate::series::Series;
-use crate::target::Target;
+use crate::target::{Format, Target};
 use crate::wire::foreign::Foreign;
 
 /// How to connect, as the command line says.
@@ -49,6 +49,8 @@ pub(crate) struct Subscribing {
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
     pub(crate) foreign: Option<Foreign>,
+    /// How events are written.
+    pub(crate) format: Format,
 }
 
 impl Connecting {
@@ -58,9 +60,10 @@ impl Connecting {
         let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
         let layout = machine::layout(self.connections, self.threads, sources)?;
         self.check_pid()?;
-        self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
+        let target = self.target.speaking(subscribing.format);
+        target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let mut crew = Crew::start(Wanted {
-            target: self.target.clone(),
+            target,
             connections: self.connections,
             threads: layout.threads,
             private_tables: layout.private_tables,

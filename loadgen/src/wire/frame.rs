@@ -1,6 +1,6 @@
 //! RFC 6455 frames from the client's side: reads unmasked server frames, writes masked ones.
-//! A message in fragments is read as one frame once its last one is there, if no control frame
-//! stands between them, which would have to overtake what is still incomplete.
+//! A message in fragments is read as one frame once its last one is there; a control frame between
+//! them is read before it.
 
 use std::fmt;
 
@@ -50,7 +50,6 @@ impl Opcode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameError {
     BadControlFrame,
-    ControlBetween,
     LongLength,
     Masked,
     ReservedBits,
@@ -63,7 +62,7 @@ pub(crate) enum FrameError {
 impl FrameError {
     /// Whether the server breaks RFC 6455; otherwise it is this program that cannot read it.
     pub(crate) fn is_breach(self) -> bool {
-        !matches!(self, Self::ControlBetween | Self::TooBig)
+        self != Self::TooBig
     }
 }
 
@@ -71,7 +70,6 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BadControlFrame => "a control frame is fragmented or longer than 125 bytes",
-            Self::ControlBetween => "a control frame between the fragments of a message",
             Self::LongLength => "a length takes more bytes than it needs",
             Self::Masked => "a server frame is masked",
             Self::ReservedBits => "reserved bits are set and no extension was agreed",
@@ -103,18 +101,50 @@ struct Piece<'a> {
 /// Reads the message or control frame at the front of `input`, and how many bytes it takes.
 /// Fragments are joined in `joined`; otherwise the payload is where it was read to.
 ///
-/// `Ok(None)` means "call again with more bytes". Nothing is consumed.
+/// A control frame that stands between the fragments at the front is put before them, in `input`
+/// too, and read first. `Ok(None)` means "call again with more bytes". Nothing is consumed.
 #[inline]
 pub(crate) fn next<'a>(
-    input: &'a [u8],
+    input: &'a mut [u8],
     joined: &'a mut Vec<u8>,
 ) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    if input.first().is_some_and(|first| first & 0x80 == 0) {
+        put_control_first(input)?;
+    }
+    let input = &*input;
     let Some(first) = piece(input)? else { return Ok(None) };
     let opcode = first.opcode.ok_or(FrameError::Stray)?;
     if first.is_last {
         return Ok(Some((Frame { opcode, payload: first.payload }, first.len)));
     }
     join(input, (opcode, &first), joined)
+}
+
+/// The length of the header and the payload, where `frame` is a text message in one frame.
+pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
+    let piece = piece(frame).ok().flatten()?;
+    let is_whole = piece.is_last && piece.opcode == Some(Opcode::Text) && piece.len == frame.len();
+    is_whole.then_some((piece.len - piece.payload.len(), piece.payload))
+}
+
+/// Puts the first control frame between the fragments of the message at the front before them: it
+/// must not wait until the message is whole.
+#[cold]
+#[inline(never)]
+fn put_control_first(input: &mut [u8]) -> Result<(), FrameError> {
+    let mut used = 0;
+    while let Some(piece) = piece(&input[used..])? {
+        let (is_last, len) = (piece.is_last, piece.len);
+        if piece.opcode.is_some_and(Opcode::is_control) {
+            input[..used + len].rotate_right(len);
+            return Ok(());
+        }
+        used += len;
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Joins the fragments of the message that `first` begins. Apart, so that whole messages, which
@@ -131,10 +161,8 @@ fn join<'a>(
     let mut used = first.len;
     loop {
         let Some(next) = piece(&input[used..])? else { return Ok(None) };
-        match next.opcode {
-            None => {}
-            Some(opcode) if opcode.is_control() => return Err(FrameError::ControlBetween),
-            Some(_) => return Err(FrameError::Unfinished),
+        if next.opcode.is_some() {
+            return Err(FrameError::Unfinished);
         }
         if joined.len() + next.payload.len() > PAYLOAD_BYTES_MAX {
             return Err(FrameError::TooBig);
@@ -237,7 +265,7 @@ mod tests {
             push_server(Opcode::Text, &payload, &mut bytes);
             for cut in 0..bytes.len() {
                 assert_eq!(
-                    next(&bytes[..cut], &mut Vec::new()),
+                    next(&mut bytes[..cut], &mut Vec::new()),
                     Ok(None),
                     "{len} bytes cut at {cut}"
                 );
@@ -245,18 +273,17 @@ mod tests {
             let whole = bytes.len();
             bytes.extend_from_slice(b"\x81");
             let frame = Frame { opcode: Opcode::Text, payload: &payload };
-            assert_eq!(next(&bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
+            assert_eq!(next(&mut bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
         }
     }
 
     #[test]
     fn what_breaks_the_framing_is_named() {
-        let cases: [(&[u8], FrameError); 10] = [
+        let cases: [(&[u8], FrameError); 9] = [
             (b"\xC1\x00", FrameError::ReservedBits),
             (b"\x81\x80", FrameError::Masked),
             (b"\x80\x00", FrameError::Stray),
             (b"\x01\x00\x81\x00", FrameError::Unfinished),
-            (b"\x01\x00\x89\x00", FrameError::ControlBetween),
             (b"\x83\x00", FrameError::UnknownOpcode),
             (b"\x81\x7E\x00\x7D", FrameError::LongLength),
             (b"\x09\x00", FrameError::BadControlFrame),
@@ -264,22 +291,26 @@ mod tests {
             (b"\x82\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", FrameError::TooBig),
         ];
         for (bytes, error) in cases {
-            assert_eq!(next(bytes, &mut Vec::new()), Err(error), "{bytes:02x?}");
+            assert_eq!(next(&mut bytes.to_vec(), &mut Vec::new()), Err(error), "{bytes:02x?}");
         }
-        let other = b"HTTP/1.1 200 OK";
-        assert_eq!(next(other, &mut Vec::new()), Err(FrameError::ReservedBits), "no frame at all");
+        let mut other = *b"HTTP/1.1 200 OK";
+        assert_eq!(
+            next(&mut other, &mut Vec::new()),
+            Err(FrameError::ReservedBits),
+            "no frame at all"
+        );
     }
 
     #[test]
     fn a_message_in_fragments_is_one_message() {
-        let bytes = b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
+        let mut bytes = *b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
         for cut in 0..bytes.len() {
-            assert_eq!(next(&bytes[..cut], &mut Vec::new()), Ok(None), "cut at {cut}");
+            assert_eq!(next(&mut bytes[..cut], &mut Vec::new()), Ok(None), "cut at {cut}");
         }
         let mut joined = b"of an earlier one".to_vec();
-        let behind = [bytes.as_slice(), b"\x89\x00"].concat();
+        let mut behind = [bytes.as_slice(), b"\x89\x00"].concat();
         let frame = Frame { opcode: Opcode::Text, payload: b"abcde" };
-        assert_eq!(next(&behind, &mut joined), Ok(Some((frame, bytes.len()))));
+        assert_eq!(next(&mut behind, &mut joined), Ok(Some((frame, bytes.len()))));
         let mut endless = Vec::new();
         let part = vec![b'x'; 1 << 20];
         for nth in 0..17 {
@@ -287,7 +318,40 @@ mod tests {
             push_server(Opcode::Text, &part, &mut endless);
             endless[start] = u8::from(nth == 0);
         }
-        assert_eq!(next(&endless, &mut Vec::new()), Err(FrameError::TooBig), "bounded");
+        assert_eq!(next(&mut endless, &mut Vec::new()), Err(FrameError::TooBig), "bounded");
+    }
+
+    #[test]
+    fn a_control_frame_between_fragments_is_read_before_them_and_does_not_wait() {
+        let bytes = b"\x01\x02ab\x89\x01p\x00\x01c\x8A\x01q\x80\x02de";
+        // Cut behind the ping, behind the pong, and not at all.
+        for (cut, expected) in [
+            (6, [].as_slice()),
+            (7, &[(Opcode::Ping, b"p".as_slice())]),
+            (13, &[(Opcode::Ping, b"p"), (Opcode::Pong, b"q")]),
+            (17, &[(Opcode::Ping, b"p"), (Opcode::Pong, b"q"), (Opcode::Text, b"abcde")]),
+        ] {
+            let (mut input, mut used, mut joined) = (bytes[..cut].to_vec(), 0, Vec::new());
+            let mut found = Vec::new();
+            while let Some((frame, len)) = next(&mut input[used..], &mut joined).expect("frames") {
+                found.push((frame.opcode, frame.payload.to_vec()));
+                used += len;
+            }
+            let expected: Vec<_> =
+                expected.iter().map(|(opcode, payload)| (*opcode, payload.to_vec())).collect();
+            assert_eq!(found, expected, "cut at {cut}");
+            // What is left over goes on with the rest.
+            let mut rest = [&input[used..], &bytes[cut..]].concat();
+            if cut == 7 {
+                let next = next(&mut rest, &mut joined).expect("frames").expect("whole");
+                assert_eq!(next.0, Frame { opcode: Opcode::Pong, payload: b"q" });
+            }
+        }
+        assert_eq!(
+            next(&mut b"\x01\x00\x88\x00".to_vec(), &mut Vec::new())
+                .map(|next| { next.map(|(frame, len)| (frame.opcode, len)) }),
+            Ok(Some((Opcode::Close, 2)))
+        );
     }
 
     #[test]

@@ -9,19 +9,22 @@ const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// An answer's head that is longer is refused.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// The request for an upgrade.
-pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
+/// The request for an upgrade, to one subprotocol if there is one.
+pub(crate) fn request(host: &str, path: &str, subprotocol: Option<&str>) -> Vec<u8> {
+    let subprotocol =
+        subprotocol.map_or_else(String::new, |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
     )
     .into_bytes()
 }
 
-/// How many bytes of `input` the server's consent takes.
+/// How many bytes of `input` the server's consent takes, which must name the subprotocol that was
+/// `asked` for.
 ///
 /// `Ok(None)` means "call again with more bytes".
-pub(crate) fn answer(input: &[u8]) -> Result<Option<usize>, Fault> {
+pub(crate) fn answer(input: &[u8], asked: Option<&'static str>) -> Result<Option<usize>, Fault> {
     let start = b"HTTP/1.";
     let seen = input.len().min(start.len());
     if input[..seen] != start[..seen] {
@@ -34,17 +37,23 @@ pub(crate) fn answer(input: &[u8]) -> Result<Option<usize>, Fault> {
     if !head.starts_with(b"HTTP/1.1 101") {
         return Err(Fault::Refused(first_line(head)));
     }
-    if !head.split(|byte| *byte == b'\n').any(is_accept) {
+    let has = |name, value| head.split(|byte| *byte == b'\n').any(|line| is(line, name, value));
+    if !has("Sec-WebSocket-Accept", ACCEPT) {
         return Err(Fault::WrongAccept);
+    }
+    if let Some(asked) = asked
+        && !has("Sec-WebSocket-Protocol", asked.as_bytes())
+    {
+        return Err(Fault::OtherFormat { asked });
     }
     Ok(Some(end + 4))
 }
 
-/// Whether a line is the header that fits the key.
-fn is_accept(line: &[u8]) -> bool {
+/// Whether a line is this header.
+fn is(line: &[u8], name: &str, value: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    name.eq_ignore_ascii_case(b"Sec-WebSocket-Accept") && value.trim_ascii() == ACCEPT
+    let (found, rest) = (&line[..colon], &line[colon + 1..]);
+    found.eq_ignore_ascii_case(name.as_bytes()) && rest.trim_ascii() == value
 }
 
 /// The status line without the usual version, readable whatever it holds.
@@ -64,26 +73,40 @@ mod tests {
     #[test]
     fn consent_is_read_however_it_is_cut() {
         for cut in 0..GOOD.len() {
-            assert_eq!(answer(&GOOD.as_bytes()[..cut]), Ok(None), "cut at {cut}");
+            assert_eq!(answer(&GOOD.as_bytes()[..cut], None), Ok(None), "cut at {cut}");
         }
         let with_frame = format!("{GOOD}\u{1}");
-        assert_eq!(answer(with_frame.as_bytes()), Ok(Some(GOOD.len())));
+        assert_eq!(answer(with_frame.as_bytes(), None), Ok(Some(GOOD.len())));
     }
 
     #[test]
     fn every_other_answer_is_a_fault() {
         let refused = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
-        assert_eq!(answer(refused), Err(Fault::Refused("503 Service Unavailable".into())));
-        assert_eq!(answer(b"SSH-2.0-OpenSSH"), Err(Fault::NotHttp));
+        assert_eq!(answer(refused, None), Err(Fault::Refused("503 Service Unavailable".into())));
+        assert_eq!(answer(b"SSH-2.0-OpenSSH", None), Err(Fault::NotHttp));
         let old = b"HTTP/1.0 404 Not Found\r\n\r\n";
-        assert_eq!(answer(old), Err(Fault::Refused("HTTP/1.0 404 Not Found".into())));
+        assert_eq!(answer(old, None), Err(Fault::Refused("HTTP/1.0 404 Not Found".into())));
         let elsewhere = GOOD.replace("Sec-WebSocket-Accept", "X-Echo");
-        assert_eq!(answer(elsewhere.as_bytes()), Err(Fault::WrongAccept));
+        assert_eq!(answer(elsewhere.as_bytes(), None), Err(Fault::WrongAccept));
         let quiet = GOOD.replace("Sec-WebSocket-Accept: ", "sec-websocket-accept:");
-        assert_eq!(answer(quiet.as_bytes()), Ok(Some(quiet.len())));
+        assert_eq!(answer(quiet.as_bytes(), None), Ok(Some(quiet.len())));
         let wrong = GOOD.replace("s3p", "xxx");
-        assert_eq!(answer(wrong.as_bytes()), Err(Fault::WrongAccept));
+        assert_eq!(answer(wrong.as_bytes(), None), Err(Fault::WrongAccept));
         let endless = [b"HTTP/1.1 101 ".as_slice(), &[b'a'; HEAD_BYTES_MAX]].concat();
-        assert_eq!(answer(&endless), Err(Fault::NotHttp));
+        assert_eq!(answer(&endless, None), Err(Fault::NotHttp));
+    }
+
+    #[test]
+    fn the_subprotocol_that_was_asked_for_must_be_agreed_on() {
+        let asked = Some("weir.v1.bin");
+        let request = String::from_utf8(request("h", "/ws", asked)).expect("UTF-8");
+        assert!(request.contains("\r\nSec-WebSocket-Protocol: weir.v1.bin\r\n\r\n"), "{request}");
+        let fault = Err(Fault::OtherFormat { asked: "weir.v1.bin" });
+        assert_eq!(answer(GOOD.as_bytes(), asked), fault, "an answer that names none");
+        for (named, agrees) in [("weir.v1.bin", true), ("weir.v1.json", false)] {
+            let header = format!("Upgrade: websocket\r\nSec-WebSocket-Protocol: {named}");
+            let text = GOOD.replace("Upgrade: websocket", &header);
+            assert_eq!(answer(text.as_bytes(), asked).is_ok(), agrees, "{named}");
+        }
     }
 }

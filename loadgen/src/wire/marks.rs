@@ -13,6 +13,8 @@ const OFFSET: &[u8] = b"\",\"offset\":";
 const DATA: &[u8] = b",\"data\":";
 const TS: &[u8] = b"\"ts";
 const DUE: &[u8] = b"\"ts\":";
+const DUE_FIRST: &[u8; 6] = b"{\"ts\":";
+const TIME: &[u8; 6] = b",\"ts\":";
 const KEY: &[u8] = b",\"key\":\"";
 const SNAPSHOT: &[u8] = b",\"snapshot\":true";
 
@@ -31,6 +33,11 @@ impl Event<'_> {
     /// The offset, read only where somebody asks; 0, which no event has, where it is no number.
     pub(crate) fn offset(&self) -> u64 {
         number(self.rest).map_or(0, |(offset, _)| offset)
+    }
+
+    /// Where the offset stands in the text that the event was found in.
+    pub(crate) fn offset_at(&self, text: &[u8]) -> usize {
+        text.len().saturating_sub(self.rest.len())
     }
 }
 
@@ -56,6 +63,8 @@ pub(crate) struct Push<'a> {
     #[serde(borrow)]
     pub(crate) epoch: Option<Cow<'a, str>>,
     pub(crate) recovered: Option<bool>,
+    /// What binary frames call the channel.
+    pub(crate) alias: Option<u64>,
     #[serde(default)]
     pub(crate) updated: bool,
     /// A number in `disconnect`, a name in `error`.
@@ -90,7 +99,16 @@ impl Marks {
 
     /// When the event was due, as its publisher wrote into `data`.
     pub(crate) fn due(&self, event: &Event<'_>) -> Option<u64> {
-        let data = &event.rest[self.data.find(event.rest)? + DATA.len()..];
+        self.due_behind(event.rest)
+    }
+
+    /// The same, from the event's offset and what follows.
+    pub(crate) fn due_behind(&self, rest: &[u8]) -> Option<u64> {
+        self.due_in(&rest[self.data.find(rest)? + DATA.len()..])
+    }
+
+    /// The same, from the event's data.
+    pub(crate) fn due_in(&self, data: &[u8]) -> Option<u64> {
         let data = &data[..data.len().min(DUE_WITHIN)];
         let digits = &data[self.due.find(data)? + DUE.len()..];
         number(digits).map(|(due, _)| due)
@@ -144,6 +162,21 @@ pub(crate) fn event(text: &[u8]) -> Option<Event<'_>> {
     rest.first().is_some_and(u8::is_ascii_digit).then_some(Event { channel, rest })
 }
 
+/// The offset and the data of an event that has nothing but a time between the two; `None` when it
+/// must be looked at more closely. `rest` is the offset and what follows.
+#[inline]
+pub(crate) fn plain(rest: &[u8]) -> Option<(u64, &[u8])> {
+    let (offset, rest) = number(rest)?;
+    let (_, rest) = number(rest.strip_prefix(TIME)?)?;
+    Some((offset, rest.strip_prefix(DATA)?))
+}
+
+/// When the event was due, where its data begins with it.
+#[inline]
+pub(crate) fn due_first(data: &[u8]) -> Option<u64> {
+    number(data.strip_prefix(DUE_FIRST)?).map(|(due, _)| due)
+}
+
 /// The number of the field `name`, which is the next one.
 fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<(u64, &'a [u8])> {
     let text = text.strip_prefix(b",")?;
@@ -170,9 +203,20 @@ pub(crate) fn published(text: &[u8]) -> Option<(u64, &str, u64)> {
 const FITS: usize = 19;
 
 /// The decimal number at the front, and what follows it.
+#[inline]
 pub(crate) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0_u64;
-    let mut read = 0;
+    let (mut value, mut read) = (0_u64, 0);
+    // Eight digits at once, for as long as that cannot be too many.
+    while read + 8 < FITS
+        && let Some(word) = text.get(read..).and_then(<[u8]>::first_chunk)
+    {
+        let (digits, front) = front(u64::from_le_bytes(*word));
+        value = value * POWERS[digits] + front;
+        read += digits;
+        if digits < 8 {
+            return (read > 0).then(|| (value, &text[read..]));
+        }
+    }
     while let Some(digit) = text.get(read).filter(|byte| byte.is_ascii_digit()) {
         let digit = u64::from(digit - b'0');
         value = match read {
@@ -182,6 +226,26 @@ pub(crate) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
         read += 1;
     }
     (read > 0).then(|| (value, &text[read..]))
+}
+
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// How many of eight characters are digits before the first that is none, and their number. The
+/// first character is the lowest byte.
+#[inline]
+fn front(word: u64) -> (usize, u64) {
+    let values = word ^ 0x3030_3030_3030_3030;
+    // The high bit of each byte above 9. What carries over comes from such a byte, behind which
+    // nothing is looked at.
+    let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
+    let bits = others.trailing_zeros() & !7;
+    // The digits go to the end, and zeros before them.
+    let values = values.checked_shl(64 - bits).unwrap_or(0);
+    // Pairs, then fours, then all eight.
+    let pairs = values.wrapping_mul(10).wrapping_add(values >> 8);
+    let low = (pairs & 0x0000_00FF_0000_00FF).wrapping_mul(0x000F_4240_0000_0064);
+    let high = ((pairs >> 16) & 0x0000_00FF_0000_00FF).wrapping_mul(0x0000_2710_0000_0001);
+    ((bits / 8) as usize, low.wrapping_add(high) >> 32)
 }
 
 #[cfg(test)]
@@ -268,6 +332,39 @@ mod tests {
             assert_eq!(event(text.as_bytes()), None, "{text}");
         }
         assert_eq!(number(b"99999999999999999999"), None, "too large for an offset");
+    }
+
+    #[test]
+    fn numbers_are_read_as_they_are_written() {
+        for digits in 1..=20 {
+            let all = &"12345678901234567890"[..digits];
+            for behind in ["", "x", ":9", "/00000000", "\u{00E9}9999999", ",\"data\":1"] {
+                let text = format!("{all}{behind}");
+                let (read, rest) = number(text.as_bytes()).expect("a number");
+                assert_eq!((read, rest), (all.parse().expect("fits"), behind.as_bytes()));
+            }
+        }
+        for text in ["", "x1234567", "-1", "99999999999999999999", "/1234567890"] {
+            assert_eq!(number(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(number(b"18446744073709551615,"), Some((u64::MAX, b",".as_slice())));
+    }
+
+    #[test]
+    fn only_a_time_between_offset_and_data_is_plain() {
+        let rest = |text: &'static str| text.as_bytes();
+        let plain = plain(rest(r#"58,"ts":1732153200123,"data":{"ts":42}}"#));
+        assert_eq!(plain, Some((58, rest(r#"{"ts":42}}"#))));
+        assert_eq!(due_first(rest(r#"{"ts":42}}"#)), Some(42));
+        for text in [
+            r#"58,"ts":1732153200123,"key":"k","data":1}"#,
+            r#"58,"ts":1732153200123,"snapshot":true,"data":1}"#,
+            r#"58,"snapshot":true,"data":1}"#,
+            r#"58,"data":1}"#,
+            r#"x,"ts":1732153200123,"data":1}"#,
+        ] {
+            assert_eq!(super::plain(rest(text)), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Bytes: frames as a client reads and writes them, the opening handshake, and the marks in a
 //! frame's text.
 
+pub(crate) mod binary;
 pub(crate) mod foreign;
 pub(crate) mod frame;
 pub(crate) mod handshake;

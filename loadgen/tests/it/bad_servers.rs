@@ -2,25 +2,25 @@
 //! and an exit code.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::relay::{self, CONSENT, Sin};
 use crate::run;
 
-/// A server that reads a request, writes `answer` and then waits or closes.
-fn server(answer: Vec<u8>, stays: bool) -> String {
+/// A server that meets its clients one after the other, each with its number, and keeps those of
+/// which `meet` says so.
+fn meet(mut meet: impl FnMut(usize, &mut TcpStream) -> bool + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
     std::thread::spawn(move || {
         let mut kept = Vec::new();
-        for stream in listener.incoming() {
+        for (nth, stream) in listener.incoming().enumerate() {
             let mut stream = stream.expect("a connection");
-            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
-            let mut request = [0; 2048];
-            drop(stream.read(&mut request));
-            stream.write_all(&answer).ok();
-            if stays {
+            if meet(nth, &mut stream) {
                 kept.push(stream);
             }
         }
@@ -28,12 +28,22 @@ fn server(answer: Vec<u8>, stays: bool) -> String {
     url
 }
 
+/// A server that reads a request, writes `answer` and then waits or closes.
+fn server(answer: Vec<u8>, stays: bool) -> String {
+    meet(move |_, stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
+        drop(stream.read(&mut [0; 2048]));
+        stream.write_all(&answer).ok();
+        stays
+    })
+}
+
 #[test]
 fn a_server_that_cannot_be_measured_is_named() {
     let consent_then = |bytes: &[u8]| [CONSENT, bytes].concat();
     let cases: [(Vec<u8>, bool, i32, &str); 10] = [
         (b"HTTP/1.0 404 Not Found\r\n\r\n".to_vec(), true, 3, "upgrade with HTTP/1.0 404 Not"),
-        (consent_then(b"\x01\x00\x89\x00"), true, 3, "does not read: a control frame between"),
+        (consent_then(b"\x01\x00\x88\x06\x0F\xA1down"), true, 3, "code 4001 (down)"),
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n".to_vec(), true, 3, "with 503 Service"),
         (b"SSH-2.0-x\r\n".to_vec(), true, 3, "no HTTP server"),
         (b"".to_vec(), true, 3, "did not answer within 1 s"),
@@ -53,6 +63,16 @@ fn a_server_that_cannot_be_measured_is_named() {
 }
 
 #[test]
+fn a_format_that_is_not_agreed_on_is_a_sentence() {
+    for (format, name) in [("bin", "weir.v1.bin"), ("json+gzip", "weir.v1.json+gzip")] {
+        let url = server(CONSENT.to_vec(), true);
+        let ran = run(&["fanout", "--format", format, "-c", "3", &url]);
+        assert_eq!(ran.code, 3, "{}", ran.text);
+        assert!(ran.text.contains(&format!("does not speak {name}")), "{}", ran.text);
+    }
+}
+
+#[test]
 fn a_time_out_is_told_as_it_was_asked_for() {
     let url = server(Vec::new(), true);
     let ran = run(&["connect", "--timeout", "0.3", "-c", "3", &url]);
@@ -61,19 +81,36 @@ fn a_time_out_is_told_as_it_was_asked_for() {
 }
 
 #[test]
+fn a_run_that_was_stopped_and_goes_on_waits_as_before() {
+    let url = server(Vec::new(), true);
+    let program = env!("CARGO_BIN_EXE_weir-loadgen");
+    let mut command = Command::new(program);
+    command.args(["connect", "--timeout", "1", "-c", "3", &url]).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let pid = Pid::from_child(&child);
+    while child.try_wait().expect("its state").is_none() {
+        for signal in [Signal::STOP, Signal::CONT] {
+            kill_process(pid, signal).expect("it is not waited for");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("its output");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("did not answer within 1 s"), "{said}");
+}
+
+#[test]
 fn a_server_that_trickles_is_given_up_in_time() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
+    let url = meet(|_, stream| {
         let head = b"HTTP/1.1 101 Switching Protocols\r\nX: ";
         // Each byte in time, and no end.
         for byte in head.iter().chain(std::iter::repeat(&b'x')) {
             if stream.write_all(&[*byte]).is_err() {
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        false
     });
     let ran = run(&["connect", "--timeout", "1", "-c", "3", &url]);
     assert_eq!(ran.code, 3, "{}", ran.text);
@@ -91,17 +128,11 @@ fn a_server_that_answers_no_subscribe_is_given_up_after_the_first_window() {
 
 #[test]
 fn a_server_that_answers_only_the_first_is_given_up_after_a_window() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
-    std::thread::spawn(move || {
-        let mut kept = Vec::new();
-        for (nth, stream) in listener.incoming().enumerate() {
-            let mut stream = stream.expect("a connection");
-            if nth < 2 {
-                stream.write_all(CONSENT).ok();
-            }
-            kept.push(stream);
+    let url = meet(|nth, stream| {
+        if nth < 2 {
+            stream.write_all(CONSENT).ok();
         }
+        true
     });
     // All windows would take 100 s, which the test does not wait for.
     let ran = run(&["connect", "--timeout", "1", "-c", "200", "--inflight", "2", &url]);
@@ -115,16 +146,10 @@ fn a_server_that_answers_only_the_first_is_given_up_after_a_window() {
 
 #[test]
 fn a_connect_rate_that_handshakes_hold_back_makes_the_run_invalid() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
-    std::thread::spawn(move || {
-        let mut kept = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            std::thread::sleep(Duration::from_millis(20));
-            stream.write_all(CONSENT).ok();
-            kept.push(stream);
-        }
+    let url = meet(|_, stream| {
+        std::thread::sleep(Duration::from_millis(20));
+        stream.write_all(CONSENT).ok();
+        true
     });
     let plan = ["connect", "-c", "40", "--inflight", "1", "--connect-rate", "1000"];
     let ran = run(&[plan.as_slice(), &[&url]].concat());
@@ -150,18 +175,12 @@ fn a_server_that_closes_in_the_middle_makes_the_run_invalid() {
 
 #[test]
 fn connections_that_never_opened_are_not_called_lost() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
-    std::thread::spawn(move || {
-        let mut kept = Vec::new();
-        for (nth, stream) in listener.incoming().enumerate() {
-            let mut stream = stream.expect("a connection");
-            drop(stream.read(&mut [0; 2048]));
-            // The first one only looks whether anybody is there.
-            let answer = if nth < 2 { CONSENT } else { b"HTTP/1.1 503 Full\r\n\r\n" };
-            stream.write_all(answer).ok();
-            kept.push(stream);
-        }
+    let url = meet(|nth, stream| {
+        drop(stream.read(&mut [0; 2048]));
+        // The first one only looks whether anybody is there.
+        let answer = if nth < 2 { CONSENT } else { b"HTTP/1.1 503 Full\r\n\r\n" };
+        stream.write_all(answer).ok();
+        true
     });
     let ran = run(&["connect", "-c", "3", "--inflight", "1", &url]);
     assert_eq!(ran.code, 2, "{}", ran.text);
@@ -266,7 +285,8 @@ fn nobody_there_is_a_sentence_in_every_scenario() {
 #[test]
 fn a_server_that_resets_in_the_middle_is_a_sentence() {
     for (scenario, pace) in [
-        ("slow", [].as_slice()),
+        // A channel for each: the one that stalls is no loss, and may be the first of a channel.
+        ("slow", ["--channels", "10"].as_slice()),
         // Few acts: whoever is to be reset must not have left by itself.
         ("churn", &["--churn-rate", "1"]),
         ("recover", &["--cut-rate", "1"]),
@@ -285,7 +305,7 @@ fn a_server_that_resets_in_the_middle_is_a_sentence() {
 #[test]
 fn the_machine_is_looked_at_before_the_run() {
     let ran =
-        run(&["idle", "-c", "30000", "--sources", "1", "--threads", "64", "ws://127.0.0.1:1/"]);
+        run(&["idle", "-c", "70000", "--sources", "1", "--threads", "64", "ws://127.0.0.1:1/"]);
     assert_eq!(ran.code, 4, "{}", ran.text);
     assert!(ran.text.contains("use --sources"), "{}", ran.text);
 }

@@ -185,9 +185,9 @@ fn an_answer_belongs_to_who_asked_and_comes_once() {
 #[test]
 fn a_window_that_no_buffer_takes_is_sent_piece_by_piece() {
     let frame = r#"{"type":"ping","id":{seq},"fill":{payload}}"#;
-    let large = ["--size", "60000", "--window", "300", "--request-frame", frame];
+    let large = ["--size", "60000", "--window", "100", "--request-frame", frame];
     let url = relay::start(Sin::None);
-    let short = ["echo", "-c", "1", "--warmup", "0", "--duration", "0.3"];
+    let short = ["echo", "-c", "1", "--warmup", "0", "--duration", "0.3", "--drain", "30"];
     let ran = run(&[short.as_slice(), &large, &[&url]].concat());
     // How fast the answers come is not what is tested.
     assert!([0, 2].contains(&ran.code), "{}", ran.text);

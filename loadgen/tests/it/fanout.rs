@@ -126,11 +126,16 @@ fn a_rate_that_is_never_reached_makes_the_run_invalid() {
 fn a_short_drain_still_finds_what_is_missing_at_the_end() {
     // Nothing comes behind offset 5, so only the end of the channels tells.
     let short = ["-c", "3", "--rate", "5", "--warmup", "0", "--duration", "0.9", "--drain", "1"];
-    let url = relay::start(Sin::Drop);
-    let ran = run(&[&["fanout", "--verify"], short.as_slice(), &[&url]].concat());
-    assert_eq!(ran.code, 1, "{}", ran.text);
-    assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
-    assert!(!ran.text.contains("still arrived"), "{}", ran.text);
+    let once = || {
+        let url = relay::start(Sin::Drop);
+        let ran = run(&[&["fanout", "--verify"], short.as_slice(), &[&url]].concat());
+        let found = ran.text.contains("offsets 5 to 5 neither came nor were told");
+        let is_late = ran.text.contains("still arrived");
+        assert!(is_late || found && ran.code == 1, "{}", ran.text);
+        !is_late
+    };
+    // On a busy machine some may come late, but not every time.
+    assert!((0..4).any(|_| once()), "it waits for more at the end of each run");
 }
 
 #[test]

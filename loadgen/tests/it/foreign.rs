@@ -1,9 +1,11 @@
 //! Servers that are not Weir, driven by templates: one that sends everything to everybody, one with
 //! a hello, numbered answers and pings, and ones that do not answer as expected.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use crate::relay::{Said, accept, send};
 use crate::{Ran, run};
@@ -93,6 +95,42 @@ fn messages_in_fragments_are_read() {
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
 }
 
+/// Sends every text to everybody, in two fragments with a ping between them, and the second one
+/// only when the ping is answered.
+fn interrupted() -> String {
+    let mut waiting: HashMap<usize, VecDeque<String>> = HashMap::new();
+    let len = |part: &str| u8::try_from(part.len()).expect("short");
+    start(move |streams, id, text| {
+        if text == "mid" {
+            let whole = waiting.get_mut(&id).and_then(VecDeque::pop_front).expect("a ping");
+            let last = &whole[whole.len() / 2..];
+            let part = [&[0x80, len(last)], last.as_bytes()].concat();
+            streams.get_mut(&id).map(|stream| stream.write_all(&part).ok());
+        } else {
+            for id in streams.keys() {
+                waiting.entry(*id).or_default().push_back(text.to_owned());
+            }
+        }
+        for (to, stream) in streams {
+            let Some(texts) = waiting.get(to) else { continue };
+            // The next one, once the one before it is whole.
+            let is_next = if text == "mid" { *to == id } else { texts.len() == 1 };
+            if let Some(next) = texts.front().filter(|_| is_next) {
+                let first = &next[..next.len() / 2];
+                let parts = [&[0x01, len(first)], first.as_bytes(), b"\x89\x03mid"].concat();
+                stream.write_all(&parts).ok();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_ping_between_fragments_is_answered_before_the_message_is_whole() {
+    let ran = fanout(&interrupted(), &["--publish-frame", "{payload}"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+}
+
 #[test]
 fn a_payload_has_the_size_that_was_asked_for() {
     let url = start(|streams, _, text| {
@@ -124,13 +162,12 @@ fn id_of(text: &str) -> &str {
 }
 
 /// Speaks like Centrifugo's JSON protocol: commands with ids, events as pushes, pings that are
-/// empty objects and must be answered.
-fn centrifugo() -> String {
+/// empty objects and must be answered: it sends those into `pongs`.
+fn centrifugo(pongs: Sender<usize>) -> String {
     let mut channels: HashMap<String, Vec<usize>> = HashMap::new();
-    let mut pongs = 0;
     start(move |streams, from, text| {
         if text == "{}" {
-            pongs += 1;
+            pongs.send(from).ok();
             return;
         }
         let channel = text.split(r#""channel":""#).nth(1).and_then(|rest| rest.split('"').next());
@@ -142,8 +179,6 @@ fn centrifugo() -> String {
             channels.entry(channel).or_default().push(from);
             send(streams, from, &format!(r#"{{"id":{},"subscribe":{{}}}}"#, id_of(text)));
         } else {
-            // Everybody has answered the ping by the time that events flow.
-            assert!(pongs >= 5, "{pongs} pongs");
             let data = text.split(r#""data":"#).nth(1).expect("data").strip_suffix("}}");
             let data = data.expect("an end");
             let event = format!(r#"{{"push":{{"channel":"{channel}","pub":{{"data":{data}}}}}}}"#);
@@ -174,9 +209,14 @@ const CENTRIFUGO: [&str; 12] = [
 #[test]
 fn commands_with_ids_and_pings_are_driven() {
     let extra = [CENTRIFUGO.as_slice(), &["--channels", "3", "--per-connection", "2"]].concat();
-    let ran = fanout(&centrifugo(), &extra);
+    let (pongs, answered) = channel();
+    let ran = fanout(&centrifugo(pongs.clone()), &extra);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    let mut all = BTreeSet::new();
+    while all.len() < 5 {
+        all.insert(answered.recv_timeout(Duration::from_secs(20)).expect("five answer their ping"));
+    }
     let ran = run(&[
         "connect",
         "-c",
@@ -185,10 +225,32 @@ fn commands_with_ids_and_pings_are_driven() {
         r#"{"id":1,"connect":{}}"#,
         "--expect",
         r#""connect""#,
-        &centrifugo(),
+        &centrifugo(pongs),
     ]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("5 ready of 5"), "{}", ran.text);
+}
+
+#[test]
+fn publishes_that_another_server_acknowledges_are_an_echo() {
+    let mut greeted = HashSet::new();
+    let url = start(move |streams, from, text| {
+        if text.contains(r#""connect":"#) {
+            greeted.insert(from);
+            send(streams, from, r#"{"id":0,"connect":{}}"#);
+        } else if greeted.contains(&from) {
+            send(streams, from, &format!(r#"{{"id":{},"publish":{{}}}}"#, id_of(text)));
+        }
+    });
+    let hello = ["--hello-frame", r#"{"id":0,"connect":{}}"#, "--expect", r#""connect""#];
+    let request = r#"{"id":{seq},"publish":{"channel":"a","data":{payload}}}"#;
+    let echo = ["echo", "-c", "3", "--warmup", "0.1", "--duration", "0.3", "--late-max", "2000"];
+    let frames = ["--request-frame", request, "--answer-mark", r#"{"id":"#, &url];
+    let ran = run(&[echo.as_slice(), &hello, &frames].concat());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    // Without the hello nobody is let in.
+    let ran = run(&[echo.as_slice(), &frames].concat());
+    assert_eq!(ran.code, 2, "{}", ran.text);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
     // Whoever does not read in time is closed, so that nobody waits for the slow.
     rustix::net::sockopt::set_socket_send_buffer_size(&stream, 64 << 10).ok()?;
     stream.set_write_timeout(Some(Duration::from_millis(100))).ok()?;
-    stream.write_all(CONSENT).ok()?;
+    stream.write_all(&consent(&head)).ok()?;
     said.send(Said::Joined(id, stream.try_clone().ok()?)).ok()?;
     loop {
         let text = read_client(&mut stream)?;
@@ -111,7 +111,15 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
     }
 }
 
-/// One masked text frame.
+/// Agrees to whatever subprotocol was asked for.
+fn consent(head: &[u8]) -> Vec<u8> {
+    let head = String::from_utf8_lossy(head);
+    let asked = head.lines().find(|line| line.starts_with("Sec-WebSocket-Protocol:"));
+    let line = asked.map_or_else(String::new, |line| format!("{line}\r\n"));
+    [CONSENT.strip_suffix(b"\r\n").expect("an end"), line.as_bytes(), b"\r\n"].concat()
+}
+
+/// One masked frame of text, or of bytes that could be.
 fn read_client(stream: &mut TcpStream) -> Option<String> {
     let mut start = [0; 2];
     stream.read_exact(&mut start).ok()?;

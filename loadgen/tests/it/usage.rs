@@ -27,11 +27,13 @@ fn what_would_be_ignored_is_refused_with_a_sentence() {
         (&["fanout", "--size", "71", "--publish-frame", "{payload}"], "take up to 72 bytes"),
         (&["fanout", "--size", "39"], "39 is not in 40..=1000000"),
         (&["publish", "--size", "39"], "39 is not in 40..=1000000"),
-        (&["connect", "--publish-frame", "{payload}"], "publishes nothing"),
+        (&["connect", "--publish-frame", "{payload}"], "this scenario has no events"),
+        (&["echo", "--publish-frame", "{payload}"], "`echo` sends --request-frame"),
         (&["recover", "--publish-frame", "{payload}"], "no hole for `since`"),
         (&["storm", "--hello-frame", "x"], "no hole for `since`"),
         (&["churn", "--subscribe-frame", "x"], "how to unsubscribe"),
         (&["publish", "--publish-frame", "{payload}"], "which event an answer acknowledges"),
+        (&["publish", "--publish-frame", "{payload}"], "`echo` with a publish as its"),
     ] {
         let ran = run(&[arguments, &[NOBODY]].concat());
         assert_eq!(ran.code, 64, "{arguments:?}: {}", ran.text);
@@ -107,7 +109,7 @@ fn an_older_report_does_not_stand_for_a_run_that_failed() {
     let (path, text) = file("old.json");
     for (arguments, code, stays) in [
         (["connect", NOBODY].as_slice(), 3, false),
-        (&["idle", "-c", "30000", "--sources", "1", "--threads", "64", NOBODY], 4, false),
+        (&["idle", "-c", "70000", "--sources", "1", "--threads", "64", NOBODY], 4, false),
         (&["echo", "--size", "9", NOBODY], 64, true),
     ] {
         std::fs::write(&path, "old").expect("a report");

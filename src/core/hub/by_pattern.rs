@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::forms::Speakers;
+use super::lag::Kept;
 use super::pattern::{Pattern, PatternSub, Touched};
 use super::seat::{Member, Round, Standing, Sub};
 use super::{Hub, Join, Left, SeatId, Topic, Writer, narrow};
@@ -102,7 +103,7 @@ impl Hub {
             let Some(topic) = self.topics.get_mut(alias) else { return false };
             let goes_on = self.patterns.covers(id, topic.channel.as_str());
             if !goes_on {
-                topic.count_user(true, false, 0);
+                topic.end_user();
                 if topic.is_spare() {
                     self.topics.remove(alias);
                 }
@@ -144,7 +145,7 @@ impl Hub {
         }
         for alias in mine.lags.keys() {
             let Some(topic) = self.topics.get_mut(alias) else { continue };
-            topic.count_user(true, false, 0);
+            topic.end_user();
             if topic.is_spare() {
                 self.topics.remove(alias);
             }
@@ -201,7 +202,7 @@ impl Hub {
             && let Some(seat) = self.seats.get_mut(id)
         {
             mine.lags.insert(sub.alias, standing);
-            topic.count_user(false, true, 0);
+            topic.count_user(false, true, Kept { keys_max: 0, account: &self.tables });
             seat.outbox.count_frames(sub.alias, false, topic.head);
         }
     }
@@ -299,7 +300,7 @@ impl Hub {
         if before == Standing::Live
             && let Some(topic) = self.topics.get_mut(&alias)
         {
-            topic.count_user(false, true, 0);
+            topic.count_user(false, true, Kept { keys_max: 0, account: &self.tables });
         }
         if let Some(mine) = self.patterns.mine(member.seat as usize) {
             mine.lags.insert(alias, member.standing);
@@ -328,7 +329,7 @@ impl Hub {
                 return true;
             }
             latest.held = false;
-            topic.count_user(true, false, 0);
+            topic.end_user();
             if topic.is_spare() {
                 topics.remove(alias);
             }

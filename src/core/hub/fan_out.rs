@@ -10,6 +10,7 @@ use super::{BATCHES, Hub, Outcome, Writer};
 use crate::core::outbox::Slice;
 use crate::core::run::{RUN_BYTES_MAX, Run, RunLimit};
 use crate::proto::event::Event;
+use crate::proto::format::Format;
 
 impl Hub {
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
@@ -33,7 +34,7 @@ impl Hub {
         let loaded = match topic.append(&mut self.press, event, limit) {
             Some(loaded) => loaded,
             None => {
-                let (touched, forms) = self.patterns.begin(event, topic);
+                let (touched, forms) = self.patterns.begin(event, topic, &self.tables);
                 self.touched.push(touched);
                 topic.begin(&mut self.press, event, now_ns, forms);
                 true
@@ -76,6 +77,9 @@ impl Hub {
             for run in once(&mut run).chain(&mut others) {
                 self.press.seal(run);
             }
+            if !others.is_empty() || run.format() != Format::Json {
+                topic.weigh_table();
+            }
             topic.head = run.offset(run.len().saturating_sub(1));
             let floor = topic.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
             let mut members = std::mem::take(&mut topic.members);
@@ -99,7 +103,10 @@ impl Hub {
         }
         self.patterns.end_batch(self.loaded);
         self.touched = touched;
-        self.flush_due(writer, now_ms, outcome);
+        if self.tables.bytes() > self.tables_max {
+            self.cut_tables(writer, now_ms, outcome);
+        }
+        self.flush_due(writer, now_ms, (now_ms, outcome));
     }
 
     /// Hands a run to members of its channel, all of which speak its form.

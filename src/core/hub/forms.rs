@@ -139,6 +139,13 @@ impl Topic {
         })
     }
 
+    /// Counts in the table what the batch has made of its events.
+    pub(super) fn weigh_table(&mut self) {
+        if let Some(latest) = &mut self.latest {
+            latest.weigh(self.head);
+        }
+    }
+
     /// The runs that are open beside the topic's own.
     pub(super) fn take_others(&mut self) -> Vec<Rc<Run>> {
         let Some(mixed) = &mut self.mixed else { return Vec::new() };

@@ -2,6 +2,7 @@
 
 use super::seat::{Member, Round, Standing, Sub};
 use super::{Hub, SeatId, Topic, Writer, narrow};
+use crate::core::account::Account;
 use crate::core::latest::Latest;
 use crate::core::outbox::{Reader, Shown};
 use crate::core::policy::Policy;
@@ -75,7 +76,9 @@ impl Hub {
             match seat.outbox.show(latest, reader, unix_ms()) {
                 Shown::CaughtUp => {
                     *standing = Standing::Live;
-                    topic.count_user(true, uses, 0);
+                    if !uses {
+                        topic.end_user();
+                    }
                     if !by_name {
                         self.patterns.end_lag(id, alias);
                     }
@@ -99,17 +102,31 @@ impl Hub {
     }
 }
 
+/// What a table keeps, and where its memory counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept<'a> {
+    pub(super) keys_max: usize,
+    pub(super) account: &'a Account,
+}
+
 impl Topic {
     /// A member that needed the newest event of each key (`before`), or did not, does so or not.
-    pub(super) fn count_user(&mut self, before: bool, after: bool, keys_max: usize) {
-        if !before && !after {
-            return;
+    pub(super) fn count_user(&mut self, before: bool, after: bool, kept: Kept<'_>) {
+        if after {
+            let new = || Box::new(Latest::new(kept.keys_max, kept.account));
+            self.latest.get_or_insert_with(new).users += 1;
         }
-        let latest = self.latest.get_or_insert_with(|| Box::new(Latest::new(keys_max)));
-        latest.users = latest.users + u32::from(after) - u32::from(before);
-        if latest.users == 0 {
-            self.latest = None;
+        if before {
+            self.end_user();
         }
+    }
+
+    /// A member needs the newest event of each key no more.
+    pub(super) fn end_user(&mut self) {
+        self.latest.take_if(|latest| {
+            latest.users -= 1;
+            latest.users == 0
+        });
     }
 
     /// Whether nobody needs it: it is there for members, and for those who have the channel by

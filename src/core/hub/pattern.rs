@@ -6,8 +6,10 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::forms::{Forms, Speakers};
+use super::lag::Kept;
 use super::seat::{Member, Standing};
 use super::{SeatId, Topic, narrow};
+use crate::core::account::Account;
 use crate::core::prefix::PrefixTable;
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
@@ -171,7 +173,12 @@ impl Patterns {
 
     /// A run begins with `event`: finds its patterns, and holds the table of newest events that
     /// one of them may need. They are returned with the forms that their members speak.
-    pub(super) fn begin(&mut self, event: &Event, topic: &mut Topic) -> (Touched, Forms) {
+    pub(super) fn begin(
+        &mut self,
+        event: &Event,
+        topic: &mut Topic,
+        account: &Account,
+    ) -> (Touched, Forms) {
         if self.table.is_empty() {
             return (Touched { alias: event.alias, first: 0, end: 0 }, Forms::default());
         }
@@ -179,7 +186,7 @@ impl Patterns {
         self.next = None;
         let keys_max = self.found(touched).find(|p| p.latest > 0).map(|p| p.keys_max);
         if let Some(keys_max) = keys_max {
-            topic.hold(keys_max, event.alias, &mut self.held);
+            topic.hold(Kept { keys_max, account }, event.alias, &mut self.held);
         }
         let forms = self.found(touched).map(|p| p.speakers.forms(p.members.len()));
         (touched, forms.fold(Forms::default(), Forms::and))
@@ -207,9 +214,9 @@ impl Patterns {
 
 impl Topic {
     /// Keeps a table until the look after next, or for longer where a run begins until then.
-    fn hold(&mut self, keys_max: usize, alias: Alias, held: &mut Vec<Alias>) {
+    fn hold(&mut self, kept: Kept<'_>, alias: Alias, held: &mut Vec<Alias>) {
         if self.latest.as_ref().is_none_or(|latest| !latest.held) {
-            self.count_user(false, true, keys_max);
+            self.count_user(false, true, kept);
             held.push(alias);
         }
         if let Some(latest) = &mut self.latest {

@@ -6,6 +6,7 @@ mod forms;
 mod latest;
 mod memory;
 mod pattern;
+mod tables;
 mod throttle;
 
 use std::collections::BTreeSet;

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::forms::Forms;
+use super::lag::Kept;
 use super::pattern::{Patterns, Touched};
 use super::seat::{Member, Round, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::latest::Latest;
 use crate::core::run::{Press, Run, RunLimit};
 use crate::proto::event::Event;
+use crate::proto::format::Format;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
 
@@ -56,7 +58,26 @@ impl Groups {
     }
 }
 
+impl Groups {
+    /// Those that are owed events up to the offset `lost` are due at once. `false` if none is.
+    fn hurry(&mut self, alias: Alias, lost: u64, dues: &mut Dues) -> bool {
+        let mut waits = false;
+        for group in self.list.iter_mut().filter(|group| group.flushed < lost) {
+            group.set_due(alias, 0, dues);
+            waits = true;
+        }
+        waits
+    }
+}
+
 impl Topic {
+    /// As [`Groups::hurry`].
+    pub(super) fn hurry(&mut self, alias: Alias, lost: u64, dues: &mut Dues) {
+        if let Some(groups) = &mut self.groups {
+            groups.hurry(alias, lost, dues);
+        }
+    }
+
     /// The members without a rate, or with that one.
     pub(super) fn members(&self, rate: Option<Rate>) -> &[Member] {
         let Some(rate) = rate else { return &self.members };
@@ -116,11 +137,11 @@ impl Topic {
     }
 
     /// Puts a member into its list. Returns its place there.
-    pub(super) fn enter(&mut self, member: Member, rate: Option<Rate>, keys_max: usize) -> u32 {
+    pub(super) fn enter(&mut self, member: Member, rate: Option<Rate>, kept: Kept<'_>) -> u32 {
         if let Some(rate) = rate
             && self.members(Some(rate)).is_empty()
         {
-            self.count_user(false, true, keys_max);
+            self.count_user(false, true, kept);
             let (flushed, members) = (self.head, Vec::new());
             let group = Group { rate, members, flushed, ready_ms: 0, due_ms: None };
             let list = &mut self.groups.get_or_insert_default().list;
@@ -146,7 +167,7 @@ impl Topic {
         if groups.list.is_empty() {
             self.groups = None;
         }
-        self.count_user(true, false, 0);
+        self.end_user();
     }
 
     /// What [`Hub::load`] does first where there are groups. `Some` is its answer.
@@ -160,12 +181,7 @@ impl Topic {
         };
         if let Some(lost) = latest.evicts(event) {
             // What a group has not had would go: it is flushed early.
-            let mut waits = false;
-            for group in groups.list.iter_mut().filter(|group| group.flushed < lost) {
-                group.set_due(event.alias, 0, dues);
-                waits = true;
-            }
-            if waits {
+            if groups.hurry(event.alias, lost, dues) {
                 return Some(false);
             }
         }
@@ -183,6 +199,9 @@ impl Topic {
 
     /// Groups for which nothing waited have something now.
     pub(super) fn arm(&mut self, alias: Alias, now_ms: u64, dues: &mut Dues) {
+        if let Some(latest) = &mut self.latest {
+            latest.charge();
+        }
         let Some(groups) = &mut self.groups else { return };
         groups.touched = false;
         for group in groups.list.iter_mut().filter(|group| group.due_ms.is_none()) {
@@ -264,7 +283,8 @@ impl Hub {
             let before = member.uses_latest();
             member.policy = join.policy;
             let after = member.uses_latest();
-            topic.count_user(before, after, join.keys_max);
+            let kept = Kept { keys_max: join.keys_max, account: &self.tables };
+            topic.count_user(before, after, kept);
         }
         if sub.rate != join.max_rate {
             self.change_rate(id, sub, join);
@@ -281,7 +301,8 @@ impl Hub {
         };
         let position = member.position.max(topic.head);
         let rate = join.max_rate;
-        let at = topic.enter(Member { position, ..member }, rate, join.keys_max);
+        let kept = Kept { keys_max: join.keys_max, account: &self.tables };
+        let at = topic.enter(Member { position, ..member }, rate, kept);
         if let Some(own) = seat.subs.iter_mut().find(|own| own.alias == sub.alias) {
             *own = Sub { member: at, rate, ..sub };
         }
@@ -329,7 +350,7 @@ impl Hub {
             return;
         };
         let (Some(latest), Some(member)) =
-            (&topic.latest, group.members.get(sub.member as usize).copied())
+            (&mut topic.latest, group.members.get(sub.member as usize).copied())
         else {
             return;
         };
@@ -349,22 +370,25 @@ impl Hub {
         }
     }
 
-    /// Flushes the groups that are due.
+    /// Flushes the groups that are due at `upto_ms`. Returns to how many members.
     pub(super) fn flush_due(
         &mut self,
         writer: &mut impl Writer,
-        now_ms: u64,
-        outcome: &mut Outcome,
-    ) {
+        upto_ms: u64,
+        (now_ms, outcome): (u64, &mut Outcome),
+    ) -> usize {
+        let mut sum = 0;
         let mut left = FLUSHES_A_TURN;
         while let Some((due_ms, alias, rate)) = self.dues.first().copied()
-            && due_ms <= now_ms
+            && due_ms <= upto_ms
             && (left > 0 || due_ms == 0)
         {
             self.dues.pop_first();
             let offers = self.flush((alias, rate), writer, now_ms, outcome);
             left = left.saturating_sub(offers);
+            sum += offers;
         }
+        sum
     }
 
     /// Flushes one group. Returns to how many members.
@@ -380,7 +404,7 @@ impl Hub {
         let Some(group) = topic.groups.as_mut().and_then(|groups| groups.find(rate)) else {
             return 0;
         };
-        let Some(latest) = &topic.latest else { return 0 };
+        let Some(latest) = &mut topic.latest else { return 0 };
         let (after, floor) = (group.flushed, latest.floor());
         let mut members = std::mem::take(&mut group.members);
         let runs = lay(&mut self.press, (latest, after), &members, now_ms, limit);
@@ -407,7 +431,7 @@ impl Hub {
 /// What the table has after `after`, in each form that the members speak.
 fn lay(
     press: &mut Press,
-    (latest, after): (&Latest, u64),
+    (latest, after): (&mut Latest, u64),
     members: &[Member],
     now_ms: u64,
     limit: RunLimit,
@@ -416,7 +440,12 @@ fn lay(
     let forms = Forms::of(members);
     latest.newer(after).for_each(|event| forms.keep(event, press.encoder()));
     let each = forms.each();
-    each.flat_map(|format| press.lay(latest.newer(after), format, now_ns, limit)).collect()
+    let lay = |format| press.lay(latest.newer(after), format, now_ns, limit);
+    let runs = each.flat_map(lay).collect();
+    if forms != Forms::one(Format::Json) {
+        latest.weigh(after);
+    }
+    runs
 }
 
 /// How many events after `after` are not in the runs, over the members that get these.
