@@ -65,7 +65,7 @@ counters! {
     EventsDuplicate => ("events_duplicate", None, "Events that were published before, and not again."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
     FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),
-    Panics => ("panics", None, "Connections ended by a panic of their own."),
+    Panics => ("panics", None, "Panics caught: each ended a connection, or left a frame uncompressed."),
     RejectedBadRequest => ("upgrade_rejected", Some(("reason", "bad_request")), "Handshakes answered with an HTTP error, by its code."),
     RejectedForbidden => ("upgrade_rejected", Some(("reason", "forbidden")), "Handshakes answered with an HTTP error, by its code."),
     RejectedMethod => ("upgrade_rejected", Some(("reason", "method_not_allowed")), "Handshakes answered with an HTTP error, by its code."),
@@ -199,6 +199,7 @@ impl Metrics {
         for (counter, encodings) in COUNTERS.into_iter().zip(made.encodings) {
             self.add(counter, encodings);
         }
+        self.add(Counter::Panics, made.panics);
         self.add(Counter::CompressedOut, made.compressed);
         self.add(Counter::CompressedOutPlain, made.plain);
     }

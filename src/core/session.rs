@@ -45,7 +45,8 @@ pub enum Beat {
 #[derive(Debug)]
 pub struct Session {
     heard_ms: u64,
-    /// Since when a message is unfinished; 0 is never.
+    /// Since when a message is unfinished; 0 is never. While the client is not read, for how long
+    /// it was, and one more.
     unfinished_ms: u64,
     /// When the shard's timer looks at it; `u64::MAX` is never.
     armed_ms: u64,
@@ -54,10 +55,20 @@ pub struct Session {
     /// When the present minute of strikes began, in seconds.
     strikes_since_s: u32,
     strikes: u16,
-    /// It is not read, for a reason that is not its own: time does not pass for it.
-    held: bool,
+    reading: Reading,
     /// The form in which it gets events.
     pub format: Format,
+}
+
+/// Whether a client is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// It is.
+    On,
+    /// Not, for answers that it does not take.
+    Unread,
+    /// Not, for a reason that is not its own: time does not pass for it.
+    Held,
 }
 
 /// There are a hundred thousand of them.
@@ -73,7 +84,7 @@ impl Session {
             pinged_ms: 0,
             strikes_since_s: seconds(now_ms),
             strikes: 0,
-            held: false,
+            reading: Reading::On,
             format: Format::Json,
         }
     }
@@ -84,27 +95,37 @@ impl Session {
         self.pinged_ms = 0;
     }
 
-    /// The client is not read from here on, so that no message of its can be late. Where that is
-    /// for its own unread answers (not `held`), it has the time of a ping to take some of them.
+    /// The client is not read from here on, so that no message of its can be late: the time that it
+    /// has for one stands still. Where that is for its own unread answers (not `held`), it has the
+    /// time of a ping to take some of them.
     pub fn hold(&mut self, held: bool, now_ms: u64) {
-        self.unfinished_ms = 0;
-        self.held = held;
+        if self.reading == Reading::On && self.unfinished_ms > 0 {
+            self.unfinished_ms = now_ms.saturating_sub(self.unfinished_ms) + 1;
+        }
+        self.reading = if held { Reading::Held } else { Reading::Unread };
         self.heard(now_ms);
     }
 
     /// The client is read again.
     pub fn release(&mut self, now_ms: u64) {
-        self.held = false;
+        if self.reading != Reading::On && self.unfinished_ms > 0 {
+            self.unfinished_ms = (now_ms + 1).saturating_sub(self.unfinished_ms).max(1);
+        }
+        self.reading = Reading::On;
         self.heard(now_ms);
+    }
+
+    /// When the message under way has had its time.
+    fn late_at(&self) -> u64 {
+        match (self.reading, self.unfinished_ms) {
+            (Reading::On, 1..) => self.unfinished_ms + MESSAGE_MS,
+            _ => u64::MAX,
+        }
     }
 
     /// When [`Session::tick`] is next due.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
-        let beat_ms = self.beat_at(heartbeat);
-        match self.unfinished_ms {
-            0 => beat_ms,
-            begun_ms => beat_ms.min(begun_ms + MESSAGE_MS),
-        }
+        self.beat_at(heartbeat).min(self.late_at())
     }
 
     fn beat_at(&self, heartbeat: Heartbeat) -> u64 {
@@ -139,7 +160,7 @@ impl Session {
     /// A client is given up when it had the time it has, and not when the node had it: after a
     /// pause of the whole node everybody is asked again.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
-        if self.held {
+        if self.reading == Reading::Held {
             self.heard(now_ms);
         }
         let due_ms = self.wake_at(heartbeat);
@@ -147,7 +168,7 @@ impl Session {
             return Beat::Wait;
         }
         let late = now_ms - due_ms >= LATE_MS;
-        if self.unfinished_ms > 0 && now_ms >= self.unfinished_ms + MESSAGE_MS {
+        if now_ms >= self.late_at() {
             if !late {
                 return Beat::Close(CloseReason::MessageTimeout);
             }
@@ -322,8 +343,9 @@ mod tests {
         session.release(260_000);
         session.unfinished(true, false, 260_000);
         assert_eq!(session.tick(HEARTBEAT, 285_000), Beat::Ping);
-        session.heard(289_000);
-        assert_eq!(session.tick(HEARTBEAT, 290_000), Beat::Close(CloseReason::MessageTimeout));
+        session.heard(288_000);
+        assert_eq!(session.tick(HEARTBEAT, 288_999), Beat::Wait, "it had one second before");
+        assert_eq!(session.tick(HEARTBEAT, 289_000), Beat::Close(CloseReason::MessageTimeout));
 
         // Whoever leaves its answers unread has no more time than any silent client.
         let mut deaf = Session::new(0);
@@ -331,6 +353,28 @@ mod tests {
         deaf.hold(false, 20_000);
         assert_eq!(deaf.tick(HEARTBEAT, 45_000), Beat::Ping);
         assert_eq!(deaf.tick(HEARTBEAT, 55_000), Beat::Close(CloseReason::PingTimeout));
+    }
+
+    /// Answers that it leaves unread now and then are no way to have more time.
+    #[test]
+    fn the_time_of_a_message_stands_still_and_does_not_begin_anew() {
+        let mut session = Session::new(0);
+        session.unfinished(true, false, 1_000);
+        for round in 1..30 {
+            let now_ms = round * 10_000;
+            session.hold(round % 2 == 0, now_ms);
+            session.hold(false, now_ms + 1_000);
+            session.release(now_ms + 9_000);
+            session.unfinished(true, false, now_ms + 9_000);
+            // Nine seconds, and then one more each time.
+            let over = round == 21;
+            let beat = session.tick(HEARTBEAT, now_ms + 10_000);
+            assert_eq!(beat == Beat::Close(CloseReason::MessageTimeout), over, "{round}: {beat:?}");
+            if over {
+                return;
+            }
+        }
+        panic!("it has had its time");
     }
 
     #[test]

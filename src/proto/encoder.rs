@@ -41,6 +41,8 @@ pub struct Made {
     pub plain: u64,
     /// What came of them.
     pub compressed: u64,
+    /// Panics of a compressor; what it was to compress went out as it was.
+    pub panics: u64,
 }
 
 /// Makes frames. Holds some 300 KiB for each window once it was needed: one serves a thread.
@@ -151,7 +153,9 @@ impl Encoder {
 
     /// What was done since the last call.
     pub fn take_made(&mut self) -> Made {
-        std::mem::take(&mut self.made)
+        let deflaters = self.wide.iter_mut().chain(&mut self.narrow);
+        let panics = deflaters.map(Deflater::take_panics).sum();
+        Made { panics, ..std::mem::take(&mut self.made) }
     }
 
     fn count_if(&mut self, made: bool, format: Format) {

@@ -37,15 +37,17 @@ pub fn says(stream: &[u8]) -> usize {
 ///
 /// # Errors
 ///
-/// [`GzipError`]; the memory taken stays near `max` whatever the stream says.
+/// [`GzipError`]; the memory taken stays near `max` whatever the stream says, and no more than it
+/// [says](says) is inflated.
 pub fn decompress(stream: &[u8], max: usize) -> Result<Vec<u8>, GzipError> {
     let max = max.min(u32::MAX as usize);
+    let most = max.min(says(stream));
     let mut decoder = GzDecoder::new(stream);
-    let mut bytes = Vec::with_capacity(stream.len().saturating_mul(3).min(max));
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::with_capacity(stream.len().saturating_mul(3).min(most));
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     let read = decoder.by_ref().take(limit).read_to_end(&mut bytes);
-    if bytes.len() > max {
-        return Err(GzipError::TooBig);
+    if bytes.len() > most {
+        return Err(if most < max { GzipError::Corrupt } else { GzipError::TooBig });
     }
     match read {
         Ok(_) if decoder.into_inner().is_empty() => Ok(bytes),
@@ -68,6 +70,22 @@ mod tests {
         let bomb = encoder.finish().unwrap();
         assert!(bomb.len() < 300_000);
         assert_eq!(decompress(&bomb, 64 * 1024), Err(GzipError::TooBig));
+    }
+
+    #[test]
+    fn a_stream_that_holds_more_than_it_says_is_not_inflated_further() {
+        let mut stream = compress(&[b' '; 100_000], 9);
+        let end = stream.len() - 4;
+        for (says, max, wanted) in [
+            (1_u32, 1_000_000, GzipError::Corrupt),
+            (99_999, 100_000, GzipError::Corrupt),
+            (100_001, 100_000, GzipError::Corrupt),
+            (1, 1, GzipError::TooBig),
+            (100_000, 99_999, GzipError::TooBig),
+        ] {
+            stream[end..].copy_from_slice(&says.to_le_bytes());
+            assert_eq!(decompress(&stream, max), Err(wanted), "{says} of {max}");
+        }
     }
 
     #[test]

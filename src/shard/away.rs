@@ -6,12 +6,14 @@ use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
-use crate::proto::command::{Command, Request};
+use super::inbound::Text;
+use crate::proto::command::{Command, History, Request, Subscribe};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Payload;
 use crate::proto::gzip::{self, GzipError};
+use crate::proto::rate::Rate;
 
 /// Messages of more bytes are worked on elsewhere. A shard reads some 1 GB/s: a quarter of a
 /// millisecond for this many.
@@ -24,8 +26,8 @@ pub(super) enum Job {
     Bin { message: Vec<u8>, channel: Box<str> },
     /// Gunzip a message, then read it as text.
     Gzip(Vec<u8>),
-    /// Read JSON text.
-    Text(Vec<u8>),
+    /// Read the next message of a JSON text.
+    Text(Text),
 }
 
 /// What has come of it.
@@ -33,10 +35,12 @@ pub(super) enum Job {
 pub(super) enum Done {
     /// A message that cannot be carried out.
     Bad(CommandError),
+    /// Nothing yet: the next message is a small one.
+    Nothing,
     /// A publish.
     Publish(Large),
-    /// Messages to be read as they come; valid UTF-8.
-    Text(Vec<u8>),
+    /// Another request.
+    Request(Asked),
     /// More came out than a message may have.
     TooBig,
 }
@@ -47,11 +51,13 @@ pub(super) struct Worked {
     pub(super) done: Done,
     /// Bytes taken and bytes that came out.
     pub(super) inflated: (usize, usize),
+    /// What follows in its text frame.
+    pub(super) rest: Option<Text>,
 }
 
 impl From<Done> for Worked {
     fn from(done: Done) -> Self {
-        Self { done, inflated: (0, 0) }
+        Self { done, inflated: (0, 0), rest: None }
     }
 }
 
@@ -63,16 +69,86 @@ pub(super) struct Large {
     pub(super) key: Option<Box<str>>,
     pub(super) echo: bool,
     pub(super) payload: Payload,
+    pub(super) message_id: Option<Box<str>>,
+}
+
+/// A request other than a publish, with what it borrows of its message.
+#[derive(Debug)]
+pub(super) struct Asked {
+    id: Option<u64>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Plain(Command<'static>),
+    Subscribe {
+        channel: Box<str>,
+        since: Option<(Box<str>, u64)>,
+        slow: Option<Box<str>>,
+        max_rate: Option<Rate>,
+        snapshot: bool,
+    },
+    History {
+        channel: Box<str>,
+        since: Option<(Box<str>, u64)>,
+        limit: usize,
+        reverse: bool,
+    },
+    Unsubscribe(Box<str>),
+}
+
+impl Asked {
+    /// As it was read.
+    pub(super) fn request(&self) -> Request<'_> {
+        let command = match &self.what {
+            What::Plain(command) => command.clone(),
+            What::Subscribe { channel, since, slow, max_rate, snapshot } => {
+                Command::Subscribe(Subscribe {
+                    channel,
+                    since: borrowed(since.as_ref()),
+                    slow: slow.as_deref(),
+                    max_rate: *max_rate,
+                    snapshot: *snapshot,
+                })
+            }
+            What::History { channel, since, limit, reverse } => Command::History(History {
+                channel,
+                since: borrowed(since.as_ref()),
+                limit: *limit,
+                reverse: *reverse,
+            }),
+            What::Unsubscribe(channel) => Command::Unsubscribe { channel },
+        };
+        Request { id: self.id, command }
+    }
+}
+
+fn borrowed(since: Option<&(Box<str>, u64)>) -> Option<(&str, u64)> {
+    since.map(|(epoch, offset)| (&**epoch, *offset))
 }
 
 /// A job under way. Resolves to what has come of it; to nothing where it has panicked.
 #[derive(Debug)]
-pub(super) struct Away(JoinHandle<Worked>);
+pub(super) struct Away(JoinHandle<Worked>, usize);
 
 impl Away {
     /// Begins a job; messages have at most `bytes_max`.
     pub(super) fn new(job: Job, bytes_max: usize) -> Self {
-        Self(tokio::task::spawn_blocking(move || job.run(bytes_max)))
+        let bytes = job.bytes();
+        Self(tokio::task::spawn_blocking(move || job.run(bytes_max)), bytes)
+    }
+
+    /// Memory that waits for it.
+    pub(super) fn bytes(&self) -> usize {
+        self.1
+    }
+}
+
+/// One that has not begun is not begun.
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -85,18 +161,35 @@ impl Future for Away {
 }
 
 impl Job {
+    /// The same with this message.
+    pub(super) fn of(mut self, message: Vec<u8>) -> Self {
+        match &mut self {
+            Self::Bin { message: bytes, .. } | Self::Gzip(bytes) => *bytes = message,
+            Self::Text(text) => *text = Text::new(message),
+        }
+        self
+    }
+
+    /// Memory that it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Bin { message: bytes, .. } | Self::Gzip(bytes) => bytes.capacity(),
+            Self::Text(text) => text.footprint(),
+        }
+    }
+
     /// Does it.
     pub(super) fn run(self, bytes_max: usize) -> Worked {
         match self {
             Self::Bin { message, channel } => open(&message, channel, bytes_max),
             Self::Gzip(stream) => {
-                let Worked { mut done, inflated } = gunzip(&stream, bytes_max);
-                if let Done::Text(text) = done {
-                    done = read(text);
+                let worked = gunzip(&stream, bytes_max);
+                match worked.rest {
+                    Some(text) => Worked { inflated: worked.inflated, ..read(text) },
+                    None => worked,
                 }
-                Worked { done, inflated }
             }
-            Self::Text(text) => read(text).into(),
+            Self::Text(text) => read(text),
         }
     }
 }
@@ -107,10 +200,10 @@ pub(super) fn gunzip(stream: &[u8], bytes_max: usize) -> Worked {
     match gzip::decompress(stream, bytes_max) {
         Ok(text) => {
             let inflated = (stream.len(), text.len());
-            let is_text = simdutf8::basic::from_utf8(&text).is_ok();
-            let done =
-                if is_text { Done::Text(text) } else { bad("the gzip stream holds no UTF-8") };
-            Worked { done, inflated }
+            if simdutf8::basic::from_utf8(&text).is_err() {
+                return Worked { inflated, ..bad("the gzip stream holds no UTF-8").into() };
+            }
+            Worked { done: Done::Nothing, inflated, rest: Some(Text::new(text)) }
         }
         Err(GzipError::Corrupt) => {
             bad("a binary frame is one whole gzip member of JSON text").into()
@@ -119,21 +212,71 @@ pub(super) fn gunzip(stream: &[u8], bytes_max: usize) -> Worked {
     }
 }
 
-/// Reads a text that is one publish; leaves any other as it is.
-fn read(text: Vec<u8>) -> Done {
-    let mut messages = json::messages(&text);
-    let (Some(one), None) = (messages.next(), messages.next()) else { return Done::Text(text) };
-    match Parser::new().parse(one) {
-        Ok(Request { id, command: Command::Publish(publish) }) => Done::Publish(Large {
-            id,
-            channel: publish.channel.into(),
-            key: publish.key.map(Box::from),
-            echo: publish.echo,
-            payload: Payload::Json(publish.data.into()),
-        }),
-        Ok(_) => Done::Text(text),
-        Err(error) => Done::Bad(error),
+/// Finds the next message of a text, and reads it where it is large, or all there is.
+fn read(mut text: Text) -> Worked {
+    let mut messages = text.messages();
+    let had = messages.rest().len();
+    let next = loop {
+        let before = messages.clone();
+        match messages.line() {
+            Some(line) if json::is_blank(line) => {}
+            Some(line) if messages.is_whole() || line.len() > LARGE_BYTES => break Ok(line),
+            Some(_) | None => break Err(before.rest().len()),
+        }
+    };
+    match next {
+        Ok(message) => {
+            let done = parsed(message);
+            let left = messages.rest().len();
+            Worked { rest: text.shorten(had, left).then_some(text), ..done.into() }
+        }
+        Err(left) => {
+            Worked { rest: text.shorten(had, left).then_some(text), ..Done::Nothing.into() }
+        }
     }
+}
+
+fn parsed(message: &[u8]) -> Done {
+    let mut parser = Parser::new();
+    let request = match parser.parse(message) {
+        Ok(request) => request,
+        Err(error) => return Done::Bad(error),
+    };
+    let id = request.id;
+    let what = match request.command {
+        Command::Publish(publish) => {
+            return Done::Publish(Large {
+                id,
+                channel: publish.channel.into(),
+                key: publish.key.map(Box::from),
+                echo: publish.echo,
+                payload: Payload::Json(publish.data.into()),
+                message_id: publish.message_id.map(Box::from),
+            });
+        }
+        Command::Subscribe(Subscribe { channel, since, slow, max_rate, snapshot }) => {
+            What::Subscribe {
+                channel: channel.into(),
+                since: since.map(|(epoch, offset)| (epoch.into(), offset)),
+                slow: slow.map(Box::from),
+                max_rate,
+                snapshot,
+            }
+        }
+        Command::History(History { channel, since, limit, reverse }) => What::History {
+            channel: channel.into(),
+            since: since.map(|(epoch, offset)| (epoch.into(), offset)),
+            limit,
+            reverse,
+        },
+        Command::Unsubscribe { channel } => What::Unsubscribe(channel.into()),
+        Command::Auth => What::Plain(Command::Auth),
+        Command::Ping => What::Plain(Command::Ping),
+        Command::Presence => What::Plain(Command::Presence),
+        Command::Request => What::Plain(Command::Request),
+        Command::Signal => What::Plain(Command::Signal),
+    };
+    Done::Request(Asked { id, what })
 }
 
 /// Reads a binary publish whole.
@@ -142,8 +285,8 @@ fn open(message: &[u8], channel: Box<str>, bytes_max: usize) -> Worked {
         let payload = publish.open(bytes_max)?;
         let inflated = if publish.gzip { (publish.payload.len(), payload.len()) } else { (0, 0) };
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        let done = Done::Publish(Large { id, channel, key, echo, payload });
-        Ok(Worked { done, inflated })
+        let done = Done::Publish(Large { id, channel, key, echo, payload, message_id: None });
+        Ok(Worked { done, inflated, rest: None })
     });
     read.unwrap_or_else(|error| Done::Bad(error).into())
 }
@@ -152,29 +295,65 @@ fn open(message: &[u8], channel: Box<str>, bytes_max: usize) -> Worked {
 mod tests {
     use super::*;
 
+    fn run(text: &[u8]) -> Worked {
+        Job::Text(Text::new(text.to_vec())).run(1_000)
+    }
+
     #[test]
-    fn a_large_text_is_read_where_it_is_one_publish() {
-        let text = br#"{"type":"publish","id":7,"channel":"a","key":"k","data":[1, 2]}"#;
-        let Done::Publish(large) = Job::Text(text.to_vec()).run(1_000).done else {
+    fn one_message_is_read_and_of_a_batch_the_next_where_it_is_large() {
+        let publish = br#"{"type":"publish","id":7,"channel":"a","key":"k","data":[1, 2]}"#;
+        let Worked { done: Done::Publish(large), rest: None, .. } = run(publish) else {
             panic!("it is a publish")
         };
         assert_eq!((large.id, &*large.channel, large.echo), (Some(7), "a", true));
         assert_eq!(large.payload, Payload::Json((*b"[1, 2]").into()));
-        let lines = [&text[..], b"\n", text].concat();
-        for other in [&lines[..], br#"{"type":"ping"}"#, b""] {
-            let done = Job::Text(other.to_vec()).run(1_000).done;
-            assert!(matches!(&done, Done::Text(text) if text == other), "{done:?}");
+        let worked = run(b"{\"type\":\"ping\",\n\"id\":7}");
+        let Worked { done: Done::Request(asked), rest: None, .. } = worked else {
+            panic!("it is a ping")
+        };
+        assert_eq!(asked.request(), Request { id: Some(7), command: Command::Ping });
+        assert!(matches!(run(b"{").done, Done::Bad(error) if error.code == ErrorCode::BadRequest));
+        assert!(matches!(run(b" "), Worked { done: Done::Nothing, rest: None, .. }));
+
+        let lines = [b"\n \n", &publish[..], b"\n{\n}"].concat();
+        let Worked { done: Done::Nothing, rest: Some(rest), .. } = run(&lines) else {
+            panic!("it is lines, the first of them small")
+        };
+        assert_eq!(rest.messages().collect::<Vec<_>>(), [&publish[..], b"{", b"}"]);
+        let large = [&publish[..], &[b' '; LARGE_BYTES]].concat();
+        let Worked { done: Done::Publish(_), rest: Some(rest), .. } =
+            run(&[&large[..], b"\n{\n}"].concat())
+        else {
+            panic!("the first line is large")
+        };
+        assert_eq!(rest.messages().collect::<Vec<_>>(), [b"{", b"}"], "still lines");
+    }
+
+    #[test]
+    fn whatever_is_asked_stays_what_it_was() {
+        for text in [
+            r#"{"type":"ping","id":1}"#,
+            r#"{"type":"subscribe","channel":"a\u0062","id":2,"slow":"latest","max_rate":2.5}"#,
+            r#"{"type":"subscribe","channel":"a","since":{"epoch":"e","offset":9}}"#,
+            r#"{"type":"unsubscribe","channel":"room:*","id":3}"#,
+            r#"{"type":"auth"}"#,
+            r#"{"type":"history","id":4}"#,
+            r#"{"type":"presence"}"#,
+            r#"{"type":"request"}"#,
+            r#"{"type":"signal"}"#,
+        ] {
+            let Done::Request(asked) = run(text.as_bytes()).done else { panic!("{text}") };
+            assert_eq!(asked.request(), Parser::new().parse(text.as_bytes()).unwrap(), "{text}");
         }
-        let done = Job::Text(b"{".to_vec()).run(1_000).done;
-        assert!(matches!(done, Done::Bad(error) if error.code == ErrorCode::BadRequest));
     }
 
     #[test]
     fn what_is_gunzipped_is_bounded_and_is_text() {
-        let run = |bytes: &[u8], max| Job::Gzip(gzip::compress(bytes, 1)).run(max).done;
-        assert!(matches!(run(&[b' '; 100], 100), Done::Text(text) if text.len() == 100));
-        assert!(matches!(run(&[b' '; 101], 100), Done::TooBig));
-        assert!(matches!(run(b"\xFF", 100), Done::Bad(_)));
+        let run = |bytes: &[u8], max| Job::Gzip(gzip::compress(bytes, 1)).run(max);
+        assert!(matches!(run(b"{", 100).done, Done::Bad(_)), "it is read");
+        assert_eq!(run(&[b' '; 100], 100).inflated.1, 100);
+        assert!(matches!(run(&[b' '; 101], 100).done, Done::TooBig));
+        assert!(matches!(run(b"\xFF", 100).done, Done::Bad(_)));
         assert!(matches!(Job::Gzip(b"{}".to_vec()).run(100).done, Done::Bad(_)));
     }
 }

@@ -1,6 +1,7 @@
 //! Carries out what a client asks.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::flush::OutOfTurn;
@@ -28,6 +29,8 @@ pub(super) struct Asker<'a> {
     pub(super) now: Now,
     /// What its binary messages are.
     pub(super) subprotocol: Subprotocol,
+    /// Work, counted in bytes of messages, until others have their chance.
+    pub(super) budget: &'a Cell<usize>,
 }
 
 /// An event that a client publishes, on a channel of a legal name.

@@ -1,16 +1,18 @@
 //! The task of one connection: reads, decodes and asks; writes what the rounds could not; and sees
 //! the close through.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::away::{Away, Worked};
+use super::away::{Away, LARGE_BYTES, Worked};
 use super::command::Asker;
-use super::flush::{Flushed, forget_readable};
-use super::inbound::{Next, unread};
+use super::flush::{Flushed, forget_readable, others_first};
+use super::held::{First, Held};
+use super::inbound::{Next, Text, unread};
 use super::local::{Local, Socket};
 use super::mailbox::Room;
 use crate::core::hub::SeatId;
@@ -26,22 +28,26 @@ const READS_A_TURN: usize = 4;
 /// Bytes that a client may go on sending after our close; more is answered by a reset.
 const IGNORED_MAX: usize = 256 * 1024;
 
-/// Bytes that a client's messages are inflated to before others have their chance.
-const INFLATED_A_READ: u64 = 256 * 1024;
+/// Bytes of messages that are inflated and carried out before the runtime looks at the sockets of
+/// the others: a millisecond at the most for nearly all that a client may send.
+const WORK_A_TURN: usize = 256 * 1024;
 
-/// Input of a client that compresses is taken in pieces of that many bytes, which inflate to
-/// sixteen MiB at the very most, and to a hundredth of that as JSON has it.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Bytes that are decoded at once. A message of more stands in the memory of the decoder, from where
+/// it can be taken without a copy.
+const INPUT_BYTES: usize = 64 * 1024;
+
+/// A message that is worked on beside the shard has more.
+const _: () = assert!(INPUT_BYTES < LARGE_BYTES);
 
 /// One connection as its task knows it. Small: there are a hundred thousand of them.
 pub(super) struct Connection {
     local: Local,
     id: SeatId,
     decoder: Decoder,
-    /// Bytes read and not yet decoded, while the client is held back.
-    held: Vec<u8>,
-    /// How many of these, at the front, are messages of a text frame that was decoded.
-    held_text: usize,
+    /// What was read and not yet carried out.
+    held: Option<Box<Held>>,
+    /// Memory of it, of what is under way in the decoder and of work elsewhere, as it is counted.
+    counted: usize,
     /// It is not read until that is there.
     waits: Option<Box<Waits>>,
     /// It is not read for now, and its session knows.
@@ -73,8 +79,8 @@ impl Connection {
             local,
             id,
             decoder: inbound.map_or_else(Decoder::new, Decoder::inflating),
-            held: early,
-            held_text: 0,
+            held: Held::of(None, &early),
+            counted: 0,
             waits: None,
             waiting: false,
             subprotocol: spoken.subprotocol,
@@ -104,10 +110,7 @@ impl Connection {
     fn panicked(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let shard = Rc::clone(&self.local.0);
         shard.metrics.add(Counter::Panics, 1);
-        self.decoder = Decoder::new();
-        self.held = Vec::new();
-        self.held_text = 0;
-        self.waits = None;
+        self.give_up();
         let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
         remember_waker(&socket, cx);
@@ -125,9 +128,10 @@ impl Connection {
         if self.poll_write(&socket, cx).is_err() {
             return Poll::Ready(over(&socket, CloseReason::Socket));
         }
-        if socket.ending.get().is_none()
-            && let Some(reason) = self.poll_requests(&socket, cx)
-        {
+        let over =
+            if socket.ending.get().is_none() { self.poll_requests(&socket, cx) } else { None };
+        self.weigh();
+        if let Some(reason) = over {
             if reason == CloseReason::Socket {
                 return Poll::Ready(reason);
             }
@@ -138,8 +142,32 @@ impl Connection {
             }
         }
         match socket.ending.get() {
-            Some(_) => self.poll_ending(&socket, cx),
+            Some(_) => {
+                self.give_up();
+                self.poll_ending(&socket, cx)
+            }
             None => Poll::Pending,
+        }
+    }
+
+    /// Gives up what was read: nothing more of it is carried out.
+    fn give_up(&mut self) {
+        self.decoder = Decoder::new();
+        self.held = None;
+        self.waits = None;
+        self.weigh();
+    }
+
+    /// Counts what was read and is not carried out.
+    fn weigh(&mut self) {
+        let held = self.held.as_ref().map_or(0, |held| held.footprint());
+        let away = match self.waits.as_deref() {
+            Some(Waits::Away(away)) => away.bytes(),
+            Some(Waits::Room(_)) | None => 0,
+        };
+        let bytes = held + away + self.decoder.footprint();
+        if std::mem::replace(&mut self.counted, bytes) != bytes {
+            self.local.0.hub.borrow_mut().weigh_input(self.id, bytes);
         }
     }
 
@@ -172,6 +200,7 @@ impl Connection {
 
     /// Reads and carries out requests. A reason ends the connection.
     fn poll_requests(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Option<CloseReason> {
+        let budget = Cell::new(WORK_A_TURN);
         for _ in 0..READS_A_TURN {
             if socket.ending.get().is_some() {
                 return None;
@@ -190,17 +219,14 @@ impl Connection {
                 return None;
             }
             self.go_on();
-            if worked.is_none() && self.held.is_empty() {
-                match self.poll_read(socket, cx) {
+            if worked.is_none() && self.held.is_none() && !self.decoder.is_paused() {
+                match self.poll_read(socket, &budget, cx) {
                     Poll::Pending => return None,
                     Poll::Ready(Some(reason)) => return Some(reason),
                     Poll::Ready(None) => {}
                 }
-            } else {
-                let mut held = std::mem::take(&mut self.held);
-                if let Some(reason) = self.take_in(socket, &mut held, worked) {
-                    return Some(reason);
-                }
+            } else if let Some(reason) = self.take_held(socket, &budget, worked) {
+                return Some(reason);
             }
             match self.local.0.flush(self.id) {
                 Flushed::All | Flushed::Blocked => {}
@@ -210,9 +236,11 @@ impl Connection {
             if blocked && self.poll_write(socket, cx).is_err() {
                 return Some(CloseReason::Socket);
             }
+            if budget.get() == 0 {
+                break;
+            }
         }
-        // Others first.
-        cx.waker().wake_by_ref();
+        others_first(cx.waker());
         None
     }
 
@@ -263,7 +291,12 @@ impl Connection {
         unread(&self.local, self.id)
     }
 
-    fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<Option<CloseReason>> {
+    fn poll_read(
+        &mut self,
+        socket: &Socket,
+        budget: &Cell<usize>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<CloseReason>> {
         match socket.stream.poll_read_ready(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(Some(CloseReason::Socket)),
@@ -282,7 +315,14 @@ impl Connection {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.session.heard(now_ms);
                 }
-                scratch.get_mut(..read).and_then(|bytes| self.take_in(socket, bytes, None))
+                let bytes = scratch.get_mut(..read).unwrap_or_default();
+                match self.take_in((socket, budget), bytes, First::Nothing) {
+                    Ok((text, left)) => {
+                        self.held = Held::of(text, bytes.get(read - left..).unwrap_or_default());
+                        None
+                    }
+                    Err(reason) => Some(reason),
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(CloseReason::Socket),
@@ -290,87 +330,106 @@ impl Connection {
         Poll::Ready(reason)
     }
 
-    /// Carries out what was `worked` on, then decodes `bytes` and carries out what they ask. Keeps
-    /// what is left when the client is held.
-    fn take_in(
+    /// Goes on with what was held, behind what was `worked` on.
+    fn take_held(
         &mut self,
         socket: &Socket,
-        bytes: &mut [u8],
+        budget: &Cell<usize>,
         worked: Option<Worked>,
     ) -> Option<CloseReason> {
         let shard = Rc::clone(&self.local.0);
-        let author = Arc::clone(&shard.hub.borrow_mut().seat(self.id)?.author);
+        if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
+            // Its bytes came long ago; what it has sent since is not read for that.
+            seat.session.heard(shard.node.clock().node_ms());
+        }
+        let mut held = self.held.take().unwrap_or_default();
+        let first = First::of(worked, held.text.take());
+        let end = held.input.len().min(held.at + INPUT_BYTES);
+        let bytes = held.input.get_mut(held.at..end).unwrap_or_default();
+        match self.take_in((socket, budget), bytes, first) {
+            Ok((text, left)) => {
+                (held.text, held.at) = (text, end - left);
+                self.held = (!held.is_empty()).then_some(held);
+                None
+            }
+            Err(reason) => Some(reason),
+        }
+    }
+
+    /// Carries out what comes first, then decodes `bytes` and carries out what they ask, within the
+    /// budget. Returns messages that are left of a text frame, and how many of the bytes are.
+    fn take_in(
+        &mut self,
+        (socket, budget): (&Socket, &Cell<usize>),
+        bytes: &mut [u8],
+        first: First,
+    ) -> Result<(Option<Text>, usize), CloseReason> {
+        let shard = Rc::clone(&self.local.0);
+        let author = shard.hub.borrow_mut().seat(self.id).map(|seat| Arc::clone(&seat.author));
+        let Some(author) = author else { return Ok((None, 0)) };
         let now = shard.node.clock().now();
         let (id, subprotocol) = (self.id, self.subprotocol);
-        let asker = Asker { id, socket, author: &author, now, subprotocol };
+        let asker = Asker { id, socket, author: &author, now, subprotocol, budget };
         let max = shard.node.options().message_bytes;
         let mut inflaters = shard.inflaters.borrow_mut();
         let before = inflaters.tally();
-        let (text, mut rest) = bytes.split_at_mut(std::mem::take(&mut self.held_text));
-        let piece_bytes = if self.decoder.inflates() { PIECE_BYTES } else { usize::MAX };
-        let mut piece: &mut [u8] = &mut [];
+        let mut rest = bytes;
         let mut finished = false;
-        let mut next = match worked {
-            Some(worked) => asker.resume(&self.local, worked),
-            None => asker.requests(&self.local, text),
+        let mut next = match first {
+            First::Nothing => Next::Read,
+            First::Text(text) => asker.text(&self.local, text),
+            First::Worked(worked) => asker.resume(&self.local, worked),
         };
-        let reason = loop {
-            let text = match next {
+        let kept = loop {
+            match next {
                 Next::Away(job) => {
                     self.waits = Some(Box::new(Waits::Away(Away::new(*job, max))));
-                    Some(Vec::new())
+                    break Ok(None);
                 }
-                Next::Close(reason) => break Some(reason),
-                Next::Ended => break None,
+                Next::Close(reason) => break Err(reason),
+                Next::Ended => {
+                    rest = &mut [];
+                    break Ok(None);
+                }
                 Next::Hold(crowded, text) => {
                     let room = shard.node.mailboxes().room(crowded);
                     self.waits = Some(Box::new(Waits::Room(room)));
-                    Some(text)
+                    break Ok(text);
                 }
-                Next::Read => None,
-                Next::Unread(text) => Some(text),
-            };
-            if let Some(text) = text {
-                self.hold(text, [piece, rest]);
-                break None;
+                Next::Lent(job) => {
+                    let job = job.of(self.decoder.take_lent());
+                    self.waits = Some(Box::new(Waits::Away(Away::new(job, max))));
+                    break Ok(None);
+                }
+                Next::Read => {}
+                Next::Stop(text) => break Ok(text),
             }
-            let left = piece.len() + rest.len() > 0;
-            if left && inflaters.tally().1.wrapping_sub(before.1) > INFLATED_A_READ {
-                self.hold(Vec::new(), [piece, rest]);
-                self.note_unfinished(finished, now.node_ns / 1_000_000);
-                break None;
+            if asker.is_spent() && (!rest.is_empty() || self.decoder.is_paused()) {
+                break Ok(None);
             }
-            if piece.is_empty() {
-                piece = rest.split_off_mut(..piece_bytes.min(rest.len())).unwrap_or_default();
-            }
-            next = match self.decoder.next_with(&mut piece, max, &mut inflaters) {
+            let plain = inflaters.tally().1;
+            inflaters.allow(budget.get());
+            let decoded = self.decoder.next_with(&mut rest, max, &mut inflaters);
+            let came = inflaters.tally().1.wrapping_sub(plain);
+            asker.spend(usize::try_from(came).unwrap_or(usize::MAX));
+            next = match decoded {
                 Ok(Some(message)) => {
                     let next = asker.take(&self.local, message);
                     // Not by a ping between the fragments of a message that goes on behind it.
                     finished |= self.decoder.is_idle();
                     next
                 }
-                Ok(None) if rest.is_empty() => {
-                    self.note_unfinished(finished, now.node_ns / 1_000_000);
-                    break None;
-                }
-                Ok(None) => Next::Read,
+                // All of the input was taken, or the decoder pauses.
+                Ok(None) => break Ok(None),
                 Err(error) => Next::Close(CloseReason::Protocol(error)),
             };
         };
         let (compressed, plain) = inflaters.tally();
         shard.metrics.add(Counter::CompressedIn, compressed.wrapping_sub(before.0));
         shard.metrics.add(Counter::CompressedInPlain, plain.wrapping_sub(before.1));
-        reason
-    }
-
-    /// Keeps messages that were decoded and bytes that were not.
-    fn hold(&mut self, text: Vec<u8>, rest: [&mut [u8]; 2]) {
-        self.held_text = text.len();
-        self.held = text;
-        for bytes in rest {
-            self.held.extend_from_slice(bytes);
-        }
+        let kept = kept?;
+        self.note_unfinished(finished, now.node_ns / 1_000_000);
+        Ok((kept, rest.len()))
     }
 
     /// Remembers since when a message is unfinished, and looks again when it has had its time.
@@ -418,7 +477,7 @@ impl Connection {
                 Err(_) => return Poll::Ready(ending.reason),
             }
         }
-        cx.waker().wake_by_ref();
+        others_first(cx.waker());
         Poll::Pending
     }
 }

@@ -18,6 +18,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Bytes that wait to be written before the next message is decoded.
 const WRITE_BYTES: usize = 256 * 1024;
 
+/// Bytes that are inflated at once: few, so that the suite sees the decoder pause wherever it may.
+const INFLATED_BYTES: usize = 1_000;
+
 /// The level of compression; a conformance suite wants bytes, not speed.
 const LEVEL: u32 = 1;
 
@@ -86,6 +89,7 @@ impl Echo {
     /// Answers the messages at the front of `input`, until there is enough to write.
     fn take(&mut self, input: &mut &mut [u8]) -> Next {
         while self.out.len() < WRITE_BYTES {
+            self.inflaters.allow(INFLATED_BYTES);
             match self.decoder.next_with(input, MESSAGE_BYTES, &mut self.inflaters) {
                 Ok(Some(Message::Text(text))) => {
                     send(&mut self.deflater, Opcode::Text, text, &mut self.out);
@@ -102,7 +106,11 @@ impl Echo {
                     frame::close(code, reason, &mut self.out);
                     return Next::Close;
                 }
-                Ok(None) => return Next::Read,
+                Ok(None) => {
+                    if !self.decoder.is_paused() {
+                        return Next::Read;
+                    }
+                }
                 Err(error) => {
                     frame::close(error.close_code(), error.text(), &mut self.out);
                     return Next::Close;

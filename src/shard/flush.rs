@@ -1,6 +1,8 @@
 //! Writes: what waits in a seat's outbox goes to its socket in as few calls as possible.
 
 use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::task::{Context, Waker};
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
@@ -89,7 +91,10 @@ impl Shard {
         if let Some(seat) = hub.seat(id) {
             seat.outbox.withdraw();
         }
-        wake(socket);
+        if let Some(waker) = socket.waker.take() {
+            others_first(&waker);
+            socket.waker.set(Some(waker));
+        }
         Flushed::All
     }
 
@@ -145,6 +150,14 @@ fn blocked(socket: &Socket, seat: &mut Seat) -> Flushed {
     forget_writable(socket);
     wake(socket);
     Flushed::Blocked
+}
+
+/// Has a task polled again when the runtime has looked at sockets and timers. One that wakes itself
+/// is polled dozens of times before that.
+pub(super) fn others_first(waker: &Waker) {
+    // The waker is left behind with the first poll: there is no future to be kept.
+    let waits = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(waker));
+    debug_assert!(waits.is_pending(), "it yields once");
 }
 
 /// Wakes the connection's task.

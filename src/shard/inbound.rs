@@ -21,6 +21,9 @@ use crate::proto::ws::message::Message;
 /// Unread answers at which a client is not read any more, where `queue_bytes` is not less.
 const UNREAD_MAX: usize = 64 * 1024;
 
+/// What a message costs beside its bytes, where work is counted in bytes.
+const MESSAGE_COST: usize = 64;
+
 /// What becomes of a connection after some of its bytes.
 pub(super) enum Next {
     /// Not read until that is done.
@@ -29,10 +32,70 @@ pub(super) enum Next {
     /// The close has begun: nothing more of it is carried out.
     Ended,
     /// Not read until the mailbox of that shard has room; with the rest of the text frame.
-    Hold(ShardId, Vec<u8>),
+    Hold(ShardId, Option<Text>),
+    /// Not read until that is done with the message that the decoder has lent out.
+    Lent(Box<Job>),
     Read,
-    /// Not read until its answers have been written; with the rest of the text frame.
-    Unread(Vec<u8>),
+    /// Nothing more for now: its answers are to be written, or others have their chance; with the
+    /// rest of the text frame.
+    Stop(Option<Text>),
+}
+
+impl Next {
+    /// The same before the `rest` of the text frame.
+    fn before(self, rest: Option<Text>) -> Self {
+        match self {
+            Self::Hold(crowded, None) => Self::Hold(crowded, rest),
+            Self::Stop(None) => Self::Stop(rest),
+            other @ (Self::Away(_)
+            | Self::Close(_)
+            | Self::Ended
+            | Self::Hold(..)
+            | Self::Lent(_)
+            | Self::Read
+            | Self::Stop(_)) => other,
+        }
+    }
+}
+
+/// Messages of a text frame that are yet to be carried out. Owned once, whatever happens in between.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    bytes: Vec<u8>,
+    /// Where the next message begins.
+    at: usize,
+    /// Messages of the frame were carried out: the rest is lines.
+    lines: bool,
+}
+
+impl Text {
+    /// A whole text frame.
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, at: 0, lines: false }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// Its messages.
+    pub(super) fn messages(&self) -> json::Messages<'_> {
+        if self.lines { json::Messages::lines(self.rest()) } else { json::messages(self.rest()) }
+    }
+
+    /// Of its messages, which were `had` bytes, the last `left` are left. Whether that is any.
+    pub(super) fn shorten(&mut self, had: usize, left: usize) -> bool {
+        let end = self.at + had;
+        self.bytes.truncate(end);
+        self.at = end - left;
+        self.lines = true;
+        left > 0
+    }
+
+    /// Memory that it takes.
+    pub(super) fn footprint(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 /// Unread answers at which a client is not read any more.
@@ -47,20 +110,32 @@ pub(super) fn unread(local: &Local, id: SeatId) -> bool {
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 
-/// The messages of a text frame that were not carried out, for later.
-fn rest(messages: json::Messages<'_>) -> Vec<u8> {
-    messages.collect::<Vec<_>>().join(&b'\n')
-}
-
 impl Asker<'_> {
+    /// Counts work on so many bytes of a message.
+    pub(super) fn spend(&self, bytes: usize) {
+        self.budget.set(self.budget.get().saturating_sub(bytes));
+    }
+
+    /// Whether others have their chance now.
+    pub(super) fn is_spent(&self) -> bool {
+        self.budget.get() == 0
+    }
+
     /// Takes one message of the client.
     pub(super) fn take(&self, local: &Local, message: Message<'_>) -> Next {
         let shard = &local.0;
+        self.spend(MESSAGE_COST);
         match message {
             Message::Text(text) if text.len() > LARGE_BYTES => {
-                Next::Away(Box::new(Job::Text(text.to_vec())))
+                Next::Lent(Box::new(Job::Text(Text::default())))
             }
-            Message::Text(text) => self.requests(local, text),
+            Message::Text(text) => {
+                let messages = json::messages(text);
+                let had = messages.rest().len();
+                let (next, left) = self.requests(local, messages);
+                let rest = text.get(had - left..had).filter(|rest| !rest.is_empty());
+                next.before(rest.map(|rest| Text { bytes: rest.to_vec(), at: 0, lines: true }))
+            }
             Message::Binary(bytes) => self.binary(local, bytes),
             Message::Ping(payload) => {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
@@ -80,33 +155,60 @@ impl Asker<'_> {
         }
     }
 
-    /// Carries out the messages of a text frame, up to the one behind which it is not read.
-    pub(super) fn requests(&self, local: &Local, text: &[u8]) -> Next {
+    /// Carries out messages of a text frame that was kept, as far as it goes.
+    pub(super) fn text(&self, local: &Local, mut text: Text) -> Next {
+        if !text.lines && text.rest().len() > LARGE_BYTES {
+            return Next::Away(Box::new(Job::Text(text)));
+        }
+        let messages = text.messages();
+        let had = messages.rest().len();
+        let (next, left) = self.requests(local, messages);
+        if !text.shorten(had, left) {
+            return next;
+        }
+        let is_large = text.messages().is_longer_than(LARGE_BYTES);
+        if is_large && matches!(next, Next::Stop(None)) && !unread(local, self.id) {
+            return Next::Away(Box::new(Job::Text(text)));
+        }
+        next.before(Some(text))
+    }
+
+    /// Carries out messages, up to the one behind which it stops; or before one that is large.
+    /// Returns how many bytes of them are left.
+    fn requests(&self, local: &Local, mut messages: json::Messages<'_>) -> (Next, usize) {
         let shard = &local.0;
-        let mut messages = json::messages(text);
-        while let Some(message) = messages.next() {
+        loop {
+            let left = messages.rest().len();
+            if left > 0 && (self.is_spent() || messages.is_longer_than(LARGE_BYTES)) {
+                return (Next::Stop(None), left);
+            }
+            let Some(message) = messages.line() else { return (Next::Read, 0) };
+            self.spend(message.len() + MESSAGE_COST);
+            if json::is_blank(message) {
+                continue;
+            }
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
             };
-            if self.socket.ending.get().is_some() {
-                // It was closed for what it asked: the answer stands before the close.
-                return Next::Ended;
-            }
-            match result {
-                Ok(None) => {}
-                Ok(Some(crowded)) => return Next::Hold(crowded, rest(messages)),
-                Err(error) => {
-                    if let Next::Close(reason) = self.refuse(local, &error) {
-                        return Next::Close(reason);
-                    }
-                }
-            }
-            if unread(local, self.id) {
-                return Next::Unread(rest(messages));
+            let next = self.carried_out(local, result);
+            if !matches!(next, Next::Read) {
+                return (next, messages.rest().len());
             }
         }
-        Next::Read
+    }
+
+    /// What follows a request that was carried out.
+    fn carried_out(&self, local: &Local, result: Result<Option<ShardId>, CommandError>) -> Next {
+        if self.socket.ending.get().is_some() {
+            // It was closed for what it asked: the answer stands before the close.
+            return Next::Ended;
+        }
+        match result {
+            Ok(None) => self.unless_unread(local),
+            Ok(Some(crowded)) => Next::Hold(crowded, None),
+            Err(error) => self.refused(local, &error),
+        }
     }
 
     /// Takes a binary message, in the dialect of the connection.
@@ -118,7 +220,10 @@ impl Asker<'_> {
                 self.refuse(local, &CommandError::new(None, ErrorCode::BadRequest, message))
             }
             Subprotocol::JsonGzip => {
-                if gzip::says(bytes).max(bytes.len()) > LARGE_BYTES {
+                if bytes.len() > LARGE_BYTES {
+                    return Next::Lent(Box::new(Job::Gzip(Vec::new())));
+                }
+                if gzip::says(bytes) > LARGE_BYTES {
                     return Next::Away(Box::new(Job::Gzip(bytes.to_vec())));
                 }
                 self.resume(local, away::gunzip(bytes, local.0.node.options().message_bytes))
@@ -152,19 +257,23 @@ impl Asker<'_> {
                 }
             },
         };
-        let says = if publish.gzip { gzip::says(publish.payload) } else { 0 };
-        if says.max(bytes.len()) > LARGE_BYTES {
+        if bytes.len() > LARGE_BYTES {
+            return Ok(Next::Lent(Box::new(Job::Bin { message: Vec::new(), channel })));
+        }
+        if publish.gzip && gzip::says(publish.payload) > LARGE_BYTES {
             return Ok(Next::Away(Box::new(Job::Bin { message: bytes.to_vec(), channel })));
         }
+        self.spend(bytes.len());
         let payload = publish.open(options.message_bytes)?;
         if publish.gzip {
             self.count_inflated(local, (publish.payload.len(), payload.len()));
         }
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        Ok(self.publish(local, Large { id, channel, key, echo, payload }))
+        Ok(self.publish(local, Large { id, channel, key, echo, payload, message_id: None }))
     }
 
     fn count_inflated(&self, local: &Local, (compressed, plain): (usize, usize)) {
+        self.spend(plain);
         local.0.metrics.add(Counter::CompressedIn, compressed as u64);
         local.0.metrics.add(Counter::CompressedInPlain, plain as u64);
     }
@@ -172,31 +281,39 @@ impl Asker<'_> {
     /// Goes on with what was done of a message.
     pub(super) fn resume(&self, local: &Local, worked: Worked) -> Next {
         self.count_inflated(local, worked.inflated);
-        match worked.done {
+        let next = match worked.done {
             Done::Bad(error) => self.refused(local, &error),
+            Done::Nothing => Next::Read,
             Done::Publish(large) => self.publish(local, large),
-            Done::Text(text) => self.requests(local, &text),
+            Done::Request(asked) => {
+                self.carried_out(local, local.0.execute(self, &asked.request()))
+            }
             Done::TooBig => Next::Close(CloseReason::Protocol(ProtocolError::TooBig)),
+        };
+        match (next, worked.rest) {
+            (Next::Read, Some(rest)) => self.text(local, rest),
+            (next, rest) => next.before(rest),
         }
     }
 
     fn publish(&self, local: &Local, large: Large) -> Next {
         let shard = &local.0;
         shard.metrics.add(Counter::CommandsPublish, 1);
-        let Large { id, channel, key, echo, payload } = large;
+        let Large { id, channel, key, echo, payload, message_id } = large;
+        let message_id = message_id.as_deref();
         let published = session::check_channel(id, &channel).and_then(|()| {
-            shard.publish(self, id, New { channel: &channel, key, echo, payload, message_id: None })
+            shard.publish(self, id, New { channel: &channel, key, echo, payload, message_id })
         });
         match published {
             Ok(None) => self.unless_unread(local),
-            Ok(Some(crowded)) => Next::Hold(crowded, Vec::new()),
+            Ok(Some(crowded)) => Next::Hold(crowded, None),
             Err(error) => self.refused(local, &error),
         }
     }
 
     /// Stops reading a client that does not read its answers.
     fn unless_unread(&self, local: &Local) -> Next {
-        if unread(local, self.id) { Next::Unread(Vec::new()) } else { Next::Read }
+        if unread(local, self.id) { Next::Stop(None) } else { Next::Read }
     }
 
     /// As [`Asker::refuse`], at the end of a message.

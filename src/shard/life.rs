@@ -76,10 +76,10 @@ impl Shard {
             }
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
         }
-        // The task of the connection sees the rest through.
-        if self.flush(id) != Flushed::Blocked {
-            wake(&socket);
-        }
+        self.flush(id);
+        // The task of the connection sees the rest through; and gives up what it has read, also
+        // where the socket takes nothing.
+        wake(&socket);
     }
 
     /// Ends a connection soon that is being closed, where more than `most` of its answers are not

@@ -8,6 +8,7 @@ mod connection;
 mod echo;
 pub mod fdtable;
 mod flush;
+mod held;
 mod history;
 mod inbound;
 mod life;

@@ -1,6 +1,7 @@
 //! A shard's turn: take the mailbox, fan out, write. And then again.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const WRITES_A_TURN: usize = 256;
 
 /// Members that a turn hands runs to before others have their chance; one channel may have more.
 const OFFERS_A_TURN: usize = 10_000;
+
+/// Events that a turn lays out before others have their chance.
+const EVENTS_A_TURN: usize = 2_048;
 
 /// Writes that share one look at the clock.
 const WRITES_A_CLOCK: usize = 16;
@@ -52,6 +56,8 @@ async fn turns(local: Local) {
     // Rounds since the shard last had nothing to do.
     let mut streak = 0_u32;
     let mut hold = Hold::default();
+    // Whether others had their chance since the last events.
+    let mut yielded = true;
     let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         // Orders do not wait for the end of a stream of events.
@@ -65,8 +71,13 @@ async fn turns(local: Local) {
         }
         if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
-            shard.rest(mailbox, sleep.as_mut()).await;
+            yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
+        }
+        if !std::mem::replace(&mut yielded, false) {
+            // Nothing was written, and mail is there again: whoever publishes it may be read, but
+            // sockets and timers were not looked at.
+            tokio::task::yield_now().await;
         }
         streak = streak.saturating_add(1);
         if streak > SATURATED {
@@ -75,9 +86,21 @@ async fn turns(local: Local) {
         let started_ns = clock.node_ns();
         let (events, bytes) = shard.fan_out(&mut in_hand);
         mailbox.settle(events, bytes);
-        shard.write_round(started_ns).await;
+        yielded = shard.write_round(started_ns).await;
         shard.keep_memory().await;
     }
+}
+
+/// Waits for `future`; whether there was anything to wait for.
+async fn pends(future: impl Future<Output = ()>) -> bool {
+    let (mut future, mut pended) = (pin!(future), false);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        pended |= polled.is_pending();
+        polled
+    })
+    .await;
+    pended
 }
 
 impl Local {
@@ -145,7 +168,7 @@ impl Shard {
             let mut hub = self.hub.borrow_mut();
             while let Some(event) = in_hand.front() {
                 offers += hub.begins(event);
-                if offers > OFFERS_A_TURN && events > 0 {
+                if events >= EVENTS_A_TURN || offers > OFFERS_A_TURN && events > 0 {
                     break;
                 }
                 if !hub.load(event, now_ns) {
@@ -191,10 +214,11 @@ impl Shard {
         }
     }
 
-    /// Writes every dirty connection once, and lets others in between.
-    async fn write_round(&self, mut started_ns: u64) {
+    /// Writes every dirty connection once, and lets others in between; whether there was any.
+    async fn write_round(&self, mut started_ns: u64) -> bool {
         let clock = self.node.clock();
         let mut left = self.hub.borrow().dirty();
+        let wrote = left > 0;
         while left > 0 {
             let mut node_ns = started_ns;
             for nth in 0..left.min(WRITES_A_TURN) {
@@ -214,6 +238,7 @@ impl Shard {
             tokio::task::yield_now().await;
             started_ns = clock.node_ns();
         }
+        wrote
     }
 
     /// Gives the sockets a moment when a connection that kept up so far is about to lose events:

@@ -152,23 +152,3 @@ fn a_bomb_is_closed_with_1009_and_takes_no_memory() {
     let more = gateway.rss().saturating_sub(before);
     assert!(more <= 1 << 20, "{more} bytes more than before");
 }
-
-/// What a client has sent does not stay with its connection.
-#[test]
-fn small_messages_that_grow_do_not_hold_the_others_up() {
-    let gateway = Gateway::configured(
-        "shards = 1\n[limits]\nmessage_bytes = \"16MiB\"\nqueue_bytes = \"16MiB\"\n",
-    );
-    let mut other = Client::connect(&gateway);
-    let (mut raw, _) = Raw::offering(&gateway, &[OFFER]);
-    // 6 MiB of white space around a ping, twenty times.
-    let text = format!("{}{}", " ".repeat(6 << 20), r#"{"type":"ping","id":1}"#);
-    let frame = masked(TEXT, &deflated(text.as_bytes()));
-    for _ in 0..20 {
-        raw.send(&frame);
-    }
-    other.expect_nothing();
-    for _ in 0..20 {
-        assert_eq!(raw.json(), json!({"type": "pong", "id": 1}));
-    }
-}

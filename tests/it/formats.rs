@@ -157,7 +157,7 @@ fn a_bad_binary_publish_is_answered_and_changes_nothing() {
         ("gzip with a tail", on(0x03, &[&good, b"x"]), "bad_request"),
         ("two members", on(0x03, &[&good, &good]), "bad_request"),
         ("a bomb", on(0x01, &[&gzip(&vec![0; 1 << 20])]), "too_large"),
-        ("a bomb that lies", on(0x01, &[&lying(&gzip(&vec![0; 1 << 20]))]), "too_large"),
+        ("a bomb that lies", on(0x01, &[&lying(&gzip(&vec![0; 1 << 20]))]), "bad_request"),
     ];
     errors(&mut raw, &cases);
     let head = raw.ask(r#"{"type":"subscribe","channel":"room:1"}"#);
@@ -202,12 +202,11 @@ fn gzip_holds_json_text_where_it_was_agreed() {
             ("text that is not JSON", gzip(b"{"), "bad_request"),
         ],
     );
-    let zeros = gzip(&vec![b' '; 1 << 20]);
-    for bomb in [lying(&zeros), zeros] {
-        let (mut raw, _) = Raw::offering(&gateway, &[GZIP]);
-        send(&mut raw, &bomb);
-        assert_eq!(raw.close_code(), Some(1009));
-    }
+    let bomb = gzip(&vec![b' '; 1 << 20]);
+    errors(&mut raw, &[("a bomb that lies", lying(&bomb), "bad_request")]);
+    let (mut raw, _) = Raw::offering(&gateway, &[GZIP]);
+    send(&mut raw, &bomb);
+    assert_eq!(raw.close_code(), Some(1009));
     let (mut raw, _) = Raw::offering(&gateway, &[GZIP]);
     send(&mut raw, &gzip(&vec![b' '; 65_537]));
     assert_eq!(raw.close_code(), Some(1009), "larger than a message may be");

@@ -20,5 +20,6 @@ mod raw;
 mod slow;
 mod slow_bad;
 mod spoken;
+mod stalls;
 mod threats;
 mod was;

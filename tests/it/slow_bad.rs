@@ -321,7 +321,7 @@ fn unread_answers_of_those_who_are_closed_go_first() {
     );
     let pings = [r#"{"type":"ping","id":9007199254740991}"#; 1_500].join("\n");
     let connect = |count| (0..count).map(|_| Client::connect_narrow(&gateway)).collect::<Vec<_>>();
-    let (mut closed, mut deaf) = (connect(30), connect(20));
+    let (mut closed, mut deaf) = (connect(12), connect(12));
     for client in &mut closed {
         (0..3).for_each(|_| client.send_text(&pings));
     }
@@ -334,8 +334,53 @@ fn unread_answers_of_those_who_are_closed_go_first() {
     for client in &mut deaf {
         (0..3).for_each(|_| client.send_text(&pings));
     }
-    wait_for("those who were closed to be gone", || (gateway.connections() == 20).then_some(()));
+    wait_for("those who were closed to be gone", || (gateway.connections() == 12).then_some(()));
     assert_eq!(count(&gateway, CLOSED_4004), 0);
+}
+
+/// Goal: what clients have sent and nobody can carry out yet is memory like any other.
+#[test]
+fn unfinished_messages_count_and_are_cut() {
+    let limits = "message_bytes = \"4MiB\"\nqueue_bytes = \"4MiB\"\nmemory = \"6MiB\"\n";
+    let gateway = Gateway::configured(&format!("shards = 1\n[limits]\n{limits}"));
+    let mut healthy = Client::connect(&gateway);
+    let half = masked(0x82, &[b'x'; 3 << 20]);
+    let half = &half[..2 << 20];
+    let mut one = Raw::websocket(&gateway);
+    one.send(half);
+    wait_for("it to be counted", || {
+        (count(&gateway, "weir_queue_memory_bytes") >= 2 << 20).then_some(())
+    });
+    assert_eq!(count(&gateway, CLOSED_4004), 0);
+    let mut others: Vec<_> = (0..4).map(|_| Raw::websocket(&gateway)).collect();
+    others.iter_mut().for_each(|raw| raw.send(half));
+    let cut = wait_for("some to be cut, and room", || {
+        let within = count(&gateway, "weir_queue_memory_bytes") <= 6 << 20;
+        let cut = count(&gateway, CLOSED_4004);
+        (within && cut > 0 && gateway.connections() == 6 - cut).then_some(cut)
+    });
+    assert!(cut < 5, "only as many as it takes: {cut}");
+    healthy.expect_nothing();
+}
+
+/// Goal: so is what was read behind answers that nobody takes.
+#[test]
+fn what_was_read_and_waits_counts() {
+    const DEAF: usize = 8;
+    let gateway = Gateway::configured("shards = 1\n");
+    // Answers of 64 KiB wait, then the rest of the batch does.
+    let pings = [br#"{"type":"ping","id":9007199254740991}"#.as_slice(); 1_700].join(&b'\n');
+    let mut deaf: Vec<_> = (0..DEAF).map(|_| Raw::narrow(&gateway)).collect();
+    for raw in &mut deaf {
+        (0..4).for_each(|_| drop(raw.0.write_all(&masked(0x81, &pings))));
+    }
+    wait_for("answers and input to be counted", || {
+        (count(&gateway, "weir_queue_memory_bytes") > DEAF * 100 * 1024).then_some(())
+    });
+    drop(deaf);
+    wait_for("nothing to be left", || {
+        (count(&gateway, "weir_queue_memory_bytes") == 0).then_some(())
+    });
 }
 
 #[test]

@@ -47,7 +47,9 @@ pub(super) struct Slow {
     full_since_ms: Option<NonZeroU64>,
     /// Events that it has lost.
     dropped: u64,
-    /// Memory of its queue alone.
+    /// Memory of what it has sent that was not carried out.
+    input: usize,
+    /// Memory of that, and of its queue alone.
     own: Option<Charge>,
 }
 
@@ -132,9 +134,25 @@ impl Seat {
         self.slow.as_ref().map_or(0, |slow| slow.dropped)
     }
 
-    /// Counts what its queue takes of memory for itself.
+    /// Memory that it takes for what it has sent and was not carried out.
+    pub fn input_bytes(&self) -> usize {
+        self.slow.as_ref().map_or(0, |slow| slow.input)
+    }
+
+    /// Memory that it takes: its own, and its share of what others have too.
+    pub fn share_bytes(&self) -> usize {
+        self.outbox.share_bytes() + self.input_bytes()
+    }
+
+    /// Whether closing it would free memory: its socket takes no more and something waits, or what
+    /// it has sent is not carried out.
+    pub fn holds_memory(&self) -> bool {
+        self.blocked && !self.outbox.is_empty() || self.input_bytes() > 0
+    }
+
+    /// Counts what it takes of memory for itself.
     pub(super) fn weigh(&mut self, account: &Account) {
-        let own = self.outbox.own_bytes();
+        let own = self.outbox.own_bytes() + self.input_bytes();
         if own == 0 && self.slow.is_none() {
             return;
         }
@@ -193,12 +211,21 @@ impl Hub {
         }
     }
 
-    /// Who of the `open` could be cut to save memory: everybody whose socket takes no more and for
-    /// whom something waits, the fullest last; with their shares of the memory. Those are exact
+    /// Counts what a client has sent and was not carried out.
+    pub fn weigh_input(&mut self, id: SeatId, bytes: usize) {
+        if let Some(seat) = self.seats.get_mut(id) {
+            if bytes > 0 || seat.slow.is_some() {
+                seat.slow.get_or_insert_default().input = bytes;
+            }
+            seat.weigh(self.press.account());
+        }
+    }
+
+    /// Who of the `open` could be cut to save memory: everybody who
+    /// [holds some](Seat::holds_memory), the fullest last; with their shares of the memory. Those are exact
     /// when nothing is kept for reuse.
     pub fn by_fullness(&self, open: impl Fn(SeatId) -> bool) -> Vec<(usize, SeatId, ClientId)> {
-        let blocked = |seat: &Seat| seat.blocked && !seat.outbox.is_empty();
-        let found = self.seats.iter().filter(|(id, seat)| blocked(seat) && open(*id));
+        let found = self.seats.iter().filter(|(id, seat)| seat.holds_memory() && open(*id));
         let mut ranks: Vec<_> =
             found.map(|(id, seat)| (self.share_bytes(id, seat), id, seat.author.client)).collect();
         ranks.sort_unstable();
@@ -206,7 +233,7 @@ impl Hub {
     }
 
     fn share_bytes(&self, id: SeatId, seat: &Seat) -> usize {
-        seat.outbox.share_bytes() + self.patterns.lag_bytes(id)
+        seat.share_bytes() + self.patterns.lag_bytes(id)
     }
 
     /// All queues at this moment.

@@ -1,7 +1,7 @@
 //! What has arrived of a message that is not whole in one input: its fragments joined, its size
 //! limited, its text checked as it arrives.
 
-use super::deflate::inflater::{Inbound, Inflater, Inflaters, deflated_bytes_max};
+use super::deflate::inflater::{INFLATER_BYTES, Inbound, Inflater, Inflaters, deflated_bytes_max};
 use super::error::ProtocolError;
 use super::frame::{HEADER_BYTES_MAX, Header, Opcode, parse_client_with};
 use super::mask::{push_unmasked, unmask};
@@ -34,8 +34,21 @@ pub(super) struct Carry {
 /// that a client that stops in the middle of a small one does not keep an inflater.
 #[derive(Debug)]
 enum Deflated {
-    Inflating(Box<Inflater>),
+    Inflating(Box<Inflating>),
     Spooled(Vec<u8>),
+}
+
+/// A compressed message that is being inflated.
+#[derive(Debug)]
+struct Inflating {
+    inflater: Inflater,
+    /// Compressed bytes that were not taken when there was no room for what they hold, from `at`.
+    unread: Vec<u8>,
+    at: usize,
+    /// It goes on before more input is taken: there is more to come out.
+    paused: bool,
+    /// Nothing of it follows what is unread.
+    ends: bool,
 }
 
 /// Compressed bytes that wait for the rest of their message.
@@ -85,18 +98,41 @@ impl Carry {
     pub(super) fn bytes(&self) -> usize {
         let spooled = match &self.deflated {
             Some(Deflated::Spooled(bytes)) => bytes.len(),
-            Some(Deflated::Inflating(_)) | None => 0,
+            Some(Deflated::Inflating(inflating)) => inflating.unread.len() - inflating.at,
+            None => 0,
         };
         self.head_len + self.message.len() + self.control.len() + spooled
     }
 
-    /// Takes input until something is complete or the input is empty.
+    /// Memory that it takes.
+    pub(super) fn footprint(&self) -> usize {
+        let deflated = match &self.deflated {
+            Some(Deflated::Spooled(bytes)) => bytes.capacity(),
+            Some(Deflated::Inflating(inflating)) => INFLATER_BYTES + inflating.unread.capacity(),
+            None => 0,
+        };
+        size_of::<Self>() + self.message.capacity() + self.control.capacity() + deflated
+    }
+
+    /// Whether there is more to come out of a compressed message than there was room for: then no
+    /// input is taken before that.
+    pub(super) fn is_paused(&self) -> bool {
+        matches!(&self.deflated, Some(Deflated::Inflating(inflating)) if inflating.paused)
+    }
+
+    /// Takes input until something is complete, the input is empty, or it is to pause.
     pub(super) fn advance<'i>(
         &mut self,
         input: &mut &'i mut [u8],
         rules: &mut Rules<'_>,
     ) -> Result<Option<Complete<'i>>, ProtocolError> {
         loop {
+            if self.is_paused() {
+                let complete = self.go_on(rules)?;
+                if complete.is_some() || self.is_paused() {
+                    return Ok(complete);
+                }
+            }
             let frame = match self.frame {
                 Some(frame) => frame,
                 None => match self.take_header(input, rules)? {
@@ -112,7 +148,7 @@ impl Carry {
                 self.take_data(frame, payload, rules)?
             };
             self.check();
-            if complete.is_some() || self.frame.is_some() {
+            if complete.is_some() || self.frame.is_some() || self.is_paused() {
                 return Ok(complete);
             }
         }
@@ -126,7 +162,9 @@ impl Carry {
     ) -> Result<Option<Header>, ProtocolError> {
         let deflated_max = deflated_bytes_max(rules.message_bytes_max);
         let room = match &self.deflated {
-            Some(Deflated::Inflating(inflater)) => deflated_max.saturating_sub(inflater.taken),
+            Some(Deflated::Inflating(inflating)) => {
+                deflated_max.saturating_sub(inflating.inflater.taken)
+            }
             Some(Deflated::Spooled(bytes)) => deflated_max.saturating_sub(bytes.len()),
             None => rules.message_bytes_max.saturating_sub(self.message.len()),
         };
@@ -201,31 +239,56 @@ impl Carry {
         rules: &mut Rules<'_>,
     ) -> Result<Option<Complete<'i>>, ProtocolError> {
         let ends = self.count(frame, payload.len()) && frame.fin;
-        let is_text = self.kind == Some(Kind::Text);
-        let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
-        if ends {
-            self.kind = None;
-        }
-        let inflated = match self.deflated.take() {
+        let taken = match self.deflated.take() {
             Some(deflated) => {
                 unmask(payload, frame.mask);
                 self.take_deflated(deflated, payload, ends, rules)
             }
             None if ends && self.message.is_empty() => {
                 unmask(payload, frame.mask);
+                let opcode = self.opcode();
+                self.kind = None;
                 return Ok(Some(Complete::InInput(opcode, payload)));
             }
             None => {
                 self.grow(payload.len(), frame.missing, rules.message_bytes_max);
-                self.copy(payload, frame.mask, is_text)
+                self.copy(payload, frame.mask, self.kind == Some(Kind::Text)).map(|()| true)
             }
         };
-        if is_text {
+        self.settle(ends, taken)
+    }
+
+    /// Goes on with a compressed message that was paused.
+    fn go_on<'i>(&mut self, rules: &mut Rules<'_>) -> Result<Option<Complete<'i>>, ProtocolError> {
+        let Some(Deflated::Inflating(inflating)) = self.deflated.take() else { return Ok(None) };
+        let ends = inflating.ends;
+        let taken = self.inflate(inflating, &[], rules);
+        self.settle(ends, taken)
+    }
+
+    fn opcode(&self) -> Opcode {
+        if self.kind == Some(Kind::Text) { Opcode::Text } else { Opcode::Binary }
+    }
+
+    /// Looks at what was added to the message by a piece of it, which may be the last, and may not
+    /// all be `taken` yet.
+    fn settle<'i>(
+        &mut self,
+        ends: bool,
+        taken: Result<bool, ProtocolError>,
+    ) -> Result<Option<Complete<'i>>, ProtocolError> {
+        let complete = ends && taken != Ok(false);
+        if self.kind == Some(Kind::Text) {
             // Also of a message that broke off: which fault is told must not depend on the cut.
-            self.check_text(ends && inflated.is_ok())?;
+            self.check_text(complete && taken.is_ok())?;
         }
-        inflated?;
-        Ok(ends.then_some(Complete::Carried(opcode)))
+        taken?;
+        if !complete {
+            return Ok(None);
+        }
+        let opcode = self.opcode();
+        self.kind = None;
+        Ok(Some(Complete::Carried(opcode)))
     }
 
     /// Takes a piece of a message that is not compressed. Checks its text block by block, while the
@@ -240,47 +303,86 @@ impl Carry {
         Ok(())
     }
 
-    /// Takes a piece of a compressed message.
+    /// Takes a piece of a compressed message. Whether all of it was taken; else it is paused.
     fn take_deflated(
         &mut self,
         deflated: Deflated,
         payload: &[u8],
         ends: bool,
         rules: &mut Rules<'_>,
-    ) -> Result<(), ProtocolError> {
-        let max = rules.message_bytes_max;
-        let Some(inbound) = rules.inbound.as_deref_mut() else {
+    ) -> Result<bool, ProtocolError> {
+        let Some(inbound) = rules.inbound.as_deref() else {
             return Err(ProtocolError::ReservedBits);
         };
-        let mut inflater = match deflated {
-            Deflated::Inflating(inflater) => *inflater,
+        let mut inflating = match deflated {
+            Deflated::Inflating(inflating) => inflating,
             Deflated::Spooled(mut spool) => {
                 if !ends && spool.len() + payload.len() <= SPOOL_BYTES_MAX {
                     spool.extend_from_slice(payload);
                     self.deflated = Some(Deflated::Spooled(spool));
-                    return Ok(());
+                    return Ok(true);
                 }
                 let mut inflater = rules.inflaters.take(inbound)?;
-                let taken = inflater.take(&spool, inbound, &mut self.message, max);
-                rules.inflaters.count(spool.len(), self.message.len());
-                taken?;
-                inflater
+                inflater.taken = spool.len();
+                let (at, paused) = (0, false);
+                Box::new(Inflating { inflater, unread: spool, at, paused, ends: false })
             }
         };
-        let before = self.message.len();
-        let taken = inflater.take(payload, inbound, &mut self.message, max);
-        rules.inflaters.count(payload.len(), self.message.len() - before);
-        taken?;
-        if ends {
+        inflating.inflater.taken = inflating.inflater.taken.saturating_add(payload.len());
+        inflating.ends = ends;
+        self.inflate(inflating, payload, rules)
+    }
+
+    /// Inflates what was left unread, then `payload`, then the end; as far as there is room.
+    /// Whether there was.
+    fn inflate(
+        &mut self,
+        mut inflating: Box<Inflating>,
+        payload: &[u8],
+        rules: &mut Rules<'_>,
+    ) -> Result<bool, ProtocolError> {
+        let max = rules.message_bytes_max;
+        let Some(inbound) = rules.inbound.as_deref_mut() else {
+            return Err(ProtocolError::ReservedBits);
+        };
+        let Inflating { inflater, unread, at, .. } = &mut *inflating;
+        let spooled = unread.get(*at..).unwrap_or_default();
+        let mut left = [spooled.len(), payload.len()];
+        let mut paused = false;
+        for (piece, left) in [spooled, payload].into_iter().zip(&mut left) {
+            let had = self.message.len();
+            let room = (max, rules.inflaters.room());
+            let taken = inflater.take(piece, inbound, &mut self.message, room);
+            let rest = taken.as_ref().map_or(Some(0), |rest| *rest);
+            *left = rest.unwrap_or(0);
+            rules.inflaters.count(piece.len() - *left, self.message.len() - had);
+            taken?;
+            paused = rest.is_some();
+            if paused {
+                break;
+            }
+        }
+        if paused {
+            *at = unread.len() - left[0];
+            let rest = payload.get(payload.len() - left[1]..).unwrap_or_default();
+            if !rest.is_empty() {
+                unread.drain(..std::mem::take(at));
+                unread.extend_from_slice(rest);
+            }
+            inflating.paused = true;
+        } else if inflating.ends {
             let before = self.message.len();
-            inflater.finish(inbound, &mut self.message, max)?;
+            inflating.inflater.finish(inbound, &mut self.message, max)?;
             rules.inflaters.count(0, self.message.len() - before);
             inbound.remember(&self.message);
-            rules.inflaters.put(inflater);
+            rules.inflaters.put(inflating.inflater);
+            return Ok(true);
         } else {
-            self.deflated = Some(Deflated::Inflating(Box::new(inflater)));
+            inflating.unread = Vec::new();
+            (inflating.at, inflating.paused) = (0, false);
         }
-        Ok(())
+        self.deflated = Some(Deflated::Inflating(inflating));
+        Ok(!paused)
     }
 
     /// Makes room for `more` bytes, the next ones of `missing` that end their frame. Takes what the
@@ -305,6 +407,11 @@ impl Carry {
     /// The payload of a message that is [`Complete::Carried`], kept until the next call.
     pub(super) fn lend(&mut self, opcode: Opcode) -> &mut [u8] {
         if opcode.is_control() { &mut self.control } else { &mut self.message }
+    }
+
+    /// The payload of a message that is [`Complete::Carried`], to keep.
+    pub(super) fn take_lent(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.message)
     }
 
     /// Bytes of message memory taken from the allocator.

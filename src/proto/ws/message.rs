@@ -82,8 +82,9 @@ impl Decoder {
 
     /// Takes the next message from the front of `input`, which it advances.
     ///
-    /// On `Ok(None)` the input is empty: all of it was taken. Call until then, or memory of the
-    /// last message stays. `message_bytes_max` limits a message's payload over all its fragments,
+    /// On `Ok(None)` the input is empty: all of it was taken; but for a decoder that
+    /// [pauses](Self::is_paused). Call until then, or memory of the last message stays.
+    /// `message_bytes_max` limits a message's payload over all its fragments,
     /// from the headers, so before they arrive; of a
     /// compressed one, what comes out.
     ///
@@ -162,6 +163,21 @@ impl Decoder {
         }
     }
 
+    /// Whether the inflaters were not [allowed](Inflaters::allow) what the message under way holds.
+    /// It goes on with the next call, also where there is no input.
+    pub fn is_paused(&self) -> bool {
+        self.carry.as_ref().is_some_and(|carry| carry.is_paused())
+    }
+
+    /// The payload of the message that was lent out last, to keep; nothing where that stood in the
+    /// input, which one never does that is longer than it.
+    pub fn take_lent(&mut self) -> Vec<u8> {
+        match &mut self.carry {
+            Some(carry) if carry.is_idle() => carry.take_lent(),
+            Some(_) | None => Vec::new(),
+        }
+    }
+
     /// Whether messages may come compressed.
     #[inline]
     pub fn inflates(&self) -> bool {
@@ -179,6 +195,11 @@ impl Decoder {
             Deflate::Alone | Deflate::Off => 0,
             Deflate::Together(inbound) => inbound.kept(),
         }
+    }
+
+    /// Memory that it takes beside itself.
+    pub fn footprint(&self) -> usize {
+        self.kept() + self.carry.as_ref().map_or(0, |carry| carry.footprint())
     }
 
     /// Bytes of an incomplete message or frame that are held.

@@ -10,5 +10,5 @@ pub mod value;
 
 pub use encode::{encode_event, encode_push, encode_reading, encode_snapshot};
 pub use parse::Parser;
-pub use split::{Messages, messages};
+pub use split::{Messages, is_blank, messages};
 pub use text::write_string;

@@ -23,6 +23,51 @@ pub fn messages(frame: &[u8]) -> Messages<'_> {
     Messages { rest, whole }
 }
 
+impl<'a> Messages<'a> {
+    /// The rest of a text frame of which messages were handed out: then it is lines, whatever they
+    /// would be by themselves.
+    pub fn lines(rest: &'a [u8]) -> Self {
+        Self { rest, whole: false }
+    }
+
+    /// Whether the frame is one message, line breaks and all.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// What was not handed out yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether the next line, or the one message, has more than `bytes`. Looks no further.
+    pub fn is_longer_than(&self, bytes: usize) -> bool {
+        match self.rest.get(..=bytes) {
+            Some(front) => self.whole || memchr::memchr(b'\n', front).is_none(),
+            None => false,
+        }
+    }
+
+    /// The next line, or the one message, also where it is nothing but white space.
+    pub fn line(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = if self.whole { None } else { memchr::memchr(b'\n', self.rest) };
+        let (line, rest) = match end {
+            Some(end) => (&self.rest[..end], &self.rest[end + 1..]),
+            None => (self.rest, &self.rest[..0]),
+        };
+        self.rest = rest;
+        Some(line)
+    }
+}
+
+/// Whether a line is no message.
+pub fn is_blank(line: &[u8]) -> bool {
+    line.iter().copied().all(is_space)
+}
+
 /// White space as JSON has it: not what else ASCII calls so, such as a form feed.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
@@ -33,16 +78,8 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         loop {
-            if self.rest.is_empty() {
-                return None;
-            }
-            let end = if self.whole { None } else { memchr::memchr(b'\n', self.rest) };
-            let (line, rest) = match end {
-                Some(end) => (&self.rest[..end], &self.rest[end + 1..]),
-                None => (self.rest, &self.rest[..0]),
-            };
-            self.rest = rest;
-            if !line.iter().copied().all(is_space) {
+            let line = self.line()?;
+            if !is_blank(line) {
                 return Some(line);
             }
         }
@@ -77,6 +114,18 @@ mod tests {
         for (frame, lines) in cases {
             assert_eq!(split(frame), lines, "{frame:?}");
         }
+    }
+
+    #[test]
+    fn a_rest_is_lines_and_how_long_the_next_is_can_be_asked() {
+        let mut messages = messages(b"{}\n\n{\n}");
+        assert!(!messages.is_whole() && messages.line() == Some(b"{}"));
+        let mut rest = Messages::lines(messages.rest());
+        assert!(!rest.is_longer_than(0) && rest.line() == Some(b""));
+        assert!(!rest.is_longer_than(1) && rest.is_longer_than(0));
+        assert_eq!(rest.collect::<Vec<_>>(), [b"{", b"}"]);
+        let whole = super::messages(b"{\n} ");
+        assert!(whole.is_whole() && whole.is_longer_than(2) && !whole.is_longer_than(3));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whole frames out, each compressed alone: the same bytes for whoever negotiated the extension.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use super::{WINDOW_BITS_MAX, WINDOW_BITS_MIN};
@@ -19,6 +21,8 @@ pub struct Deflater {
     threshold: usize,
     /// The bits of the window, 9 to 15.
     window_bits: u8,
+    /// Panics of the compressor since somebody asked.
+    panics: u64,
 }
 
 /// The most memory of a compressed message that is kept for the next.
@@ -36,7 +40,24 @@ impl Deflater {
         // Eight bits are too few for the algorithm.
         let window_bits = window_bits.clamp(WINDOW_BITS_MIN + 1, WINDOW_BITS_MAX);
         let state = Self::state(level, window_bits);
-        Self { state, compressed: Vec::new(), level, threshold, window_bits }
+        Self { state, compressed: Vec::new(), level, threshold, window_bits, panics: 0 }
+    }
+
+    /// How often the compressor has panicked since the last call. What it was to compress then went
+    /// out as it was.
+    pub fn take_panics(&mut self) -> u64 {
+        std::mem::take(&mut self.panics)
+    }
+
+    /// Runs the compressor. Its panic, which would end a shard with all its connections, counts as
+    /// nothing gained; its state is made anew.
+    pub(crate) fn caught(&mut self, work: impl FnOnce(&mut Self) -> bool) -> bool {
+        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+            self.state = Self::state(self.level, self.window_bits);
+            self.compressed = Vec::new();
+            self.panics += 1;
+            false
+        })
     }
 
     /// Appends a whole frame around `payload` for a peer that gave us a window of `window_bits`.
@@ -53,7 +74,8 @@ impl Deflater {
     ) -> bool {
         let window = 1_usize << window_bits.min(WINDOW_BITS_MAX);
         let fits = window_bits >= self.window_bits || payload.len() <= window;
-        let compressed = payload.len() >= self.threshold && fits && self.compress(payload);
+        let compressed =
+            payload.len() >= self.threshold && fits && self.caught(|it| it.compress(payload));
         if compressed {
             deflated_header(opcode, self.compressed.len(), out);
             out.extend_from_slice(&self.compressed);
@@ -71,15 +93,7 @@ impl Deflater {
         const HEAD: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF];
         let mut crc = Crc::new();
         crc.update(bytes);
-        self.state.reset();
-        self.compressed.clear();
-        self.compressed.reserve(bytes.len() + bytes.len() / 4 + 64);
-        let done = self.state.compress_vec(bytes, &mut self.compressed, FlushCompress::Finish);
-        let ended = matches!(done, Ok(Status::StreamEnd));
-        debug_assert!(ended, "no room for the stream");
-        if !ended {
-            self.state = Self::state(self.level, self.window_bits);
-        }
+        let ended = self.caught(|it| it.finish(bytes));
         let smaller = ended && HEAD.len() + self.compressed.len() + 8 < bytes.len();
         if smaller {
             out.extend_from_slice(&HEAD);
@@ -89,6 +103,20 @@ impl Deflater {
         }
         self.rest();
         smaller
+    }
+
+    /// Compresses into `compressed`, to the end of a stream; whether that was reached.
+    fn finish(&mut self, bytes: &[u8]) -> bool {
+        self.state.reset();
+        self.compressed.clear();
+        self.compressed.reserve(bytes.len() + bytes.len() / 4 + 64);
+        let done = self.state.compress_vec(bytes, &mut self.compressed, FlushCompress::Finish);
+        let ended = matches!(done, Ok(Status::StreamEnd));
+        debug_assert!(ended, "no room for the stream");
+        if !ended {
+            self.state = Self::state(self.level, self.window_bits);
+        }
+        ended
     }
 
     /// Gives back the memory of a large message.

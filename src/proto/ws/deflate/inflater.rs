@@ -14,6 +14,9 @@ const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 /// Last blocks inside one message (RFC 7692, section 7.2.3.4). Each costs a copy of the window.
 const LAST_BLOCKS_MAX: usize = 256;
 
+/// What an inflater takes of memory, to be counted.
+pub(crate) const INFLATER_BYTES: usize = 50 * 1024;
+
 /// The least memory for output that is asked for.
 const ROOM_MIN: usize = 512;
 
@@ -116,7 +119,9 @@ impl Inflater {
         Ok(())
     }
 
-    /// Takes a piece of a message and appends what it stands for.
+    /// Takes a piece of a message and appends what it stands for, as far as there is `room`.
+    /// Returns how much of the piece is left where that was not enough, which may be none of it:
+    /// there may still be more to come out.
     ///
     /// `message` never grows past `max`, whatever the input says.
     pub(crate) fn take(
@@ -124,10 +129,10 @@ impl Inflater {
         piece: &[u8],
         inbound: &Inbound,
         message: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<(), ProtocolError> {
-        self.taken = self.taken.saturating_add(piece.len());
-        self.inflate(piece, inbound, message, max)
+        (max, room): (usize, usize),
+    ) -> Result<Option<usize>, ProtocolError> {
+        let until = message.len().saturating_add(room);
+        self.inflate(piece, inbound, message, (max, until))
     }
 
     /// Takes the end of a message.
@@ -141,7 +146,8 @@ impl Inflater {
         if self.taken == 0 {
             return Ok(());
         }
-        self.inflate(&END, inbound, message, max)?;
+        // What may still come out is a match or two.
+        self.inflate(&END, inbound, message, (max, usize::MAX))?;
         if self.ended { Ok(()) } else { Err(ProtocolError::Deflate) }
     }
 
@@ -150,12 +156,12 @@ impl Inflater {
         mut input: &[u8],
         inbound: &Inbound,
         message: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<(), ProtocolError> {
+        (max, until): (usize, usize),
+    ) -> Result<Option<usize>, ProtocolError> {
         loop {
             if self.ended {
                 if input.is_empty() {
-                    return Ok(());
+                    return Ok(None);
                 }
                 self.last_blocks += 1;
                 if self.last_blocks > LAST_BLOCKS_MAX {
@@ -163,8 +169,11 @@ impl Inflater {
                 }
                 self.restart(inbound, message)?;
             }
+            if message.len() >= until {
+                return Ok(Some(input.len()));
+            }
             let (had_in, had_out) = (self.state.total_in(), message.len());
-            let status = self.step(input, message, max)?;
+            let (status, filled) = self.step(input, message, (max, until))?;
             let taken = usize::try_from(self.state.total_in() - had_in).unwrap_or(usize::MAX);
             input = input.get(taken..).unwrap_or_default();
             self.ended = status == Status::StreamEnd;
@@ -172,7 +181,7 @@ impl Inflater {
                 // Output that did not fill its room is all there is of this input.
                 let stuck = taken == 0 && message.len() == had_out;
                 match (input.is_empty(), stuck) {
-                    (true, _) if stuck || message.len() < message.capacity() => return Ok(()),
+                    (true, _) if stuck || !filled => return Ok(None),
                     (false, true) => return Err(ProtocolError::Deflate),
                     _ => {}
                 }
@@ -180,26 +189,36 @@ impl Inflater {
         }
     }
 
-    /// Inflates into the room of `message`, which is made where there is none.
+    /// Inflates into the room of `message`, which is made where there is none. Whether it is full
+    /// then.
     fn step(
         &mut self,
         input: &[u8],
         message: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<Status, ProtocolError> {
+        (max, until): (usize, usize),
+    ) -> Result<(Status, bool), ProtocolError> {
         let len = message.len();
         if len >= max {
             // Full. Whatever more comes out is too much; what ends the message is not.
             let before = self.state.total_out();
             let status = self.state.decompress(input, &mut [0], FlushDecompress::None);
             let more = self.state.total_out() > before;
-            return if more { Err(ProtocolError::TooBig) } else { status.map_err(corrupt) };
+            let status = status.map_err(corrupt)?;
+            return if more { Err(ProtocolError::TooBig) } else { Ok((status, true)) };
         }
         if len == message.capacity() {
             let target = len.saturating_mul(2).max(input.len().saturating_mul(3)).max(ROOM_MIN);
             message.reserve_exact(target.max(len + 1).min(max) - len);
         }
-        self.state.decompress_vec(input, message, FlushDecompress::None).map_err(corrupt)
+        // No more than is wanted: what is filled with zeros first is what is written.
+        let room = message.capacity().min(until);
+        message.resize(room, 0);
+        let before = self.state.total_out();
+        let fresh = message.get_mut(len..).unwrap_or_default();
+        let status = self.state.decompress(input, fresh, FlushDecompress::None);
+        let came = usize::try_from(self.state.total_out() - before).unwrap_or(usize::MAX);
+        message.truncate(len.saturating_add(came));
+        Ok((status.map_err(corrupt)?, message.len() == room))
     }
 }
 
@@ -209,13 +228,21 @@ fn corrupt<E>(_: E) -> ProtocolError {
 }
 
 /// Inflaters without a message. A shard owns one of these for all its connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inflaters {
     free: Vec<Inflater>,
     /// Compressed bytes that were taken by all of them.
     compressed: u64,
     /// What came out.
     plain: u64,
+    /// What may come out until the next [`Inflaters::allow`].
+    room: usize,
+}
+
+impl Default for Inflaters {
+    fn default() -> Self {
+        Self { free: Vec::new(), compressed: 0, plain: 0, room: usize::MAX }
+    }
 }
 
 /// Inflaters that are kept; a shard seldom has more messages under way.
@@ -227,8 +254,20 @@ impl Inflaters {
         (self.compressed, self.plain)
     }
 
+    /// Lets so many bytes come out from here on; a decoder that needs more pauses. Without this
+    /// there is no such bound.
+    pub fn allow(&mut self, bytes: usize) {
+        self.room = bytes;
+    }
+
+    /// What may still come out.
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
     /// Counts a step of an inflater.
     pub(crate) fn count(&mut self, compressed: usize, plain: usize) {
+        self.room = self.room.saturating_sub(plain);
         self.compressed = self.compressed.wrapping_add(compressed as u64);
         self.plain = self.plain.wrapping_add(plain as u64);
     }

@@ -73,7 +73,13 @@ fn fragments(opcode: Opcode, payload: &[u8], size: usize) -> Vec<u8> {
     out
 }
 
-fn run<'a>(
+fn run<'a>(decoder: Decoder, pieces: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Outcome {
+    run_within(usize::MAX, decoder, pieces, max)
+}
+
+/// As [`run`], with a decoder that pauses when so many bytes have come out.
+fn run_within<'a>(
+    room: usize,
     mut decoder: Decoder,
     pieces: impl IntoIterator<Item = &'a [u8]>,
     max: usize,
@@ -83,13 +89,24 @@ fn run<'a>(
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
         loop {
-            match decoder.next_with(&mut input, max, &mut inflaters) {
+            inflaters.allow(room);
+            let before = inflaters.tally().1;
+            let next = decoder.next_with(&mut input, max, &mut inflaters);
+            let came = usize::try_from(inflaters.tally().1 - before).unwrap();
+            // The bits that a flush was missing for may be a match or two.
+            assert!(came <= room.saturating_add(2 * 258), "{came} bytes where {room} are allowed");
+            match next {
                 Ok(Some(Message::Text(text))) => seen.push((Opcode::Text, text.to_vec())),
                 Ok(Some(Message::Binary(bytes))) => seen.push((Opcode::Binary, bytes.to_vec())),
                 Ok(Some(Message::Ping(bytes))) => seen.push((Opcode::Ping, bytes.to_vec())),
                 Ok(Some(Message::Pong(bytes))) => seen.push((Opcode::Pong, bytes.to_vec())),
                 Ok(Some(Message::Close(_))) => seen.push((Opcode::Close, Vec::new())),
-                Ok(None) => break,
+                Ok(None) => {
+                    if !decoder.is_paused() {
+                        break;
+                    }
+                    assert_eq!(came, room, "it goes on");
+                }
                 Err(error) => return (seen, Err(error)),
             }
         }
@@ -105,6 +122,10 @@ fn each_cut(decoder: impl Fn() -> Decoder, input: &[u8], max: usize) -> Outcome 
         assert_eq!(run(decoder(), [left, right], max), whole, "cut at {cut}");
     }
     assert_eq!(run(decoder(), input.chunks(1), max), whole, "byte by byte");
+    for room in [1, 2, 7, 100] {
+        assert_eq!(run_within(room, decoder(), [input], max), whole, "{room} bytes at once");
+        assert_eq!(run_within(room, decoder(), input.chunks(3), max), whole, "{room}, in pieces");
+    }
     whole
 }
 
@@ -382,4 +403,17 @@ fn a_message_that_did_not_shrink_leaves_nothing_behind_for_the_next() {
             }
         }
     }
+}
+
+#[test]
+fn a_panic_of_the_compressor_costs_nothing_but_its_frame() {
+    let text = b"0123456789".repeat(100);
+    let mut deflater = Deflater::new(1, 0);
+    let mut out = Vec::new();
+    assert!(deflater.frame(Opcode::Text, &text, 15, &mut out));
+    assert!(!deflater.caught(|_| panic!("as zlib-rs 0.6.8 did")));
+    let mut again = Vec::new();
+    assert!(deflater.frame(Opcode::Text, &text, 15, &mut again));
+    assert!(again == out && deflater.gzip(&text, &mut again));
+    assert_eq!((deflater.take_panics(), deflater.take_panics()), (1, 0));
 }

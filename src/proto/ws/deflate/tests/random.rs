@@ -77,6 +77,8 @@ proptest! {
         for size in [1, 2, 3, 50, 333] {
             let outcome = run(plain_offer().decoder(), bytes.chunks(size), max);
             prop_assert_eq!(&outcome, &whole, "pieces of {}", size);
+            let outcome = run_within(size, plain_offer().decoder(), bytes.chunks(100), max);
+            prop_assert_eq!(&outcome, &whole, "{} bytes at once", size);
         }
     }
 
@@ -99,7 +101,9 @@ proptest! {
         let payload: Vec<u8> = (0..len).map(|_| random.u8(b'a'..=b'p')).collect();
         let bytes = fragments(Opcode::Text, &plain_offer().deflate(&payload), size);
         let outcome = run(plain_offer().decoder(), bytes.chunks(piece), len);
-        prop_assert_eq!(outcome, (vec![(Opcode::Text, payload)], Ok(())));
+        prop_assert_eq!(&outcome, &(vec![(Opcode::Text, payload)], Ok(())));
+        let within = run_within(size, plain_offer().decoder(), bytes.chunks(piece), len);
+        prop_assert_eq!(&within, &outcome);
         let (seen, end) = run(plain_offer().decoder(), bytes.chunks(piece), len - 1);
         prop_assert_eq!((seen.len(), end), (0, Err(ProtocolError::TooBig)));
     }
