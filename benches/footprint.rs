@@ -168,6 +168,7 @@ impl Node {
                     payload: Payload::Json(PAYLOAD.into()),
                     from: None,
                     hidden_from: None,
+                    frames: weir::proto::encoder::Frames::default(),
                 };
                 self.store.publish(event, NOW).expect("memory is always there");
             }
@@ -352,6 +353,7 @@ fn stalled_bytes() -> u32 {
                 payload: Payload::Json(PAYLOAD.into()),
                 from: None,
                 hidden_from: None,
+                frames: weir::proto::encoder::Frames::default(),
             };
             node.store.publish(event, NOW).expect("memory is always there");
         }

@@ -116,6 +116,7 @@ fn event(channel: &str) -> NewEvent<'_> {
         payload: Payload::Json(PAYLOAD.into()),
         from: None,
         hidden_from: None,
+        frames: weir::proto::encoder::Frames::default(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::core::metrics::Snapshot;
 use crate::http::HttpOptions;
 use crate::proto::dialect::json::value;
+use crate::proto::encoder::Frames;
 use crate::proto::name::{ChannelName, ClientId, ShardId};
 use crate::proto::position::Position;
 use crate::shard::{Local, Mailboxes, Node, PublishError, fdtable};
@@ -226,6 +227,7 @@ impl Handle {
             payload,
             from: None,
             hidden_from: None,
+            frames: Frames::default(),
         };
         let position = self.node.publish(event).await?;
         self.node.count_embedded();

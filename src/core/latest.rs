@@ -10,9 +10,11 @@ use foldhash::fast::RandomState;
 use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
 use crate::proto::format::Format;
+use crate::proto::large::Large;
 use crate::proto::name::Alias;
 
-/// Bytes of payloads and keys that a table holds at most, unless it is one event.
+/// Bytes of payloads and keys that a table holds at most, with what was made of large ones, unless
+/// it is one event.
 pub const LATEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A frame that is made for those who lag, and shared by them.
@@ -24,8 +26,22 @@ pub struct Frame {
     pub offset: Option<u64>,
     /// When that event was taken, in nanoseconds of the node's clock.
     pub taken_ns: u64,
-    /// The frame.
+    /// The frame; of a large event, nothing.
     pub bytes: Box<[u8]>,
+    /// The frame of a large event.
+    pub large: Option<Arc<Large>>,
+}
+
+impl Frame {
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.large.as_ref().map_or(0, |large| large.len())
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 #[derive(Debug)]
@@ -53,9 +69,13 @@ impl Entry {
             others.get_or_insert_default().get_mut(format.index()).unwrap_or(frame)
         };
         shown.get_or_insert_with(|| {
-            let bytes = event.snapshot_frame(format, encoder);
+            let large = event.large_snapshot(format, encoder);
+            let bytes = match &large {
+                Some(_) => Box::default(),
+                None => event.snapshot_frame(format, encoder),
+            };
             let (alias, offset) = (event.alias, Some(event.offset));
-            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes })
+            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes, large })
         })
     }
 }
@@ -179,7 +199,7 @@ impl Latest {
 
 /// What an event counts as, in bytes.
 fn size(event: &Event) -> usize {
-    event.payload.len() + event.key.as_ref().map_or(0, |key| key.len())
+    event.bytes() + event.key.as_ref().map_or(0, |key| key.len())
 }
 
 #[cfg(test)]

@@ -1,21 +1,19 @@
 //! Work on large messages that leaves the shard's thread, so that small ones of others do not wait
-//! for it: gunzipping them, and reading them. The client is not read meanwhile.
+//! for it: gunzipping them, reading them, and compressing what they publish. The client is not read meanwhile.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
+use super::door::Wanted;
 use crate::proto::command::{Command, Request};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Payload;
 use crate::proto::gzip::{self, GzipError};
-
-/// Messages of more bytes are worked on elsewhere. A shard reads some 1 GB/s: a quarter of a
-/// millisecond for this many.
-pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
 /// What is to be done, with all that it takes.
 #[derive(Debug)]
@@ -63,6 +61,7 @@ pub(super) struct Large {
     pub(super) key: Option<Box<str>>,
     pub(super) echo: bool,
     pub(super) payload: Payload,
+    pub(super) frames: Frames,
 }
 
 /// A job under way. Resolves to what has come of it; to nothing where it has panicked.
@@ -71,8 +70,14 @@ pub(super) struct Away(JoinHandle<Worked>);
 
 impl Away {
     /// Begins a job; messages have at most `bytes_max`.
-    pub(super) fn new(job: Job, bytes_max: usize) -> Self {
-        Self(tokio::task::spawn_blocking(move || job.run(bytes_max)))
+    pub(super) fn new(job: Job, bytes_max: usize, wanted: Wanted) -> Self {
+        Self(tokio::task::spawn_blocking(move || {
+            let mut worked = job.run(bytes_max);
+            if let Done::Publish(large) = &mut worked.done {
+                large.frames = wanted.make(&large.payload);
+            }
+            worked
+        }))
     }
 }
 
@@ -130,6 +135,7 @@ fn read(text: Vec<u8>) -> Done {
             key: publish.key.map(Box::from),
             echo: publish.echo,
             payload: Payload::Json(publish.data.into()),
+            frames: Frames::default(),
         }),
         Ok(_) => Done::Text(text),
         Err(error) => Done::Bad(error),
@@ -142,7 +148,8 @@ fn open(message: &[u8], channel: Box<str>, bytes_max: usize) -> Worked {
         let payload = publish.open(bytes_max)?;
         let inflated = if publish.gzip { (publish.payload.len(), payload.len()) } else { (0, 0) };
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        let done = Done::Publish(Large { id, channel, key, echo, payload });
+        let frames = Frames::default();
+        let done = Done::Publish(Large { id, channel, key, echo, payload, frames });
         Ok(Worked { done, inflated })
     });
     read.unwrap_or_else(|error| Done::Bad(error).into())

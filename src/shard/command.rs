@@ -11,6 +11,7 @@ use crate::core::policy::{Policy, PolicyRule};
 use crate::core::session;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
 use crate::proto::format::Subprotocol;
@@ -37,6 +38,8 @@ pub(super) struct New<'a> {
     /// Whether the publisher wants it too.
     pub(super) echo: bool,
     pub(super) payload: Payload,
+    /// What was made of its frames already.
+    pub(super) frames: Frames,
 }
 
 impl<'a> From<&Publish<'a>> for New<'a> {
@@ -46,6 +49,7 @@ impl<'a> From<&Publish<'a>> for New<'a> {
             key: publish.key.map(Box::from),
             echo: publish.echo,
             payload: Payload::Json(Box::from(publish.data)),
+            frames: Frames::default(),
         }
     }
 }
@@ -112,7 +116,7 @@ impl Shard {
         id: Option<u64>,
         new: New<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
-        let New { channel, key, echo, payload } = new;
+        let New { channel, key, echo, payload, frames } = new;
         self.policy(id, channel)?;
         let event = NewEvent {
             channel: Cow::Borrowed(channel),
@@ -120,6 +124,7 @@ impl Shard {
             payload,
             from: Some(Arc::clone(asker.author)),
             hidden_from: (!echo).then_some(asker.author.client),
+            frames,
         };
         let taken = self.node.store().publish(event, asker.now);
         let published = taken.map_err(|away| unavailable(id, away))?;

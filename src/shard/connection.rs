@@ -311,14 +311,15 @@ impl Connection {
         let mut piece: &mut [u8] = &mut [];
         let mut finished = false;
         let mut next = match worked {
-            Some(worked) => asker.resume(&self.local, worked),
+            Some(worked) => asker.resume_with(&self.local, worked, text),
             None => asker.requests(&self.local, text),
         };
         let reason = loop {
             let text = match next {
-                Next::Away(job) => {
-                    self.waits = Some(Box::new(Waits::Away(Away::new(*job, max))));
-                    Some(Vec::new())
+                Next::Away(job, text) => {
+                    let away = Away::new(*job, max, shard.node.wanted());
+                    self.waits = Some(Box::new(Waits::Away(away)));
+                    Some(text)
                 }
                 Next::Close(reason) => break Some(reason),
                 Next::Ended => break None,

@@ -1,8 +1,9 @@
 //! What a client's messages come to: commands carried out, errors told, and what the reader of the
 //! connection does next.
 
-use super::away::{self, Done, Job, LARGE_BYTES, Large, Worked};
+use super::away::{self, Done, Job, Large, Worked};
 use super::command::{Asker, New};
+use super::door::LARGE_BYTES;
 use super::local::Local;
 use super::node::NodeOptions;
 use crate::core::hub::SeatId;
@@ -10,6 +11,7 @@ use crate::core::metrics::Counter;
 use crate::core::session;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::{bin, json};
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
@@ -23,8 +25,8 @@ const UNREAD_MAX: usize = 64 * 1024;
 
 /// What becomes of a connection after some of its bytes.
 pub(super) enum Next {
-    /// Not read until that is done.
-    Away(Box<Job>),
+    /// Not read until that is done; with the rest of the text frame.
+    Away(Box<Job>, Vec<u8>),
     Close(CloseReason),
     /// The close has begun: nothing more of it is carried out.
     Ended,
@@ -57,14 +59,14 @@ impl Asker<'_> {
     pub(super) fn take(&self, local: &Local, message: Message<'_>) -> Next {
         let shard = &local.0;
         match message {
-            Message::Text(text) if text.len() > LARGE_BYTES => {
-                Next::Away(Box::new(Job::Text(text.to_vec())))
+            Message::Text(text) if text.len() > shard.node.large_bytes() => {
+                Next::Away(Box::new(Job::Text(text.to_vec())), Vec::new())
             }
             Message::Text(text) => self.requests(local, text),
             Message::Binary(bytes) => self.binary(local, bytes),
             Message::Ping(payload) => {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    frame::control(Opcode::Pong, payload, seat.outbox.control());
+                    seat.outbox.push_control(Opcode::Pong, payload);
                 }
                 self.unless_unread(local)
             }
@@ -85,6 +87,11 @@ impl Asker<'_> {
         let shard = &local.0;
         let mut messages = json::messages(text);
         while let Some(message) = messages.next() {
+            // One that fills its frame has been there already.
+            if message.len() > LARGE_BYTES && message.len() < text.len() {
+                let job = Job::Text(message.to_vec());
+                return Next::Away(Box::new(job), rest(messages));
+            }
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
                 Err(error) => Err(error),
@@ -118,8 +125,8 @@ impl Asker<'_> {
                 self.refuse(local, &CommandError::new(None, ErrorCode::BadRequest, message))
             }
             Subprotocol::JsonGzip => {
-                if gzip::says(bytes).max(bytes.len()) > LARGE_BYTES {
-                    return Next::Away(Box::new(Job::Gzip(bytes.to_vec())));
+                if gzip::says(bytes).max(bytes.len()) > local.0.node.large_bytes() {
+                    return Next::Away(Box::new(Job::Gzip(bytes.to_vec())), Vec::new());
                 }
                 self.resume(local, away::gunzip(bytes, local.0.node.options().message_bytes))
             }
@@ -153,20 +160,40 @@ impl Asker<'_> {
             },
         };
         let says = if publish.gzip { gzip::says(publish.payload) } else { 0 };
-        if says.max(bytes.len()) > LARGE_BYTES {
-            return Ok(Next::Away(Box::new(Job::Bin { message: bytes.to_vec(), channel })));
+        if says.max(bytes.len()) > shard.node.large_bytes() {
+            let job = Job::Bin { message: bytes.to_vec(), channel };
+            return Ok(Next::Away(Box::new(job), Vec::new()));
         }
         let payload = publish.open(options.message_bytes)?;
         if publish.gzip {
             self.count_inflated(local, (publish.payload.len(), payload.len()));
         }
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        Ok(self.publish(local, Large { id, channel, key, echo, payload }))
+        let frames = Frames::default();
+        Ok(self.publish(local, Large { id, channel, key, echo, payload, frames }))
     }
 
     fn count_inflated(&self, local: &Local, (compressed, plain): (usize, usize)) {
         local.0.metrics.add(Counter::CompressedIn, compressed as u64);
         local.0.metrics.add(Counter::CompressedInPlain, plain as u64);
+    }
+
+    /// Goes on with what was done of a message, and then with the `text` that waited behind it.
+    pub(super) fn resume_with(&self, local: &Local, worked: Worked, text: &[u8]) -> Next {
+        let behind = |mut rest: Vec<u8>| {
+            if !rest.is_empty() && !text.is_empty() {
+                rest.push(b'\n');
+            }
+            rest.extend_from_slice(text);
+            rest
+        };
+        match self.resume(local, worked) {
+            Next::Away(job, rest) => Next::Away(job, behind(rest)),
+            Next::Hold(crowded, rest) => Next::Hold(crowded, behind(rest)),
+            Next::Unread(rest) => Next::Unread(behind(rest)),
+            Next::Read => self.requests(local, text),
+            next @ (Next::Close(_) | Next::Ended) => next,
+        }
     }
 
     /// Goes on with what was done of a message.
@@ -183,9 +210,10 @@ impl Asker<'_> {
     fn publish(&self, local: &Local, large: Large) -> Next {
         let shard = &local.0;
         shard.metrics.add(Counter::CommandsPublish, 1);
-        let Large { id, channel, key, echo, payload } = large;
-        let published = session::check_channel(id, &channel)
-            .and_then(|()| shard.publish(self, id, New { channel: &channel, key, echo, payload }));
+        let Large { id, channel, key, echo, payload, frames } = large;
+        let new = New { channel: &channel, key, echo, payload, frames };
+        let published =
+            session::check_channel(id, &channel).and_then(|()| shard.publish(self, id, new));
         match published {
             Ok(None) => self.unless_unread(local),
             Ok(Some(crowded)) => Next::Hold(crowded, Vec::new()),

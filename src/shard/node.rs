@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
+use super::door::Speakers;
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
 use crate::core::farewell::Farewells;
@@ -112,6 +113,7 @@ pub struct Node {
     embedded: AtomicU64,
     memory: Ledger,
     farewells: Mutex<Farewells>,
+    pub(super) speakers: Speakers,
 }
 
 impl Node {
@@ -121,6 +123,7 @@ impl Node {
         Self {
             memory,
             farewells: Mutex::default(),
+            speakers: Speakers::default(),
             options,
             store,
             mailboxes,
@@ -213,6 +216,9 @@ impl Node {
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }
+        let NewEvent { payload, frames: _, .. } = event;
+        let (payload, frames) = self.prepare(payload).await;
+        let event = NewEvent { payload, frames, ..event };
         Ok(self.store.publish(event, self.clock.now())?.position)
     }
 

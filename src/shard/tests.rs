@@ -238,6 +238,7 @@ fn a_publish_waits_once_for_all_mailboxes() {
         payload: Payload::Opaque(Box::from(&b"x"[..])),
         from: None,
         hidden_from: None,
+        frames: crate::proto::encoder::Frames::default(),
     };
     while !node.mailboxes().all().iter().all(Mailbox::is_crowded) {
         node.store().publish(event(), now).unwrap();
@@ -286,7 +287,14 @@ fn a_turn_does_not_hand_out_every_channel_at_once() {
         for channel in ["room:1", "room:2", "room:1", "room:3", "room:1"] {
             let payload = Payload::Opaque(Box::from(&b"x"[..]));
             let channel = channel.into();
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            let event = NewEvent {
+                channel,
+                key: None,
+                payload,
+                from: None,
+                hidden_from: None,
+                frames: crate::proto::encoder::Frames::default(),
+            };
             shard.node.store().publish(event, clock.now()).unwrap();
         }
         let mut mail = Vec::new();
@@ -308,7 +316,14 @@ fn a_batch_stops_at_the_message_that_crowds_a_mailbox() {
         for _ in 0..8_191 {
             let payload = Payload::Opaque(Box::from(&b"x"[..]));
             let channel = "room:1".into();
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            let event = NewEvent {
+                channel,
+                key: None,
+                payload,
+                from: None,
+                hidden_from: None,
+                frames: crate::proto::encoder::Frames::default(),
+            };
             shard.node.store().publish(event, now).unwrap();
         }
         let mut client = Client::connect(&local).await;

@@ -152,7 +152,7 @@ impl Shard {
                     break;
                 }
                 events += 1;
-                bytes += event.payload.len();
+                bytes += event.bytes();
                 in_hand.pop_front();
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);

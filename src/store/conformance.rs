@@ -50,6 +50,7 @@ fn event(channel: &str) -> NewEvent<'_> {
         payload: Payload::Json(Box::from(&b"1"[..])),
         from: None,
         hidden_from: None,
+        frames: crate::proto::encoder::Frames::default(),
     }
 }
 
@@ -170,6 +171,7 @@ fn contents(make: Make<'_>) {
             payload,
             from: Some(Arc::clone(&author)),
             hidden_from: Some(ClientId(9)),
+            frames: crate::proto::encoder::Frames::default(),
         };
         store.publish(full, now(ms)).expect("the store is there");
     }

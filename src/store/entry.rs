@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::proto::encoder::Frames;
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use crate::proto::position::Position;
@@ -20,6 +21,15 @@ pub struct NewEvent<'a> {
     pub from: Option<Arc<Author>>,
     /// The one client that does not want to see it.
     pub hidden_from: Option<ClientId>,
+    /// What was made of its frames already, where it is large.
+    pub frames: Frames,
+}
+
+impl NewEvent<'_> {
+    /// The same, with nothing borrowed.
+    pub fn into_owned(self) -> NewEvent<'static> {
+        NewEvent { channel: Cow::Owned(self.channel.into_owned()), ..self }
+    }
 }
 
 /// The clocks at the moment of a call.

@@ -187,7 +187,7 @@ impl Store for Memory {
                 hidden_from: event.hidden_from,
                 payload: event.payload,
                 json_frame: OnceLock::new(),
-                frames: crate::proto::encoder::Frames::default(),
+                frames: event.frames,
             });
             for shard in shards.iter() {
                 if self.deliver.deliver(shard, Arc::clone(&event)) {
@@ -355,7 +355,14 @@ mod tests {
         let put = |name: String, ms| {
             let payload = crate::proto::event::Payload::Json(Box::from(&b"1"[..]));
             let channel = std::borrow::Cow::Owned(name);
-            let event = NewEvent { channel, key: None, payload, from: None, hidden_from: None };
+            let event = NewEvent {
+                channel,
+                key: None,
+                payload,
+                from: None,
+                hidden_from: None,
+                frames: crate::proto::encoder::Frames::default(),
+            };
             store.publish(event, now(ms)).unwrap().position
         };
         let hash = |name: &str| store.hasher.hash_one(name);

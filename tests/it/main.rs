@@ -8,6 +8,7 @@ mod formats;
 mod handshake;
 mod harness;
 mod http;
+mod large;
 mod lifecycle;
 mod listen;
 mod mended;

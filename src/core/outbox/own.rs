@@ -14,7 +14,7 @@ impl Outbox {
         let places = self.data.capacity();
         let lane = if places > LANE_KEPT { places * size_of::<Item>() } else { 0 };
         let frame = match self.data.front() {
-            Some(Item::Frame(frame)) => frame.bytes.len() / Rc::strong_count(frame),
+            Some(Item::Frame(frame)) => frame.len() / Rc::strong_count(frame),
             Some(Item::Last(bytes)) => bytes.len(),
             Some(Item::Gap(_) | Item::Lag(_) | Item::Slice(_)) | None => 0,
         };

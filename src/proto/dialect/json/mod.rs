@@ -8,7 +8,9 @@ mod split;
 mod text;
 pub mod value;
 
-pub use encode::{encode_event, encode_push, encode_snapshot};
+pub use encode::{
+    encode_event, encode_push, encode_snapshot, payload_end, payload_text, put_event_head,
+};
 pub use parse::Parser;
 pub use split::{Messages, messages};
 pub use text::write_string;
