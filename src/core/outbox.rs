@@ -238,11 +238,16 @@ impl Outbox {
     /// All that waits, where that is one slice that no byte was written of: the usual case. Not a
     /// large event.
     pub fn sole(&self) -> Option<&[u8]> {
+        self.sole_slice().and_then(|slice| slice.run.piece(slice.from, slice.to))
+    }
+
+    #[inline]
+    fn sole_slice(&self) -> Option<&Slice> {
         match self.data.front() {
             Some(Item::Slice(slice))
                 if self.data.len() == 1 && self.control.is_empty() && self.cut == 0 =>
             {
-                slice.run.piece(slice.from, slice.to)
+                Some(slice)
             }
             Some(_) | None => None,
         }
@@ -303,7 +308,7 @@ impl Outbox {
 
     /// Takes `written` bytes off the front, in the order of [`Outbox::gather`].
     pub fn advance(&mut self, written: usize, sink: &mut impl Delivered) {
-        if written == self.bytes && self.sole().is_some() {
+        if written == self.bytes && self.sole_slice().is_some() {
             return self.advance_sole(sink);
         }
         self.advance_many(written, sink);
@@ -349,7 +354,10 @@ impl Outbox {
             sink.delivered(&slice.run, slice.to - slice.from);
         }
         (self.bytes, self.events) = (0, 0);
-        self.tally = None;
+        // Most have none: to look is less than to drop what is not there.
+        if self.tally.is_some() {
+            self.tally = None;
+        }
         self.check();
     }
 

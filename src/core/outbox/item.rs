@@ -36,7 +36,15 @@ impl Slice {
     }
 
     /// The same frames, in a run of their own where this one takes too much memory for them.
+    #[inline]
     pub(super) fn fit(self) -> Self {
+        if self.from == 0 && self.to == self.run.len() {
+            return self;
+        }
+        self.fit_part()
+    }
+
+    fn fit_part(self) -> Self {
         if self.fits() {
             return self;
         }
