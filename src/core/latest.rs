@@ -11,6 +11,7 @@ use crate::core::account::{Account, Charge};
 use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
 use crate::proto::format::Format;
+use crate::proto::large::Large;
 use crate::proto::name::Alias;
 
 /// Bytes that a table holds at most, with the frames, unless it is one event.
@@ -28,8 +29,22 @@ pub struct Frame {
     pub offset: Option<u64>,
     /// When that event was taken, in nanoseconds of the node's clock.
     pub taken_ns: u64,
-    /// The frame.
+    /// The frame; of a large event, nothing.
     pub bytes: Box<[u8]>,
+    /// The frame of a large event.
+    pub large: Option<Arc<Large>>,
+}
+
+impl Frame {
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.large.as_ref().map_or(0, |large| large.len())
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 #[derive(Debug)]
@@ -55,7 +70,7 @@ impl Entry {
     fn weigh(&mut self) -> usize {
         let shown = self.others.iter().flat_map(|others| others.iter()).chain([&self.frame]);
         let shown: usize = shown.flatten().map(|frame| frame.bytes.len()).sum();
-        self.bytes = size(&self.event) + self.event.frames.bytes() + shown;
+        self.bytes = size(&self.event) + self.event.frames.made_bytes() + shown;
         self.bytes
     }
 
@@ -67,9 +82,13 @@ impl Entry {
             others.get_or_insert_default().get_mut(format.index()).unwrap_or(frame)
         };
         shown.get_or_insert_with(|| {
-            let bytes = event.snapshot_frame(format, encoder);
+            let large = event.large_snapshot(format, encoder);
+            let bytes = match &large {
+                Some(_) => Box::default(),
+                None => event.snapshot_frame(format, encoder),
+            };
             let (alias, offset) = (event.alias, Some(event.offset));
-            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes })
+            Rc::new(Frame { alias, offset, taken_ns: event.taken_ns, bytes, large })
         })
     }
 }
@@ -235,7 +254,7 @@ impl Latest {
 /// What an event counts as, in bytes: it keeps the frame that is made of it once somebody gets it.
 fn size(event: &Event) -> usize {
     let key = event.key.as_ref().map_or(0, |key| key.len());
-    2 * (event.payload.len() + key) + EVENT_BYTES
+    event.payload.len() + event.bytes() + 2 * key + EVENT_BYTES
 }
 
 #[cfg(test)]

@@ -50,9 +50,10 @@ pub struct Full(pub Slice);
 ///
 /// Invariants: `bytes` and `events` are the sums over the slices, less what was written of the
 /// front; neither limit is exceeded; `cut` bytes of the first frame of the front are written, and
-/// that frame is finished before anything else; the control lane begins with a whole frame, and
-/// holds little more than waits there; every slice but the front [fits] its run; the front is not
-/// vacant; a tally is that of the data lane.
+/// that frame is finished before anything else, but for what may pass between the fragments of a
+/// large event; the control lane begins with a whole frame, and holds little more than waits there;
+/// every slice but the front [fits] its run; the front is not vacant; a tally is that of the data
+/// lane.
 ///
 /// [fits]: crate::core::run::RUN_BYTES_MAX
 #[derive(Debug, Default)]
@@ -289,13 +290,19 @@ impl Outbox {
         }
     }
 
-    /// All that waits, where that is one slice that no byte was written of: the usual case.
+    /// All that waits, where that is one slice that no byte was written of: the usual case. Not a
+    /// large event.
     pub fn sole(&self) -> Option<&[u8]> {
+        self.sole_slice().and_then(|slice| slice.run.piece(slice.from, slice.to))
+    }
+
+    #[inline]
+    fn sole_slice(&self) -> Option<&Slice> {
         match self.data.front() {
             Some(Item::Slice(slice))
                 if self.data.len() == 1 && self.control.is_empty() && self.cut == 0 =>
             {
-                Some(slice.run.slice(slice.from, slice.to))
+                Some(slice)
             }
             Some(_) | None => None,
         }
@@ -319,19 +326,35 @@ impl Outbox {
             count < SLICES_MAX
         };
         let mut items = self.data.iter();
+        let mut control = self.control.get(self.control_from as usize..).unwrap_or_default();
         if self.cut > 0
             && let Some(front) = items.next()
         {
-            // The frame on its way, then the control lane, then what follows that frame.
+            // The frame on its way, then the control lane, then what follows that frame. Between
+            // the fragments of a large event only some of the lane may pass.
+            let (end, last) = front.boundary(self.cut);
+            if let Some(large) = front.large() {
+                large.slices(self.cut, end).into_iter().all(&mut add);
+                if end < last {
+                    let (passing, rest) = control.split_at(self.passing());
+                    control = rest;
+                    add(passing);
+                    large.slices(end, last).into_iter().all(&mut add);
+                }
+            }
             let (first, rest) = front.split();
             add(first.get(self.cut..).unwrap_or_default());
-            add(self.control.get(self.control_from as usize..).unwrap_or_default());
+            add(control);
             add(rest);
         } else {
-            add(self.control.get(self.control_from as usize..).unwrap_or_default());
+            add(control);
         }
         for item in items {
-            if matches!(item, Item::Lag(_) | Item::Recall(_)) || !add(item.as_bytes()) {
+            let more = match item.large() {
+                Some(large) => large.slices(0, large.len()).into_iter().all(&mut add),
+                None => !matches!(item, Item::Lag(_) | Item::Recall(_)) && add(item.as_bytes()),
+            };
+            if !more {
                 break;
             }
         }
@@ -339,15 +362,29 @@ impl Outbox {
     }
 
     /// Takes `written` bytes off the front, in the order of [`Outbox::gather`].
-    pub fn advance(&mut self, mut written: usize, sink: &mut impl Delivered) {
-        if written == self.bytes && self.sole().is_some() {
+    pub fn advance(&mut self, written: usize, sink: &mut impl Delivered) {
+        if written == self.bytes && self.sole_slice().is_some() {
             return self.advance_sole(sink);
         }
+        self.advance_many(written, sink);
+    }
+
+    // Apart, so that the usual case does not save the registers that this needs.
+    #[inline(never)]
+    fn advance_many(&mut self, mut written: usize, sink: &mut impl Delivered) {
         if self.cut > 0 {
-            let left = self.data.front().map_or(0, |front| front.split().0.len()) - self.cut;
-            let step = written.min(left);
+            let (end, last) = self.data.front().map_or((0, 0), |front| front.boundary(self.cut));
+            let step = written.min(end - self.cut);
             written -= step;
             self.advance_front(step, sink);
+            if end < last && self.cut == end {
+                let step = written.min(self.passing());
+                written -= step;
+                self.advance_control(step);
+                let step = written.min(last - end);
+                written -= step;
+                self.advance_front(step, sink);
+            }
         }
         if self.cut == 0 || self.data.is_empty() {
             let step = written.min(self.control_bytes());
@@ -355,7 +392,7 @@ impl Outbox {
             self.advance_control(step);
         }
         while written > 0 && !self.data.is_empty() {
-            let left = self.data.front().map_or(0, |front| front.as_bytes().len()) - self.cut;
+            let left = self.data.front().map_or(0, Item::len) - self.cut;
             let step = written.min(left);
             written -= step;
             self.advance_front(step, sink);
@@ -372,7 +409,10 @@ impl Outbox {
             sink.delivered(&slice.run, slice.to - slice.from);
         }
         (self.bytes, self.events) = (0, 0);
-        self.tally = None;
+        // Most have none: to look is less than to drop what is not there.
+        if self.tally.is_some() {
+            self.tally = None;
+        }
         self.check();
     }
 
@@ -395,7 +435,7 @@ impl Outbox {
             }
             Item::Frame(frame) => {
                 self.cut += step;
-                let done = self.cut == frame.bytes.len();
+                let done = self.cut == frame.len();
                 if done && frame.offset.is_some() {
                     sink.shown(frame);
                 }

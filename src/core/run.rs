@@ -3,17 +3,23 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
+
+mod part;
+
+use part::Part;
 
 use super::account::{Account, Charge};
 use crate::proto::encoder::Encoder;
 use crate::proto::event::Event;
 use crate::proto::format::{Compression, Format};
+use crate::proto::large::Large;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use recall::Recalled;
 
 mod recall;
+mod spare;
 
 /// A run closes at this many bytes.
 ///
@@ -29,12 +35,6 @@ pub const PINNED_TIMES: usize = 4;
 
 /// And one that takes no more than this, whatever the slice has.
 pub const PINNED_BYTES_MIN: usize = 1_024;
-
-/// Runs kept for reuse at most.
-const SPARE_MAX: usize = 4_096;
-
-/// Memory of the runs kept for reuse at most.
-const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Where a run ends and the next begins.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,8 @@ struct Frame {
 ///
 /// Invariants: the ends of `frames` are increasing and the last of them is `bytes.len()`; frame
 /// `i` is the event with offset `first_offset + i`, or `offsets[i]` where there are any, which
-/// are increasing and as many as the frames.
+/// are increasing and as many as the frames. A large event has a run of its own: its bytes are
+/// `large`, and `bytes` is empty.
 #[derive(Debug)]
 pub struct Run {
     channel: ChannelName,
@@ -68,6 +69,8 @@ pub struct Run {
     format: Format,
     first_offset: u64,
     bytes: Vec<u8>,
+    /// The one frame, where that is of a large event: what most of it is made of is shared.
+    large: Option<Arc<Large>>,
     frames: Vec<Frame>,
     /// Frames that one client asked not to see, by index.
     hidden: Vec<(u32, ClientId)>,
@@ -84,17 +87,6 @@ pub struct Run {
     /// The last parts of it that queues have made, while they have them.
     parts: RefCell<Vec<Part>>,
 }
-
-/// Frames of a run, as a run of their own.
-#[derive(Debug)]
-struct Part {
-    from: u32,
-    to: u32,
-    run: Weak<Run>,
-}
-
-/// How many parts a run remembers: those who stall together are about as far.
-const PARTS_MAX: usize = 4;
 
 impl Run {
     /// Where its memory counts.
@@ -191,6 +183,16 @@ impl Run {
         self.bytes.get(self.start(from)..self.start(to)).unwrap_or_default()
     }
 
+    /// As [`Run::slice`]; `None` where they are not in one piece, because the event is large.
+    pub fn piece(&self, from: u32, to: u32) -> Option<&[u8]> {
+        self.bytes.get(self.start(from)..self.start(to))
+    }
+
+    /// The frame of a large event.
+    pub fn large(&self) -> Option<&Large> {
+        self.large.as_deref()
+    }
+
     /// How many bytes the frames `from..to` have.
     pub fn size(&self, from: u32, to: u32) -> usize {
         self.start(to).saturating_sub(self.start(from))
@@ -206,44 +208,10 @@ impl Run {
     pub fn footprint(&self) -> usize {
         size_of::<Self>()
             + self.bytes.capacity()
+            + self.large.as_ref().map_or(0, |large| large.len())
             + self.frames.capacity() * size_of::<Frame>()
             + self.hidden.capacity() * size_of::<(u32, ClientId)>()
             + self.offsets.capacity() * size_of::<u64>()
-    }
-
-    /// A run with nothing but the frames `from..to`; what was hidden of them is not marked. All
-    /// queues that ask for the same have the same.
-    pub(super) fn part(&self, from: u32, to: u32) -> Rc<Self> {
-        let mut parts = self.parts.borrow_mut();
-        let same = parts.iter().find(|part| (part.from, part.to) == (from, to));
-        if let Some(run) = same.and_then(|part| part.run.upgrade()) {
-            return run;
-        }
-        let run = Rc::new(self.copy(from, to));
-        parts.retain(|part| part.run.strong_count() > 0);
-        if parts.len() == PARTS_MAX {
-            parts.remove(0);
-        }
-        parts.push(Part { from, to, run: Rc::downgrade(&run) });
-        run
-    }
-
-    fn copy(&self, from: u32, to: u32) -> Self {
-        let start = u32::try_from(self.start(from)).unwrap_or(u32::MAX);
-        let frames = self.frames.get(from as usize..to as usize).unwrap_or_default();
-        let mut part = Self {
-            channel: self.channel.clone(),
-            first_offset: self.offset(from),
-            bytes: self.slice(from, to).to_vec(),
-            frames: frames.iter().map(|frame| Frame { end: frame.end - start, ..*frame }).collect(),
-            hidden: Vec::new(),
-            charge: Charge::new(self.account(), 0),
-            parts: RefCell::default(),
-            offsets: self.offsets.get(from as usize..to as usize).unwrap_or_default().to_vec(),
-            ..*self
-        };
-        part.charge.set(part.footprint());
-        part
     }
 
     /// Gives back room that was grown for another run's frames, and counts what is left.
@@ -255,11 +223,19 @@ impl Run {
         self.charge.set(self.footprint());
     }
 
+    fn end(&self) -> usize {
+        self.large.as_ref().map_or(self.bytes.len(), |large| large.len())
+    }
+
+    fn is_full(&self, max: RunLimit) -> bool {
+        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
+        full || self.large.is_some()
+    }
+
     /// Whether the next frame may be one of `event`.
     fn takes(&self, event: &Event, max: RunLimit) -> bool {
         let follows = self.first_offset + self.frames.len() as u64 == event.offset;
-        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
-        self.frames.is_empty() || (!full && follows)
+        self.frames.is_empty() || (!self.is_full(max) && follows)
     }
 
     /// Appends an event, unless the run is full or the event does not follow the last one.
@@ -269,19 +245,34 @@ impl Run {
 
     /// Appends an event that need not follow the last one, unless the run is full.
     fn push_conflated(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
-        let full = self.bytes.len() >= max.bytes || self.frames.len() >= max.frames;
-        if !self.frames.is_empty() && full || !self.add(event, max, encoder) {
+        if !self.frames.is_empty() && self.is_full(max) || !self.add(event, max, encoder) {
             return false;
         }
         self.offsets.push(event.offset);
         true
     }
 
+    /// Begins with a large event, most of which was made elsewhere; `false` where it does not fit.
+    #[cold]
+    fn add_large(&mut self, event: &Arc<Event>, encoder: &mut Encoder) -> bool {
+        if self.frames.is_empty() {
+            self.large = event.large(self.format, encoder);
+        }
+        if self.frames.is_empty() && self.large.is_none() {
+            event.append_frame(self.format, encoder, &mut self.bytes);
+        }
+        self.frames.is_empty()
+    }
+
     #[inline]
     fn add(&mut self, event: &Arc<Event>, max: RunLimit, encoder: &mut Encoder) -> bool {
         self.begin_with(event);
         let before = self.bytes.len();
-        event.append_frame(self.format, encoder, &mut self.bytes);
+        if !event.is_large() {
+            event.append_frame(self.format, encoder, &mut self.bytes);
+        } else if !self.add_large(event, encoder) {
+            return false;
+        }
         if before > 0 && self.bytes.len() > max.bytes {
             // The next run begins with it, as it was encoded here.
             if self.format == Format::Json {
@@ -317,7 +308,7 @@ impl Run {
         }
         let later_ms = event.taken_ns.saturating_sub(self.first_ns) / 1_000_000;
         self.frames.push(Frame {
-            end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            end: u32::try_from(self.end()).unwrap_or(u32::MAX),
             later_ms: u32::try_from(later_ms).unwrap_or(u32::MAX),
         });
     }
@@ -358,18 +349,6 @@ impl Press {
         &self.account
     }
 
-    /// The memory of runs that are kept for reuse alone.
-    pub fn spare(&self) -> usize {
-        let spare = self.issued.iter().filter(|run| Rc::strong_count(run) == 1);
-        spare.map(|run| run.footprint()).sum()
-    }
-
-    /// Gives up what is kept for reuse.
-    pub fn forget(&mut self) {
-        self.issued = VecDeque::new();
-        self.bytes = 0;
-    }
-
     /// Begins a run with `event`, in plain JSON.
     pub fn begin(&mut self, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
         self.begin_in(Format::Json, event, now_ns)
@@ -398,6 +377,9 @@ impl Press {
         event: &Arc<Event>,
         max: RunLimit,
     ) -> bool {
+        if event.is_large() {
+            return false;
+        }
         let encoder = &mut self.encoder;
         let takes = std::iter::once(&*run).chain(&*others).all(|run| {
             let bytes = run.bytes.len() + event.frame(run.format, encoder).len();
@@ -441,27 +423,6 @@ impl Press {
         }
     }
 
-    /// Remembers a sealed run for reuse once its subscribers are done with it.
-    pub fn issue(&mut self, run: Rc<Run>) {
-        let bytes = run.footprint();
-        let full =
-            |press: &Self| press.issued.len() == SPARE_MAX || press.bytes + bytes > SPARE_BYTES_MAX;
-        // One that a slow reader pins is of no use here.
-        if full(self) && self.issued.front().is_some_and(|first| Rc::strong_count(first) > 1) {
-            self.next();
-        }
-        if !full(self) {
-            self.bytes += bytes;
-            self.issued.push_back(run);
-        }
-    }
-
-    fn next(&mut self) -> Option<Rc<Run>> {
-        let run = self.issued.pop_front()?;
-        self.bytes -= run.footprint();
-        Some(run)
-    }
-
     fn take(&mut self, event: &Arc<Event>, format: Format) -> Rc<Run> {
         // Old runs come back first; one that a slow reader pins goes to the end of the line.
         for _ in 0..self.issued.len().min(4) {
@@ -490,6 +451,7 @@ impl Press {
             format,
             first_offset: event.offset,
             bytes: Vec::new(),
+            large: None,
             frames: Vec::new(),
             hidden: Vec::new(),
             offsets: Vec::new(),

@@ -7,27 +7,43 @@ use super::dialect::bin::{self, Kind};
 use super::dialect::json;
 use super::event::{Event, Payload};
 use super::format::{Compression, Format, NARROW_BITS};
+use super::large::{Bodies, Large};
 use super::ws::deflate::{Deflater, WINDOW_BITS_MAX};
 use super::ws::frame::{self, Opcode};
 
 /// The frames of an event in the forms beside plain JSON, made by whoever needs them first. Takes
 /// memory once somebody does.
 #[derive(Debug, Default)]
-pub struct Frames(OnceLock<Box<[Cell; Format::ALL.len()]>>);
+pub struct Frames {
+    cells: OnceLock<Box<[Cell; Format::ALL.len()]>>,
+    /// What the frames of a large event are made from.
+    bodies: Option<Box<Bodies>>,
+}
 
 /// `None` where the form is no other than the one it is made from.
 type Cell = OnceLock<Option<Box<[u8]>>>;
 
 impl Frames {
-    /// What was made so far, in bytes.
-    pub fn bytes(&self) -> usize {
-        let Some(cells) = self.0.get() else { return 0 };
+    /// Memory of the frames that were made so far.
+    pub fn made_bytes(&self) -> usize {
+        let Some(cells) = self.cells.get() else { return 0 };
         let frames = cells.iter().filter_map(|cell| cell.get()?.as_deref());
         size_of_val(&**cells) + frames.map(<[u8]>::len).sum::<usize>()
     }
 
     fn cell(&self, format: Format) -> Option<&Cell> {
-        self.0.get_or_init(Box::default).get(format.index())
+        self.cells.get_or_init(Box::default).get(format.index())
+    }
+
+    /// Memory of what was made before the event had its place.
+    pub fn bytes(&self) -> usize {
+        self.bodies.as_ref().map_or(0, |bodies| bodies.bytes())
+    }
+}
+
+impl From<Bodies> for Frames {
+    fn from(bodies: Bodies) -> Self {
+        Self { cells: OnceLock::new(), bodies: Some(Box::new(bodies)) }
     }
 }
 
@@ -60,6 +76,22 @@ pub struct Encoder {
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 impl Event {
+    /// Whether most of its frames was made before it had its place.
+    pub fn is_large(&self) -> bool {
+        self.frames.bodies.is_some()
+    }
+
+    /// The message of a large event in that form; `None` where nothing was made for it: then
+    /// [`Event::frame`] does it all.
+    pub fn large(&self, format: Format, encoder: &mut Encoder) -> Option<Arc<Large>> {
+        self.frames.bodies.as_ref()?.message(self, Kind::Event, format, encoder)
+    }
+
+    /// As [`Event::large`], to show it as the newest of its key.
+    pub fn large_snapshot(&self, format: Format, encoder: &mut Encoder) -> Option<Arc<Large>> {
+        self.frames.bodies.as_ref()?.message(self, Kind::Snapshot, format, encoder)
+    }
+
     /// The whole frame of this event in that form.
     pub fn frame<'a>(&'a self, format: Format, encoder: &mut Encoder) -> &'a [u8] {
         if format == Format::Json {
@@ -70,7 +102,7 @@ impl Event {
         }
         let made = self.frames.cell(format);
         let made = made.and_then(|cell| cell.get_or_init(|| encoder.make(self, format)).as_deref());
-        made.unwrap_or_else(|| self.frame(base(format), encoder))
+        made.unwrap_or_else(|| self.frame(format.base(), encoder))
     }
 
     /// Appends [`Event::frame`] to `out`.
@@ -114,18 +146,8 @@ impl Event {
             | Format::JsonDeflateNarrow
             | Format::JsonGzip => {
                 let packed = encoder.packed(self, Kind::Snapshot, format);
-                packed.unwrap_or_else(|| self.snapshot_frame(base(format), encoder))
+                packed.unwrap_or_else(|| self.snapshot_frame(format.base(), encoder))
             }
-        }
-    }
-}
-
-/// The form that stands in where compression does not pay.
-fn base(format: Format) -> Format {
-    match format {
-        Format::Bin | Format::BinDeflate | Format::BinDeflateNarrow => Format::Bin,
-        Format::Json | Format::JsonDeflate | Format::JsonDeflateNarrow | Format::JsonGzip => {
-            Format::Json
         }
     }
 }
@@ -162,6 +184,13 @@ impl Encoder {
         if let Some(count) = self.made.encodings.get_mut(format.index()) {
             *count += u64::from(made);
         }
+    }
+
+    /// Counts a large event in that form, with its bytes before and after, where it is compressed.
+    pub(super) fn count_large(&mut self, packed: Option<(usize, usize)>, format: Format) {
+        self.count_if(true, format);
+        let (plain, to) = packed.unwrap_or_default();
+        self.count_bytes(packed.is_some(), plain, to);
     }
 
     /// The frame of plain JSON.
@@ -221,7 +250,7 @@ impl Encoder {
 
     /// A frame whose message is compressed; `None` where that does not pay.
     fn packed(&mut self, event: &Event, kind: Kind, format: Format) -> Option<Box<[u8]>> {
-        let base = base(format);
+        let base = format.base();
         let threshold = self.compression.threshold;
         // What cannot pay is not encoded: of binary events the payload counts.
         if base == Format::Bin && event.payload.len() < threshold {

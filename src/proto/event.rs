@@ -65,6 +65,11 @@ impl Payload {
 }
 
 impl Event {
+    /// Memory of what it carries, and of what was made of that before it had its place.
+    pub fn bytes(&self) -> usize {
+        self.payload.len() + self.frames.bytes()
+    }
+
     /// Keeps what [`Event::append_frame`] has appended of plain JSON, for those who ask again.
     pub fn keep_json_frame(&self, frame: &[u8]) {
         self.json_frame.get_or_init(|| Box::from(frame));

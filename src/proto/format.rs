@@ -137,6 +137,14 @@ impl Format {
         }
     }
 
+    /// The form that stands in where compression does not pay.
+    pub fn base(self) -> Self {
+        match self {
+            Self::Bin | Self::BinDeflate | Self::BinDeflateNarrow => Self::Bin,
+            Self::Json | Self::JsonDeflate | Self::JsonDeflateNarrow | Self::JsonGzip => Self::Json,
+        }
+    }
+
     /// Whether it is compressed where that pays.
     pub fn is_compressed(self) -> bool {
         self != Self::Json

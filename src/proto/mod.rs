@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod format;
 pub mod gzip;
+pub mod large;
 pub mod name;
 pub mod position;
 pub mod push;

@@ -1,23 +1,21 @@
 //! Work on large messages that leaves the shard's thread, so that small ones of others do not wait
-//! for it: gunzipping them, and reading them. The client is not read meanwhile.
+//! for it: gunzipping them, reading them, and compressing what they publish. The client is not read meanwhile.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
+use super::door::{LARGE_BYTES, Wanted};
 use super::inbound::Text;
 use crate::proto::command::{Command, History, Request, Subscribe};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Payload;
 use crate::proto::gzip::{self, GzipError};
 use crate::proto::rate::Rate;
-
-/// Messages of more bytes are worked on elsewhere. A shard reads some 1 GB/s: a quarter of a
-/// millisecond for this many.
-pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
 /// What is to be done, with all that it takes.
 #[derive(Debug)]
@@ -70,6 +68,8 @@ pub(super) struct Large {
     pub(super) echo: bool,
     pub(super) payload: Payload,
     pub(super) message_id: Option<Box<str>>,
+    /// What was made of its frames already.
+    pub(super) frames: Frames,
 }
 
 /// A request other than a publish, with what it borrows of its message.
@@ -134,9 +134,16 @@ pub(super) struct Away(JoinHandle<Worked>, usize);
 
 impl Away {
     /// Begins a job; messages have at most `bytes_max`.
-    pub(super) fn new(job: Job, bytes_max: usize) -> Self {
+    pub(super) fn new(job: Job, bytes_max: usize, wanted: Wanted) -> Self {
         let bytes = job.bytes();
-        Self(tokio::task::spawn_blocking(move || job.run(bytes_max)), bytes)
+        let work = move || {
+            let mut worked = job.run(bytes_max);
+            if let Done::Publish(large) = &mut worked.done {
+                large.frames = wanted.make(&large.payload);
+            }
+            worked
+        };
+        Self(tokio::task::spawn_blocking(work), bytes)
     }
 
     /// Memory that waits for it.
@@ -252,6 +259,7 @@ fn parsed(message: &[u8]) -> Done {
                 echo: publish.echo,
                 payload: Payload::Json(publish.data.into()),
                 message_id: publish.message_id.map(Box::from),
+                frames: Frames::default(),
             });
         }
         Command::Subscribe(Subscribe { channel, since, slow, max_rate, snapshot }) => {
@@ -285,7 +293,8 @@ fn open(message: &[u8], channel: Box<str>, bytes_max: usize) -> Worked {
         let payload = publish.open(bytes_max)?;
         let inflated = if publish.gzip { (publish.payload.len(), payload.len()) } else { (0, 0) };
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        let done = Done::Publish(Large { id, channel, key, echo, payload, message_id: None });
+        let (message_id, frames) = (None, Frames::default());
+        let done = Done::Publish(Large { id, channel, key, echo, payload, message_id, frames });
         Ok(Worked { done, inflated, rest: None })
     });
     read.unwrap_or_else(|error| Done::Bad(error).into())
@@ -337,7 +346,7 @@ mod tests {
             r#"{"type":"subscribe","channel":"a","since":{"epoch":"e","offset":9}}"#,
             r#"{"type":"unsubscribe","channel":"room:*","id":3}"#,
             r#"{"type":"auth"}"#,
-            r#"{"type":"history","id":4}"#,
+            r#"{"type":"history","id":4,"channel":"a","since":{"epoch":"k","offset":7},"limit":9,"reverse":true}"#,
             r#"{"type":"presence"}"#,
             r#"{"type":"request"}"#,
             r#"{"type":"signal"}"#,

@@ -12,6 +12,7 @@ use crate::core::policy::{Policy, PolicyRule};
 use crate::core::session;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
 use crate::proto::format::Subprotocol;
@@ -42,6 +43,8 @@ pub(super) struct New<'a> {
     pub(super) payload: Payload,
     /// What makes a retry harmless.
     pub(super) message_id: Option<&'a str>,
+    /// What was made of its frames already.
+    pub(super) frames: Frames,
 }
 
 impl<'a> From<&Publish<'a>> for New<'a> {
@@ -52,6 +55,7 @@ impl<'a> From<&Publish<'a>> for New<'a> {
             echo: publish.echo,
             message_id: publish.message_id,
             payload: Payload::Json(Box::from(publish.data)),
+            frames: Frames::default(),
         }
     }
 }
@@ -115,7 +119,7 @@ impl Shard {
         id: Option<u64>,
         new: New<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
-        let New { channel, key, echo, payload, message_id } = new;
+        let New { channel, key, echo, payload, message_id, frames } = new;
         let rule = self.policy(id, channel)?;
         let event = NewEvent {
             channel: Cow::Borrowed(channel),
@@ -125,6 +129,7 @@ impl Shard {
             hidden_from: (!echo).then_some(asker.author.client),
             message_id: message_id.map(Cow::Borrowed),
             keep: rule.keep,
+            frames,
         };
         let taken = self.node.store().publish(event, asker.now);
         let published = taken.map_err(|away| unavailable(id, away))?;

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::away::{Away, LARGE_BYTES, Worked};
+use super::away::{Away, Worked};
 use super::command::Asker;
+use super::door::LARGE_BYTES;
 use super::flush::{Flushed, forget_readable, others_first};
 use super::held::{First, Held};
 use super::inbound::{Next, Text, unread};
@@ -383,7 +384,8 @@ impl Connection {
         let kept = loop {
             match next {
                 Next::Away(job) => {
-                    self.waits = Some(Box::new(Waits::Away(Away::new(*job, max))));
+                    let away = Away::new(*job, max, shard.node.wanted());
+                    self.waits = Some(Box::new(Waits::Away(away)));
                     break Ok(None);
                 }
                 Next::Close(reason) => break Err(reason),
@@ -398,7 +400,8 @@ impl Connection {
                 }
                 Next::Lent(job) => {
                     let job = job.of(self.decoder.take_lent());
-                    self.waits = Some(Box::new(Waits::Away(Away::new(job, max))));
+                    self.waits =
+                        Some(Box::new(Waits::Away(Away::new(job, max, shard.node.wanted()))));
                     break Ok(None);
                 }
                 Next::Read => {}

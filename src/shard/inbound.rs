@@ -1,8 +1,9 @@
 //! What a client's messages come to: commands carried out, errors told, and what the reader of the
 //! connection does next.
 
-use super::away::{self, Done, Job, LARGE_BYTES, Large, Worked};
+use super::away::{self, Done, Job, Large, Worked};
 use super::command::{Asker, New};
+use super::door::LARGE_BYTES;
 use super::local::Local;
 use super::node::NodeOptions;
 use crate::core::hub::SeatId;
@@ -10,6 +11,7 @@ use crate::core::metrics::Counter;
 use crate::core::session;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::{bin, json};
+use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
@@ -126,7 +128,7 @@ impl Asker<'_> {
         let shard = &local.0;
         self.spend(MESSAGE_COST);
         match message {
-            Message::Text(text) if text.len() > LARGE_BYTES => {
+            Message::Text(text) if text.len() > shard.node.large_bytes() => {
                 Next::Lent(Box::new(Job::Text(Text::default())))
             }
             Message::Text(text) => {
@@ -139,7 +141,7 @@ impl Asker<'_> {
             Message::Binary(bytes) => self.binary(local, bytes),
             Message::Ping(payload) => {
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
-                    frame::control(Opcode::Pong, payload, seat.outbox.control());
+                    seat.outbox.push_control(Opcode::Pong, payload);
                 }
                 self.unless_unread(local)
             }
@@ -220,10 +222,11 @@ impl Asker<'_> {
                 self.refuse(local, &CommandError::new(None, ErrorCode::BadRequest, message))
             }
             Subprotocol::JsonGzip => {
-                if bytes.len() > LARGE_BYTES {
+                let large_bytes = local.0.node.large_bytes();
+                if bytes.len() > large_bytes {
                     return Next::Lent(Box::new(Job::Gzip(Vec::new())));
                 }
-                if gzip::says(bytes) > LARGE_BYTES {
+                if gzip::says(bytes) > large_bytes {
                     return Next::Away(Box::new(Job::Gzip(bytes.to_vec())));
                 }
                 self.resume(local, away::gunzip(bytes, local.0.node.options().message_bytes))
@@ -257,10 +260,11 @@ impl Asker<'_> {
                 }
             },
         };
-        if bytes.len() > LARGE_BYTES {
+        let large_bytes = shard.node.large_bytes();
+        if bytes.len() > large_bytes {
             return Ok(Next::Lent(Box::new(Job::Bin { message: Vec::new(), channel })));
         }
-        if publish.gzip && gzip::says(publish.payload) > LARGE_BYTES {
+        if publish.gzip && gzip::says(publish.payload) > large_bytes {
             return Ok(Next::Away(Box::new(Job::Bin { message: bytes.to_vec(), channel })));
         }
         self.spend(bytes.len());
@@ -269,7 +273,9 @@ impl Asker<'_> {
             self.count_inflated(local, (publish.payload.len(), payload.len()));
         }
         let (id, key, echo) = (publish.id, publish.key.map(Box::from), publish.echo);
-        Ok(self.publish(local, Large { id, channel, key, echo, payload, message_id: None }))
+        let (message_id, frames) = (None, Frames::default());
+        let large = Large { id, channel, key, echo, payload, message_id, frames };
+        Ok(self.publish(local, large))
     }
 
     fn count_inflated(&self, local: &Local, (compressed, plain): (usize, usize)) {
@@ -299,11 +305,11 @@ impl Asker<'_> {
     fn publish(&self, local: &Local, large: Large) -> Next {
         let shard = &local.0;
         shard.metrics.add(Counter::CommandsPublish, 1);
-        let Large { id, channel, key, echo, payload, message_id } = large;
+        let Large { id, channel, key, echo, payload, message_id, frames } = large;
         let message_id = message_id.as_deref();
-        let published = session::check_channel(id, &channel).and_then(|()| {
-            shard.publish(self, id, New { channel: &channel, key, echo, payload, message_id })
-        });
+        let new = New { channel: &channel, key, echo, payload, message_id, frames };
+        let published =
+            session::check_channel(id, &channel).and_then(|()| shard.publish(self, id, new));
         match published {
             Ok(None) => self.unless_unread(local),
             Ok(Some(crowded)) => Next::Hold(crowded, None),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::flush::{Flushed, OutOfTurn, wake};
 use super::inbound::unread_max;
 use super::local::{Ending, Local, Shard};
-use crate::core::hub::{Left, SeatId};
+use crate::core::hub::{Left, Seat, SeatId};
 use crate::core::metrics::{Counter, Gauges};
 use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
@@ -153,12 +153,14 @@ impl Shard {
     pub(super) fn remove(&self, id: SeatId, reason: CloseReason) {
         let held_back = self.leave_channels(id);
         // What a socket that failed, or a close that had its time, has left unwritten.
-        let left = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.data_events());
+        let seat = |seat: &mut Seat| (seat.outbox.data_events(), seat.session.format);
+        let (left, format) = self.hub.borrow_mut().seat(id).map(seat).unwrap_or_default();
         self.count_lost(reason, left as u64 + held_back);
         self.hub.borrow_mut().close(id, |_, _| {});
         let socket = self.sockets.borrow_mut().get_mut(id).and_then(Option::take);
         if let Some(socket) = socket {
             drop(socket.place.take());
+            self.node.speakers.left(format);
             match socket.ending.get() {
                 Some(ending) => self.note_gone(ending),
                 None => self.metrics.closed(reason),
@@ -206,7 +208,7 @@ impl Shard {
                 beat = Beat::Close(CloseReason::SlowConsumer);
             }
             if beat == Beat::Ping {
-                frame::control(Opcode::Ping, &[], seat.outbox.control());
+                seat.outbox.push_control(Opcode::Ping, &[]);
             }
             let wake_at = seat.session.wake_at(heartbeat);
             self.arm((id, client), &mut seat.session, wake_at);

@@ -199,6 +199,7 @@ impl Local {
                 *slot = Some(Rc::new(socket));
             }
         }
+        shard.node.speakers.came(spoken.format());
         shard.metrics.add(Counter::ConnectionsOpened, 1);
         self.spawn(Connection::new(self.clone(), id, early, spoken));
         if shard.node.draining() {

@@ -74,7 +74,7 @@ impl Mailbox {
         if inner.closed {
             return false;
         }
-        inner.bytes += event.payload.len();
+        inner.bytes += event.bytes();
         inner.mail.push(event);
         let first = inner.mail.len() == 1;
         let crowded = inner.crowded();
@@ -192,7 +192,7 @@ impl Mailboxes {
         loop {
             mailbox.take(mail);
             if !mail.is_empty() {
-                let bytes = mail.iter().map(|event| event.payload.len()).sum();
+                let bytes = mail.iter().map(|event| event.bytes()).sum();
                 return mailbox.settle(mail.len(), bytes);
             }
             mailbox.ring().await;

@@ -5,6 +5,7 @@ mod away;
 pub mod clock;
 mod command;
 mod connection;
+mod door;
 mod echo;
 pub mod fdtable;
 mod flush;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::clock::Clock;
+use super::door::Speakers;
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
 use crate::core::farewell::Farewells;
@@ -117,6 +118,7 @@ pub struct Node {
     embedded: AtomicU64,
     memory: Ledger,
     farewells: Mutex<Farewells>,
+    pub(super) speakers: Speakers,
 }
 
 impl Node {
@@ -126,6 +128,7 @@ impl Node {
         Self {
             memory,
             farewells: Mutex::default(),
+            speakers: Speakers::default(),
             options,
             store,
             mailboxes,
@@ -219,6 +222,9 @@ impl Node {
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }
+        let NewEvent { payload, frames: _, .. } = event;
+        let (payload, frames) = self.prepare(payload).await;
+        let event = NewEvent { payload, frames, ..event };
         Ok(self.store.publish(event, self.clock.now())?)
     }
 

@@ -182,7 +182,7 @@ impl Shard {
                     }
                 }
                 events += 1;
-                bytes += event.payload.len();
+                bytes += event.bytes();
                 in_hand.pop_front();
             }
             hub.fan_out(&mut OutOfTurn(self), now_ns / 1_000_000, &mut outcome);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::core::history::Past;
 use crate::core::policy::Keep;
+use crate::proto::encoder::Frames;
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use crate::proto::position::Position;
@@ -26,13 +27,23 @@ pub struct NewEvent<'a> {
     pub message_id: Option<Cow<'a, str>>,
     /// What is kept of the channel's events.
     pub keep: Keep,
+    /// What was made of its frames already, where it is large.
+    pub frames: Frames,
 }
 
 impl<'a> NewEvent<'a> {
     /// An event of nobody for everybody, of which nothing is kept.
     pub fn new(channel: Cow<'a, str>, payload: Payload) -> Self {
         let (key, from, hidden_from, message_id) = (None, None, None, None);
-        Self { channel, key, payload, from, hidden_from, message_id, keep: Keep::default() }
+        let (keep, frames) = (Keep::default(), Frames::default());
+        Self { channel, key, payload, from, hidden_from, message_id, keep, frames }
+    }
+
+    /// The same, with nothing borrowed.
+    pub fn into_owned(self) -> NewEvent<'static> {
+        let channel = Cow::Owned(self.channel.into_owned());
+        let message_id = self.message_id.map(|id| Cow::Owned(id.into_owned()));
+        NewEvent { channel, message_id, ..self }
     }
 }
 

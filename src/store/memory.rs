@@ -236,7 +236,7 @@ impl Store for Memory {
                 hidden_from: event.hidden_from,
                 payload: event.payload,
                 json_frame: OnceLock::new(),
-                frames: crate::proto::encoder::Frames::default(),
+                frames: event.frames,
             });
             if keeps {
                 let kept = channel.kept.get_or_insert_with(|| Kept::new(&self.purse));

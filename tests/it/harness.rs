@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::raw::{Answer, handshake_request, http};
+use crate::raw::{Answer, handshake_request, http, join};
 
 /// How long anything that must happen may take. Long, so that a busy machine fails nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -399,14 +399,14 @@ impl Client {
         self.send_text(&message.to_string());
     }
 
-    /// The next frame that is no ping or pong; an error when the connection ended without a close.
+    /// The next message or close, which pings and pongs may interrupt; an error when the connection ended without a close.
     fn frame(&mut self) -> Result<(OpCode, Vec<u8>), String> {
+        let mut begun = None;
         loop {
             let read = self.socket.read_frame();
             let frame = limited(&self.runtime, "a frame", read).map_err(|e| e.to_string())?;
-            if !matches!(frame.opcode, OpCode::Ping | OpCode::Pong) {
-                assert!(frame.fin, "the gateway does not send fragments");
-                return Ok((frame.opcode, frame.payload.to_vec()));
+            if let Some(message) = join(&mut begun, &frame) {
+                return Ok(message);
             }
         }
     }

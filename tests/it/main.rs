@@ -9,6 +9,7 @@ mod handshake;
 mod harness;
 mod history;
 mod http;
+mod large;
 mod lifecycle;
 mod listen;
 mod mended;

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use fastwebsockets::{Frame, OpCode};
 use serde_json::Value;
 
 use crate::harness::{Gateway, PATIENCE, now};
@@ -271,6 +272,23 @@ impl Raw {
         Some((head[0], payload))
     }
 
+    /// The next message of the server: its first byte, with FIN, its payload, and how many frames it
+    /// came in. Pings may come in between.
+    pub(crate) fn message(&mut self) -> Option<(u8, Vec<u8>, usize)> {
+        let (mut first, mut payload) = self.frame()?;
+        let mut fragments = 1;
+        while first & 0x80 == 0 {
+            let (next, more) = self.frame()?;
+            if next != 0x89 {
+                assert_eq!(next & 0x7F, 0, "a continuation, that is not marked as compressed");
+                first |= next & 0x80;
+                payload.extend(more);
+                fragments += 1;
+            }
+        }
+        Some((first, payload, fragments))
+    }
+
     /// Reads to the close frame, then to the end of the connection; the code. 1005 stands for a
     /// close without a code. `None` when the connection ended without a close frame.
     pub(crate) fn close_code(&mut self) -> Option<u16> {
@@ -283,6 +301,25 @@ impl Raw {
         }
         None
     }
+}
+
+/// Puts a frame to the fragments `begun`: gives the message that it completes, or a close. Pings
+/// and pongs may come in between.
+pub(crate) fn join(
+    begun: &mut Option<(OpCode, Vec<u8>)>,
+    frame: &Frame<'_>,
+) -> Option<(OpCode, Vec<u8>)> {
+    match (frame.opcode, begun.is_some()) {
+        (OpCode::Ping | OpCode::Pong, _) => return None,
+        (OpCode::Continuation, true) | (OpCode::Text | OpCode::Binary, false) => {}
+        (opcode, within) => {
+            assert!(opcode == OpCode::Close, "{opcode:?}, within a message: {within}");
+            return Some((opcode, frame.payload.to_vec()));
+        }
+    }
+    let (_, message) = begun.get_or_insert_with(|| (frame.opcode, Vec::new()));
+    message.extend_from_slice(&frame.payload);
+    begun.take_if(|_| frame.fin)
 }
 
 /// A masked frame. `first` is FIN, the reserved bits and the opcode.

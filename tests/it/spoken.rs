@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Gateway, sum};
 use crate::raw::{Raw, masked};
 
-const PROTOCOL: &str = "Sec-WebSocket-Protocol";
+pub(crate) const PROTOCOL: &str = "Sec-WebSocket-Protocol";
 const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
 
 /// A way to speak: the name of its metric, the handshake, and the window of its deflate.
-struct Form {
-    name: &'static str,
+pub(crate) struct Form {
+    pub(crate) name: &'static str,
     protocol: &'static str,
     offer: Option<&'static str>,
     bits: u8,
@@ -36,7 +36,7 @@ const fn form(
 const WIDE: Option<&str> = Some("permessage-deflate");
 const NARROW: Option<&str> = Some("permessage-deflate; server_max_window_bits=12");
 
-const FORMS: [Form; 7] = [
+pub(crate) const FORMS: [Form; 7] = [
     form("json", "weir.v1.json", None, 15),
     form("json_deflate", "weir.v1.json", WIDE, 15),
     form("json_deflate_narrow", "weir.v1.json", NARROW, 12),
@@ -47,12 +47,14 @@ const FORMS: [Form; 7] = [
 ];
 
 /// A client that speaks one of them.
-struct Speaker {
-    raw: Raw,
-    form: &'static Form,
+pub(crate) struct Speaker {
+    pub(crate) raw: Raw,
+    pub(crate) form: &'static Form,
     channels: HashMap<u64, String>,
     /// The last message came in a binary frame.
     binary: bool,
+    /// In how many frames it came.
+    pub(crate) fragments: usize,
 }
 
 /// Reads a varint off the front.
@@ -76,17 +78,17 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Speaker {
-    fn connect(gateway: &Gateway, form: &'static Form) -> Self {
+    pub(crate) fn connect(gateway: &Gateway, form: &'static Form) -> Self {
         Self::with(form, |headers| Raw::offering(gateway, headers).0)
     }
 
     fn with(form: &'static Form, open: impl FnOnce(&[(&str, &str)]) -> Raw) -> Self {
         let offer = form.offer.map(|offer| (EXTENSIONS, offer));
         let headers: Vec<_> = offer.into_iter().chain([(PROTOCOL, form.protocol)]).collect();
-        Self { raw: open(&headers), form, channels: HashMap::new(), binary: false }
+        Self { raw: open(&headers), form, channels: HashMap::new(), binary: false, fragments: 0 }
     }
 
-    fn subscribe(&mut self, channel: &str, slow: &str) {
+    pub(crate) fn subscribe(&mut self, channel: &str, slow: &str) {
         let command = json!({"type": "subscribe", "channel": channel, "slow": slow});
         let answer = self.raw.ask(&command.to_string());
         assert_eq!(answer["type"], "subscribed", "{answer}");
@@ -95,13 +97,14 @@ impl Speaker {
 
     /// The next message as JSON has it, whatever it came as; its length on the wire; and whether
     /// it was compressed.
-    fn next(&mut self) -> (Value, usize, bool) {
-        let (first, payload) = self.raw.frame().expect("a message");
+    pub(crate) fn next(&mut self) -> (Value, usize, bool) {
+        let (first, payload, fragments) = self.raw.message().expect("a message");
+        self.fragments = fragments;
         let length = payload.len();
         let deflated = first & 0x40 != 0;
         let mut message = payload;
         if deflated {
-            let mut out = Vec::with_capacity(1 << 20);
+            let mut out = Vec::with_capacity(16 << 20);
             message.extend([0, 0, 0xFF, 0xFF]);
             let mut state = Decompress::new_with_window_bits(false, self.form.bits);
             state.decompress_vec(&message, &mut out, FlushDecompress::Sync).unwrap();
@@ -149,7 +152,7 @@ impl Speaker {
     }
 }
 
-fn encodings(gateway: &Gateway, form: &Form) -> f64 {
+pub(crate) fn encodings(gateway: &Gateway, form: &Form) -> f64 {
     gateway.metric(&format!("weir_event_encodings_total{{format=\"{}\"}}", form.name))
 }
 

@@ -172,10 +172,9 @@ impl Client {
     /// Reads bytes, and checks each frame that they complete against the model.
     pub(crate) fn read(&mut self, bytes: &[u8], logs: &Logs) {
         self.bytes.extend_from_slice(bytes);
-        while let Some((opcode, deflated, message, end)) = spoken::frame(&self.bytes) {
+        while let Some((opcode, deflated, message, end)) = spoken::message(&self.bytes) {
             assert!(!self.closed, "nothing follows a close");
-            let plain =
-                if deflated { spoken::inflate(message, self.format) } else { message.to_vec() };
+            let plain = if deflated { spoken::inflate(&message, self.format) } else { message };
             self.bytes.drain(..end);
             self.tally.formats[self.format.index()] +=
                 u64::from(deflated || opcode == Opcode::Binary);

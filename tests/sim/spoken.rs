@@ -5,9 +5,11 @@ use flate2::{Decompress, FlushDecompress};
 use serde_json::{Value, json};
 use weir::proto::dialect::bin::{self, Kind};
 use weir::proto::dialect::json;
-use weir::proto::event::Event;
+use weir::proto::encoder::Frames;
+use weir::proto::event::{Event, Payload};
 use weir::proto::format::{Compression, Format};
 use weir::proto::gzip;
+use weir::proto::large::Bodies;
 use weir::proto::ws::frame::{self, Opcode};
 
 /// What the shards of a world compress: nearly nothing, or nearly all.
@@ -24,12 +26,42 @@ pub(crate) fn format(rng: &mut Rng) -> Format {
 pub(crate) fn frame_bytes(event: &Event) -> usize {
     let mut text = Vec::new();
     json::encode_event(event, &mut text);
-    frame::text(&text).len()
+    let fragments = if event.is_large() { 64 + text.len() / 20 } else { 0 };
+    frame::text(&text).len() + fragments
 }
 
-/// The first frame in `bytes`, when it is there: its opcode, whether it is compressed, its message,
-/// and where it ends.
-pub(crate) fn frame(bytes: &[u8]) -> Option<(Opcode, bool, &[u8], usize)> {
+/// The first message in `bytes`, or close, when all its fragments are there: its opcode, whether it
+/// is compressed, itself, and where it ends.
+pub(crate) fn message(bytes: &[u8]) -> Option<(Opcode, bool, Vec<u8>, usize)> {
+    let (opcode, deflated, first, mut end, mut fin) = frame(bytes)?;
+    let mut message = first.to_vec();
+    while !fin {
+        let (next, marked, more, size, last) = frame(&bytes[end..])?;
+        assert_eq!((next, marked), (Opcode::Continuation, false), "within a message");
+        message.extend_from_slice(more);
+        end += size;
+        fin = last;
+    }
+    Some((opcode, deflated, message, end))
+}
+
+/// What the next event carries; some are large, for these worlds, and come in small fragments.
+pub(crate) fn payload(number: u64, rng: &mut Rng) -> (Payload, Frames) {
+    let large = rng.u8(..) < 24;
+    let spaces = rng.usize(if large { 0..600 } else { 0..3 });
+    let payload = Payload::Json(format!("{number}{}", " ".repeat(spaces)).into_bytes().into());
+    let compression = Compression { threshold: 0, ..Compression::default() };
+    let frames = if large {
+        Bodies::new(&payload, &Format::ALL, compression, 0).into()
+    } else {
+        Frames::default()
+    };
+    (payload, frames)
+}
+
+/// The first frame in `bytes`, when it is there: its opcode, whether it is compressed, its payload,
+/// where it ends, and whether its message ends there too.
+fn frame(bytes: &[u8]) -> Option<(Opcode, bool, &[u8], usize, bool)> {
     let (head, rest) = bytes.split_at(bytes.len().min(10));
     let mut head = head.to_vec();
     let deflated = head.first().is_some_and(|first| first & 0x40 != 0);
@@ -39,7 +71,7 @@ pub(crate) fn frame(bytes: &[u8]) -> Option<(Opcode, bool, &[u8], usize)> {
     let (header, size) = frame::parse_server(&head, 1 << 20).unwrap()?;
     let end = size + header.payload_len;
     let whole = end <= head.len() + rest.len();
-    whole.then(|| (header.opcode, deflated, &bytes[size..end], end))
+    whole.then(|| (header.opcode, deflated, &bytes[size..end], end, header.fin))
 }
 
 /// A message out of permessage-deflate, by a client that knows no more than its own window.

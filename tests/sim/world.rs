@@ -10,7 +10,7 @@ use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Keep, Policy};
 use weir::proto::dialect::json;
-use weir::proto::event::{Author, Event, Payload};
+use weir::proto::event::{Author, Event};
 use weir::proto::name::{ClientId, ShardId};
 use weir::proto::push::Push;
 use weir::proto::rate::Rate;
@@ -24,7 +24,6 @@ use crate::spoken::{self, frame_bytes};
 use crate::tally::Tally;
 
 pub(crate) const CHANNELS: [&str; 4] = ["a", "b/1", "room:1", "room:eu/2"];
-
 const PATTERNS: [&str; 3] = ["b/*", "room:*", "room:eu/*"];
 
 /// What a client may ask for; most want every event.
@@ -319,15 +318,16 @@ impl World {
             let hidden_from = self.rng.bool().then_some(author.client);
             let key = self.rng.usize(0..KEYS);
             let key = (key > 0).then(|| Box::from("k".repeat(key * 25)));
-            let text = format!("{number}{}", " ".repeat(self.rng.usize(0..3)));
+            let (payload, frames) = spoken::payload(number, &mut self.rng);
             let event = NewEvent {
                 channel: Cow::Borrowed(channel),
                 key: key.clone(),
-                payload: Payload::Json(text.into_bytes().into()),
+                payload,
                 from: Some(Arc::clone(&author)),
                 hidden_from,
                 message_id: None,
                 keep: self.keep,
+                frames,
             };
             let published = self.store.publish(event, self.now()).unwrap();
             assert!(published.crowded.is_none() || !self.mailboxes.calm(), "crowded");

@@ -37,7 +37,7 @@ impl Forms {
     /// last holder of an event would not: it makes it for one run.
     pub(super) fn keep(self, event: &Event, encoder: &mut Encoder) {
         let json = Self::one(Format::Json);
-        if self != json && self.0 & json.0 != 0 {
+        if self != json && self.0 & json.0 != 0 && !event.is_large() {
             event.frame(Format::Json, encoder);
         }
     }

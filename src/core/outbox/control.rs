@@ -2,11 +2,14 @@
 //! connection goes on.
 
 use super::Outbox;
-use crate::proto::ws::frame;
+use crate::proto::ws::frame::{self, Opcode};
 
 /// Written bytes that the lane may keep in front of those that wait. Where more wait, it may keep
 /// a quarter of what waits: cutting them off then moves no more than four times what was written.
 pub(super) const WRITTEN_BYTES: usize = 4_096;
+
+const PING: u8 = Opcode::Ping as u8;
+const PONG: u8 = Opcode::Pong as u8;
 
 /// Room for an answer. A lane that is longer than [`WRITTEN_BYTES`] grows by that, or by a quarter.
 const ANSWER_BYTES: usize = 1_024;
@@ -28,6 +31,42 @@ impl Outbox {
             self.control.reserve_exact(ANSWER_BYTES.max(len / 4));
         }
         &mut self.control
+    }
+
+    /// Appends a ping or a pong. While a large event is on its way it passes the messages
+    /// that wait: they cannot stand between fragments, and it can.
+    pub fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {
+        let passes = self.is_in_large() && self.control_bytes() > 0;
+        let end = self.control().len();
+        frame::control(opcode, payload, self.control());
+        if passes {
+            let at = self.control_from() + self.passing_until(end);
+            let len = self.control.len() - end;
+            if let Some(behind) = self.control.get_mut(at..) {
+                behind.rotate_right(len);
+            }
+        }
+    }
+
+    /// Whether some of a large event is written, and not all.
+    fn is_in_large(&self) -> bool {
+        self.cut > 0 && self.data.front().is_some_and(|front| front.large().is_some())
+    }
+
+    /// Bytes in front of the lane that may stand between the fragments of a message: pings and
+    /// pongs. A close may not, because nothing follows one.
+    pub(super) fn passing(&self) -> usize {
+        self.passing_until(self.control.len())
+    }
+
+    fn passing_until(&self, until: usize) -> usize {
+        let mut end = self.frame_on_its_way();
+        while let Some(rest) = self.control.get(end..until)
+            && matches!(rest.first().map(|first| first & 0x0F), Some(PING | PONG))
+        {
+            end += frame::unmasked_len(rest);
+        }
+        end.saturating_sub(self.control_from())
     }
 
     /// Takes everything out of the control lane, but a frame that is on its way. For one that is
@@ -89,7 +128,6 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::core::outbox::tests::Sink;
-    use crate::proto::ws::frame::Opcode;
 
     /// So many pings of a hundred bytes each.
     fn full(frames: usize) -> Outbox {

@@ -8,6 +8,7 @@ use crate::core::account::Charge;
 use crate::core::latest::Frame;
 use crate::core::run::{PINNED_BYTES_MIN, PINNED_TIMES, Run};
 use crate::proto::dialect::json;
+use crate::proto::large::Large;
 use crate::proto::name::{Alias, ChannelName};
 use crate::proto::push::{Hole, Push};
 use crate::proto::ws::frame;
@@ -35,7 +36,15 @@ impl Slice {
     }
 
     /// The same frames, in a run of their own where this one takes too much memory for them.
+    #[inline]
     pub(super) fn fit(self) -> Self {
+        if self.from == 0 && self.to == self.run.len() {
+            return self;
+        }
+        self.fit_part()
+    }
+
+    fn fit_part(self) -> Self {
         if self.fits() {
             return self;
         }
@@ -128,6 +137,7 @@ impl Item {
         }
     }
 
+    /// All its bytes, where they are in one piece: not those of a large event.
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => &frame.bytes,
@@ -138,7 +148,36 @@ impl Item {
         }
     }
 
-    /// The first frame, and what follows it.
+    /// The large event that this is.
+    pub(super) fn large(&self) -> Option<&Large> {
+        match self {
+            Self::Frame(frame) => frame.large.as_deref(),
+            Self::Past(slice) | Self::Slice(slice) => slice.run.large(),
+            Self::Gap(_) | Self::Gone | Self::Lag(_) | Self::Last(_) | Self::Recall(_) => None,
+        }
+    }
+
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        match self.as_bytes() {
+            [] => self.large().map_or(0, Large::len),
+            bytes => bytes.len(),
+        }
+    }
+
+    /// Where a frame ends of which `cut` bytes of its first event are a part, or do end it; and
+    /// where that event ends.
+    pub(super) fn boundary(&self, cut: usize) -> (usize, usize) {
+        match self.large() {
+            Some(large) => (large.boundary(cut), large.len()),
+            None => {
+                let end = self.split().0.len();
+                (end, end)
+            }
+        }
+    }
+
+    /// The first frame, and what follows it; of what is in one piece.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
             Self::Frame(_)

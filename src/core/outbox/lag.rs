@@ -229,7 +229,7 @@ impl Outbox {
                 };
                 *after = event.offset;
                 if event.hidden_from != Some(client) {
-                    bytes += frame.bytes.len();
+                    bytes += frame.len();
                     frames.push(frame);
                 }
             }
@@ -424,7 +424,8 @@ impl Lag {
         json::encode_push(&Push::Lagged { channel, hole, age_ms }, &mut text);
         self.shown = Some((missed.from - 1, head));
         let bytes = frame::text(&text).into_boxed_slice();
-        let notice = Frame { alias: self.alias, offset: None, taken_ns: 0, bytes };
+        let (alias, offset, large) = (self.alias, None, None);
+        let notice = Frame { alias, offset, taken_ns: 0, bytes, large };
         Some((notice, missed.uncounted(head)))
     }
 }

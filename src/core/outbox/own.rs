@@ -15,7 +15,7 @@ impl Outbox {
         let places = self.data.capacity();
         let lane = if places > LANE_KEPT { places * size_of::<Item>() } else { 0 };
         let frame = match self.data.front() {
-            Some(Item::Frame(frame)) => frame.bytes.len() / Rc::strong_count(frame),
+            Some(Item::Frame(frame)) => frame.len() / Rc::strong_count(frame),
             Some(Item::Last(bytes)) => bytes.len(),
             Some(Item::Past(slice)) => slice.run.footprint() / Rc::strong_count(&slice.run),
             Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Recall(_) | Item::Slice(_))

@@ -1,6 +1,7 @@
 //! Tests of the outbox: what a reader makes of the bytes, whatever was queued and however little
 //! the kernel takes at a time.
 
+mod fragments;
 mod random;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,8 @@ use crate::proto::name::ChannelName;
 use super::*;
 use crate::core::run::{Press, RunLimit};
 use crate::proto::event::{Event, Payload};
+use crate::proto::format::{Compression, Format};
+use crate::proto::large::Bodies;
 use crate::proto::name::ClientId;
 use crate::proto::ws::frame::{self, Opcode};
 
@@ -105,6 +108,18 @@ fn slice(alias: u64, offsets: std::ops::Range<u64>, size: usize) -> Slice {
     Slice { run, from: 0, to }
 }
 
+/// One large event of so many bytes, in small fragments.
+fn large(alias: u64, offset: u64, size: usize) -> Slice {
+    let mut event = event(alias, offset, size);
+    if let Some(event) = Arc::get_mut(&mut event) {
+        let compression = Compression { threshold: usize::MAX, ..Compression::default() };
+        event.frames = Bodies::new(&event.payload, &[Format::Json], compression, 0).into();
+    }
+    let run = Press::default().begin(&event, 0);
+    assert!(run.large().is_some() && run.len() == 1);
+    Slice { run, from: 0, to: 1 }
+}
+
 /// One frame as a client reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::core) enum Got {
@@ -124,18 +139,40 @@ pub(in crate::core) enum Got {
 #[derive(Default)]
 pub(in crate::core) struct Reader {
     bytes: Vec<u8>,
+    /// The fragments of a message that goes on.
+    begun: Option<(Opcode, Vec<u8>)>,
 }
 
 impl Reader {
-    /// The frames that `bytes` complete. Panics on anything that is no whole frame of ours.
+    /// Whether a frame or a message is on its way.
+    fn is_within(&self) -> bool {
+        !self.bytes.is_empty() || self.begun.is_some()
+    }
+
+    /// The messages and control frames that `bytes` complete. Panics on anything that is no whole frame of ours.
     pub(in crate::core) fn feed(&mut self, bytes: &[u8]) -> Vec<Got> {
         self.bytes.extend_from_slice(bytes);
         let mut got = Vec::new();
         while let Some((header, size)) = frame::parse_server(&self.bytes, 1 << 20).unwrap() {
             let end = size + header.payload_len;
             let Some(payload) = self.bytes.get(size..end) else { break };
-            assert!(header.fin);
-            got.push(Self::read(header.opcode, payload));
+            match (header.opcode, header.fin, &mut self.begun) {
+                (Opcode::Continuation, fin, Some((opcode, message))) => {
+                    message.extend_from_slice(payload);
+                    if fin {
+                        got.push(Self::read(*opcode, message));
+                        self.begun = None;
+                    }
+                }
+                (Opcode::Text, false, begun @ None) => {
+                    *begun = Some((Opcode::Text, payload.to_vec()));
+                }
+                (opcode, fin, begun) => {
+                    let control = matches!(opcode, Opcode::Ping | Opcode::Pong | Opcode::Close);
+                    assert!(fin && (control || begun.is_none()), "{opcode:?} in a message");
+                    got.push(Self::read(opcode, payload));
+                }
+            }
             self.bytes.drain(..end);
         }
         got

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -54,8 +55,7 @@ pub(crate) async fn post(peer: &Peer, request: Request<Incoming>) -> Result<Resp
     if by_line {
         return Ok(lines(peer, &bytes).await);
     }
-    let new = parse(&bytes, peer.doors.shard.node().options().message_bytes)?;
-    publish(peer, new).await
+    publish(peer, read(peer, bytes).await?).await
 }
 
 /// `PUT /api/v1/channels/{channel}/events`.
@@ -69,13 +69,23 @@ pub(crate) async fn raw(
     let is_json = body::is_of(&request, "application/json");
     let limit = peer.doors.options.body_bytes.min(peer.doors.shard.node().options().message_bytes);
     let bytes = body::read(request, limit).await?;
-    let payload = if is_json {
+    let len = bytes.len();
+    let payload = move || {
+        if !is_json {
+            return Ok(Payload::Opaque(Box::from(&*bytes)));
+        }
         let text: &RawValue = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
-        value::take(text.get().as_bytes()).map_err(Refusal::bad)?
-    } else {
-        Payload::Opaque(Box::from(&*bytes))
+        value::take(text.get().as_bytes()).map_err(Refusal::bad)
     };
+    let payload = peer.doors.shard.node().work(len, payload).await?;
     publish(peer, NewEvent { key, ..NewEvent::new(channel, payload) }).await
+}
+
+/// Reads one event, on another thread where it is large.
+async fn read(peer: &Peer, text: Bytes) -> Result<NewEvent<'static>, Refusal> {
+    let node = peer.doors.shard.node();
+    let limit = node.options().message_bytes;
+    node.work(text.len(), move || Ok(parse(&text, limit)?.into_owned())).await
 }
 
 async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
@@ -97,7 +107,7 @@ fn count(peer: &Peer, published: &Published) {
 }
 
 /// Publishes a body of lines. A bad line rejects itself alone.
-async fn lines(peer: &Peer, text: &[u8]) -> Response {
+async fn lines(peer: &Peer, text: &Bytes) -> Response {
     let node = peer.doors.shard.node();
     let mut accepted = 0_usize;
     let mut rejected = Vec::new();
@@ -111,7 +121,8 @@ async fn lines(peer: &Peer, text: &[u8]) -> Response {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let done = match (&stopped, parse(line, node.options().message_bytes)) {
+        let read = read(peer, text.slice_ref(line)).await;
+        let done = match (&stopped, read) {
             (_, Err(refusal)) => Err(refusal),
             (Some(refusal), Ok(_)) => Err(refusal.clone()),
             (None, Ok(new)) => node.publish(new).await.map_err(|error| {

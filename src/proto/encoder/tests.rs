@@ -59,7 +59,7 @@ fn read(frame: &[u8], bits: u8) -> (u8, Vec<u8>) {
 fn data(frame: &[u8], format: Format) -> (Payload, bool) {
     let narrow = matches!(format, Format::BinDeflateNarrow | Format::JsonDeflateNarrow);
     let (opcode, mut message) = read(frame, if narrow { NARROW_BITS } else { WINDOW_BITS_MAX });
-    if base(format) == Format::Bin {
+    if format.base() == Format::Bin {
         assert_eq!(opcode, 2);
         let event = parse_event(&message).unwrap();
         let carry = if event.json { Payload::Json } else { Payload::Opaque };
@@ -119,7 +119,7 @@ fn what_is_small_or_does_not_shrink_stays_as_it_is() {
     let small = event(numbers(700));
     let noisy = event(Payload::Opaque(noise.into()));
     for format in Format::ALL {
-        let plain = small.frame(base(format), &mut encoder).to_vec();
+        let plain = small.frame(format.base(), &mut encoder).to_vec();
         assert_eq!(small.frame(format, &mut encoder), plain, "{format:?}");
         assert_eq!(plain[0] & 0x40, 0);
     }

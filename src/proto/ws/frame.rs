@@ -187,6 +187,13 @@ pub fn deflated_header(opcode: Opcode, len: usize, out: &mut Vec<u8>) {
     push_header(opcode as u8 | 0x80 | RSV1, 0, len, out);
 }
 
+/// Appends the header of the first fragment of an unmasked message; `deflated` says that this is
+/// compressed.
+pub fn first_header(opcode: Opcode, deflated: bool, len: usize, out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control(), "control frame in fragments: {opcode:?}");
+    push_header(opcode as u8 | if deflated { RSV1 } else { 0 }, 0, len, out);
+}
+
 fn push_header(first: u8, mask_bit: u8, len: usize, out: &mut Vec<u8>) {
     if let Ok(short) = u8::try_from(len)
         && short < 126

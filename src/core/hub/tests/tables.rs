@@ -75,7 +75,7 @@ fn the_frames_of_every_form_count() {
         }
         assert!(hub.load(&event, 0));
         hub.fan_out(&mut Kernel::default(), 1_000, &mut Outcome::default());
-        (hub.latest_bytes(), event.frames.bytes() as u64)
+        (hub.latest_bytes(), event.frames.made_bytes() as u64)
     };
     for rate in [None, Rate::new(1.0)] {
         let (plain, none) = bytes(rate, &[Format::Json]);

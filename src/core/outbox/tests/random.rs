@@ -14,6 +14,8 @@ const CHANNELS: usize = 3;
 enum Op {
     Clear,
     Control(usize),
+    /// One event in fragments.
+    Large(usize, usize),
     Purge(usize),
     /// With what a full lane does: whether the newest go.
     Push {
@@ -30,6 +32,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Clear),
         3 => (1_usize..3).prop_map(Op::Control),
         1 => (40_usize..60).prop_map(Op::Control),
+        4 => (0..CHANNELS, 1_usize..1_500).prop_map(|(channel, size)| Op::Large(channel, size)),
         2 => (0..CHANNELS).prop_map(Op::Purge),
         20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000], any::<bool>())
             .prop_map(|(channel, frames, size, newest)| Op::Push { channel, frames, size, newest }),
@@ -119,13 +122,13 @@ impl Model {
                 let due = &mut self.due[channel];
                 let offsets = due.queued + 1..due.queued + 1 + frames;
                 due.queued += frames;
-                let slice = slice(channel as u64, offsets, size);
-                if self.outbox.push(slice.clone(), limit).is_err() {
-                    self.dropped += match newest {
-                        true => self.outbox.push_dropping_newest(slice, limit),
-                        false => self.outbox.push_dropping_oldest(slice, limit),
-                    };
-                }
+                self.push(slice(channel as u64, offsets, size), limit, newest);
+            }
+            Op::Large(channel, size) => {
+                let due = &mut self.due[channel];
+                due.queued += 1;
+                let slice = large(channel as u64, due.queued, size);
+                self.push(slice, limit, size % 2 == 0);
             }
             Op::Write(room) => self.write(room),
         }
@@ -136,9 +139,18 @@ impl Model {
         assert!(self.outbox.data_events() <= limit.events, "events");
     }
 
+    fn push(&mut self, slice: Slice, limit: OutboxLimit, newest: bool) {
+        if self.outbox.push(slice.clone(), limit).is_err() {
+            self.dropped += match newest {
+                true => self.outbox.push_dropping_newest(slice, limit),
+                false => self.outbox.push_dropping_oldest(slice, limit),
+            };
+        }
+    }
+
     fn push_control(&mut self, frames: usize) {
         if self.controls.is_empty() {
-            self.passing = !self.reader.bytes.is_empty();
+            self.passing = self.reader.is_within();
         }
         for _ in 0..frames {
             let text = format!("{:0>100}", self.control_next);
@@ -158,7 +170,7 @@ impl Model {
         while !self.outbox.is_empty() {
             self.write(room);
         }
-        assert_eq!(self.reader.bytes, b"", "the last frame is whole");
+        assert!(!self.reader.is_within(), "the last message is whole");
         assert_eq!(self.controls, [0_u64; 0], "no control frame is lost");
         for due in self.due {
             assert_eq!(

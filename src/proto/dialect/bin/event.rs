@@ -16,14 +16,20 @@ pub enum Kind {
 
 /// Appends the message for `event`; `gzipped` is its payload as a gzip stream, to send that.
 pub fn encode_event(event: &Event, kind: Kind, gzipped: Option<&[u8]>, out: &mut Vec<u8>) {
-    let (json, plain) = match &event.payload {
-        Payload::Json(bytes) => (JSON, bytes),
-        Payload::Opaque(bytes) => (0, bytes),
-    };
+    let (Payload::Json(plain) | Payload::Opaque(plain)) = &event.payload;
     let payload = gzipped.unwrap_or(plain);
-    let flags =
-        json | if gzipped.is_some() { GZIP } else { 0 } | if event.key.is_some() { KEY } else { 0 };
     out.reserve(payload.len() + event.key.as_ref().map_or(0, |key| key.len() + 2) + 32);
+    put_event_head(event, kind, gzipped.is_some(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends the message for `event` up to its payload; `gzipped` says that this is a gzip stream.
+pub fn put_event_head(event: &Event, kind: Kind, gzipped: bool, out: &mut Vec<u8>) {
+    let json = match &event.payload {
+        Payload::Json(_) => JSON,
+        Payload::Opaque(_) => 0,
+    };
+    let flags = json | if gzipped { GZIP } else { 0 } | if event.key.is_some() { KEY } else { 0 };
     out.extend_from_slice(&[kind as u8, flags]);
     varint::push(event.alias.0, out);
     varint::push(event.offset, out);
@@ -32,7 +38,6 @@ pub fn encode_event(event: &Event, kind: Kind, gzipped: Option<&[u8]>, out: &mut
         varint::push(key.len() as u64, out);
         out.extend_from_slice(key.as_bytes());
     }
-    out.extend_from_slice(payload);
 }
 
 /// An event as a client reads it.

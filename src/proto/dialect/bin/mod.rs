@@ -5,7 +5,7 @@ pub mod event;
 pub mod publish;
 mod varint;
 
-pub use event::{Kind, encode_event, parse_event};
+pub use event::{Kind, encode_event, parse_event, put_event_head};
 pub use publish::{Place, encode_publish, parse_publish};
 
 /// The payload is a gzip stream.

@@ -1,5 +1,6 @@
 //! From events and pushes to JSON texts: compact, `type` first, `data` last.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -22,7 +23,25 @@ pub fn encode_snapshot(event: &Event, out: &mut Vec<u8>) {
     put_event(event, true, out);
 }
 
+#[inline]
 fn put_event(event: &Event, snapshot: bool, out: &mut Vec<u8>) {
+    put_event_head(event, snapshot, out);
+    match &event.payload {
+        Payload::Json(text) => {
+            put_value(out, text);
+            put(out, "}");
+        }
+        Payload::Opaque(bytes) => {
+            put_base64(out, bytes);
+            put(out, "\"}");
+        }
+    }
+}
+
+/// Writes the JSON text of an event up to where its payload begins: what [`payload_text`] has comes
+/// next, and then [`payload_end`].
+#[inline(always)]
+pub fn put_event_head(event: &Event, snapshot: bool, out: &mut Vec<u8>) {
     put(out, "{\"type\":\"event\",\"channel\":\"");
     put(out, event.channel.as_str());
     put(out, "\",\"offset\":");
@@ -38,16 +57,33 @@ fn put_event(event: &Event, snapshot: bool, out: &mut Vec<u8>) {
         flag(out, ",\"snapshot\":", true);
     }
     match &event.payload {
+        Payload::Json(_) => put(out, ",\"data\":"),
+        Payload::Opaque(_) => put(out, ",\"data_b64\":\""),
+    }
+}
+
+/// A payload as it stands in the JSON text of its event.
+pub fn payload_text(payload: &Payload) -> Cow<'_, [u8]> {
+    match payload {
+        Payload::Json(text) if memchr::memchr2(b'\n', b'\r', text).is_none() => Cow::Borrowed(text),
         Payload::Json(text) => {
-            put(out, ",\"data\":");
-            put_value(out, text);
-            put(out, "}");
+            let mut out = Vec::with_capacity(text.len());
+            put_value(&mut out, text);
+            Cow::Owned(out)
         }
         Payload::Opaque(bytes) => {
-            put(out, ",\"data_b64\":\"");
-            put_base64(out, bytes);
-            put(out, "\"}");
+            let mut out = Vec::new();
+            put_base64(&mut out, bytes);
+            Cow::Owned(out)
         }
+    }
+}
+
+/// What ends the JSON text of an event, behind its payload.
+pub fn payload_end(payload: &Payload) -> &'static [u8] {
+    match payload {
+        Payload::Json(_) => b"}",
+        Payload::Opaque(_) => b"\"}",
     }
 }
 

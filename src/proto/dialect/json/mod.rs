@@ -8,7 +8,10 @@ mod split;
 mod text;
 pub mod value;
 
-pub use encode::{encode_event, encode_push, encode_reading, encode_snapshot};
+pub use encode::{
+    encode_event, encode_push, encode_reading, encode_snapshot, payload_end, payload_text,
+    put_event_head,
+};
 pub use parse::Parser;
 pub use split::{Messages, is_blank, messages};
 pub use text::write_string;

@@ -8,7 +8,7 @@ use super::{WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use crate::proto::ws::frame::{Opcode, deflated_header, header};
 
 /// What a sync flush ends with; the extension leaves it out (RFC 7692, section 7.2.1).
-const FLUSH: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
+pub(in crate::proto) const FLUSH: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 /// Compresses messages. Holds some 300 KiB: one serves a whole thread.
 #[derive(Debug)]
@@ -117,6 +117,14 @@ impl Deflater {
             self.state = Self::state(self.level, self.window_bits);
         }
         ended
+    }
+
+    /// The blocks that hold `bytes`, up to and with a flush, so that others may follow. `None` where
+    /// that is not smaller.
+    pub fn flushed(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+        let smaller = self.caught(|it| it.compress(bytes));
+        self.compressed.extend_from_slice(&FLUSH);
+        (smaller && self.compressed.len() < bytes.len()).then_some(&*self.compressed)
     }
 
     /// Gives back the memory of a large message.
