@@ -6,10 +6,10 @@ use std::rc::Rc;
 use super::{Press, Run};
 
 /// Runs kept for reuse at most.
-const SPARE_MAX: usize = 4_096;
+pub(super) const SPARE_MAX: usize = 4_096;
 
 /// Memory of the runs kept for reuse at most.
-const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Press {
     /// The memory of runs that are kept for reuse alone.

@@ -1,5 +1,6 @@
 //! Tests of runs: where one ends, what its parts are, and when it is used again.
 
+use super::spare::{SPARE_BYTES_MAX, SPARE_MAX};
 use super::*;
 use crate::core::outbox::tests::{event, hidden_event};
 
