@@ -21,3 +21,5 @@ mod slow_bad;
 mod spoken;
 mod threats;
 mod was;
+#[path = "../shared/window.rs"]
+mod window;

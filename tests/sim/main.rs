@@ -7,6 +7,8 @@ mod client;
 mod net;
 mod pattern;
 mod spoken;
+#[path = "../shared/window.rs"]
+mod window;
 mod world;
 
 use world::World;

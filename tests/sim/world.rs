@@ -90,7 +90,7 @@ impl World {
     /// The beginning of the world that `seed` stands for.
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let limit = OutboxLimit { bytes: rng.usize(200..4_000), events: rng.usize(1..40) };
+        let limit = OutboxLimit { bytes: spoken::queue_bytes(&mut rng), events: rng.usize(1..40) };
         let mailboxes = Arc::new(Mailboxes::default());
         let compression = spoken::compression(&mut rng);
         let shards = (0..rng.u16(1..5)).map(|index| {
@@ -275,7 +275,7 @@ impl World {
             let hidden_from = self.rng.bool().then_some(author.client);
             let key = self.rng.usize(0..KEYS);
             let key = (key > 0).then(|| Box::from("k".repeat(key * 25)));
-            let text = format!("{number}{}", " ".repeat(self.rng.usize(0..3)));
+            let text = format!("{number}{}", spoken::space(&mut self.rng, self.limit.bytes));
             let event = NewEvent {
                 channel: Cow::Borrowed(channel),
                 key: key.clone(),
