@@ -10,6 +10,7 @@ mod harness;
 mod http;
 mod lifecycle;
 mod listen;
+mod memory;
 mod mended;
 mod outside;
 mod patterns;
