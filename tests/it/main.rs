@@ -4,6 +4,7 @@ mod basics;
 mod browser;
 mod cli;
 mod deflate;
+mod fickle;
 mod formats;
 mod handshake;
 mod harness;

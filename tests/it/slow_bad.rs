@@ -2,7 +2,7 @@
 //! exact, and memory has its bound.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -116,37 +116,6 @@ fn one_who_stalls_and_recovers_a_thousand_times_is_told_everything() {
         fickle.expect_nothing();
         assert_eq!(count(&gateway, "weir_slow_consumers"), 0, "and is so no longer");
     }
-}
-
-#[test]
-fn reads_of_one_byte_at_a_time_get_everything_in_order() {
-    let gateway = Gateway::start();
-    let mut publisher = Client::connect(&gateway);
-    let mut reader = Raw::narrow(&gateway);
-    reader.send(&masked(0x81, br#"{"type":"subscribe","channel":"room:1"}"#));
-    let (_, subscribed) = reader.frame().unwrap();
-    assert!(subscribed.starts_with(br#"{"type":"subscribed""#));
-    const EVENTS: u64 = 300;
-    for n in 1..=EVENTS {
-        publisher.send_text(&publish("room:1", n, 500));
-    }
-    let mut bytes = Vec::new();
-    let mut told = BTreeSet::new();
-    while told.len() < usize::try_from(EVENTS).unwrap() {
-        let mut byte = [0];
-        reader.0.read_exact(&mut byte).unwrap();
-        bytes.push(byte[0]);
-        let (head, length) = match bytes[..] {
-            [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
-            [_, short, ..] if short < 126 => (2, usize::from(short)),
-            _ => continue,
-        };
-        if bytes.len() == head + length {
-            account(&mut told, &serde_json::from_slice(&bytes[head..]).unwrap());
-            bytes.clear();
-        }
-    }
-    assert_eq!(told, (1..=EVENTS).collect());
 }
 
 #[test]
