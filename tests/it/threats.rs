@@ -11,7 +11,7 @@ use crate::raw::{Answer, Raw, handshake_request, masked};
 const MIB: u64 = 1 << 20;
 
 /// What a bystander may wait for on a machine that does other things as well.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 
 fn subscribe_to(channel: &str) -> Vec<u8> {
     let text = json!({"type": "subscribe", "channel": channel}).to_string();
