@@ -46,6 +46,7 @@ fn sound_offers_are_taken_and_nonsense_is_declined() {
         ("permessage-deflate; server_max_window_bits=12", agreed("; server_max_window_bits=12")),
         ("permessage-deflate; server_max_window_bits=8", agreed("; server_max_window_bits=8")),
         ("permessage-deflate; mode=7, permessage-deflate", agreed("")),
+        ("permessage-deflate; server_max_window_bits=10, permessage-deflate", agreed("")),
         ("permessage-deflate; server_max_window_bits=7", None),
         ("permessage-deflate; server_max_window_bits=16", None),
         ("permessage-deflate; server_no_context_takeover=1", None),
