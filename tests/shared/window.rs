@@ -11,14 +11,15 @@ pub(crate) const DISTANCES: [usize; 4] = [3_900, 4_097, 8_000, 20_000];
 /// How long each twin is.
 const TWIN: usize = 300;
 
-/// Random bytes out of `letters` that end as they begin, `distance` behind.
+/// Random bytes out of `letters` that end as they begin, `distance` behind, and others that shrink.
 pub(crate) fn twins(rng: &mut Rng, letters: &[u8], distance: usize) -> String {
     let mut random = |count| -> Vec<u8> {
         std::iter::repeat_with(|| letters[rng.usize(..letters.len())]).take(count).collect()
     };
     let twin = random(TWIN);
     let between = random(distance - TWIN);
-    String::from_utf8([&twin[..], &between, &twin].concat()).unwrap()
+    let shrinks = vec![letters[0]; distance / 4];
+    String::from_utf8([&twin[..], &between, &twin, &shrinks].concat()).unwrap()
 }
 
 /// A whole message out of permessage-deflate, by a client that has a window of so many bits and no

@@ -30,7 +30,7 @@ fn numbers(bytes: usize) -> Payload {
         if text.len() >= bytes {
             break;
         }
-        text.push_str(&format!(",{}", n * 7 % 1_000));
+        text.push_str(&format!(",{}", n * 7 % 100));
     }
     Payload::Json(format!("{text}]").into_bytes().into())
 }

@@ -328,14 +328,14 @@ fn what_is_small_or_does_not_shrink_goes_out_as_it_is() {
 /// How far apart the twins of a message stand: less than 12 bits hold, just more, and far more.
 pub(in crate::proto) const DISTANCES: [usize; 4] = [3_900, 4_097, 8_000, 20_000];
 
-/// Random letters that end as they begin, `distance` behind.
+/// Random letters that end as they begin, `distance` behind, and others that shrink.
 pub(in crate::proto) fn twins(distance: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(distance as u64);
     let mut random = |len| -> Vec<u8> {
         std::iter::repeat_with(|| b"0123456789abcdef"[rng.usize(..16)]).take(len).collect()
     };
     let twin = random(300);
-    [&twin[..], &random(distance - 300), &twin].concat()
+    [&twin[..], &random(distance - 300), &twin, &vec![b'-'; distance / 4]].concat()
 }
 
 /// Inflates a compressed message by a client that has a window of so many bits and no byte more.
@@ -404,6 +404,29 @@ fn what_repeats_itself_further_back_than_a_window_is_read_by_it() {
         for bits in 9..=15 {
             let read = inflate_ours(&wide, bits);
             assert_eq!(read.as_ref() == Some(&text), distance <= 1 << bits, "{}", case(bits));
+        }
+    }
+}
+
+#[test]
+fn compression_pays_from_an_eighth_on() {
+    for level in 1..=9 {
+        for bits in [12, 15] {
+            let mut deflater = Deflater::with_window(level, 0, bits);
+            for (zeros, compressed) in [(100, false), (400, false), (1_200, true)] {
+                // Of noise nothing is saved, of zeros nearly all.
+                let mut random = fastrand::Rng::with_seed(1);
+                let noise = std::iter::repeat_with(|| random.u8(..)).take(4_000 - zeros);
+                let payload: Vec<u8> = noise.chain(vec![0; zeros]).collect();
+                let what = format!("{zeros} zeros, level {level}, {bits} bits");
+                let mut out = Vec::new();
+                let framed = deflater.frame(Opcode::Binary, &payload, bits, &mut out);
+                assert_eq!(framed, compressed, "{what}");
+                assert_eq!(out.len() < 4_000 * 7 / 8 + 5, compressed, "{what}");
+                out.clear();
+                assert_eq!(deflater.gzip(&payload, &mut out), compressed, "{what}");
+                assert_eq!(out.is_empty(), !compressed, "{what}");
+            }
         }
     }
 }
