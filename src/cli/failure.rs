@@ -16,6 +16,9 @@ pub(super) enum Failure {
         "DATA is not JSON: {0}\na text needs quotes of its own, as in: weir pub {1} '\"hello\"'"
     )]
     Data(serde_json::Error, String),
+    /// A file that is to be published.
+    #[error("failed to read {0}: {1}")]
+    File(String, #[source] io::Error),
     /// `--key` is not a key.
     #[error("--key must be at most {} bytes", crate::proto::name::KEY_BYTES_MAX)]
     Key,
@@ -42,6 +45,7 @@ impl Failure {
         match self {
             Self::PipeClosed => 0,
             Self::Client(_)
+            | Self::File(..)
             | Self::Partly
             | Self::Settings(_)
             | Self::Start(_)
