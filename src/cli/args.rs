@@ -105,8 +105,8 @@ pub struct Publish {
     pub channel: ChannelName,
     /// The event's data, a JSON value.
     #[arg(
-        required_unless_present = "stdin",
-        conflicts_with = "stdin",
+        required_unless_present_any = ["stdin", "raw"],
+        conflicts_with_all = ["stdin", "raw"],
         allow_negative_numbers = true
     )]
     pub data: Option<String>,
@@ -116,7 +116,10 @@ pub struct Publish {
     /// Publish each line of standard input, a JSON value, as one event.
     #[arg(long)]
     pub stdin: bool,
-    /// How the events are sent: JSON text, binary frames, or gzip of JSON text.
+    /// Publish the bytes of a file as one event, whatever they are; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "stdin")]
+    pub raw: Option<PathBuf>,
+    /// How the events are sent: JSON text, gzip of it, or binary frames, with or without gzip.
     #[arg(long, value_enum, default_value_t = Sent::Json)]
     pub format: Sent,
     /// The gateway.
@@ -215,6 +218,8 @@ fn channel_or_pattern(text: &str) -> Result<String, BadName> {
 pub enum Sent {
     /// In binary frames.
     Bin,
+    /// In binary frames, the data in gzip from 1 KiB on.
+    BinGzip,
     /// As gzip of JSON text.
     Gzip,
     /// As JSON text.
@@ -225,9 +230,17 @@ impl Sent {
     /// What the connection speaks for it.
     pub fn subprotocol(self) -> Subprotocol {
         match self {
-            Self::Bin => Subprotocol::Bin,
+            Self::Bin | Self::BinGzip => Subprotocol::Bin,
             Self::Gzip => Subprotocol::JsonGzip,
             Self::Json => Subprotocol::Json,
+        }
+    }
+
+    /// The same for bytes that are no JSON.
+    pub fn raw(self) -> Self {
+        match self {
+            Self::Bin | Self::Json => Self::Bin,
+            Self::BinGzip | Self::Gzip => Self::BinGzip,
         }
     }
 }

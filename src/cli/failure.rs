@@ -19,6 +19,9 @@ pub(super) enum Failure {
         "DATA is not JSON: {0}\na text needs quotes of its own, as in: weir pub {1} '\"hello\"'"
     )]
     Data(serde_json::Error, String),
+    /// A file that is to be published.
+    #[error("failed to read {0}: {1}")]
+    File(String, #[source] io::Error),
     /// `--key` is not a key.
     #[error("--key must be at most {} bytes", crate::proto::name::KEY_BYTES_MAX)]
     Key,
@@ -49,6 +52,7 @@ impl Failure {
             Self::PipeClosed => 0,
             Self::Answer(_)
             | Self::Client(_)
+            | Self::File(..)
             | Self::Partly
             | Self::Settings(_)
             | Self::Start(_)

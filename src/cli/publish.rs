@@ -1,4 +1,4 @@
-//! `weir pub`: publishes one event, or one per line of standard input.
+//! `weir pub`: publishes one event, or one per line of standard input, or the bytes of a file.
 
 use crate::cli::args::{Publish, Sent};
 use crate::cli::client::{Client, ClientError, Message};
@@ -6,12 +6,16 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::value;
+use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
 use crate::proto::name::KEY_BYTES_MAX;
+use crate::proto::ws::deflate::Deflater;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
@@ -22,17 +26,24 @@ const UNANSWERED_MAX: usize = 256;
 /// How much is spent on gzip; the middle.
 const LEVEL: u32 = 6;
 
+/// Data of fewer bytes goes as it is.
+const GZIP_BYTES_MIN: usize = 1024;
+
 /// How long the gateway may take for an answer when there is nothing else to wait for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publishes and prints each position.
-pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
+pub(super) async fn run(mut flags: Publish) -> Result<(), Failure> {
     if flags.key.as_ref().is_some_and(|key| key.len() > KEY_BYTES_MAX) {
         return Err(Failure::Key);
     }
     if let Some(data) = &flags.data {
         serde_json::from_str::<&RawValue>(data)
             .map_err(|error| Failure::Data(error, flags.channel.to_string()))?;
+    }
+    let raw = flags.raw.as_deref().map(bytes_of).transpose()?;
+    if raw.is_some() {
+        flags.format = flags.format.raw();
     }
     let client = Client::connect(&flags.url, flags.format.subprotocol()).await?;
     let mut publisher = Publisher {
@@ -43,11 +54,23 @@ pub(super) async fn run(flags: Publish) -> Result<(), Failure> {
         id: 0,
         failed: false,
     };
-    let done = publisher.all().await;
+    let done = publisher.all(raw).await;
     publisher.output.flush()?;
     done?;
     publisher.client.close().await?;
     if publisher.failed { Err(Failure::Partly) } else { Ok(()) }
+}
+
+/// What a file holds, or standard input.
+fn bytes_of(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::File(path.display().to_string(), error))?;
+    Ok(bytes)
 }
 
 /// The `publish` command.
@@ -82,10 +105,11 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn all(&mut self) -> Result<(), Failure> {
-        match self.flags.data.take() {
-            Some(data) => self.publish(&data, None).await?,
-            None => self.lines().await?,
+    async fn all(&mut self, raw: Option<Vec<u8>>) -> Result<(), Failure> {
+        match (raw, self.flags.data.take()) {
+            (Some(bytes), _) => self.publish_bytes(&bytes).await?,
+            (None, Some(data)) => self.publish(&data, None).await?,
+            (None, None) => self.lines().await?,
         }
         while !self.unanswered.is_empty() {
             let silent = |_| ClientError::Closed(": no answer for 30 s".to_owned());
@@ -137,39 +161,63 @@ impl Publisher {
         self.id += 1;
         let channel = self.flags.channel.as_str();
         let key = self.flags.key.as_deref();
-        let mut message = Vec::new();
-        if self.flags.format == Sent::Bin {
-            let place = bin::Place::Name(channel);
-            let (id, payload) = (Some(self.id), data.as_bytes());
-            let publish = bin::publish::Publish {
-                id,
-                place,
-                key,
-                echo: true,
-                json: true,
-                gzip: false,
-                payload,
-            };
-            bin::encode_publish(&publish, &mut message);
+        let message = if self.flags.format.subprotocol() == Subprotocol::Bin {
+            self.binary(data.as_bytes(), true)
         } else {
             let text = serde_json::from_str(data).and_then(|data| {
                 serde_json::to_string(&Command { kind: "publish", id: self.id, channel, key, data })
             });
-            let text = text.map_err(|error| Failure::Data(error, channel.to_owned()))?;
-            message = text.into_bytes();
-        }
-        let (len, most) = (message.len(), self.client.max_message);
-        if len > most {
-            self.fail(line, &format!("too large: a message of {len} bytes, at most {most} here"));
+            text.map_err(|error| Failure::Data(error, channel.to_owned()))?.into_bytes()
+        };
+        if !self.fits(message.len().max(data.len()), line) {
             return Ok(());
         }
         self.unanswered.insert(self.id, line);
         match self.flags.format {
-            Sent::Bin => self.client.send_bytes(message).await?,
+            Sent::Bin | Sent::BinGzip => self.client.send_bytes(message).await?,
             Sent::Gzip => self.client.send_bytes(gzip::compress(&message, LEVEL)).await?,
             Sent::Json => self.client.send(message).await?,
         }
         Ok(())
+    }
+
+    /// Sends one event of bytes that are only bytes.
+    async fn publish_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.id += 1;
+        let message = self.binary(bytes, false);
+        if self.fits(message.len().max(bytes.len()), None) {
+            self.unanswered.insert(self.id, None);
+            self.client.send_bytes(message).await?;
+        }
+        Ok(())
+    }
+
+    /// A publish as a binary message; its payload in gzip where that was asked for and pays.
+    fn binary(&self, data: &[u8], json: bool) -> Vec<u8> {
+        let mut stream = Vec::new();
+        let asked = self.flags.format == Sent::BinGzip && data.len() >= GZIP_BYTES_MIN;
+        let gzip = asked && Deflater::new(LEVEL, 0).gzip(data, &mut stream);
+        let publish = bin::publish::Publish {
+            id: Some(self.id),
+            place: bin::Place::Name(self.flags.channel.as_str()),
+            key: self.flags.key.as_deref(),
+            echo: true,
+            json,
+            gzip,
+            payload: if gzip { &stream } else { data },
+        };
+        let mut message = Vec::new();
+        bin::encode_publish(&publish, &mut message);
+        message
+    }
+
+    /// Whether the gateway takes a message of so many bytes; it says where it does not.
+    fn fits(&mut self, len: usize, line: Option<u64>) -> bool {
+        let most = self.client.max_message;
+        if len > most {
+            self.fail(line, &format!("too large: a message of {len} bytes, at most {most} here"));
+        }
+        len <= most
     }
 
     fn answered(&mut self, message: &Message) -> Result<(), Failure> {

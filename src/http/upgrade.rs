@@ -12,7 +12,7 @@ use super::connection::Peer;
 use super::{guard, query};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
-use crate::proto::format::{Spoken, Subprotocol};
+use crate::proto::format::{NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
@@ -20,8 +20,13 @@ use crate::shard::Guest;
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
-/// clients little: commands are small, and seldom like each other.
-const WISH: Wish = Wish { client_window_bits: WINDOW_BITS_MAX, client_alone: true };
+/// clients little: commands are small, and seldom like each other. Of several offers one that lets
+/// us compress anything is better.
+const WISH: Wish = Wish {
+    client_window_bits: WINDOW_BITS_MAX,
+    client_alone: true,
+    server_window_bits: NARROW_BITS,
+};
 
 const ALLOW_GET: &[(HeaderName, &str)] = &[(header::ALLOW, "GET")];
 const VERSION_13: &[(HeaderName, &str)] = &[

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, Write};
 use std::process::{Output, Stdio};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, Kid, finished, scratch, wait_for, weir};
@@ -37,6 +39,46 @@ fn pub_publishes_its_argument() {
     assert!(printed["epoch"].is_string() && printed.as_object().unwrap().len() == 3, "{printed}");
     let event = client.expect("event");
     assert_eq!((&event["data"], &event["key"]), (&json!({"v": 1}), &json!("k")));
+}
+
+/// Goal: bytes that are no JSON arrive as they are, and large ones in gzip where that is asked for.
+#[test]
+fn pub_publishes_the_bytes_of_a_file() {
+    let gateway = Gateway::start();
+    let mut client = Client::connect(&gateway);
+    client.subscribe("room:1");
+    let large = [&b"\xFF\x00\n"[..], &[7; 5_000]].concat();
+    let path = scratch(".bin");
+    fs::write(&path, &large).unwrap();
+    let (path, url) = (path.to_str().unwrap(), gateway.url());
+    let received = || gateway.metric("weir_bytes_received_total");
+    let mut sizes = Vec::new();
+    for format in [None, Some("bin"), Some("gzip"), Some("bin-gzip")] {
+        let before = received();
+        let mut args = vec!["pub", "room:1", "--raw", path, "--key", "k", "--url", &url];
+        args.extend(format.into_iter().flat_map(|format| ["--format", format]));
+        let output = run(&args, "");
+        assert_eq!(output.status.code(), Some(0), "{format:?}: {}", err(&output));
+        let event = client.expect("event");
+        assert_eq!(event["data_b64"], BASE64_STANDARD.encode(&large), "{format:?}");
+        assert_eq!(event["key"], "k");
+        sizes.push(received() - before);
+    }
+    assert!(sizes[0] > 5_000.0 && sizes[1] > 5_000.0, "{sizes:?}");
+    assert!(sizes[2] < 1_000.0 && sizes[3] < 1_000.0, "{sizes:?}");
+    // Of standard input, and JSON in gzip.
+    let args = ["pub", "room:1", "--raw", "-", "--url", &url];
+    assert_eq!(run(&args, "{not JSON\n").status.code(), Some(0));
+    assert_eq!(client.expect("event")["data_b64"], BASE64_STANDARD.encode("{not JSON\n"));
+    let long = format!("\"{}\"", "y".repeat(5_000));
+    let before = received();
+    let args = ["pub", "room:1", &long, "--format", "bin-gzip", "--url", &url];
+    assert_eq!(run(&args, "").status.code(), Some(0));
+    assert_eq!(client.expect("event")["data"], "y".repeat(5_000));
+    assert!(received() - before < 1_000.0, "it came in gzip");
+    let output = run(&["pub", "room:1", "--raw", "/nowhere/at/all", "--url", &url], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("failed to read /nowhere/at/all: "), "{}", err(&output));
 }
 
 #[test]

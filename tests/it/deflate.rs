@@ -4,8 +4,9 @@
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
 
-use crate::harness::{Client, Gateway};
+use crate::harness::{Client, Gateway, now};
 use crate::raw::{Raw, masked};
+use crate::threats::PAUSE;
 
 const OFFER: (&str, &str) = ("Sec-WebSocket-Extensions", "permessage-deflate");
 
@@ -45,6 +46,7 @@ fn sound_offers_are_taken_and_nonsense_is_declined() {
         ("permessage-deflate; server_max_window_bits=12", agreed("; server_max_window_bits=12")),
         ("permessage-deflate; server_max_window_bits=8", agreed("; server_max_window_bits=8")),
         ("permessage-deflate; mode=7, permessage-deflate", agreed("")),
+        ("permessage-deflate; server_max_window_bits=10, permessage-deflate", agreed("")),
         ("permessage-deflate; server_max_window_bits=7", None),
         ("permessage-deflate; server_max_window_bits=16", None),
         ("permessage-deflate; server_no_context_takeover=1", None),
@@ -93,7 +95,8 @@ fn compressed_messages_are_read_however_they_are_cut() {
     }
     let pong = raw.ask(r#"{"type":"ping"}"#);
     assert_eq!(pong["type"], "pong", "answers come as they are");
-    assert!(gateway.metric("weir_compressed_bytes_total{kind=\"in\"}") >= 4.0);
+    let compressed = gateway.metric("weir_compressed_bytes_total{kind=\"in\"}");
+    assert_eq!(compressed, (4 * whole.len() + deflated(batch.as_bytes()).len()) as f64);
     let plain = gateway.metric("weir_compressed_bytes_total{kind=\"in_plain\"}");
     assert_eq!(plain, 6.0 * text.len() as f64 + 1.0);
 }
@@ -126,7 +129,8 @@ fn a_message_that_is_compressed_wrongly_ends_its_connection() {
     assert_eq!(raw.close_code(), Some(1002), "RSV1 where nothing was negotiated");
 }
 
-/// One GiB of zeros in one MiB, as one frame and as many, against the 64 KiB that a message has.
+/// One GiB of zeros in one MiB, against the 64 KiB that a message has: as one frame, which is too
+/// long by its header, and as many, of which the first or one behind it grows too large.
 #[test]
 fn a_bomb_is_closed_with_1009_and_takes_no_memory() {
     let gateway = Gateway::configured("shards = 1\n");
@@ -149,6 +153,52 @@ fn a_bomb_is_closed_with_1009_and_takes_no_memory() {
         raw.send(&frames[..frames.len().min(200_000)]);
         assert_eq!(raw.close_code(), Some(1009), "frames of {bytes}");
     }
-    let more = gateway.rss().saturating_sub(before);
+    let more = gateway.rss_peak().saturating_sub(before);
     assert!(more <= 1 << 20, "{more} bytes more than before");
+}
+
+/// Goal: forty that grow at the same time take what forty messages may, and hold nobody up.
+#[test]
+fn forty_bombs_together_take_what_forty_messages_may() {
+    const MANY: u64 = 40;
+    let gateway = Gateway::configured("shards = 1\n");
+    let mut healthy = Client::connect(&gateway);
+    // Noise first, so that what has come is no longer kept as it came.
+    let mut rng = fastrand::Rng::with_seed(1);
+    let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(20_000).collect();
+    let bulk = flushed(&[&noise[..], &[0; 40_000]].concat());
+    let rest = flushed(&vec![0; 1 << 20]).repeat(100);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    let before = gateway.rss();
+    let mut bombs: Vec<_> = (0..MANY).map(|_| Raw::offering(&gateway, &[OFFER]).0).collect();
+    for raw in &mut bombs {
+        raw.send(&[masked(0x42, &bulk), masked(0x89, b"!")].concat());
+        assert_eq!(raw.frame(), Some((0x8A, b"!".to_vec())));
+    }
+    let inflated = gateway.metric("weir_compressed_bytes_total{kind=\"in_plain\"}");
+    assert_eq!(inflated, (MANY * 60_000) as f64, "each has nearly all that it may");
+    std::thread::scope(|scope| {
+        let rest = &rest;
+        let ends = bombs.into_iter().map(|mut raw| {
+            scope.spawn(move || {
+                rest.chunks(1_000).for_each(|bytes| raw.send(&masked(0x00, bytes)));
+                raw.close_code()
+            })
+        });
+        let ends: Vec<_> = ends.collect();
+        let mut asked = 0;
+        while asked < 20 || !ends.iter().all(|end| end.is_finished()) {
+            let begun = now();
+            assert_eq!(gateway.get("/healthz").status, 200);
+            healthy.publish("room:1", &json!(asked));
+            assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
+            asked += 1;
+        }
+        for end in ends {
+            assert_eq!(end.join().unwrap(), Some(1009));
+        }
+    });
+    let more = gateway.rss_peak().saturating_sub(before);
+    // A message and an inflater each, and what the connections and the health checks take.
+    assert!(more <= MANY * (64 + 64) * 1024 + (2 << 20), "{more} bytes more than before");
 }

@@ -247,13 +247,6 @@ impl Gateway {
         sum(&self.get("/metrics").text(), prefix)
     }
 
-    /// Resident memory in bytes.
-    pub(crate) fn rss(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-    }
-
     /// Its open files, over the tables of all threads: each shard may have one of its own. What is
     /// in several counts once, by what it is (`socket:[4711]`).
     pub(crate) fn files(&self) -> usize {

@@ -7,11 +7,11 @@ use std::io::Read;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use flate2::read::GzDecoder;
-use flate2::{Decompress, FlushDecompress};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, sum};
 use crate::raw::{Raw, masked};
+use crate::window;
 
 pub(crate) const PROTOCOL: &str = "Sec-WebSocket-Protocol";
 const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
@@ -104,12 +104,8 @@ impl Speaker {
         let deflated = first & 0x40 != 0;
         let mut message = payload;
         if deflated {
-            let mut out = Vec::with_capacity(16 << 20);
-            message.extend([0, 0, 0xFF, 0xFF]);
-            let mut state = Decompress::new_with_window_bits(false, self.form.bits);
-            state.decompress_vec(&message, &mut out, FlushDecompress::Sync).unwrap();
-            assert_eq!(state.total_in(), message.len() as u64);
-            message = out;
+            message = window::inflate(&message, self.form.bits)
+                .unwrap_or_else(|error| panic!("{}: {error}", self.form.name));
         }
         let binary = first & 0xF == 2;
         self.binary = binary;
@@ -217,6 +213,29 @@ fn what_is_small_comes_as_it_is_and_opaque_bytes_come_to_everybody() {
     for form in &FORMS {
         let small = if matches!(form.name, "json" | "bin") { 2.0 } else { 1.0 };
         assert_eq!(encodings(&gateway, form), small, "{}", form.name);
+    }
+}
+
+/// Goal: nobody is pointed further back than the window that was agreed. Method: messages that
+/// repeat themselves at distances around the narrow one, read by clients that forget.
+#[test]
+fn no_message_points_past_the_window_of_its_reader() {
+    let gateway = Gateway::start();
+    let mut speakers: Vec<Speaker> =
+        FORMS.iter().map(|form| Speaker::connect(&gateway, form)).collect();
+    for speaker in &mut speakers {
+        speaker.subscribe("room:1", "drop_oldest");
+    }
+    let mut publisher = Client::connect(&gateway);
+    let mut rng = fastrand::Rng::with_seed(3);
+    for distance in window::DISTANCES {
+        let data = json!(window::twins(&mut rng, b"0123456789abcdef", distance));
+        publisher.publish("room:1", &data);
+        for speaker in &mut speakers {
+            let (event, _, compressed) = speaker.next();
+            assert_eq!(event["data"], data, "{} at {distance}", speaker.form.name);
+            assert_eq!(compressed, speaker.form.name != "json", "{}", speaker.form.name);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod net;
 mod pattern;
 mod spoken;
 mod tally;
+#[path = "../shared/window.rs"]
+mod window;
 mod world;
 
 use world::World;

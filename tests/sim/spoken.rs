@@ -1,7 +1,6 @@
 //! How clients speak, and what a frame is to one of them: decoded, it is the same for all.
 
 use fastrand::Rng;
-use flate2::{Decompress, FlushDecompress};
 use serde_json::{Value, json};
 use weir::proto::dialect::bin::{self, Kind};
 use weir::proto::dialect::json;
@@ -12,10 +11,30 @@ use weir::proto::gzip;
 use weir::proto::large::Bodies;
 use weir::proto::ws::frame::{self, Opcode};
 
+use crate::window;
+
 /// What the shards of a world compress: nearly nothing, or nearly all.
 pub(crate) fn compression(rng: &mut Rng) -> Compression {
     Compression { threshold: rng.usize(0..200), ..Compression::default() }
 }
+
+/// The bytes that a queue of a world holds; in some worlds large events, too.
+pub(crate) fn queue_bytes(rng: &mut Rng) -> usize {
+    if rng.u8(0..16) == 0 { rng.usize(LARGE..8 * LARGE) } else { rng.usize(200..4_000) }
+}
+
+/// What stands around a number in a world with queues of that size: nearly nothing, or white space
+/// that repeats itself further back than a narrow window reaches.
+fn space(rng: &mut Rng, queue_bytes: usize) -> String {
+    if queue_bytes < LARGE || rng.u8(0..8) > 0 {
+        return " ".repeat(rng.usize(0..3));
+    }
+    let distance = window::DISTANCES[rng.usize(0..3)];
+    window::twins(rng, b" \t\r\n", distance)
+}
+
+/// Queues of so many bytes hold what [`space`] makes.
+const LARGE: usize = 10_000;
 
 /// What the next client speaks; every other speaks plain JSON.
 pub(crate) fn format(rng: &mut Rng) -> Format {
@@ -46,10 +65,11 @@ pub(crate) fn message(bytes: &[u8]) -> Option<(Opcode, bool, Vec<u8>, usize)> {
 }
 
 /// What the next event carries; some are large, for these worlds, and come in small fragments.
-pub(crate) fn payload(number: u64, rng: &mut Rng) -> (Payload, Frames) {
+pub(crate) fn payload(number: u64, rng: &mut Rng, queue_bytes: usize) -> (Payload, Frames) {
     let large = rng.u8(..) < 24;
-    let spaces = rng.usize(if large { 0..600 } else { 0..3 });
-    let payload = Payload::Json(format!("{number}{}", " ".repeat(spaces)).into_bytes().into());
+    let spaces = " ".repeat(if large { rng.usize(0..600) } else { 0 });
+    let text = format!("{number}{spaces}{}", space(rng, queue_bytes));
+    let payload = Payload::Json(text.into_bytes().into());
     let compression = Compression { threshold: 0, ..Compression::default() };
     let frames = if large {
         Bodies::new(&payload, &Format::ALL, compression, 0).into()
@@ -81,12 +101,7 @@ pub(crate) fn inflate(message: &[u8], format: Format) -> Vec<u8> {
         Format::BinDeflateNarrow | Format::JsonDeflateNarrow => 12,
         Format::Bin | Format::Json | Format::JsonGzip => panic!("{format:?} was not agreed on"),
     };
-    let input = [message, &[0, 0, 0xFF, 0xFF]].concat();
-    let mut out = Vec::with_capacity(1 << 14);
-    let mut state = Decompress::new_with_window_bits(false, bits);
-    state.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
-    assert_eq!(state.total_in(), input.len() as u64);
-    out
+    window::inflate(message, bits).unwrap_or_else(|error| panic!("{format:?}: {error}"))
 }
 
 /// A binary message as JSON has it. `name` knows the channel of an alias.

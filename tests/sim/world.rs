@@ -94,7 +94,7 @@ impl World {
     /// The beginning of the world that `seed` stands for.
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let limit = OutboxLimit { bytes: rng.usize(200..4_000), events: rng.usize(1..40) };
+        let limit = OutboxLimit { bytes: spoken::queue_bytes(&mut rng), events: rng.usize(1..40) };
         let mailboxes = Arc::new(Mailboxes::default());
         let compression = spoken::compression(&mut rng);
         let few = seed.is_multiple_of(5);
@@ -318,7 +318,7 @@ impl World {
             let hidden_from = self.rng.bool().then_some(author.client);
             let key = self.rng.usize(0..KEYS);
             let key = (key > 0).then(|| Box::from("k".repeat(key * 25)));
-            let (payload, frames) = spoken::payload(number, &mut self.rng);
+            let (payload, frames) = spoken::payload(number, &mut self.rng, self.limit.bytes);
             let event = NewEvent {
                 channel: Cow::Borrowed(channel),
                 key: key.clone(),

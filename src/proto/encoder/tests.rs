@@ -1,12 +1,12 @@
 //! Every form says the same, and is made once.
 
-use flate2::{Decompress, FlushDecompress};
 use proptest::prelude::*;
 
 use super::*;
 use crate::proto::dialect::bin::parse_event;
 use crate::proto::gzip;
 use crate::proto::name::Alias;
+use crate::proto::ws::deflate::tests::{DISTANCES, inflate, twins};
 
 fn event(payload: Payload) -> Arc<Event> {
     Arc::new(Event {
@@ -30,7 +30,7 @@ fn numbers(bytes: usize) -> Payload {
         if text.len() >= bytes {
             break;
         }
-        text.push_str(&format!(",{}", n * 7 % 1_000));
+        text.push_str(&format!(",{}", n * 7 % 100));
     }
     Payload::Json(format!("{text}]").into_bytes().into())
 }
@@ -47,12 +47,7 @@ fn read(frame: &[u8], bits: u8) -> (u8, Vec<u8>) {
     if first & 0x40 == 0 {
         return (first & 0xF, payload.to_vec());
     }
-    let input = [payload, &[0, 0, 0xFF, 0xFF]].concat();
-    let mut state = Decompress::new_with_window_bits(false, bits);
-    let mut out = Vec::with_capacity(1 << 20);
-    state.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
-    assert_eq!(state.total_in(), input.len() as u64);
-    (first & 0xF, out)
+    (first & 0xF, inflate(payload, bits).expect("it points no further back than its window"))
 }
 
 /// The data that a frame carries, and whether it is a snapshot.
@@ -108,6 +103,25 @@ fn every_form_says_the_same() {
             let mut out = vec![9];
             event.append_frame(format, &mut encoder, &mut out);
             assert_eq!(out[1..], frame, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn no_form_points_past_the_window_of_its_reader() {
+    for (distance, level) in DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l))) {
+        let text = [b"\"", &twins(distance)[..], b"\""].concat();
+        let payload = Payload::Json(text.into());
+        let mut encoder = Encoder::new(Compression { level, ..Compression::default() });
+        let event = event(payload.clone());
+        for format in Format::ALL {
+            let what = format!("{format:?}, level {level}, {distance} bytes back");
+            let frame = event.frame(format, &mut encoder);
+            let deflated = !matches!(format, Format::Bin | Format::Json | Format::JsonGzip);
+            assert_eq!(frame[0] & 0x40 != 0, deflated, "{what}");
+            assert_eq!(data(frame, format), (payload.clone(), false), "{what}");
+            let shown = event.snapshot_frame(format, &mut encoder);
+            assert_eq!(data(&shown, format), (payload.clone(), true), "{what}");
         }
     }
 }

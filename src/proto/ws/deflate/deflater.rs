@@ -62,7 +62,7 @@ impl Deflater {
 
     /// Appends a whole frame around `payload` for a peer that gave us a window of `window_bits`.
     ///
-    /// Left as it is where it is small, does not shrink, or would not fit the window: a message
+    /// Left as it is where it is small, does not pay, or would not fit the window: a message
     /// alone never points further back than its own length, so what fits needs no other window.
     /// Returns whether it was compressed.
     pub fn frame(
@@ -87,22 +87,22 @@ impl Deflater {
         compressed
     }
 
-    /// Appends one gzip member around `bytes`. Nothing, and false, where that is not smaller.
+    /// Appends one gzip member around `bytes`. Nothing, and false, where that does not pay.
     pub fn gzip(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         // Without a time and a name, from no known system.
         const HEAD: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF];
         let mut crc = Crc::new();
         crc.update(bytes);
         let ended = self.caught(|it| it.finish(bytes));
-        let smaller = ended && HEAD.len() + self.compressed.len() + 8 < bytes.len();
-        if smaller {
+        let pays = ended && pays(HEAD.len() + self.compressed.len() + 8, bytes.len());
+        if pays {
             out.extend_from_slice(&HEAD);
             out.extend_from_slice(&self.compressed);
             out.extend_from_slice(&crc.sum().to_le_bytes());
             out.extend_from_slice(&crc.amount().to_le_bytes());
         }
         self.rest();
-        smaller
+        pays
     }
 
     /// Compresses into `compressed`, to the end of a stream; whether that was reached.
@@ -124,7 +124,7 @@ impl Deflater {
     pub fn flushed(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         let smaller = self.caught(|it| it.compress(bytes));
         self.compressed.extend_from_slice(&FLUSH);
-        (smaller && self.compressed.len() < bytes.len()).then_some(&*self.compressed)
+        (smaller && pays(self.compressed.len(), bytes.len())).then_some(&*self.compressed)
     }
 
     /// Gives back the memory of a large message.
@@ -134,7 +134,7 @@ impl Deflater {
         }
     }
 
-    /// Compresses into `compressed`; false where that is not smaller.
+    /// Compresses into `compressed`; false where that does not pay.
     fn compress(&mut self, payload: &[u8]) -> bool {
         self.state.reset();
         self.compressed.clear();
@@ -147,7 +147,7 @@ impl Deflater {
         match self.compressed.strip_suffix(&FLUSH).map(<[u8]>::len) {
             Some(len) if whole && flushed => {
                 self.compressed.truncate(len);
-                len < payload.len()
+                pays(len, payload.len())
             }
             _ => {
                 debug_assert!(false, "no room for the compressed message");
@@ -160,6 +160,12 @@ impl Deflater {
     fn state(level: Compression, window_bits: u8) -> Compress {
         Compress::new_with_window_bits(level, false, window_bits)
     }
+}
+
+/// Whether it pays to send `compressed` bytes instead of `plain` ones: each reader inflates them, so
+/// they must be at least an eighth fewer.
+fn pays(compressed: usize, plain: usize) -> bool {
+    compressed < plain && compressed <= plain - plain / 8
 }
 
 /// A whole frame around `payload`, for every peer with a window that holds it.

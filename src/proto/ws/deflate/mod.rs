@@ -16,4 +16,4 @@ pub const WINDOW_BITS_MAX: u8 = 15;
 pub const WINDOW_BITS_MIN: u8 = 8;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::proto) mod tests;

@@ -12,11 +12,18 @@ pub struct Wish {
     pub client_window_bits: u8,
     /// Ask the client to compress each message alone.
     pub client_alone: bool,
+    /// The least window of ours, in bits, of which anything comes: offers of less are taken only
+    /// from a client that makes no better one.
+    pub server_window_bits: u8,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { client_window_bits: WINDOW_BITS_MAX, client_alone: false }
+        Self {
+            client_window_bits: WINDOW_BITS_MAX,
+            client_alone: false,
+            server_window_bits: WINDOW_BITS_MIN,
+        }
     }
 }
 
@@ -53,16 +60,24 @@ impl fmt::Display for Agreed {
     }
 }
 
-/// Chooses the first offer that is sound from the lines of `Sec-WebSocket-Extensions`.
+/// Chooses the first offer that is sound from the lines of `Sec-WebSocket-Extensions`, and that
+/// leaves us the window that is wished for, where there is such a one.
 ///
 /// An offer with a parameter that is unknown, doubled or out of range is declined (RFC 7692,
 /// section 7.1), and what is not a list of extensions offers nothing.
 pub fn negotiate<'a>(lines: impl IntoIterator<Item = &'a str>, wish: Wish) -> Option<Agreed> {
-    lines.into_iter().find_map(|line| {
+    let mut narrow = None;
+    for line in lines {
         // The grammar first: half a list is no list.
-        let offers = split(line, b',')?;
-        offers.iter().find_map(|offer| agree(offer, wish))
-    })
+        let offers = split(line, b',').unwrap_or_default();
+        for agreed in offers.iter().filter_map(|offer| agree(offer, wish)) {
+            if agreed.server_window_bits >= wish.server_window_bits {
+                return Some(agreed);
+            }
+            narrow.get_or_insert(agreed);
+        }
+    }
+    narrow
 }
 
 /// Parts of `text` between `separator`s outside of quoted strings; `None` if a quote is not ended.
@@ -226,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_client_is_limited_only_where_it_offers_that() {
-        let wish = Wish { client_window_bits: 11, client_alone: true };
+        let wish = Wish { client_window_bits: 11, client_alone: true, ..Wish::default() };
         for (offer, bits, rest) in [
             ("permessage-deflate", 15, ""),
             ("permessage-deflate; client_max_window_bits", 11, "; client_max_window_bits=11"),
@@ -248,5 +263,23 @@ mod tests {
         let lines = ["permessage-deflate; x", "permessage-deflate; server_max_window_bits=10"];
         let agreed = negotiate(lines, Wish::default()).unwrap();
         assert_eq!(agreed.server_window_bits, 10);
+    }
+
+    #[test]
+    fn an_offer_that_leaves_us_a_window_goes_before_one_that_leaves_too_little() {
+        let wish = Wish { server_window_bits: 12, ..Wish::default() };
+        let bits = |lines: &[&str]| {
+            negotiate(lines.iter().copied(), wish).map(|agreed| agreed.server_window_bits)
+        };
+        let ten = "permessage-deflate; server_max_window_bits=10";
+        let eleven = "permessage-deflate; server_max_window_bits=11";
+        assert_eq!(bits(&[&format!("{ten}, permessage-deflate")]), Some(15));
+        assert_eq!(bits(&[ten, "permessage-deflate; server_max_window_bits=12"]), Some(12));
+        assert_eq!(
+            bits(&["permessage-deflate; server_max_window_bits=13, permessage-deflate"]),
+            Some(13)
+        );
+        assert_eq!(bits(&[&format!("permessage-deflate; x, {ten}, {eleven}")]), Some(10));
+        assert_eq!(bits(&[ten, "permessage-deflate; \""]), Some(10));
     }
 }

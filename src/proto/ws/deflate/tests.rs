@@ -1,6 +1,8 @@
 //! Compressed messages through the decoder. Every stream runs whole, cut in two, and byte by byte.
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, FlushCompress};
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
 use super::inflater::deflated_bytes_max;
 use super::*;
@@ -344,24 +346,45 @@ fn what_is_small_or_does_not_shrink_goes_out_as_it_is() {
     }
 }
 
-/// Inflates a frame of ours with a window of so many bits, a byte at a time.
-fn inflate_ours(frame: &[u8], bits: u8) -> Vec<u8> {
+/// How far apart the twins of a message stand: less than 12 bits hold, just more, and far more.
+pub(in crate::proto) const DISTANCES: [usize; 4] = [3_900, 4_097, 8_000, 20_000];
+
+/// Random letters that end as they begin, `distance` behind, and others that shrink.
+pub(in crate::proto) fn twins(distance: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(distance as u64);
+    let mut random = |len| -> Vec<u8> {
+        std::iter::repeat_with(|| b"0123456789abcdef"[rng.usize(..16)]).take(len).collect()
+    };
+    let twin = random(300);
+    [&twin[..], &random(distance - 300), &twin, &vec![b'-'; distance / 4]].concat()
+}
+
+/// Inflates a compressed message by a client that has a window of so many bits and no byte more.
+/// Not by zlib-rs, whose window is the largest whatever it is told.
+pub(in crate::proto) fn inflate(message: &[u8], bits: u8) -> Option<Vec<u8>> {
+    let body = [message, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut state = DecompressorOxide::new();
+    let mut ring = vec![0; 1 << bits];
+    let (mut out, mut taken, mut at) = (Vec::new(), 0, 0);
+    loop {
+        let more = inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
+        let (status, input, output) = decompress(&mut state, &body[taken..], &mut ring, at, more);
+        taken += input;
+        out.extend_from_slice(&ring[at..at + output]);
+        at = (at + output) % ring.len();
+        if status != TINFLStatus::HasMoreOutput {
+            let whole = status == TINFLStatus::NeedsMoreInput && taken == body.len();
+            return whole.then_some(out);
+        }
+    }
+}
+
+/// Inflates a frame of ours with a window of so many bits.
+fn inflate_ours(frame: &[u8], bits: u8) -> Option<Vec<u8>> {
     assert_eq!(frame[0] & RSV1, RSV1);
     let plain = [&[frame[0] & !RSV1], &frame[1..]].concat();
     let (_, size) = parse_server(&plain, usize::MAX).unwrap().unwrap();
-    let mut state = Decompress::new_with_window_bits(false, bits.max(9));
-    let body = [&frame[size..], &[0x00, 0x00, 0xFF, 0xFF]].concat();
-    let (mut out, mut byte) = (Vec::new(), [0]);
-    loop {
-        let taken = usize::try_from(state.total_in()).unwrap();
-        let had = state.total_out();
-        state.decompress(&body[taken..], &mut byte, FlushDecompress::None).unwrap();
-        if state.total_out() == had {
-            assert_eq!(state.total_in(), body.len() as u64);
-            return out;
-        }
-        out.extend(byte);
-    }
+    inflate(&frame[size..], bits)
 }
 
 #[test]
@@ -375,17 +398,56 @@ fn every_level_and_window_is_read_by_a_window_of_that_size() {
             let compressed = deflater.frame(Opcode::Binary, payload, bits, &mut out);
             assert_eq!(compressed, level > 0, "level {level}, {bits} bits");
             if compressed {
-                assert_eq!(inflate_ours(&out, bits), payload, "level {level}, {bits} bits");
+                let read = inflate_ours(&out, bits);
+                assert_eq!(read.as_deref(), Some(payload), "level {level}, {bits} bits");
             }
         }
+        if level > 0 {
+            let whole = deflater::compress(Opcode::Text, &text, level);
+            assert_eq!(inflate_ours(&whole, 15).as_deref(), Some(&text[..]));
+        }
+    }
+}
+
+#[test]
+fn what_repeats_itself_further_back_than_a_window_is_read_by_it() {
+    for (distance, level) in DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l))) {
+        let text = twins(distance);
+        let case = |bits| format!("{distance} bytes back, level {level}, {bits} bits");
         for bits in 9..=15 {
             let mut out = Vec::new();
             let mut deflater = Deflater::with_window(level, 0, bits);
-            assert_eq!(deflater.frame(Opcode::Binary, &text, bits, &mut out), level > 0);
-            assert!(level == 0 || inflate_ours(&out, bits) == text, "level {level}, {bits} bits");
+            assert!(deflater.frame(Opcode::Binary, &text, bits, &mut out), "{}", case(bits));
+            assert_eq!(inflate_ours(&out, bits).as_ref(), Some(&text), "{}", case(bits));
         }
-        if level > 0 {
-            assert_eq!(inflate_ours(&deflater::compress(Opcode::Text, &text, level), 15), text);
+        // A reader that could read anything would show nothing.
+        let wide = deflater::compress(Opcode::Text, &text, level);
+        for bits in 9..=15 {
+            let read = inflate_ours(&wide, bits);
+            assert_eq!(read.as_ref() == Some(&text), distance <= 1 << bits, "{}", case(bits));
+        }
+    }
+}
+
+#[test]
+fn compression_pays_from_an_eighth_on() {
+    for level in 1..=9 {
+        for bits in [12, 15] {
+            let mut deflater = Deflater::with_window(level, 0, bits);
+            for (zeros, compressed) in [(100, false), (400, false), (1_200, true)] {
+                // Of noise nothing is saved, of zeros nearly all.
+                let mut random = fastrand::Rng::with_seed(1);
+                let noise = std::iter::repeat_with(|| random.u8(..)).take(4_000 - zeros);
+                let payload: Vec<u8> = noise.chain(vec![0; zeros]).collect();
+                let what = format!("{zeros} zeros, level {level}, {bits} bits");
+                let mut out = Vec::new();
+                let framed = deflater.frame(Opcode::Binary, &payload, bits, &mut out);
+                assert_eq!(framed, compressed, "{what}");
+                assert_eq!(out.len() < 4_000 * 7 / 8 + 5, compressed, "{what}");
+                out.clear();
+                assert_eq!(deflater.gzip(&payload, &mut out), compressed, "{what}");
+                assert_eq!(out.is_empty(), !compressed, "{what}");
+            }
         }
     }
 }

@@ -119,7 +119,7 @@ proptest! {
             let payload: Vec<u8> = (0..len).map(|_| random.u8(lowest..=highest)).collect();
             let mut out = Vec::new();
             if deflater.frame(Opcode::Binary, &payload, 15, &mut out) {
-                prop_assert!(inflate_ours(&out, 15) == payload);
+                prop_assert!(inflate_ours(&out, 15) == Some(payload));
             } else {
                 prop_assert!(out.ends_with(&payload));
             }
@@ -130,8 +130,8 @@ proptest! {
     fn what_we_send_is_what_they_read(payload in payload(), level in 0..=9_u32) {
         let frame = deflater::compress(Opcode::Binary, &payload, level);
         if frame[0] & RSV1 != 0 {
-            prop_assert!(frame.len() < payload.len() + 4);
-            prop_assert_eq!(inflate_ours(&frame, 15), payload);
+            prop_assert!(frame.len() <= payload.len() - payload.len() / 8 + 10);
+            prop_assert_eq!(inflate_ours(&frame, 15), Some(payload));
         } else {
             prop_assert!(frame.ends_with(&payload));
         }
