@@ -16,7 +16,7 @@ use futures_core::Stream as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_websockets::{ServerBuilder, WebSocketStream};
 use weir::proto::ws::frame::{Opcode, client_frame, push_text};
-use weir::proto::ws::mask::unmask;
+use weir::proto::ws::mask::{push_unmasked, unmask};
 use weir::proto::ws::message::{Decoder, Message};
 
 /// As the `weir` program has it.
@@ -38,6 +38,9 @@ const ROUND: usize = 64;
 /// What the peer repeats: about this many bytes of whole frames, which a cache holds.
 const STREAM_BYTES: usize = 256 * 1024;
 
+/// What each decoder gets of a read where all get the same.
+const READ_BYTES: usize = 4 * 1024;
+
 /// Bytes that a shard reads at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -47,6 +50,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 struct Endless {
     bytes: Vec<u8>,
     at: usize,
+    /// The most that one read gives.
+    most: usize,
 }
 
 impl Endless {
@@ -56,13 +61,13 @@ impl Endless {
         while bytes.len() < STREAM_BYTES {
             client_frame(Opcode::Text, &vec![b'a'; size], MASK, &mut bytes);
         }
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, most: usize::MAX }
     }
 
     /// Copies what comes next, at most `room` bytes and never none.
     fn read(&mut self, room: usize, put: impl FnOnce(&[u8])) -> usize {
         let rest = &self.bytes[self.at..];
-        let piece = &rest[..rest.len().min(room)];
+        let piece = &rest[..rest.len().min(room).min(self.most)];
         put(piece);
         let len = piece.len();
         self.at = (self.at + len) % self.bytes.len();
@@ -114,9 +119,9 @@ struct Weir {
 }
 
 impl Weir {
-    fn new(size: usize) -> Self {
+    fn new(socket: Endless) -> Self {
         let scratch = vec![0; SCRATCH_BYTES];
-        Self { socket: Endless::new(size), scratch, at: 0, end: 0, decoder: Decoder::new() }
+        Self { socket, scratch, at: 0, end: 0, decoder: Decoder::new() }
     }
 
     /// Decodes [`ROUND`] messages. Returns the length of all.
@@ -173,18 +178,22 @@ fn decode(c: &mut Criterion) {
     for size in SIZES {
         let expected = ROUND * size;
         group.throughput(Throughput::Bytes(expected as u64));
-        let mut weir = Weir::new(size);
-        group.bench_function(BenchmarkId::new("weir", size), |b| {
-            b.iter(|| assert_eq!(weir.round(), expected));
-        });
-        let mut fast = WebSocket::after_handshake(Endless::new(size), Role::Server);
-        group.bench_function(BenchmarkId::new("fastwebsockets", size), |b| {
-            b.iter(|| assert_eq!(at_once(fast_round(&mut fast)), expected));
-        });
-        let mut tokio = ServerBuilder::new().serve(Endless::new(size));
-        group.bench_function(BenchmarkId::new("tokio-websockets", size), |b| {
-            b.iter(|| assert_eq!(at_once(tokio_round(&mut tokio)), expected));
-        });
+        // As much as each asks for; and the same for all.
+        for (most, what) in [(usize::MAX, ""), (READ_BYTES, ", 4 KiB a read")] {
+            let socket = || Endless { most, ..Endless::new(size) };
+            let mut weir = Weir::new(socket());
+            group.bench_function(BenchmarkId::new(format!("weir{what}"), size), |b| {
+                b.iter(|| assert_eq!(weir.round(), expected));
+            });
+            let mut fast = WebSocket::after_handshake(socket(), Role::Server);
+            group.bench_function(BenchmarkId::new(format!("fastwebsockets{what}"), size), |b| {
+                b.iter(|| assert_eq!(at_once(fast_round(&mut fast)), expected));
+            });
+            let mut tokio = ServerBuilder::new().serve(socket());
+            group.bench_function(BenchmarkId::new(format!("tokio-websockets{what}"), size), |b| {
+                b.iter(|| assert_eq!(at_once(tokio_round(&mut tokio)), expected));
+            });
+        }
     }
     group.finish();
 }
@@ -268,6 +277,16 @@ fn unmasking(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("memcpy", size), |b| {
             b.iter(|| black_box(&mut bytes).copy_from_slice(black_box(&source)));
+        });
+        // As a large payload is unmasked on its way out of the scratch buffer: two buffers, as
+        // memcpy has.
+        let mut carried = Vec::with_capacity(size);
+        group.bench_function(BenchmarkId::new("weir, into another buffer", size), |b| {
+            b.iter(|| {
+                carried.clear();
+                push_unmasked(black_box(&source), black_box(MASK), &mut carried);
+                black_box(carried.as_slice()).len()
+            });
         });
     }
     group.finish();

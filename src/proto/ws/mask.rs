@@ -26,7 +26,7 @@ const PUSH_BYTES: usize = 512;
 
 /// Appends `bytes` to `out` and unmasks them on the way: one pass over both, where a copy that is
 /// unmasked takes two.
-pub(super) fn push_unmasked(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+pub fn push_unmasked(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     let (chunks, tail) = bytes.as_chunks::<PUSH_BYTES>();
     if !chunks.is_empty() {
         let key = [mask; PUSH_BYTES / 4];
