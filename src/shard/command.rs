@@ -165,10 +165,15 @@ impl Shard {
             .subscribe(channel, self.id, asker.now)
             .map_err(|away| unavailable(id, away))?;
         let (alias, position) = (joined.alias, joined.head);
+        let (which, mut writer) = ((asker.id, alias), OutOfTurn(self));
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let outcome = self.hub.borrow_mut().settle_channel(which, &mut writer, now_ms);
         self.hub.borrow_mut().subscribe(asker.id, (&joined.channel, alias), join(position));
         let (alias, recovered) = (alias.0, recovered(subscribe, position));
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 

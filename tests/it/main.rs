@@ -12,6 +12,7 @@ mod lifecycle;
 mod listen;
 mod mended;
 mod outside;
+mod pattern_rate;
 mod patterns;
 mod protocol;
 mod rate;
