@@ -5,7 +5,7 @@
 //! Who gets a channel by which pattern is known at the flush alone: whatever changes it settles
 //! first what was held back on the old way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
@@ -35,6 +35,9 @@ pub(super) struct Rated {
     pub(super) members: Vec<Member>,
     /// By channel. Each is in the list of dues, but while its first batch is filled.
     pub(super) groups: HashMap<Alias, Group, RandomState>,
+    /// The channels of those that owe something, by how many events had been loaded before the
+    /// last batch of each.
+    pub(super) recent: BTreeMap<u64, Alias>,
 }
 
 /// What is between two flushes of one channel.
@@ -45,6 +48,8 @@ pub(super) struct Group {
     pub(super) flushed: u64,
     /// How many events had been loaded before the first that is owed.
     pub(super) since: u64,
+    /// As many before the last batch that is.
+    last: u64,
     /// When it is flushed; or forgotten, where it rests.
     due_ms: Option<u64>,
 }
@@ -69,13 +74,6 @@ impl Group {
             dues.remove(&(before, alias, key, rate));
         }
         dues.insert((due_ms, alias, key, rate));
-    }
-}
-
-#[cfg(test)]
-impl Rated {
-    pub(super) fn groups(&self) -> usize {
-        self.groups.len()
     }
 }
 
@@ -106,7 +104,8 @@ impl Pattern {
                 let at = self.rated.partition_point(|rated| rated.rate < rate);
                 if self.rated.get(at).is_none_or(|rated| rated.rate != rate) {
                     let (members, groups) = (Vec::new(), HashMap::default());
-                    self.rated.insert(at, Rated { rate, members, groups });
+                    let recent = BTreeMap::new();
+                    self.rated.insert(at, Rated { rate, members, groups, recent });
                 }
             }
         }
@@ -136,7 +135,10 @@ impl Patterns {
     fn rest(&mut self, key: Key, due_ms: u64) {
         let (alias, pattern, rate) = key;
         let rated = self.all.get_mut(pattern as usize).and_then(|pattern| pattern.rated(rate));
-        if let Some(group) = rated.and_then(|rated| rated.groups.get_mut(&alias)) {
+        if let Some(rated) = rated
+            && let Some(group) = rated.groups.get_mut(&alias)
+        {
+            rated.recent.remove(&group.last);
             (group.stage, group.due_ms) = (Stage::Rests, None);
             group.set_due(due_ms, key, &mut self.dues);
         }
@@ -146,7 +148,9 @@ impl Patterns {
     fn forget_group(&mut self, (alias, key, rate): Key) {
         let rated = self.all.get_mut(key as usize).and_then(|pattern| pattern.rated(rate));
         if let Some(rated) = rated {
-            rated.groups.remove(&alias);
+            if let Some(group) = rated.groups.remove(&alias).filter(Group::owes) {
+                rated.recent.remove(&group.last);
+            }
             if rated.groups.is_empty() {
                 rated.groups = HashMap::default();
             }
@@ -170,9 +174,15 @@ impl Patterns {
             let Some(pattern) = self.all.get_mut(*key as usize) else { continue };
             for rated in &mut pattern.rated {
                 let (stage, due_ms) = (Stage::Rests, None);
-                let fresh = Group { stage, flushed: 0, since: 0, due_ms };
+                let fresh = Group { stage, flushed: 0, since: 0, last: 0, due_ms };
                 let group = rated.groups.entry(event.alias).or_insert(fresh);
-                if group.owes() {
+                let owed = group.owes();
+                if owed {
+                    rated.recent.remove(&group.last);
+                }
+                group.last = loaded;
+                rated.recent.insert(loaded, event.alias);
+                if owed {
                     continue;
                 }
                 (group.stage, group.flushed, group.since) =

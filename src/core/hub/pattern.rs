@@ -243,6 +243,7 @@ impl Patterns {
     /// A run begins with `event`, before which `loaded` others were: finds its patterns, and holds
     /// the table of newest events that one of them may need. They are returned with the forms that
     /// their members speak.
+    #[inline]
     pub(super) fn begin(
         &mut self,
         (event, loaded): (&Event, u64),
@@ -252,6 +253,16 @@ impl Patterns {
         if self.table.is_empty() {
             return (Touched { alias: event.alias, first: 0, end: 0 }, Forms::default());
         }
+        self.begin_found((event, loaded), topic, account)
+    }
+
+    #[inline(never)]
+    fn begin_found(
+        &mut self,
+        (event, loaded): (&Event, u64),
+        topic: &mut Topic,
+        account: &Account,
+    ) -> (Touched, Forms) {
         let touched = self.find(event);
         self.next = None;
         let needs = |pattern: &&Pattern| pattern.latest > 0 || !pattern.rated.is_empty();

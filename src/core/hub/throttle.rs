@@ -240,9 +240,19 @@ impl Hub {
     /// When [`Hub::fan_out`] is to be called even if there is nothing to fan out; on the clock
     /// that it is given.
     pub fn next_due(&self) -> Option<u64> {
-        let by_name = self.dues.first().map(|(due_ms, ..)| *due_ms);
+        self.first_due().map(|(due_ms, _)| due_ms)
+    }
+
+    /// What is due first: a group of a channel, or else one of a pattern.
+    fn first_due(&self) -> Option<(u64, Option<(Alias, Rate)>)> {
+        let by_name = self.dues.first().map(|(due_ms, alias, rate)| (*due_ms, (*alias, *rate)));
         let by_pattern = self.patterns.dues.first().map(|(due_ms, ..)| *due_ms);
-        by_name.into_iter().chain(by_pattern).min()
+        match (by_name, by_pattern) {
+            (Some((due_ms, group)), other) if other.is_none_or(|other| due_ms <= other) => {
+                Some((due_ms, Some(group)))
+            }
+            (_, other) => Some((other?, None)),
+        }
     }
 
     /// Takes a member out of its list, and tells the seat whose member took its place there.
@@ -389,16 +399,16 @@ impl Hub {
     ) -> usize {
         let mut sum = 0;
         let mut left = FLUSHES_A_TURN;
-        while let Some(due_ms) = self.next_due()
+        while let Some((due_ms, group)) = self.first_due()
             && due_ms <= upto_ms
             && (left > 0 || due_ms == 0)
         {
-            let offers = match self.dues.first().copied() {
-                Some((first_ms, alias, rate)) if first_ms == due_ms => {
+            let offers = match group {
+                Some(group) => {
                     self.dues.pop_first();
-                    self.flush((alias, rate), writer, now_ms, outcome)
+                    self.flush(group, writer, now_ms, outcome)
                 }
-                Some(_) | None => self.flush_by_pattern(&mut (&mut *writer, now_ms, &mut *outcome)),
+                None => self.flush_by_pattern(&mut (&mut *writer, now_ms, &mut *outcome)),
             };
             left = left.saturating_sub(offers);
             sum += offers;

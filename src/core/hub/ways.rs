@@ -42,6 +42,7 @@ impl Hub {
         for alias in self.owing(sub) {
             self.settle_one((id, sub), alias, moment);
         }
+        self.forget_had(id, sub);
         if let Some(pattern) = self.patterns.all.get_mut(sub.pattern as usize)
             && sub.rate.is_some()
             && let Some(members) = pattern.list_mut(sub.rate)
@@ -51,15 +52,28 @@ impl Hub {
         }
     }
 
-    /// The channels of which a pattern's groups with a rate owe something, in order.
+    /// A seat is owed nothing of what was loaded so far by that pattern.
+    fn forget_had(&mut self, id: SeatId, sub: PatternSub) {
+        let Some(mine) = self.patterns.mine(id).filter(|mine| !mine.had.is_empty()) else { return };
+        let mut had = std::mem::take(&mut mine.had);
+        had.retain(|alias, _| {
+            let topic = self.topics.get(alias);
+            let route = topic.and_then(|topic| self.patterns.route(id, topic.channel.as_str()));
+            route.is_some_and(|route| route.pattern != sub.pattern)
+        });
+        if let Some(mine) = self.patterns.mine(id) {
+            mine.had = had;
+        }
+    }
+
+    /// The channels of which a pattern's groups with a rate owe something to that member: those
+    /// that had events since it was last given all.
     fn owing(&self, sub: PatternSub) -> Vec<Alias> {
+        let Some(position) = self.patterns.position(sub) else { return Vec::new() };
         let pattern = self.patterns.all.get(sub.pattern as usize);
-        let rated = pattern.into_iter().flat_map(|pattern| &pattern.rated);
-        let groups = rated.filter(|rated| Some(rated.rate) == sub.rate).flat_map(|r| &r.groups);
-        let owing = groups.filter(|(_, group)| group.owes());
-        let mut owing: Vec<Alias> = owing.map(|(alias, _)| *alias).collect();
-        owing.sort_unstable();
-        owing
+        let mut rated = pattern.into_iter().flat_map(|pattern| &pattern.rated);
+        let rated = rated.find(|rated| Some(rated.rate) == sub.rate);
+        rated.map_or(Vec::new(), |rated| rated.recent.range(position..).map(|(_, a)| *a).collect())
     }
 
     fn settle_one(

@@ -55,7 +55,9 @@ fn rests(hub: &mut Hub) {
     assert!(hub.topics.is_empty() && hub.next_due().is_none(), "{:?}", hub.topics.keys());
     assert_eq!(hub.latest_bytes(), 0);
     for (_, pattern) in &hub.patterns.all {
-        assert!(pattern.rated.iter().all(|rated| rated.groups() == 0));
+        assert!(
+            pattern.rated.iter().all(|rated| rated.groups.is_empty() && rated.recent.is_empty())
+        );
     }
     for mine in hub.patterns.seats.iter().flatten() {
         assert!(mine.had.is_empty() && mine.lags.is_empty());
@@ -428,6 +430,13 @@ fn check(hub: &Hub) {
         assert!(!pattern.members.is_empty() || !pattern.rated.is_empty());
         for (rate, members) in pattern.rated.iter().map(|rated| (rated.rate, &rated.members)) {
             assert!(!members.is_empty(), "no empty list stays");
+            let owing: BTreeSet<_> = hub.patterns.groups().filter(|(_, owes)| *owes).collect();
+            let of = |((_, alias, of, hz), _): (Due, bool)| {
+                (of as usize == key && hz == rate).then_some(alias)
+            };
+            let owing: BTreeSet<Alias> = owing.into_iter().filter_map(of).collect();
+            let recent = pattern.rated.iter().find(|rated| rated.rate == rate).unwrap();
+            assert_eq!(recent.recent.values().copied().collect::<BTreeSet<_>>(), owing);
             for (at, member) in members.iter().enumerate() {
                 let subs = hub.patterns.subs(member.seat as usize);
                 let sub = subs.iter().find(|sub| sub.pattern as usize == key).unwrap();
