@@ -208,7 +208,8 @@ fn hidden_while_lagging(count: u32) {
     let (mut hub, ids) = stalled(50, 64);
     for id in ids {
         let policy = Policy::Latest;
-        hub.subscribe_pattern(id, "t:", Join { policy, position: 0, keys_max: 1, max_rate: None });
+        let join = Join { policy, position: 0, keys_max: 1, max_rate: None };
+        hub.subscribe_pattern((id, "t:"), join, &mut Kernel::default(), 0);
     }
     for offset in 1..=2 {
         (0..1_000).for_each(|alias| hand(&mut hub, &event_of(alias, offset, None)));

@@ -24,6 +24,7 @@ use crate::proto::rate::Rate;
 mod by_pattern;
 mod fan_out;
 mod forms;
+mod implied;
 mod lag;
 mod own;
 mod pattern;
@@ -31,6 +32,7 @@ mod seat;
 mod slow;
 mod tables;
 mod throttle;
+mod ways;
 
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
@@ -252,7 +254,8 @@ impl Hub {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }
 
-    /// Adds a subscription.
+    /// Adds a subscription. What a pattern's rate has held back of the channel is to come first:
+    /// [`Hub::settle_channel`].
     pub fn subscribe(&mut self, id: SeatId, to: (&ChannelName, Alias), join: Join) {
         let (channel, alias) = to;
         let Join { policy, position, keys_max, max_rate: rate } = join;
@@ -277,6 +280,7 @@ impl Hub {
             seat.outbox.count_frames(alias, rate.is_some(), topic.head);
         }
         self.subscriptions += 1;
+        self.begin_where_patterns_do(id, alias);
     }
 
     /// Puts the time before a subscription in front of its events. Whoever has had the channel by

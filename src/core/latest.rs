@@ -50,6 +50,8 @@ impl Frame {
 #[derive(Debug)]
 struct Entry {
     event: Arc<Event>,
+    /// How many events the shard had loaded before it.
+    loaded: u64,
     /// What it counts as, with all frames.
     bytes: usize,
     /// In plain JSON. Made when the first subscriber needs it.
@@ -62,8 +64,9 @@ struct Entry {
 type Shown = Option<Rc<Frame>>;
 
 impl Entry {
-    fn new(event: &Arc<Event>) -> Self {
-        Self { event: Arc::clone(event), bytes: size(event), frame: None, others: None }
+    fn new(event: &Arc<Event>, loaded: u64) -> Self {
+        let (frame, others) = (None, None);
+        Self { event: Arc::clone(event), loaded, bytes: size(event), frame, others }
     }
 
     /// Counts what there is by now.
@@ -113,6 +116,10 @@ pub struct Latest {
     pub(super) held: bool,
     /// It was held since the last look.
     pub(super) fresh: bool,
+    /// The channel is among those that the next fan-out looks at, without a run.
+    pub(super) touched: bool,
+    /// Groups of patterns that are owed something. They are among `users`.
+    pub(super) owed: u32,
 }
 
 impl Latest {
@@ -130,6 +137,8 @@ impl Latest {
             users: 0,
             held: false,
             fresh: false,
+            touched: false,
+            owed: 0,
         }
     }
 
@@ -143,8 +152,9 @@ impl Latest {
         self.head
     }
 
-    /// Sees an event, which is newer than all before it.
-    pub fn record(&mut self, event: &Arc<Event>) {
+    /// Sees an event, which is newer than all before it, and before which the shard had `loaded`
+    /// others of all channels.
+    pub fn record(&mut self, event: &Arc<Event>, loaded: u64) {
         let offset = event.offset;
         self.floor = self.floor.min(offset);
         self.head = offset;
@@ -158,7 +168,7 @@ impl Latest {
         if let Some(before) = before.and_then(|before| self.entries.remove(&before)) {
             self.bytes -= before.bytes;
         }
-        let entry = Entry::new(event);
+        let entry = Entry::new(event, loaded);
         self.bytes += entry.bytes;
         self.entries.insert(offset, entry);
         while self.entries.len() > self.keys_max
@@ -207,6 +217,13 @@ impl Latest {
     /// The events after `after` that are the newest of their keys, in the order of offsets.
     pub fn newer(&self, after: u64) -> impl Iterator<Item = &Arc<Event>> {
         self.entries.range(after.saturating_add(1)..).map(|(_, entry)| &entry.event)
+    }
+
+    /// Of each event after `after` that is the newest of its key: how many events the shard had
+    /// loaded before it, and its offset, in order.
+    pub fn loads(&self, after: u64) -> Vec<(u64, u64)> {
+        let newer = self.entries.range(after.saturating_add(1)..);
+        newer.map(|(offset, entry)| (entry.loaded, *offset)).collect()
     }
 
     /// The last offset that would go out of the table, beside that of the event's own key, if it
@@ -281,7 +298,7 @@ mod tests {
         let mut table = Latest::new(10, &Account::default());
         let keys = [Some("a"), None, Some("b"), Some("a"), None, Some("c")];
         for (key, offset) in keys.into_iter().zip(5..) {
-            table.record(&keyed_event(1, offset, key));
+            table.record(&keyed_event(1, offset, key), 0);
         }
         assert_eq!((table.floor(), table.head()), (5, 10));
         assert_eq!(shown(&mut table, 0, 10), [7, 8, 9, 10]);
@@ -292,7 +309,7 @@ mod tests {
     #[test]
     fn a_frame_is_made_once_and_says_what_it_is() {
         let mut table = Latest::new(10, &Account::default());
-        table.record(&keyed_event(1, 1, Some("a")));
+        table.record(&keyed_event(1, 1, Some("a")), 0);
         let (_, first) = next(&mut table, 0, 1).unwrap();
         assert!(Rc::ptr_eq(&first, &next(&mut table, 0, 1).unwrap().1));
         let text = String::from_utf8_lossy(&first.bytes[2..]).into_owned();
@@ -309,7 +326,7 @@ mod tests {
                 let event = keyed_event(1, offset, names[rng.usize(0..5)]);
                 let before: Vec<_> = table.newer(0).map(|e| (e.offset, e.key.clone())).collect();
                 let lost = table.evicts(&event);
-                table.record(&event);
+                table.record(&event, 0);
                 let after: Vec<_> = table.newer(0).map(|event| event.offset).collect();
                 let gone = before.into_iter().filter(|(at, _)| !after.contains(at));
                 let gone = gone.filter(|(_, key)| *key != event.key).map(|(at, _)| at).max();
@@ -322,7 +339,7 @@ mod tests {
     fn the_least_recently_published_key_goes() {
         let mut table = Latest::new(2, &Account::default());
         for (key, offset) in ["a", "b", "a", "c"].into_iter().zip(1..) {
-            table.record(&keyed_event(1, offset, Some(key)));
+            table.record(&keyed_event(1, offset, Some(key)), 0);
         }
         assert_eq!(shown(&mut table, 0, 4), [3, 4], "b was the oldest");
         let sum = |table: &Latest| table.entries.values().map(|entry| entry.bytes).sum::<usize>();

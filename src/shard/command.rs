@@ -182,14 +182,18 @@ impl Shard {
         let begun = self.node.store().subscribe(channel, self.id, wish, asker.now);
         let Begun { joined, recovered, past } = begun.map_err(|away| unavailable(id, away))?;
         let (alias, position) = (joined.alias, joined.head);
-        {
+        let (which, mut writer) = ((asker.id, alias), OutOfTurn(self));
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let outcome = {
             let mut hub = self.hub.borrow_mut();
+            let outcome = hub.settle_channel(which, &mut writer, now_ms);
             let to = (&joined.channel, alias);
             hub.subscribe(asker.id, to, join(position));
             if let Some(past) = past {
                 hub.recall(asker.id, to, past);
             }
-        }
+            outcome
+        };
         if let Some(whole) = recovered {
             let counter = if whole { Counter::RecoveriesWhole } else { Counter::RecoveriesNot };
             self.metrics.add(counter, 1);
@@ -197,6 +201,8 @@ impl Shard {
         let alias = alias.0;
         let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
         self.answer(asker.id, &push);
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 

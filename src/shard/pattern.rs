@@ -1,6 +1,7 @@
 //! Subscriptions to patterns (`telemetry:*`), as a client asks for them.
 
 use super::command::{Asker, chosen, not_subscribed, unavailable};
+use super::flush::OutOfTurn;
 use super::local::Shard;
 use super::mailbox::Mailbox;
 use crate::core::hub::Join;
@@ -22,10 +23,6 @@ impl Shard {
             let message = "a pattern has no position: leave `since` out, or name one channel";
             return Err(CommandError::new(id, ErrorCode::BadRequest, message));
         }
-        if subscribe.max_rate.is_some() {
-            let message = "`max_rate` is for one channel: name each of those that are to be slower";
-            return Err(CommandError::new(id, ErrorCode::BadRequest, message));
-        }
         let rule = self.pattern_rule(id, prefix)?;
         let policy = chosen(id, rule, subscribe.slow)?;
         let updated = self.hub.borrow().has_pattern(asker.id, prefix);
@@ -36,10 +33,15 @@ impl Shard {
         }
         // After the store: what is published from here on comes behind.
         let position = self.mailbox().map_or(0, Mailbox::depth);
-        let join = Join { policy, position, keys_max: rule.keys_max, max_rate: None };
-        self.hub.borrow_mut().subscribe_pattern(asker.id, prefix, join);
+        let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
+        let join = Join { policy, position, keys_max, max_rate };
+        let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let outcome = self.hub.borrow_mut().subscribe_pattern(which, join, &mut writer, now_ms);
         let pattern = subscribe.channel;
         self.answer(asker.id, &Push::SubscribedPattern { id, pattern, updated });
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 
@@ -50,13 +52,16 @@ impl Shard {
         id: Option<u64>,
         (prefix, pattern): (&str, &str),
     ) -> Result<(), CommandError> {
-        let ended = self.hub.borrow_mut().unsubscribe_pattern(asker.id, prefix);
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
+        let ended = self.hub.borrow_mut().unsubscribe_pattern(which, &mut writer, now_ms);
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
-        self.settle(outcome);
         if last {
             self.node.store().unsubscribe_prefix(prefix, self.id);
         }
         self.answer(asker.id, &Push::Unsubscribed { id, channel: pattern });
+        // A close comes behind the answer.
+        self.settle(outcome);
         Ok(())
     }
 

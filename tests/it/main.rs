@@ -16,6 +16,7 @@ mod listen;
 mod memory;
 mod mended;
 mod outside;
+mod pattern_rate;
 mod patterns;
 mod protocol;
 mod rate;

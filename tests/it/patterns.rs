@@ -153,7 +153,7 @@ fn what_is_closed_or_malformed_is_refused_with_a_sentence() {
     let since = json!({"epoch": "AAAAAAAA", "offset": 1});
     let bad = [
         json!({"type": "subscribe", "channel": "t:*", "since": since}),
-        json!({"type": "subscribe", "channel": "t:*", "max_rate": 1}),
+        json!({"type": "subscribe", "channel": "t:*", "max_rate": 0}),
         json!({"type": "subscribe", "channel": "t:*", "slow": "never"}),
         json!({"type": "subscribe", "channel": "eu/t:*", "slow": "latest"}),
         json!({"type": "publish", "channel": "t:*", "data": 1}),

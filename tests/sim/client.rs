@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use weir::ClientId;
 use weir::core::policy::Policy;
 use weir::proto::format::Format;
+use weir::proto::rate::Rate;
 use weir::proto::ws::frame::Opcode;
 
 use crate::spoken;
@@ -95,6 +96,9 @@ struct Asked {
     other: bool,
 }
 
+/// How a client has a channel that it wants less often: the pattern if it is by one, and the rate.
+pub(crate) type Way = (Option<&'static str>, Rate);
+
 /// A client: the bytes it has read, and what it makes of them.
 pub(crate) struct Client {
     id: ClientId,
@@ -108,8 +112,10 @@ pub(crate) struct Client {
     /// The server has begun to shut it down.
     ends: bool,
     asked: HashMap<String, Asked>,
-    /// The offsets after which a subscription is throttled, or is so no longer, by alias.
-    rates: HashMap<u64, Vec<(u64, bool)>>,
+    /// The offsets after which it has a channel on another way, or is throttled no longer, by alias.
+    ways: HashMap<u64, Vec<(u64, Option<Way>)>>,
+    /// The aliases that it was told.
+    aliases: BTreeSet<u64>,
     /// The last offsets that its shard had fanned out when it was shut down, by alias.
     heads: HashMap<u64, u64>,
     /// What it has seen.
@@ -119,7 +125,7 @@ pub(crate) struct Client {
 impl Client {
     /// A client that speaks `format`, and has read nothing.
     pub(crate) fn new(id: ClientId, format: Format) -> Self {
-        let (bytes, subs, answers, patterns, asked, rates, heads) = Default::default();
+        let (bytes, subs, answers, patterns, asked, ways, heads) = Default::default();
         let (closed, ends, tally) = (false, false, Tally::default());
         Self {
             id,
@@ -129,7 +135,8 @@ impl Client {
             answers,
             patterns,
             asked,
-            rates,
+            ways,
+            aliases: BTreeSet::new(),
             heads,
             closed,
             ends,
@@ -144,20 +151,37 @@ impl Client {
         asked.other |= policy != Policy::Latest || !all;
     }
 
-    /// The client asks for a rate, or for none, when all up to the offset `head` was fanned out.
-    pub(crate) fn throttles(&mut self, alias: u64, head: u64, throttled: bool) {
-        self.rates.entry(alias).or_default().push((head, throttled));
+    /// The client is told an alias.
+    pub(crate) fn learns(&mut self, alias: u64) {
+        self.aliases.insert(alias);
+    }
+
+    /// The client has the channel on another way from here on, when all up to the offset `head`
+    /// was fanned out.
+    pub(crate) fn throttles(&mut self, alias: u64, head: u64, way: Option<Way>) {
+        let ways = self.ways.entry(alias).or_default();
+        if ways.last().and_then(|(_, way)| *way) != way {
+            ways.push((head, way));
+        }
+    }
+
+    /// What was held back on one way comes before the next: those from `at` on, and where it ends.
+    fn way(&self, alias: u64, at: u64) -> (Option<Way>, u64) {
+        let ways = self.ways.get(&alias).map_or(&[][..], Vec::as_slice);
+        let Some(from) = ways.iter().rposition(|(head, _)| *head < at) else {
+            return (None, u64::MAX);
+        };
+        let until = ways.get(from + 1).map_or(u64::MAX, |(head, _)| *head);
+        (ways[from].1, until)
     }
 
     /// Whether the event may be left out, because it came to a throttled subscription and a newer
     /// one of its key did as well.
     fn spared(&self, alias: u64, log: &[Entry], at: u64) -> bool {
-        let rates = self.rates.get(&alias).map_or(&[][..], Vec::as_slice);
-        let Some(rate) = rates.iter().rposition(|(head, _)| *head < at) else { return false };
-        let until = rates[rate..].iter().find(|(_, throttled)| !throttled).map(|(head, _)| *head);
-        let until = usize::try_from(until.unwrap_or(u64::MAX)).unwrap().min(log.len());
+        let (way, until) = self.way(alias, at);
+        let until = usize::try_from(until).unwrap().min(log.len());
         let newer = log.get(usize::try_from(at).unwrap()..until).unwrap_or_default();
-        rates[rate].1 && newer.iter().any(|newer| newer.key == entry(log, at).key)
+        way.is_some() && newer.iter().any(|newer| newer.key == entry(log, at).key)
     }
 
     /// Of the events after `from` and before `to`: how many are meant for the client, and how many
@@ -195,7 +219,7 @@ impl Client {
 
     /// The channel of an alias that the client was told.
     fn named(&self, alias: u64, logs: &Logs) -> String {
-        assert!(self.rates.contains_key(&alias), "{}: the alias {alias} was never told", self.id);
+        assert!(self.aliases.contains(&alias), "{}: the alias {alias} was never told", self.id);
         let mut lives = logs.lives.iter();
         (*lives.find(|(_, aliases)| aliases.contains(&alias)).unwrap().0).to_owned()
     }
@@ -208,8 +232,9 @@ impl Client {
             sub.find(&channel, logs);
             self.tally.by_pattern += u64::from(!sub.by_name);
             let (alias, by_name) = (sub.alias, sub.by_name);
-            let last = self.rates.get(&alias).and_then(|rates| rates.last());
-            let both = by_name && last.is_some_and(|(_, throttled)| *throttled);
+            let last = self.ways.get(&alias).and_then(|ways| ways.last()?.1);
+            let both = by_name && last.is_some();
+            self.tally.rated += u64::from(last.is_some_and(|(pattern, _)| pattern.is_some()));
             self.tally.both += u64::from(both && covered(&self.patterns, &channel));
         }
         match kind {
@@ -318,9 +343,7 @@ impl Client {
 
     /// Whether an event came to a throttled subscription.
     fn throttled(&self, alias: u64, at: u64) -> bool {
-        let rates = self.rates.get(&alias).map_or(&[][..], Vec::as_slice);
-        let rate = rates.iter().rfind(|(head, _)| *head < at);
-        rate.is_some_and(|(_, throttled)| *throttled)
+        self.way(alias, at).0.is_some()
     }
 
     fn shown(&mut self, channel: &str, (offset, data): (u64, u64), logs: &Logs) {

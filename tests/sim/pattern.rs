@@ -12,13 +12,15 @@ use crate::world::{CHANNELS, KEYS, World};
 impl World {
     pub(crate) fn subscribe_pattern(&mut self, index: usize, pattern: &'static str) {
         let policy = self.policy(index);
+        let max_rate = self.rate();
         let prefix = pattern.trim_end_matches('*');
         let under = || CHANNELS.into_iter().filter(|channel| channel.starts_with(prefix));
         let connection = &mut self.connections[index];
         if connection.ending {
             return;
         }
-        connection.policies.insert(pattern, policy);
+        let before = connection.policies.insert(pattern, policy);
+        connection.rates.insert(pattern, max_rate);
         for channel in under() {
             connection.client.asks(channel, policy, self.keys_max >= KEYS);
         }
@@ -26,8 +28,11 @@ impl World {
         let updated = shard.hub.has_pattern(seat, prefix);
         self.store.subscribe_prefix(prefix, shard.id).unwrap();
         let position = (shard.in_hand.len() + self.mailboxes.depth(shard.id)) as u64;
-        let join = Join { policy, position, keys_max: self.keys_max, max_rate: None };
-        shard.hub.subscribe_pattern(seat, prefix, join);
+        let join = Join { policy, position, keys_max: self.keys_max, max_rate };
+        let which = (seat, prefix);
+        let outcome = shard.hub.subscribe_pattern(which, join, &mut shard.net, self.now_ms);
+        let shard = connection.shard;
+        self.rerate(index);
         let mut heads = Vec::new();
         for channel in under() {
             let have = self.store.find(channel);
@@ -38,21 +43,34 @@ impl World {
         }
         let push = Push::SubscribedPattern { id: None, pattern, updated };
         self.answer(index, &push, Answer::Pattern(heads));
+        if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
+            // What was held back was under the policy before.
+            self.connections[index].policies.insert(pattern, before);
+        }
+        self.settle(shard, outcome);
     }
 
     pub(crate) fn unsubscribe_pattern(&mut self, index: usize, pattern: &'static str) {
         let prefix = pattern.trim_end_matches('*');
         let connection = &mut self.connections[index];
         let shard = &mut self.shards[connection.shard];
-        let Some((last, _)) = shard.hub.unsubscribe_pattern(connection.seat, prefix) else {
-            return;
-        };
+        let which = (connection.seat, prefix);
+        let ended = shard.hub.unsubscribe_pattern(which, &mut shard.net, self.now_ms);
+        let Some((last, outcome)) = ended else { return };
         if last {
             self.store.unsubscribe_prefix(prefix, shard.id);
         }
-        connection.policies.remove(pattern);
+        let shard = connection.shard;
+        let policy = connection.policies.remove(pattern);
+        connection.rates.remove(pattern);
+        self.rerate(index);
         let push = Push::Unsubscribed { id: None, channel: pattern };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
+        if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
+            // What it has held back was under its own policy.
+            self.connections[index].policies.insert(pattern, policy);
+        }
+        self.settle(shard, outcome);
     }
 }
 

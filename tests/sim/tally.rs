@@ -28,6 +28,8 @@ pub(crate) struct Tally {
     pub(crate) by_pattern: u64,
     /// What was read or told of channels had by pattern, and by name with a rate.
     pub(crate) both: u64,
+    /// What was read or told of channels had by a pattern with a rate.
+    pub(crate) rated: u64,
     /// Connections that were closed as slow, and that were closed by a shutdown.
     pub(crate) slow: u64,
     pub(crate) shut: u64,
@@ -62,6 +64,7 @@ impl Tally {
         }
         self.by_pattern += other.by_pattern;
         self.both += other.both;
+        self.rated += other.rated;
         self.slow += other.slow;
         self.shut += other.shut;
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
@@ -89,7 +92,7 @@ impl Tally {
         let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn, self.shut]);
         let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut).chain(&self.begun);
-        let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both]);
+        let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both, &self.rated]);
         let json = Format::Json.index();
         let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);
         let more = more.chain(formats.map(|(_, count)| count));

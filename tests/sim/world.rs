@@ -18,7 +18,7 @@ use weir::proto::ws::frame;
 use weir::store::memory::{IDLE_MS, Memory};
 use weir::store::{NewEvent, Now, Store, Wish};
 
-use crate::client::{Answer, Client, Entry, Logs};
+use crate::client::{Answer, Client, Entry, Logs, Way};
 use crate::net::{Mailboxes, Net, Socket};
 use crate::spoken::{self, frame_bytes};
 use crate::tally::Tally;
@@ -65,8 +65,23 @@ pub(crate) struct Connection {
     pub(crate) ending: bool,
     /// The channels and patterns it has, with what is to happen when it is slow.
     pub(crate) policies: HashMap<&'static str, Policy>,
+    /// And how often it wants their events.
+    pub(crate) rates: HashMap<&'static str, Option<Rate>>,
     /// When its queue was last seen at half or less.
     pub(crate) half_ms: u64,
+}
+
+impl Connection {
+    /// How it has a channel, where it wants that less often: by name, or by the longest pattern.
+    fn way(&self, channel: &str) -> Option<Way> {
+        let prefix = |name: &str| name.strip_suffix('*').is_some_and(|p| channel.starts_with(p));
+        let by_pattern = self.rates.iter().filter(|(name, _)| prefix(name));
+        let longest = by_pattern.max_by_key(|(name, _)| name.len());
+        match self.rates.get(channel) {
+            Some(rate) => rate.map(|rate| (None, rate)),
+            None => longest.and_then(|(name, rate)| rate.map(|rate| (Some(*name), rate))),
+        }
+    }
 }
 
 /// Everything, at one moment.
@@ -167,7 +182,8 @@ impl World {
         let seat = there.hub.open_in(format, Arc::clone(&author), self.now_ms);
         let capacity = self.rng.usize(1..2_000);
         there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
-        let (stalled, ending, policies) = (false, false, HashMap::new());
+        let (stalled, ending) = (false, false);
+        let (policies, rates) = (HashMap::new(), HashMap::new());
         let (client, half_ms) = (Client::new(author.client, format), self.now_ms);
         self.connections.push(Connection {
             shard,
@@ -177,8 +193,21 @@ impl World {
             stalled,
             ending,
             policies,
+            rates,
             half_ms,
         });
+    }
+
+    /// A connection has some channels on another way than before.
+    pub(crate) fn rerate(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let heads = &self.shards[connection.shard].heads;
+        for channel in CHANNELS {
+            let Some(have) = self.store.find(channel) else { continue };
+            let head = heads.get(&have.alias.0).copied().unwrap_or(0);
+            let way = connection.way(channel);
+            connection.client.throttles(have.alias.0, head, way);
+        }
     }
 
     /// Puts an answer on the control lane, and writes it, or leaves it to a later turn.
@@ -225,11 +254,11 @@ impl World {
             return;
         }
         let before = connection.policies.insert(channel, policy);
+        connection.rates.insert(channel, max_rate);
         connection.client.asks(channel, policy, self.keys_max >= KEYS);
         let (shard, seat) = (&mut self.shards[connection.shard], connection.seat);
         let have =
             self.store.find(channel).filter(|have| shard.hub.is_subscribed(seat, have.alias));
-        let mut outcome = Outcome::default();
         let (comes_back, snapshot) = (self.rng.bool(), self.rng.bool());
         let (back, mut begun) = (self.rng.u64(0..2 * RECOVERY_MAX), None);
         let mut answer = Answer::Plain("subscribed");
@@ -258,21 +287,22 @@ impl World {
         };
         let (position, keys_max) = (joined.head.offset, self.keys_max);
         let join = Join { policy, position, keys_max, max_rate };
-        // What is on its way is for it where it has the channel already, in whatever way.
-        let head = shard.heads.get(&joined.alias.0).copied().unwrap_or(0);
-        connection.client.throttles(joined.alias.0, head, max_rate.is_some());
-        if updated {
-            let which = (seat, joined.alias);
-            outcome = shard.hub.update(which, join, &mut shard.net, self.now_ms);
+        connection.client.learns(joined.alias.0);
+        let which = (seat, joined.alias);
+        let outcome = if updated {
+            shard.hub.update(which, join, &mut shard.net, self.now_ms)
         } else {
+            let outcome = shard.hub.settle_channel(which, &mut shard.net, self.now_ms);
             let to = (&joined.channel, joined.alias);
             shard.hub.subscribe(seat, to, join);
             if let Some(past) = begun.as_mut().and_then(|begun| begun.past.take()) {
                 shard.hub.recall(seat, to, past);
             }
-        }
+            outcome
+        };
         let shard = connection.shard;
         self.live(channel);
+        self.rerate(index);
         let (position, alias) = (joined.head, joined.alias.0);
         let recovered = begun.and_then(|begun| begun.recovered);
         let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
@@ -293,12 +323,11 @@ impl World {
         let ended = shard.hub.unsubscribe(which, &mut shard.net, self.now_ms);
         let Some((last, outcome)) = ended else { return };
         self.store.unsubscribe(channel, shard.id, last, now);
-        // By a pattern it goes on without a rate.
-        let head = shard.heads.get(&have.alias.0).copied().unwrap_or(0);
         let shard = connection.shard;
         let connection = &mut self.connections[index];
-        connection.client.throttles(have.alias.0, head, false);
+        connection.rates.remove(channel);
         let policy = connection.policies.remove(channel);
+        self.rerate(index);
         let push = Push::Unsubscribed { id: None, channel };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
         if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
@@ -346,6 +375,10 @@ impl World {
         if lives.last() != Some(&alias) {
             self.tally.reborn += u64::from(!lives.is_empty());
             lives.push(alias);
+            for connection in &mut self.connections {
+                let way = connection.way(channel);
+                connection.client.throttles(alias, 0, way);
+            }
         }
         alias
     }
@@ -381,7 +414,7 @@ impl World {
     }
 
     /// Counts what became of events, and closes those who were too slow.
-    fn settle(&mut self, index: usize, outcome: Outcome) {
+    pub(crate) fn settle(&mut self, index: usize, outcome: Outcome) {
         self.tally.count(&outcome);
         for seat in outcome.overflowed {
             let there = self.shards[index].hub.seat(seat).unwrap();

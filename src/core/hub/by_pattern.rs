@@ -35,69 +35,78 @@ impl Hub {
     }
 
     /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
-    /// of the one that is there. As its position, `join` has how many events are on their way to
-    /// the shard and not loaded yet. They are not for it: of a channel that the shard did not have
-    /// all the time, there may be holes between them.
-    pub fn subscribe_pattern(&mut self, id: SeatId, prefix: &str, join: Join) {
-        let Join { policy, position, keys_max, .. } = join;
-        if self.update_pattern(id, prefix, policy, keys_max) {
-            return;
+    /// and the rate of the one that is there. As its position, `join` has how many events are on
+    /// their way to the shard and not loaded yet. They are not for it, unless a shorter pattern
+    /// has them: of a channel that the shard did not have all the time, there may be holes between
+    /// them. What a rate has held back of channels that go on by this one comes first.
+    pub fn subscribe_pattern(
+        &mut self,
+        (id, prefix): (SeatId, &str),
+        join: Join,
+        writer: &mut impl Writer,
+        now_ms: u64,
+    ) -> Outcome {
+        let Join { policy, position, keys_max, max_rate: rate } = join;
+        let mut outcome = Outcome::default();
+        if let Some(sub) = self.patterns.sub(id, prefix) {
+            let mut round = (writer, now_ms, &mut outcome);
+            self.update_pattern((id, sub), join, &mut round);
+            return outcome;
         }
-        let Some(seat) = self.seats.get(id) else { return };
+        let Some(seat) = self.seats.get(id) else { return outcome };
         let format = seat.session.format.without_alias();
+        let mut position = self.loaded + position;
+        if let Some(shorter) = self.patterns.shorter(id, prefix) {
+            self.settle_pattern((id, shorter), &mut (writer, now_ms, &mut outcome));
+            position = self.patterns.position(shorter).unwrap_or(position).max(self.loaded);
+        }
         let patterns = &mut self.patterns;
         let all = &mut patterns.all;
         let key = *patterns.table.get_or_insert_with(prefix, || {
-            let (members, prefix) = (Vec::new(), prefix.into());
-            let speakers = Speakers::default();
-            narrow(all.insert(Pattern { prefix, members, latest: 0, speakers, keys_max }))
+            let (members, rated, prefix) = (Vec::new(), Vec::new(), prefix.into());
+            let (speakers, latest) = (Speakers::default(), 0);
+            narrow(all.insert(Pattern { prefix, members, rated, latest, speakers, keys_max }))
         });
-        let Some(pattern) = all.get_mut(key as usize) else { return };
+        let Some(pattern) = all.get_mut(key as usize) else { return outcome };
         if patterns.seats.len() <= id {
             patterns.seats.resize_with(id + 1, || None);
         }
         let mine = patterns.seats[id].get_or_insert_default();
-        mine.subs.push(PatternSub { pattern: key, member: narrow(pattern.members.len()) });
         let standing = Standing::Live;
-        let position = self.loaded + position;
-        pattern.members.push(Member { seat: narrow(id), policy, standing, format, position });
-        pattern.speakers.count(None, Some(format));
+        let member = Member { seat: narrow(id), policy, standing, format, position };
+        let member = pattern.enter(member, rate);
+        mine.subs.push(PatternSub { pattern: key, member, rate });
+        mine.rated += usize::from(rate.is_some());
         pattern.latest += usize::from(policy == Policy::Latest);
         pattern.keys_max = keys_max;
         patterns.next = None;
         patterns.fence(position);
         self.subscriptions += 1;
-    }
-
-    /// Changes the policy of a subscription to a pattern, if there is one. Where it lags it goes
-    /// on with it once it has caught up.
-    fn update_pattern(
-        &mut self,
-        id: SeatId,
-        prefix: &str,
-        policy: Policy,
-        keys_max: usize,
-    ) -> bool {
-        let Some(sub) = self.patterns.sub(id, prefix) else { return false };
-        if let Some(pattern) = self.patterns.all.get_mut(sub.pattern as usize)
-            && let Some(member) = pattern.members.get_mut(sub.member as usize)
-        {
-            pattern.latest -= usize::from(member.policy == Policy::Latest);
-            pattern.latest += usize::from(policy == Policy::Latest);
-            pattern.keys_max = keys_max;
-            member.policy = policy;
-        }
-        true
+        self.recount_lags(id);
+        outcome
     }
 
     /// Ends a subscription to a pattern, and takes the events of the channels that the connection
-    /// has neither by name nor by another pattern out of its queue. Says whether it was the
-    /// shard's last of that prefix; `None` when there was none.
-    pub fn unsubscribe_pattern(&mut self, id: SeatId, prefix: &str) -> Option<(bool, Outcome)> {
+    /// has neither by name nor by another pattern out of its queue. Those that it has by a shorter
+    /// one go on by that, and what a rate has held back of them comes first. Says whether it was
+    /// the shard's last of that prefix; `None` when there was none.
+    pub fn unsubscribe_pattern(
+        &mut self,
+        (id, prefix): (SeatId, &str),
+        writer: &mut impl Writer,
+        now_ms: u64,
+    ) -> Option<(bool, Outcome)> {
         let sub = self.patterns.sub(id, prefix)?;
+        let mut outcome = Outcome::default();
+        if let Some(shorter) = self.patterns.shorter(id, prefix) {
+            let round = &mut (writer, now_ms, &mut outcome);
+            self.settle_pattern((id, sub), round);
+            self.settle_pattern((id, shorter), round);
+        }
         self.take_over_by_name(id, prefix, sub);
         let mine = self.patterns.mine(id)?;
         mine.subs.retain(|other| other.pattern != sub.pattern);
+        mine.rated -= usize::from(sub.rate.is_some());
         let last = self.leave_pattern(sub).is_some_and(|(_, last)| last);
         let patterns = &self.patterns;
         let seat = self.seats.get_mut(id)?;
@@ -120,18 +129,21 @@ impl Hub {
         });
         let mine = self.patterns.mine(id)?;
         mine.lags = lags;
+        let topics = &self.topics;
+        let outside = |topic: &Topic| !topic.channel.as_str().starts_with(prefix);
+        mine.had.retain(|alias, _| topics.get(alias).is_some_and(outside));
         mine.weigh(self.press.account());
+        self.recount_lags(id);
         self.patterns.tidy(id);
-        Some((last, Outcome { purged, ..Outcome::default() }))
+        outcome.purged += purged;
+        Some((last, outcome))
     }
 
     /// Before a pattern ends: what is on its way to the seat on channels that it has by name as
     /// well is for it, whatever position the name began at.
     fn take_over_by_name(&mut self, id: SeatId, prefix: &str, sub: PatternSub) {
-        let pattern = self.patterns.all.get(sub.pattern as usize);
-        let member = pattern.and_then(|pattern| pattern.members.get(sub.member as usize));
         let Some(seat) = self.seats.get(id) else { return };
-        if member.is_none_or(|member| member.position > self.patterns.batch) {
+        if self.patterns.position(sub).is_none_or(|position| position > self.patterns.batch) {
             return;
         }
         for sub in &seat.subs {
@@ -163,24 +175,13 @@ impl Hub {
     }
 
     fn leave_pattern(&mut self, sub: PatternSub) -> Option<(Box<str>, bool)> {
+        let member = self.take_from_pattern(sub)?;
         let patterns = &mut self.patterns;
         let pattern = patterns.all.get_mut(sub.pattern as usize)?;
-        let at = sub.member as usize;
-        if at >= pattern.members.len() {
-            return None;
-        }
-        let member = pattern.members.swap_remove(at);
-        pattern.speakers.count(Some(member.format), None);
         pattern.latest -= usize::from(member.policy == Policy::Latest);
         self.subscriptions -= 1;
         patterns.next = None;
-        if let Some(moved) = pattern.members.get(at)
-            && let Some(Some(mine)) = patterns.seats.get_mut(moved.seat as usize)
-            && let Some(other) = mine.subs.iter_mut().find(|other| other.pattern == sub.pattern)
-        {
-            other.member = sub.member;
-        }
-        let last = pattern.members.is_empty();
+        let last = pattern.members.is_empty() && pattern.rated.is_empty();
         let prefix = pattern.prefix.clone();
         if last {
             patterns.table.remove(&prefix);
@@ -199,6 +200,9 @@ impl Hub {
     /// pattern as well: it goes on as it stands.
     pub(super) fn hand_to_pattern(&mut self, id: SeatId, sub: Sub) {
         let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
+        let route = self.patterns.route(id, topic.channel.as_str());
+        let rated = route.is_some_and(|route| route.rate.is_some());
+        self.patterns.note_had(id, route, (sub.alias, topic.head));
         let member = topic.members(sub.rate).get(sub.member as usize);
         if let Some(standing) = member.map(|member| member.standing)
             && standing != Standing::Live
@@ -207,7 +211,7 @@ impl Hub {
         {
             mine.note(sub.alias, standing, self.press.account());
             topic.count_user(false, true, Kept { keys_max: 0, account: &self.tables });
-            seat.outbox.count_frames(sub.alias, false, topic.head);
+            seat.outbox.count_frames(sub.alias, rated, topic.head);
         }
     }
 
@@ -215,7 +219,7 @@ impl Hub {
     /// has a topic from here on, for as long as that is needed.
     #[cold]
     pub(super) fn lay_by_pattern(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        if self.patterns.reach(event) == 0 {
+        if !self.patterns.reaches(event) {
             return true;
         }
         let channel = event.channel.clone();
@@ -245,7 +249,8 @@ impl Hub {
                 if member.position > self.patterns.batch {
                     continue;
                 }
-                let Some(standing) = self.turn_of(member.seat, (by_name, grouped), run) else {
+                let Some(standing) = self.turn_of((member.seat, key), (by_name, grouped), run)
+                else {
                     continue;
                 };
                 let mut member = Member { standing, position: 0, ..*member };
@@ -265,7 +270,7 @@ impl Hub {
     /// by name without a rate are given, and how many have one.
     fn turn_of(
         &mut self,
-        id: u32,
+        (id, pattern): (u32, u32),
         (by_name, grouped): (&mut [Member], usize),
         run: &Run,
     ) -> Option<Standing> {
@@ -294,10 +299,15 @@ impl Hub {
             return None;
         }
         let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };
-        Some(lag.copied().unwrap_or(Standing::Live))
+        let standing = lag.copied().unwrap_or(Standing::Live);
+        // A longer pattern with a rate is not among those that the run is offered to.
+        if mine.rated > 0 && self.patterns.is_rated(id as usize, run.channel().as_str(), pattern) {
+            return None;
+        }
+        Some(standing)
     }
 
-    fn note_lag(&mut self, member: Member, before: Standing, alias: Alias) {
+    pub(super) fn note_lag(&mut self, member: Member, before: Standing, alias: Alias) {
         if member.standing == before {
             return;
         }
@@ -312,7 +322,7 @@ impl Hub {
     }
 
     /// Gives a seat up whose lane has too many notices: what it has lost can no longer be told.
-    fn bound_lane(&mut self, member: Member, round: &mut Round<'_, impl Writer>) {
+    pub(super) fn bound_lane(&mut self, member: Member, round: &mut Round<'_, impl Writer>) {
         let OutboxLimit { events, .. } = self.limit;
         let Some(seat) = self.seats.get_mut(member.seat as usize) else { return };
         if seat.outbox.lane_len() > LANE_MIN.max(LANE_TIMES.saturating_mul(events))

@@ -16,12 +16,27 @@ impl Hub {
     /// Lays an event into its channel's open run. `false` when that run is full: fan out first,
     /// then come again.
     pub fn load(&mut self, event: &Arc<Event>, now_ns: u64) -> bool {
-        let loaded = self.patterns.passes(self.loaded, &self.touched) && self.lay(event, now_ns);
+        let passes = self.patterns.passes(self.loaded) || self.pass();
+        let loaded = passes && self.lay(event, now_ns);
         self.loaded += u64::from(loaded);
         if event.hidden_from.is_some() && loaded {
             self.note_own(event);
         }
         loaded
+    }
+
+    /// The next event is the first for a subscription to a pattern, which wants a batch of its
+    /// own.
+    #[cold]
+    fn pass(&mut self) -> bool {
+        let (patterns, loaded) = (&mut self.patterns, self.loaded);
+        if !self.touched.is_empty() {
+            return false;
+        }
+        patterns.batch = loaded;
+        patterns.fences.retain(|fence| *fence > loaded);
+        self.begin_late();
+        true
     }
 
     #[inline(always)]
@@ -30,14 +45,22 @@ impl Hub {
         let Some(topic) = self.topics.get_mut(&event.alias) else {
             return self.lay_by_pattern(event, now_ns);
         };
+        if let Some(latest) = &topic.latest
+            && latest.owed > 0
+            && let Some(lost) = latest.evicts(event)
+            && self.patterns.hurry((event.alias, event.channel.as_str()), lost)
+        {
+            return false;
+        }
         let books = (&mut self.touched, &mut self.dues, &mut self.patterns);
-        if let Some(answer) = topic.load_throttled(event, books) {
+        if let Some(answer) = topic.load_throttled((event, self.loaded), books, &self.tables) {
             return answer;
         }
         let loaded = match topic.append(&mut self.press, event, limit) {
             Some(loaded) => loaded,
             None => {
-                let (touched, forms) = self.patterns.begin(event, topic, &self.tables);
+                let (touched, forms) =
+                    self.patterns.begin((event, self.loaded), topic, &self.tables);
                 self.touched.push(touched);
                 topic.begin(&mut self.press, event, now_ns, forms);
                 true
@@ -45,7 +68,7 @@ impl Hub {
         };
         // After the run has it: until then nobody else may hold it.
         if let Some(latest) = topic.latest.as_mut().filter(|_| loaded) {
-            latest.record(event);
+            latest.record(event, self.loaded);
         }
         loaded
     }
@@ -75,6 +98,9 @@ impl Hub {
             let alias = touched.alias;
             let Some(topic) = self.topics.get_mut(&alias) else { continue };
             topic.arm(alias, now_ms, &mut self.dues);
+            if touched.has_patterns() {
+                self.patterns.arm(touched, now_ms);
+            }
             let Some(mut run) = topic.open.take() else { continue };
             let mut others = topic.take_others();
             for run in once(&mut run).chain(&mut others) {
@@ -105,6 +131,9 @@ impl Hub {
             }
         }
         self.patterns.end_batch(self.loaded);
+        if !self.patterns.late.is_empty() {
+            self.begin_late();
+        }
         self.touched = touched;
         if self.tables.bytes() > self.tables_max {
             self.cut_tables(writer, now_ms, outcome);

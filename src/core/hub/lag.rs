@@ -101,6 +101,10 @@ impl Hub {
                         *position = (*position).max(upto);
                     }
                     *standing = if told { Standing::Told } else { Standing::Lagging };
+                    if !by_name {
+                        let route = self.patterns.route(id, topic.channel.as_str());
+                        self.patterns.note_had(id, route, (alias, upto));
+                    }
                     return true;
                 }
             }

@@ -1,37 +1,67 @@
 //! The patterns of a shard: who has which prefix, and which of them have a channel.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::forms::{Forms, Speakers};
+use super::implied::{Due, Rated};
 use super::lag::Kept;
-use super::seat::{Member, Standing};
+use super::seat::{Listed, Member, Standing};
 use super::{SeatId, Topic, narrow};
 use crate::core::account::{Account, Charge};
 use crate::core::prefix::PrefixTable;
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
+use crate::proto::rate::Rate;
 
 /// One prefix with members on this shard.
 #[derive(Debug)]
 pub(super) struct Pattern {
     pub(super) prefix: Box<str>,
+    /// Those who get every event as it comes.
     pub(super) members: Vec<Member>,
-    /// How many of them have the policy `latest`.
+    /// Those who do not, in the order of their rates. No list is empty.
+    pub(super) rated: Vec<Rated>,
+    /// How many of all have the policy `latest`.
     pub(super) latest: usize,
-    /// The forms in which they get events.
+    /// The forms in which those without a rate get events.
     pub(super) speakers: Speakers,
     pub(super) keys_max: usize,
+}
+
+impl Pattern {
+    /// The members without a rate, or with that one.
+    pub(super) fn list(&self, rate: Option<Rate>) -> &[Member] {
+        let Some(rate) = rate else { return &self.members };
+        let at = self.rated.binary_search_by_key(&rate, |rated| rated.rate);
+        at.ok().and_then(|at| self.rated.get(at)).map_or(&[], |rated| &rated.members)
+    }
+
+    /// Those with that rate.
+    pub(super) fn rated(&mut self, rate: Rate) -> Option<&mut Rated> {
+        let at = self.rated.binary_search_by_key(&rate, |rated| rated.rate).ok()?;
+        self.rated.get_mut(at)
+    }
+
+    /// As [`Pattern::list`], to be changed.
+    pub(super) fn list_mut(&mut self, rate: Option<Rate>) -> Option<&mut Vec<Member>> {
+        match rate {
+            None => Some(&mut self.members),
+            Some(rate) => Some(&mut self.rated(rate)?.members),
+        }
+    }
 }
 
 /// A subscription to a pattern as its seat knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PatternSub {
     pub(super) pattern: u32,
-    /// Its index among the pattern's members.
+    /// Its index in its list of members.
     pub(super) member: u32,
+    /// Whose list: the pattern's own members are not throttled.
+    pub(super) rate: Option<Rate>,
 }
 
 /// What one seat has by pattern.
@@ -42,6 +72,11 @@ pub(super) struct Mine {
     pub(super) stamp: u64,
     /// The channels that it has by pattern alone, and lags on.
     pub(super) lags: HashMap<Alias, Standing, RandomState>,
+    /// How many of `subs` have a rate.
+    pub(super) rated: usize,
+    /// Channels that it has by a pattern with a rate, and is owed nothing of up to these offsets,
+    /// while the others are.
+    pub(super) had: HashMap<Alias, u64, RandomState>,
     /// The memory of these.
     charge: Option<Charge>,
 }
@@ -79,6 +114,15 @@ pub(super) struct Touched {
     pub(super) end: u32,
 }
 
+/// A subscription by name that began behind mail that one by pattern will bring.
+#[derive(Debug)]
+pub(super) struct Late {
+    /// Where in the mail that one begins.
+    pub(super) fence: u64,
+    pub(super) listed: Listed,
+    pub(super) alias: Alias,
+}
+
 impl Touched {
     pub(super) fn has_patterns(self) -> bool {
         self.first < self.end
@@ -110,6 +154,9 @@ pub(super) struct Patterns {
     pub(super) fences: VecDeque<u64>,
     /// Events that were loaded before the present batch.
     pub(super) batch: u64,
+    /// When groups of patterns are to be flushed, or forgotten.
+    pub(super) dues: BTreeSet<Due>,
+    pub(super) late: Vec<Late>,
 }
 
 impl Patterns {
@@ -117,7 +164,7 @@ impl Patterns {
         self.seats.get_mut(id)?.as_deref_mut()
     }
 
-    fn subs(&self, id: SeatId) -> &[PatternSub] {
+    pub(super) fn subs(&self, id: SeatId) -> &[PatternSub] {
         let mine = self.seats.get(id).and_then(Option::as_deref);
         mine.map_or(&[], |mine| &mine.subs)
     }
@@ -141,26 +188,43 @@ impl Patterns {
     /// Whether a seat has a channel by pattern, and the mail from before that has been handed
     /// around.
     pub(super) fn covers(&self, id: SeatId, channel: &str) -> bool {
-        self.subs(id).iter().any(|sub| {
-            let Some(pattern) = self.all.get(sub.pattern as usize) else { return false };
-            let member = pattern.members.get(sub.member as usize);
-            channel.starts_with(&*pattern.prefix)
-                && member.is_some_and(|member| member.position <= self.batch)
+        self.begins(id, channel).any(|(_, _, position)| position <= self.batch)
+    }
+
+    /// The subscription by which a seat has a channel by pattern: that with the longest prefix.
+    pub(super) fn route(&self, id: SeatId, channel: &str) -> Option<PatternSub> {
+        let begun = self.begins(id, channel).filter(|(_, _, position)| *position <= self.batch);
+        begun.max_by_key(|(_, prefix, _)| prefix.len()).map(|(sub, ..)| sub)
+    }
+
+    /// Whether a seat has a channel that `pattern` has by a longer one with a rate.
+    pub(super) fn is_rated(&self, id: SeatId, channel: &str, pattern: u32) -> bool {
+        let own = self.all.get(pattern as usize).map_or(0, |own| own.prefix.len());
+        self.begins(id, channel).any(|(sub, prefix, position)| {
+            sub.rate.is_some() && prefix.len() > own && position <= self.batch
+        })
+    }
+
+    /// The subscriptions of a seat to patterns that have the channel; their prefixes, and where in
+    /// the mail they begin.
+    pub(super) fn begins(
+        &self,
+        id: SeatId,
+        channel: &str,
+    ) -> impl Iterator<Item = (PatternSub, &str, u64)> {
+        self.subs(id).iter().filter_map(move |sub| {
+            let pattern = self.all.get(sub.pattern as usize)?;
+            if !channel.starts_with(&*pattern.prefix) {
+                return None;
+            }
+            let member = pattern.list(sub.rate).get(sub.member as usize)?;
+            Some((*sub, &*pattern.prefix, member.position))
         })
     }
 
     /// Whether the next event belongs to the present batch, after `loaded` others.
-    pub(super) fn passes(&mut self, loaded: u64, touched: &[Touched]) -> bool {
-        self.fences.front().is_none_or(|fence| *fence > loaded) || self.pass(loaded, touched)
-    }
-
-    #[cold]
-    fn pass(&mut self, loaded: u64, touched: &[Touched]) -> bool {
-        if touched.is_empty() {
-            self.batch = loaded;
-            self.fences.retain(|fence| *fence > loaded);
-        }
-        touched.is_empty()
+    pub(super) fn passes(&self, loaded: u64) -> bool {
+        self.fences.front().is_none_or(|fence| *fence > loaded)
     }
 
     /// Remembers where in the mail a subscription begins.
@@ -210,7 +274,7 @@ impl Patterns {
         found.unwrap_or_default().iter().filter_map(|key| self.all.get(*key as usize))
     }
 
-    /// How many members the patterns of the event's channel have.
+    /// How many members without a rate the patterns of the event's channel have.
     pub(super) fn reach(&mut self, event: &Event) -> usize {
         if self.table.is_empty() {
             return 0;
@@ -219,22 +283,42 @@ impl Patterns {
         self.found(touched).map(|pattern| pattern.members.len()).sum()
     }
 
-    /// A run begins with `event`: finds its patterns, and holds the table of newest events that
-    /// one of them may need. They are returned with the forms that their members speak.
+    /// Whether somebody has the event's channel by pattern.
+    pub(super) fn reaches(&mut self, event: &Event) -> bool {
+        !self.table.is_empty() && self.find(event).has_patterns()
+    }
+
+    /// A run begins with `event`, before which `loaded` others were: finds its patterns, and holds
+    /// the table of newest events that one of them may need. They are returned with the forms that
+    /// their members speak.
+    #[inline]
     pub(super) fn begin(
         &mut self,
-        event: &Event,
+        (event, loaded): (&Event, u64),
         topic: &mut Topic,
         account: &Account,
     ) -> (Touched, Forms) {
         if self.table.is_empty() {
             return (Touched { alias: event.alias, first: 0, end: 0 }, Forms::default());
         }
+        self.begin_found((event, loaded), topic, account)
+    }
+
+    #[inline(never)]
+    fn begin_found(
+        &mut self,
+        (event, loaded): (&Event, u64),
+        topic: &mut Topic,
+        account: &Account,
+    ) -> (Touched, Forms) {
         let touched = self.find(event);
         self.next = None;
-        let keys_max = self.found(touched).find(|p| p.latest > 0).map(|p| p.keys_max);
+        let needs = |pattern: &&Pattern| pattern.latest > 0 || !pattern.rated.is_empty();
+        let keys_max = self.found(touched).find(needs).map(|p| p.keys_max);
         if let Some(keys_max) = keys_max {
-            topic.hold(Kept { keys_max, account }, event.alias, &mut self.held);
+            let kept = Kept { keys_max, account };
+            topic.hold(kept, event.alias, &mut self.held);
+            self.begin_groups(touched, (event, loaded), topic, kept);
         }
         let forms = self.found(touched).map(|p| p.speakers.forms(p.members.len()));
         (touched, forms.fold(Forms::default(), Forms::and))

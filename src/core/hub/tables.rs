@@ -63,6 +63,7 @@ impl Hub {
         for (alias, lost) in &cuts {
             if let Some(topic) = self.topics.get_mut(alias) {
                 topic.hurry(*alias, *lost, &mut self.dues);
+                self.patterns.hurry((*alias, topic.channel.as_str()), *lost);
             }
         }
         cuts
@@ -79,7 +80,7 @@ impl Hub {
     ) -> Option<usize> {
         // Whoever has the channel by pattern as well learns only there from where it is its.
         let early = self.dues.first().is_some_and(|(due_ms, ..)| *due_ms == 0);
-        if !early || self.patterns.reach(event) > 0 {
+        if !early || self.patterns.reaches(event) {
             return None;
         }
         Some(self.flush_due(writer, 0, (now_ms, outcome)))

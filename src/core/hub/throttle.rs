@@ -10,8 +10,9 @@ use super::forms::Forms;
 use super::lag::Kept;
 use super::own::Own;
 use super::pattern::{Patterns, Touched};
-use super::seat::{Member, Round, Sub};
+use super::seat::{Member, Round, Standing, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
+use crate::core::account::Account;
 use crate::core::latest::Latest;
 use crate::core::run::{Press, Run, RunLimit};
 use crate::proto::event::Event;
@@ -44,8 +45,6 @@ struct Group {
 pub(super) struct Groups {
     list: Vec<Group>,
     pub(super) own: Own,
-    /// The channel is named among those that the next fan-out looks at.
-    touched: bool,
 }
 
 impl Groups {
@@ -172,30 +171,38 @@ impl Topic {
         self.end_user();
     }
 
-    /// What [`Hub::load`] does first where there are groups. `Some` is its answer.
+    /// What [`Hub::load`] does first where some want fewer events. `Some` is its answer.
     pub(super) fn load_throttled(
         &mut self,
-        event: &Arc<Event>,
+        (event, loaded): (&Arc<Event>, u64),
         (touched, dues, patterns): (&mut Vec<Touched>, &mut Dues, &mut Patterns),
+        tables: &Account,
     ) -> Option<bool> {
-        let (Some(groups), Some(latest)) = (&mut self.groups, &mut self.latest) else {
-            return None;
-        };
-        if let Some(lost) = latest.evicts(event) {
-            // What a group has not had would go: it is flushed early.
-            if groups.hurry(event.alias, lost, dues) {
-                return Some(false);
+        let begun = self.latest.as_ref().is_some_and(|latest| latest.touched);
+        if let (Some(groups), Some(latest)) = (&mut self.groups, &mut self.latest) {
+            if let Some(lost) = latest.evicts(event) {
+                // What a group has not had would go: it is flushed early.
+                if groups.hurry(event.alias, lost, dues) {
+                    return Some(false);
+                }
             }
-        }
-        if !self.members.is_empty() || self.open.is_some() || patterns.reach(event) > 0 {
+        } else if !begun
+            && (!self.members.is_empty() || self.open.is_some() || !patterns.reaches(event))
+        {
             return None;
         }
-        // Nobody needs a run.
-        latest.record(event);
-        self.head = event.offset;
-        if !std::mem::replace(&mut groups.touched, true) {
-            touched.push(Touched { alias: event.alias, first: 0, end: 0 });
+        if !begun {
+            if !self.members.is_empty() || self.open.is_some() || patterns.reach(event) > 0 {
+                return None;
+            }
+            // Nobody needs a run.
+            touched.push(patterns.begin((event, loaded), self, tables).0);
         }
+        if let Some(latest) = &mut self.latest {
+            latest.touched = true;
+            latest.record(event, loaded);
+        }
+        self.head = event.offset;
         Some(true)
     }
 
@@ -203,9 +210,9 @@ impl Topic {
     pub(super) fn arm(&mut self, alias: Alias, now_ms: u64, dues: &mut Dues) {
         if let Some(latest) = &mut self.latest {
             latest.charge();
+            latest.touched = false;
         }
         let Some(groups) = &mut self.groups else { return };
-        groups.touched = false;
         for group in groups.list.iter_mut().filter(|group| group.due_ms.is_none()) {
             group.set_due(alias, group.ready_ms.max(now_ms), dues);
         }
@@ -235,7 +242,19 @@ impl Hub {
     /// When [`Hub::fan_out`] is to be called even if there is nothing to fan out; on the clock
     /// that it is given.
     pub fn next_due(&self) -> Option<u64> {
-        self.dues.first().map(|(due_ms, ..)| *due_ms)
+        self.first_due().map(|(due_ms, _)| due_ms)
+    }
+
+    /// What is due first: a group of a channel, or else one of a pattern.
+    fn first_due(&self) -> Option<(u64, Option<(Alias, Rate)>)> {
+        let by_name = self.dues.first().map(|(due_ms, alias, rate)| (*due_ms, (*alias, *rate)));
+        let by_pattern = self.patterns.dues.first().map(|(due_ms, ..)| *due_ms);
+        match (by_name, by_pattern) {
+            (Some((due_ms, group)), other) if other.is_none_or(|other| due_ms <= other) => {
+                Some((due_ms, Some(group)))
+            }
+            (_, other) => Some((other?, None)),
+        }
     }
 
     /// Takes a member out of its list, and tells the seat whose member took its place there.
@@ -319,6 +338,7 @@ impl Hub {
         for sub in subs.iter().filter(|sub| sub.rate.is_some()).copied().collect::<Vec<_>>() {
             self.settle(sub, writer, now_ms, &mut outcome);
         }
+        self.settle_patterns(id, &mut (writer, now_ms, &mut outcome));
         outcome
     }
 
@@ -333,7 +353,7 @@ impl Hub {
             let newer = topic.latest.as_ref()?.newer(group.flushed.max(member.position));
             Some(newer.filter(|event| event.hidden_from != Some(client)).count() as u64)
         };
-        seat.subs.iter().filter_map(held).sum()
+        seat.subs.iter().filter_map(held).sum::<u64>() + self.held_back_by_pattern(id, client)
     }
 
     /// Gives a throttled member what is held back for it.
@@ -386,12 +406,17 @@ impl Hub {
     ) -> usize {
         let mut sum = 0;
         let mut left = FLUSHES_A_TURN;
-        while let Some((due_ms, alias, rate)) = self.dues.first().copied()
+        while let Some((due_ms, group)) = self.first_due()
             && due_ms <= upto_ms
             && (left > 0 || due_ms == 0)
         {
-            self.dues.pop_first();
-            let offers = self.flush((alias, rate), writer, now_ms, outcome);
+            let offers = match group {
+                Some(group) => {
+                    self.dues.pop_first();
+                    self.flush(group, writer, now_ms, outcome)
+                }
+                None => self.flush_by_pattern(&mut (&mut *writer, now_ms, &mut *outcome)),
+            };
             left = left.saturating_sub(offers);
             sum += offers;
         }
@@ -447,7 +472,7 @@ impl Hub {
 }
 
 /// What the table has after `after`, in each form that the members speak.
-fn lay(
+pub(super) fn lay(
     press: &mut Press,
     (latest, after): (&mut Latest, u64),
     members: &[Member],
@@ -466,14 +491,25 @@ fn lay(
     runs
 }
 
-/// How many events after `after` are not in the runs, over the members that get these.
-fn conflated(members: &[Member], latest: &Latest, after: u64, runs: &[Rc<Run>]) -> u64 {
+/// How many events after `after` are not in the runs, over the members that get these. Where one
+/// lags, those between two frames lie in its hole.
+pub(super) fn conflated(members: &[Member], latest: &Latest, after: u64, runs: &[Rc<Run>]) -> u64 {
     let known = after.max(latest.floor().saturating_sub(1));
     let missing = |member: &Member| {
         let from = known.max(member.position);
-        let own = runs.iter().filter(|run| run.format() == member.format);
-        let kept: u32 = own.map(|run| run.len() - run.after(from)).sum();
-        latest.head().saturating_sub(from).saturating_sub(u64::from(kept))
+        let mut own = runs.iter().filter(|run| run.format() == member.format);
+        match member.standing {
+            Standing::Live => {
+                let kept: u32 = own.map(|run| run.len() - run.after(from)).sum();
+                latest.head().saturating_sub(from).saturating_sub(u64::from(kept))
+            }
+            // With the first frame it begins a hole.
+            Standing::Told => {
+                let first = own.find(|run| run.after(from) < run.len());
+                first.map_or(0, |run| run.offset(run.after(from)) - from - 1)
+            }
+            Standing::Lagging => 0,
+        }
     };
-    members.iter().filter(|member| member.is_live()).map(missing).sum()
+    members.iter().map(missing).sum()
 }

@@ -1,7 +1,7 @@
 //! Tests of channels that a seat has by name with a rate, and by a pattern without: each event comes
 //! once, as the name asks, and nothing is lost where one of the two begins, changes or ends.
 
-use super::pattern::{flood, join_pattern, name, on, shown, stalled};
+use super::pattern::{end_pattern, flood, join_pattern, name, on, shown, stalled};
 use super::*;
 
 /// One event of channel 1 for each key, from that offset on.
@@ -83,7 +83,7 @@ fn what_a_name_has_held_back_comes_before_its_pattern_goes_on() {
     join_rated(&mut hub, id, 6);
     feed(&mut hub, 7, "a", 3_000);
     feed(&mut hub, 8, "a", 3_010);
-    hub.unsubscribe_pattern(id, "c:");
+    end_pattern(&mut hub, id, "c:");
     assert_eq!(end(&mut hub, id, 1), Some(true));
     assert_eq!(received(&mut hub, id), []);
 }
@@ -100,7 +100,7 @@ fn what_is_on_its_way_to_a_pattern_is_for_the_name_that_comes() {
         // The other's group has something waiting, which this one has had.
         join_rated(&mut hub, id, 6);
         if leaves {
-            hub.unsubscribe_pattern(id, "c:");
+            end_pattern(&mut hub, id, "c:");
         }
         feed(&mut hub, 4, "aca", 20);
         feed(&mut hub, 0, "", 1_000);
@@ -174,6 +174,6 @@ fn what_an_end_takes_out_of_a_queue_is_counted_and_nothing_else() {
     flood(&mut hub, 4, 1..5);
     let (_, ended) = hub.unsubscribe((id, Alias(4)), &mut Kernel::default(), 10).unwrap();
     assert_eq!(ended.purged, 4);
-    let (_, ended) = hub.unsubscribe_pattern(id, "c:").unwrap();
+    let (_, ended) = hub.unsubscribe_pattern((id, "c:"), &mut Kernel::default(), 10).unwrap();
     assert_eq!((ended.purged, received(&mut hub, id)), (3, vec![]));
 }

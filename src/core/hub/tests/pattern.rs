@@ -29,7 +29,16 @@ fn join_name(hub: &mut Hub, id: SeatId, alias: u64, policy: Policy) {
 }
 
 pub(super) fn join_pattern(hub: &mut Hub, id: SeatId, prefix: &str, policy: Policy) {
-    hub.subscribe_pattern(id, prefix, after(policy, 0));
+    begin_pattern(hub, id, prefix, after(policy, 0));
+}
+
+pub(super) fn begin_pattern(hub: &mut Hub, id: SeatId, prefix: &str, join: Join) -> Outcome {
+    hub.subscribe_pattern((id, prefix), join, &mut Kernel::default(), 0)
+}
+
+pub(super) fn end_pattern(hub: &mut Hub, id: SeatId, prefix: &str) -> Option<bool> {
+    let ended = hub.unsubscribe_pattern((id, prefix), &mut Kernel::default(), 0);
+    ended.map(|(last, _)| last)
 }
 
 /// A hub with a seat whose kernel takes nothing, and which has these patterns.
@@ -177,7 +186,7 @@ fn the_table_of_a_channel_goes_when_nobody_lags_and_nothing_is_published() {
     expected.extend([Got::Event(2, 1), Got::Event(2, 2)]);
     expected.extend([Got::Lagged(2, 3, 29, 27), Got::Shown(2, 29)]);
     assert_eq!(got, expected);
-    hub.unsubscribe_pattern(id, "c:");
+    end_pattern(&mut hub, id, "c:");
     hub.still_full(None);
     hub.still_full(None);
     assert!(hub.topics.is_empty() && hub.patterns.held.is_empty());
@@ -191,8 +200,8 @@ fn the_end_of_a_pattern_takes_back_what_the_seat_has_in_no_other_way() {
         for alias in [0, 1, 3, 0] {
             flood(&mut hub, alias, 1..20);
         }
-        assert!(hub.unsubscribe_pattern(id, "c:us/").is_none());
-        assert_eq!(hub.unsubscribe_pattern(id, "c:").map(|(last, _)| last), Some(true));
+        assert_eq!(end_pattern(&mut hub, id, "c:us/"), None);
+        assert_eq!(end_pattern(&mut hub, id, "c:"), Some(true));
         let got = shown(&mut hub, id);
         let of = |wanted| {
             got.iter().any(|got| match got {
@@ -206,7 +215,7 @@ fn the_end_of_a_pattern_takes_back_what_the_seat_has_in_no_other_way() {
         flood(&mut hub, 0, 20..21);
         flood(&mut hub, 1, 20..21);
         assert_eq!(shown(&mut hub, id), [Got::Event(1, 20)], "{policy:?}");
-        hub.unsubscribe_pattern(id, "c:eu/");
+        end_pattern(&mut hub, id, "c:eu/");
         end(&mut hub, id, 3);
         hub.still_full(None);
         hub.still_full(None);
@@ -227,7 +236,7 @@ fn a_channel_that_changes_between_name_and_pattern_goes_on_as_it_stands() {
     // What is on its way is for it, whatever position a name begins at.
     hub.subscribe(id, (&name(1), Alias(1)), after(Policy::DropNewest, 50));
     flood(&mut hub, 1, 40..60);
-    hub.unsubscribe_pattern(id, "c:");
+    end_pattern(&mut hub, id, "c:");
     flood(&mut hub, 1, 60..80);
     assert_eq!(shown(&mut hub, id), [Got::Lagged(1, 1, 79, 79), Got::Shown(1, 79)]);
     flood(&mut hub, 1, 80..90);
@@ -285,8 +294,8 @@ fn what_was_on_its_way_when_a_pattern_came_is_not_for_it() {
     let [early, late, named] = [1, 2, 3].map(|client| seat(&mut hub, client));
     join_pattern(&mut hub, early, "c:", Policy::DropOldest);
     // Two events are in the mail, and two more come behind.
-    hub.subscribe_pattern(late, "c:", after(Policy::DropOldest, 2));
-    hub.subscribe_pattern(named, "c:", after(Policy::DropOldest, 2));
+    begin_pattern(&mut hub, late, "c:", after(Policy::DropOldest, 2));
+    begin_pattern(&mut hub, named, "c:", after(Policy::DropOldest, 2));
     hub.subscribe(named, (&name(1), Alias(1)), after(Policy::DropOldest, 9));
     let mut mail = batch(1, 1..3);
     mail.extend(batch(1, 6..8));
@@ -350,8 +359,7 @@ fn the_books_of_patterns_are_right_whoever_comes_and_goes() {
                 (_, Some(id)) => {
                     let had = model.remove(&(id, prefix));
                     let expected = had.then(|| last(&model));
-                    let last = hub.unsubscribe_pattern(id, prefix).map(|(last, _)| last);
-                    assert_eq!(last, expected, "seed {seed}");
+                    assert_eq!(end_pattern(&mut hub, id, prefix), expected, "seed {seed}");
                 }
             }
             check_patterns(&hub, &model);
