@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use serde_json::Value;
 use weir::ClientId;
 use weir::core::policy::Policy;
 use weir::proto::format::Format;
@@ -99,6 +100,7 @@ struct Asked {
 pub(crate) struct Client {
     id: ClientId,
     format: Format,
+    batch: bool,
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
@@ -118,12 +120,13 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that speaks `format`, and has read nothing.
-    pub(crate) fn new(id: ClientId, format: Format) -> Self {
+    pub(crate) fn new(id: ClientId, (format, batch): (Format, bool)) -> Self {
         let (bytes, subs, answers, patterns, asked, rates, heads) = Default::default();
         let (closed, ends, tally) = (false, false, Tally::default());
         Self {
             id,
             format,
+            batch,
             bytes,
             subs,
             answers,
@@ -179,7 +182,11 @@ impl Client {
             self.tally.formats[self.format.index()] +=
                 u64::from(deflated || opcode == Opcode::Binary);
             match opcode {
-                Opcode::Text => self.text(&serde_json::from_slice(&plain).unwrap(), logs),
+                Opcode::Text => {
+                    let messages = spoken::messages(&plain, self.batch);
+                    self.tally.joined[usize::from(deflated)] += u64::from(messages.len() > 1);
+                    messages.iter().for_each(|message| self.text(message, logs));
+                }
                 Opcode::Binary => {
                     let event =
                         spoken::binary(&plain, self.format, |alias| self.named(alias, logs));
@@ -200,7 +207,7 @@ impl Client {
         (*lives.find(|(_, aliases)| aliases.contains(&alias)).unwrap().0).to_owned()
     }
 
-    fn text(&mut self, text: &serde_json::Value, logs: &Logs) {
+    fn text(&mut self, text: &Value, logs: &Logs) {
         let kind = text["type"].as_str().unwrap();
         let channel = text["channel"].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| text[name].as_u64().unwrap();
@@ -344,7 +351,7 @@ impl Client {
         self.tally.shown += 1;
     }
 
-    fn subscribed(&mut self, channel: &str, text: &serde_json::Value, logs: &Logs) {
+    fn subscribed(&mut self, channel: &str, text: &Value, logs: &Logs) {
         let answer = self.answers.pop_front().expect("answers come in order");
         let updated = text["updated"] == true;
         let tally = &mut self.tally;

@@ -163,12 +163,12 @@ impl World {
         self.clients += 1;
         let author = Arc::new(Author { client: ClientId(self.clients), user: None });
         let there = &mut self.shards[shard];
-        let format = spoken::format(&mut self.rng);
-        let seat = there.hub.open_in(format, Arc::clone(&author), self.now_ms);
-        let capacity = self.rng.usize(1..2_000);
-        there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
+        let form = spoken::form(&mut self.rng);
+        let seat = there.hub.open_in(form.0, Arc::clone(&author), self.now_ms);
+        there.hub.seat(seat).unwrap().session.batch = form.1;
+        there.net.sockets.insert(seat, Socket::new(self.rng.usize(1..2_000)));
         let (stalled, ending, policies) = (false, false, HashMap::new());
-        let (client, half_ms) = (Client::new(author.client, format), self.now_ms);
+        let (client, half_ms) = (Client::new(author.client, form), self.now_ms);
         self.connections.push(Connection {
             shard,
             seat,

@@ -44,7 +44,7 @@ impl Hub {
             return;
         }
         let Some(seat) = self.seats.get(id) else { return };
-        let format = seat.session.format.without_alias();
+        let (format, batch) = (seat.session.format.without_alias(), seat.session.batch);
         let patterns = &mut self.patterns;
         let all = &mut patterns.all;
         let key = *patterns.table.get_or_insert_with(prefix, || {
@@ -60,7 +60,8 @@ impl Hub {
         mine.subs.push(PatternSub { pattern: key, member: narrow(pattern.members.len()) });
         let standing = Standing::Live;
         let position = self.loaded + position;
-        pattern.members.push(Member { seat: narrow(id), policy, standing, format, position });
+        let seat = narrow(id);
+        pattern.members.push(Member { seat, policy, standing, format, batch, position });
         pattern.speakers.count(None, Some(format));
         pattern.latest += usize::from(policy == Policy::Latest);
         pattern.keys_max = keys_max;
@@ -249,7 +250,11 @@ impl Hub {
                     continue;
                 };
                 let mut member = Member { standing, position: 0, ..*member };
-                self.offer(&mut member, run, round);
+                if member.batch {
+                    self.offer_joined(&mut member, run, round);
+                } else {
+                    self.offer(&mut member, run, round);
+                }
                 if member.standing != Standing::Live {
                     self.note_lag(member, standing, run.alias());
                 }

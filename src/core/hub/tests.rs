@@ -3,6 +3,7 @@
 mod both;
 mod edges;
 mod forms;
+mod joined;
 mod latest;
 mod memory;
 mod pattern;

@@ -154,7 +154,7 @@ impl Topic {
         members.push(member);
         let at = narrow(members.len() - 1);
         if rate.is_none() {
-            self.count_speaker(None, Some(member.format));
+            self.count_speaker(None, Some(member));
         }
         at
     }
@@ -255,7 +255,7 @@ impl Hub {
             other.member = sub.member;
         }
         match sub.rate {
-            None => topic.count_speaker(Some(member.format), None),
+            None => topic.count_speaker(Some(member), None),
             Some(rate) if empty => topic.free(sub.alias, rate, &mut self.dues),
             Some(_) => {}
         }
@@ -370,6 +370,7 @@ impl Hub {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
             self.hand_form(run, &mut members, round);
         }
+        self.end_joined();
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
             let [member] = members;
@@ -438,6 +439,7 @@ impl Hub {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
             self.hand_form(run, &mut members, round);
         }
+        self.end_joined();
         let offers = members.len();
         if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
             *list = members;
