@@ -230,33 +230,44 @@ async fn read_all(
     sender: mpsc::Sender<Result<Incoming, ClientError>>,
 ) {
     loop {
-        let incoming = read(&mut reader, &mut from).await;
-        let last = incoming.is_err();
-        let Some(incoming) = incoming.transpose() else { continue };
-        if sender.send(incoming).await.is_err() || last {
+        let (all, end) = match read(&mut reader, &mut from).await {
+            Ok(all) => (all, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let last = end.is_some();
+        for incoming in all.into_iter().map(Ok).chain(end.map(Err)) {
+            if sender.send(incoming).await.is_err() {
+                return;
+            }
+        }
+        if last {
             return;
         }
     }
 }
 
-/// Reads one frame; `None` is nothing of interest.
-async fn read(reader: &mut Reader, from: &mut Origin) -> Result<Option<Incoming>, ClientError> {
+/// Reads one frame: what is of interest in it. A text frame has several messages where the address
+/// asks for that, with `?batch=1`.
+async fn read(reader: &mut Reader, from: &mut Origin) -> Result<Vec<Incoming>, ClientError> {
     let frame = reader.read_frame().await?;
     match frame.opcode {
-        OpCode::Text => from.message(Some(String::from_utf8_lossy(&frame.payload).into_owned())),
+        OpCode::Text => {
+            let text = String::from_utf8_lossy(&frame.payload);
+            text.split('\n').map(|line| from.message(Some(line.to_owned()))).collect()
+        }
         OpCode::Binary => {
             let text = from.text(&frame.payload);
-            from.message(text)
+            Ok(vec![from.message(text)?])
         }
-        OpCode::Ping => Ok(Some(Incoming::Ping(frame.payload.to_vec()))),
+        OpCode::Ping => Ok(vec![Incoming::Ping(frame.payload.to_vec())]),
         OpCode::Close => Err(ClientError::Closed(close_text(&frame.payload))),
-        OpCode::Continuation | OpCode::Pong => Ok(None),
+        OpCode::Continuation | OpCode::Pong => Ok(Vec::new()),
     }
 }
 
 impl Origin {
     /// A message of that text.
-    fn message(&mut self, text: Option<String>) -> Result<Option<Incoming>, ClientError> {
+    fn message(&mut self, text: Option<String>) -> Result<Incoming, ClientError> {
         let head = text.as_ref().and_then(|text| serde_json::from_str::<Head>(text).ok());
         let (Some(text), Some(head)) = (text, head) else {
             let found = "its messages are not the protocol's".to_owned();
@@ -265,7 +276,7 @@ impl Origin {
         if let (Some(alias), Some(channel)) = (head.alias, &head.channel) {
             self.channels.insert(alias, channel.clone());
         }
-        Ok(Some(Incoming::Message(Message { text, head })))
+        Ok(Incoming::Message(Message { text, head }))
     }
 
     /// The JSON that a binary message stands for.

@@ -25,7 +25,9 @@ mod by_pattern;
 mod fan_out;
 mod forms;
 mod implied;
+mod joined;
 mod lag;
+mod lay;
 mod own;
 mod pattern;
 mod seat;
@@ -138,6 +140,8 @@ pub struct Hub {
     /// What all tables of newest events take, and may.
     tables: Account,
     tables_max: usize,
+    /// Runs of the present round, and what they are to those who take several events in a frame.
+    joined: Vec<(Rc<Run>, Rc<Run>)>,
     limit: OutboxLimit,
     subscriptions: u64,
 }
@@ -165,6 +169,7 @@ impl Hub {
             press: Press::default(),
             tables: Account::default(),
             tables_max: usize::MAX,
+            joined: Vec::new(),
             limit,
             subscriptions: 0,
         }
@@ -270,8 +275,8 @@ impl Hub {
             // Most connections have one subscription: no room for four.
             seat.subs.reserve_exact(1);
         }
-        let member =
-            Member { seat: narrow(id), policy, standing, format: seat.session.format, position };
+        let (format, batch) = (seat.session.format, seat.session.batch);
+        let member = Member { seat: narrow(id), policy, standing, format, batch, position };
         let kept = Kept { keys_max, account: &self.tables };
         topic.count_user(standing != Standing::Live, member.uses_latest(), kept);
         let member = topic.enter(member, rate, kept);

@@ -167,7 +167,7 @@ impl Outbox {
             let Some(at) = self.index(place) else { break };
             let begun = at == 0 && self.cut > 0;
             if let Some(Item::Slice(slice)) = self.data.get_mut(at) {
-                let from = slice.from + u32::from(begun);
+                let from = slice.droppable(begun);
                 let to = std::mem::replace(&mut slice.to, from);
                 let lost = Slice { run: Rc::clone(&slice.run), from, to };
                 self.bytes -= lost.bytes();
@@ -219,7 +219,7 @@ impl Outbox {
                 Item::Lag(lag) => !gone(lag.alias),
                 Item::Recall(recall) => !gone(recall.alias),
                 Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
-                    slice.to = if begun { slice.from + 1 } else { slice.from };
+                    slice.to = slice.droppable(begun);
                     begun
                 }
                 Item::Last(_) | Item::Past(_) | Item::Slice(_) => true,
@@ -234,7 +234,7 @@ impl Outbox {
         let before = self.events;
         self.data.truncate(usize::from(self.cut > 0));
         if let Some(Item::Past(slice) | Item::Slice(slice)) = self.data.front_mut() {
-            slice.to = slice.from + 1;
+            slice.to = slice.droppable(true);
         }
         self.part();
         self.recount();

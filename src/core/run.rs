@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+mod joined;
 mod part;
 
+pub use joined::JOINED_BYTES_MAX;
 use part::Part;
 
 use super::account::{Account, Charge};
@@ -57,8 +59,9 @@ struct Frame {
 
 /// Frames of events of one channel: of consecutive ones, or of those that conflation has left.
 ///
-/// Invariants: the ends of `frames` are increasing and the last of them is `bytes.len()`; frame
-/// `i` is the event with offset `first_offset + i`, or `offsets[i]` where there are any, which
+/// Invariants: the ends of `frames` do not decrease and the last of them is `bytes.len()`. Events
+/// that share one WebSocket frame have the same end: its bytes are those of the first of them, and
+/// no slice begins or ends between them. Frame `i` is the event with offset `first_offset + i`, or `offsets[i]` where there are any, which
 /// are increasing and as many as the frames. A large event has a run of its own: its bytes are
 /// `large`, and `bytes` is empty.
 #[derive(Debug)]
@@ -198,7 +201,8 @@ impl Run {
         self.start(to).saturating_sub(self.start(from))
     }
 
-    /// The index of the frame that holds byte `at` (its end when `at` is the end of all).
+    /// The index of the frame that holds byte `at` (its end when `at` is the end of all); of events
+    /// that share one, the first.
     pub fn frame_at(&self, at: usize) -> u32 {
         let index = self.frames.partition_point(|frame| frame.end as usize <= at);
         u32::try_from(index).unwrap_or(u32::MAX)
@@ -331,6 +335,8 @@ pub struct Press {
     encoder: Encoder,
     account: Account,
     recalled: Recalled,
+    /// The text under way that several events share, kept for its memory.
+    text: Vec<u8>,
 }
 
 impl Press {
@@ -356,7 +362,7 @@ impl Press {
 
     /// Begins a run in that form.
     pub fn begin_in(&mut self, format: Format, event: &Arc<Event>, now_ns: u64) -> Rc<Run> {
-        let mut run = self.take(event, format);
+        let mut run = self.take(&event.channel, event.alias, format);
         if let Some(fresh) = Rc::get_mut(&mut run) {
             fresh.made_ns = now_ns;
             fresh.push(event, ANY, &mut self.encoder);
@@ -403,7 +409,7 @@ impl Press {
             if last.is_some_and(|run| run.push_conflated(event, max, &mut self.encoder)) {
                 continue;
             }
-            let mut run = self.take(event, format);
+            let mut run = self.take(&event.channel, event.alias, format);
             if let Some(fresh) = Rc::get_mut(&mut run) {
                 fresh.push_conflated(event, ANY, &mut self.encoder);
                 (fresh.made_ns, fresh.taken_ns) = (now_ns, now_ns);
@@ -423,14 +429,14 @@ impl Press {
         }
     }
 
-    fn take(&mut self, event: &Arc<Event>, format: Format) -> Rc<Run> {
+    fn take(&mut self, channel: &ChannelName, alias: Alias, format: Format) -> Rc<Run> {
         // Old runs come back first; one that a slow reader pins goes to the end of the line.
         for _ in 0..self.issued.len().min(4) {
             let Some(mut run) = self.next() else { break };
             match Rc::get_mut(&mut run) {
                 Some(free) => {
-                    free.channel.clone_from(&event.channel);
-                    (free.alias, free.format) = (event.alias, format);
+                    free.channel.clone_from(channel);
+                    (free.alias, free.format) = (alias, format);
                     free.bytes.clear();
                     free.frames.clear();
                     free.hidden.clear();
@@ -446,18 +452,18 @@ impl Press {
             }
         }
         Rc::new(Run {
-            channel: event.channel.clone(),
-            alias: event.alias,
+            channel: channel.clone(),
+            alias,
             format,
-            first_offset: event.offset,
+            first_offset: 0,
             bytes: Vec::new(),
             large: None,
             frames: Vec::new(),
             hidden: Vec::new(),
             offsets: Vec::new(),
-            taken_ns: event.taken_ns,
+            taken_ns: 0,
             made_ns: 0,
-            first_ns: event.taken_ns,
+            first_ns: 0,
             charge: Charge::new(&self.account, 0),
             parts: RefCell::default(),
         })

@@ -9,7 +9,7 @@ use crate::proto::format::Format;
 use crate::proto::name;
 
 /// Bad messages a minute that are answered; one more closes with 4504.
-const STRIKES_MAX: u16 = 100;
+const STRIKES_MAX: u8 = 100;
 
 /// The minute in which they are counted, in seconds.
 const STRIKES_WINDOW_S: u32 = 60;
@@ -54,10 +54,12 @@ pub struct Session {
     pinged_ms: u64,
     /// When the present minute of strikes began, in seconds.
     strikes_since_s: u32,
-    strikes: u16,
+    strikes: u8,
     reading: Reading,
     /// The form in which it gets events.
     pub format: Format,
+    /// It takes several events in one text frame.
+    pub batch: bool,
 }
 
 /// Whether a client is read.
@@ -86,6 +88,7 @@ impl Session {
             strikes: 0,
             reading: Reading::On,
             format: Format::Json,
+            batch: false,
         }
     }
 

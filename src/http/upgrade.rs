@@ -52,6 +52,8 @@ pub(super) fn answer(
     let node = peer.doors.shard.node();
     let compression = node.options().compression;
     let subprotocol = choose_subprotocol(headers, compression.gzip)?;
+    let query = request.uri().query();
+    let batch = batch(query, subprotocol.unwrap_or_default())?;
     guard::check_origin(headers, host, &peer.doors.options.origins)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
@@ -64,8 +66,8 @@ pub(super) fn answer(
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
     let deflate = if compression.deflate { agree(headers, WISH) } else { None };
-    let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate };
-    let was = was(request.uri().query());
+    let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate, batch };
+    let was = was(query);
     peer.guest.set(Some(Guest { place, spoken, was }));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol, deflate))
@@ -75,6 +77,18 @@ pub(super) fn answer(
 /// bookmark keeps no client out.
 fn was(query: Option<&str>) -> Option<ClientId> {
     query::value(query, "was").ok().flatten()?.parse().ok()
+}
+
+/// Whether the client takes several events in one text frame.
+fn batch(query: Option<&str>, subprotocol: Subprotocol) -> Result<bool, Refusal> {
+    match query::value(query, "batch")?.as_deref() {
+        None | Some("0") => Ok(false),
+        Some("1") if subprotocol == Subprotocol::Bin => {
+            Err(Refusal::bad("batch=1 is for text: a frame of weir.v1.bin has one event"))
+        }
+        Some("1") => Ok(true),
+        Some(_) => Err(Refusal::bad("batch is 1, for several events in a text frame, or 0")),
+    }
 }
 
 /// As [`answer`], for the echo: speaks no subprotocol and takes anybody.

@@ -133,7 +133,7 @@ impl Event {
             Format::Bin => {
                 // Another kind, and the same bytes behind it.
                 let mut frame: Box<[u8]> = Box::from(self.frame(format, encoder));
-                let head_len = head_len(&frame);
+                let head_len = frame::unmasked_head_len(&frame);
                 if let Some(kind) = frame.get_mut(head_len) {
                     *kind = Kind::Snapshot as u8;
                 }
@@ -149,15 +149,6 @@ impl Event {
                 packed.unwrap_or_else(|| self.snapshot_frame(format.base(), encoder))
             }
         }
-    }
-}
-
-/// How long the header of an unmasked frame is.
-fn head_len(frame: &[u8]) -> usize {
-    match frame.get(1) {
-        Some(126) => 4,
-        Some(127) => 10,
-        Some(_) | None => 2,
     }
 }
 
@@ -258,7 +249,7 @@ impl Encoder {
         }
         match (base, kind, event.json_frame.get()) {
             (Format::Json, Kind::Event, Some(frame)) => {
-                let text = frame.get(head_len(frame)..).unwrap_or_default();
+                let text = frame.get(frame::unmasked_head_len(frame)..).unwrap_or_default();
                 self.message.clear();
                 self.message.extend_from_slice(text);
             }
@@ -290,6 +281,26 @@ impl Encoder {
         self.message = message;
         self.rest();
         packed.then(|| out.into_boxed_slice())
+    }
+
+    /// Appends the frame of a text that several events share: compressed where that form is, by
+    /// permessage-deflate, and where it pays.
+    pub fn push_text(&mut self, format: Format, text: &[u8], out: &mut Vec<u8>) {
+        let bits = match format {
+            Format::JsonDeflate => WINDOW_BITS_MAX,
+            Format::JsonDeflateNarrow => NARROW_BITS,
+            Format::Bin
+            | Format::BinDeflate
+            | Format::BinDeflateNarrow
+            | Format::Json
+            | Format::JsonGzip => return frame::push_text(text, out),
+        };
+        if text.len() < self.compression.threshold {
+            return frame::push_text(text, out);
+        }
+        let before = out.len();
+        let packed = self.deflater(bits).frame(Opcode::Text, text, bits, out);
+        self.count_bytes(packed, text.len(), out.len() - before);
     }
 
     fn count_bytes(&mut self, compressed: bool, plain: usize, to: usize) {

@@ -60,6 +60,8 @@ pub struct Spoken {
     pub subprotocol: Subprotocol,
     /// The terms of permessage-deflate; `None` where it was not negotiated.
     pub deflate: Option<Agreed>,
+    /// The client takes several messages in one text frame.
+    pub batch: bool,
 }
 
 impl Spoken {
@@ -158,7 +160,7 @@ mod tests {
 
     fn format(subprotocol: Subprotocol, offer: &str) -> Format {
         let deflate = negotiate([offer], Wish::default());
-        Spoken { subprotocol, deflate }.format()
+        Spoken { subprotocol, deflate, batch: false }.format()
     }
 
     #[test]

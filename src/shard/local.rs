@@ -168,6 +168,7 @@ impl Local {
             let mut hub = shard.hub.borrow_mut();
             let id = hub.open_in(spoken.format(), author, clock.node_ms());
             if let Some(seat) = hub.seat(id) {
+                seat.session.batch = spoken.batch;
                 let mut text = Vec::with_capacity(160);
                 let welcome = Push::Welcome {
                     client,

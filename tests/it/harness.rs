@@ -331,30 +331,27 @@ pub(crate) struct Client {
 impl Client {
     /// Connects and takes the welcome.
     pub(crate) fn connect(gateway: &Gateway) -> Self {
-        Self::connect_with(gateway.addr, None)
+        Self::connect_with(gateway.addr, "", None)
     }
 
     /// Connects with a small receive buffer, so that not reading soon blocks the sender.
     pub(crate) fn connect_narrow(gateway: &Gateway) -> Self {
-        Self::connect_with(gateway.addr, Some(4096))
+        Self::connect_with(gateway.addr, "", Some(4096))
     }
 
-    /// Connects to one address of a gateway and takes the welcome.
-    pub(crate) fn connect_to(addr: SocketAddr) -> Self {
-        Self::connect_with(addr, None)
-    }
-
-    fn connect_with(addr: SocketAddr, receive_buffer: Option<u32>) -> Self {
+    /// Connects to one address of a gateway, with this query, and takes the welcome.
+    pub(crate) fn connect_with(addr: SocketAddr, query: &str, buffer: Option<u32>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream = limited(&runtime, "the handshake", async {
             let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
             let socket = socket.unwrap();
-            if let Some(bytes) = receive_buffer {
+            if let Some(bytes) = buffer {
                 socket.set_recv_buffer_size(bytes).unwrap();
             }
             let mut stream = socket.connect(addr).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            stream.write_all(handshake_request(addr, &[]).as_bytes()).await.unwrap();
+            let request = handshake_request(addr, &[]).replacen("/ws", &format!("/ws{query}"), 1);
+            stream.write_all(request.as_bytes()).await.unwrap();
             // Byte by byte: what follows the empty line belongs to the frames.
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {

@@ -30,14 +30,15 @@ fn what_is_published_on_one_address_is_received_on_every_other() {
     let each_has = 8;
     let mut clients = Vec::new();
     for addr in &gateway.addrs {
-        clients.extend((0..each_has).map(|_| Client::connect_to(*addr)));
+        clients.extend((0..each_has).map(|_| Client::connect_with(*addr, "", None)));
     }
     gateway.wait_for_connections(each_has * gateway.addrs.len());
     for client in &mut clients {
         client.subscribe("room:1");
     }
     for (at, addr) in gateway.addrs.iter().enumerate() {
-        let published = Client::connect_to(*addr).publish("room:1", &json!({"from": at}));
+        let published =
+            Client::connect_with(*addr, "", None).publish("room:1", &json!({"from": at}));
         assert_eq!(published["offset"], at + 1, "a channel has one sequence: {published}");
         for client in &mut clients {
             let event = client.expect("event");
@@ -56,8 +57,8 @@ fn what_is_published_on_one_address_is_received_on_every_other() {
 #[test]
 fn the_limit_of_connections_holds_for_the_addresses_together() {
     let gateway = Gateway::listening(addresses(), "[limits]\nconnections = 2\n");
-    let _first = Client::connect_to(gateway.addrs[0]);
-    let _second = Client::connect_to(gateway.addrs[1]);
+    let _first = Client::connect_with(gateway.addrs[0], "", None);
+    let _second = Client::connect_with(gateway.addrs[1], "", None);
     for addr in &gateway.addrs {
         let mut third = Raw::open(*addr);
         third.send(handshake_request(*addr, &[]).as_bytes());
@@ -68,7 +69,8 @@ fn the_limit_of_connections_holds_for_the_addresses_together() {
 #[test]
 fn a_drain_ends_every_address() {
     let mut gateway = Gateway::listening(addresses(), "shards = 2\ndrain = \"100ms\"\n");
-    let mut clients: Vec<_> = gateway.addrs.iter().map(|addr| Client::connect_to(*addr)).collect();
+    let mut clients: Vec<_> =
+        gateway.addrs.iter().map(|addr| Client::connect_with(*addr, "", None)).collect();
     gateway.signal(Signal::TERM);
     for client in &mut clients {
         assert_eq!(client.ended().code, Some(4001));

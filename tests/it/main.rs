@@ -1,6 +1,7 @@
 //! Black-box tests: the real program, somebody else's client, one file for each behaviour.
 
 mod basics;
+mod batch;
 mod browser;
 mod cli;
 mod deflate;

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use serde_json::Value;
 use weir::ClientId;
 use weir::core::policy::Policy;
 use weir::proto::format::Format;
 use weir::proto::rate::Rate;
 use weir::proto::ws::frame::Opcode;
 
+use crate::model::{Head, covered, entry, meant, newest};
 use crate::spoken;
 use crate::tally::Tally;
 
@@ -47,17 +49,6 @@ pub(crate) enum Answer {
     Begun { since: Option<u64>, snapshot: bool },
     /// To a pattern, and the heads of its channels when it was answered.
     Pattern(Vec<Head>),
-}
-
-/// A channel as a subscription to a pattern found it.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) channel: &'static str,
-    /// 0 where it was not there.
-    pub(crate) alias: u64,
-    pub(crate) offset: u64,
-    /// The alias of an earlier life, where it was not there.
-    pub(crate) dead: Option<u64>,
 }
 
 /// A subscription as its client knows it.
@@ -103,6 +94,7 @@ pub(crate) type Way = (Option<&'static str>, Rate);
 pub(crate) struct Client {
     id: ClientId,
     format: Format,
+    batch: bool,
     bytes: Vec<u8>,
     subs: HashMap<String, Sub>,
     /// Answers it waits for, in order.
@@ -124,12 +116,13 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that speaks `format`, and has read nothing.
-    pub(crate) fn new(id: ClientId, format: Format) -> Self {
+    pub(crate) fn new(id: ClientId, (format, batch): (Format, bool)) -> Self {
         let (bytes, subs, answers, patterns, asked, ways, heads) = Default::default();
         let (closed, ends, tally) = (false, false, Tally::default());
         Self {
             id,
             format,
+            batch,
             bytes,
             subs,
             answers,
@@ -203,7 +196,11 @@ impl Client {
             self.tally.formats[self.format.index()] +=
                 u64::from(deflated || opcode == Opcode::Binary);
             match opcode {
-                Opcode::Text => self.text(&serde_json::from_slice(&plain).unwrap(), logs),
+                Opcode::Text => {
+                    let messages = spoken::messages(&plain, self.batch);
+                    self.tally.joined[usize::from(deflated)] += u64::from(messages.len() > 1);
+                    messages.iter().for_each(|message| self.text(message, logs));
+                }
                 Opcode::Binary => {
                     let event =
                         spoken::binary(&plain, self.format, |alias| self.named(alias, logs));
@@ -224,7 +221,7 @@ impl Client {
         (*lives.find(|(_, aliases)| aliases.contains(&alias)).unwrap().0).to_owned()
     }
 
-    fn text(&mut self, text: &serde_json::Value, logs: &Logs) {
+    fn text(&mut self, text: &Value, logs: &Logs) {
         let kind = text["type"].as_str().unwrap();
         let channel = text["channel"].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| text[name].as_u64().unwrap();
@@ -367,7 +364,7 @@ impl Client {
         self.tally.shown += 1;
     }
 
-    fn subscribed(&mut self, channel: &str, text: &serde_json::Value, logs: &Logs) {
+    fn subscribed(&mut self, channel: &str, text: &Value, logs: &Logs) {
         let answer = self.answers.pop_front().expect("answers come in order");
         let updated = text["updated"] == true;
         let tally = &mut self.tally;
@@ -490,27 +487,4 @@ impl Sub {
             self.alias = next.copied().unwrap_or(0);
         }
     }
-}
-
-fn covered(patterns: &BTreeSet<String>, channel: &str) -> bool {
-    patterns.iter().any(|prefix| channel.starts_with(prefix))
-}
-
-fn entry(log: &[Entry], offset: u64) -> &Entry {
-    &log[usize::try_from(offset).unwrap() - 1]
-}
-
-/// The newest event of each key up to `head`, but those that the client did not want to see.
-fn newest(id: ClientId, log: &[Entry], head: u64) -> VecDeque<u64> {
-    let keyed = (1..=head).filter_map(|at| Some((entry(log, at).key.as_ref()?, at)));
-    let newest: BTreeMap<_, _> = keyed.collect();
-    let newest: BTreeSet<u64> = newest.into_values().collect();
-    newest.into_iter().filter(|at| entry(log, *at).hidden_from != Some(id)).collect()
-}
-
-/// How many events of `from..=to` are meant for the client.
-fn meant(id: ClientId, log: &[Entry], from: u64, to: u64) -> u64 {
-    let skip = usize::try_from(from - 1).unwrap();
-    let range = &log[skip..usize::try_from(to).unwrap().max(skip)];
-    range.iter().filter(|entry| entry.hidden_from != Some(id)).count() as u64
 }

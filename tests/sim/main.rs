@@ -6,6 +6,8 @@
 
 mod client;
 mod ends;
+mod finish;
+mod model;
 mod net;
 mod pattern;
 mod spoken;

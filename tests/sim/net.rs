@@ -55,6 +55,13 @@ pub(crate) struct Socket {
     pub(crate) capacity: usize,
 }
 
+impl Socket {
+    /// One that has taken nothing.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { bytes: Vec::new(), capacity }
+    }
+}
+
 /// The sockets of one shard.
 #[derive(Default)]
 pub(crate) struct Net {

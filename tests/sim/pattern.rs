@@ -6,7 +6,8 @@ use weir::proto::push::Push;
 use weir::store::memory::Memory;
 use weir::store::{Now, Store};
 
-use crate::client::{Answer, Head};
+use crate::client::Answer;
+use crate::model::Head;
 use crate::world::{CHANNELS, KEYS, World};
 
 impl World {

@@ -36,9 +36,12 @@ fn space(rng: &mut Rng, queue_bytes: usize) -> String {
 /// Queues of so many bytes hold what [`space`] makes.
 const LARGE: usize = 10_000;
 
-/// What the next client speaks; every other speaks plain JSON.
-pub(crate) fn format(rng: &mut Rng) -> Format {
-    if rng.bool() { Format::Json } else { Format::ALL[rng.usize(0..Format::ALL.len())] }
+/// What the next client speaks; every other speaks plain JSON. And whether it takes several events
+/// in one text frame.
+pub(crate) fn form(rng: &mut Rng) -> (Format, bool) {
+    let other = Format::ALL[rng.usize(0..Format::ALL.len())];
+    let format = if rng.bool() { Format::Json } else { other };
+    (format, format.base() == Format::Json && rng.bool())
 }
 
 /// The length of the longest of an event's frames, without making one that the event keeps.
@@ -92,6 +95,16 @@ fn frame(bytes: &[u8]) -> Option<(Opcode, bool, &[u8], usize, bool)> {
     let end = size + header.payload_len;
     let whole = end <= head.len() + rest.len();
     whole.then(|| (header.opcode, deflated, &bytes[size..end], end, header.fin))
+}
+
+/// The messages of a text frame: one, or events of one channel where the client takes several.
+pub(crate) fn messages(text: &[u8], batch: bool) -> Vec<Value> {
+    let lines = text.split(|byte| *byte == b'\n').map(serde_json::from_slice);
+    let messages: Vec<Value> = lines.map(Result::unwrap).collect();
+    let of = &messages[0]["channel"];
+    let alike = messages.iter().all(|one| one["type"] == "event" && one["channel"] == *of);
+    assert!(messages.len() == 1 || batch && alike, "{messages:?}");
+    messages
 }
 
 /// A message out of permessage-deflate, by a client that knows no more than its own window.

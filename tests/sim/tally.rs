@@ -41,6 +41,8 @@ pub(crate) struct Tally {
     pub(crate) reborn: u64,
     /// Frames that were binary or compressed, by [`Format`].
     pub(crate) formats: [u64; Format::ALL.len()],
+    /// Text frames of several events: plain ones and compressed ones.
+    pub(crate) joined: [u64; 2],
 }
 
 impl Tally {
@@ -77,6 +79,9 @@ impl Tally {
         for (sum, more) in self.formats.iter_mut().zip(other.formats) {
             *sum += more;
         }
+        for (sum, more) in self.joined.iter_mut().zip(other.joined) {
+            *sum += more;
+        }
     }
 
     /// Counts what became of events in a hub.
@@ -92,7 +97,8 @@ impl Tally {
         let all = [self.events, self.shown, self.holes, self.lagged, self.hidden, self.slow];
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn, self.shut]);
         let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut).chain(&self.begun);
-        let more = more.chain(&self.dropped).chain([&self.by_pattern, &self.both, &self.rated]);
+        let more = more.chain(&self.dropped).chain(&self.joined);
+        let more = more.chain([&self.by_pattern, &self.both, &self.rated]);
         let json = Format::Json.index();
         let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);
         let more = more.chain(formats.map(|(_, count)| count));

@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     author: Arc<Author>,
     pub(crate) client: Client,
     /// The client reads nothing for now.
-    stalled: bool,
+    pub(crate) stalled: bool,
     /// The server has begun to close it.
     pub(crate) ending: bool,
     /// The channels and patterns it has, with what is to happen when it is slow.
@@ -178,13 +178,13 @@ impl World {
         self.clients += 1;
         let author = Arc::new(Author { client: ClientId(self.clients), user: None });
         let there = &mut self.shards[shard];
-        let format = spoken::format(&mut self.rng);
-        let seat = there.hub.open_in(format, Arc::clone(&author), self.now_ms);
-        let capacity = self.rng.usize(1..2_000);
-        there.net.sockets.insert(seat, Socket { bytes: Vec::new(), capacity });
+        let form = spoken::form(&mut self.rng);
+        let seat = there.hub.open_in(form.0, Arc::clone(&author), self.now_ms);
+        there.hub.seat(seat).unwrap().session.batch = form.1;
+        there.net.sockets.insert(seat, Socket::new(self.rng.usize(1..2_000)));
         let (stalled, ending) = (false, false);
         let (policies, rates) = (HashMap::new(), HashMap::new());
-        let (client, half_ms) = (Client::new(author.client, format), self.now_ms);
+        let (client, half_ms) = (Client::new(author.client, form), self.now_ms);
         self.connections.push(Connection {
             shard,
             seat,
@@ -431,7 +431,7 @@ impl World {
     }
 
     /// The client reads some of what is there, and the server writes into the room.
-    fn read(&mut self, index: usize) {
+    pub(crate) fn read(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         let net = &mut self.shards[connection.shard].net;
         let socket = net.sockets.get_mut(&connection.seat).unwrap();
@@ -460,7 +460,7 @@ impl World {
         }
     }
 
-    fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         for connection in &mut self.connections {
             let hub = &mut self.shards[connection.shard].hub;
             let outbox = &hub.seat(connection.seat).unwrap().outbox;
@@ -478,56 +478,5 @@ impl World {
         let channels = self.store.channels("", None, usize::MAX);
         let counted: u64 = channels.iter().map(|channel| u64::from(channel.subscribers)).sum();
         assert_eq!(counted, subscribers, "the store and the hubs count the same");
-    }
-
-    /// A shard has turns until it has nothing in hand, nothing to write and nothing due.
-    fn drain(&mut self, index: usize) {
-        while let Shard { hub, in_hand, .. } = &self.shards[index]
-            && (!in_hand.is_empty() || hub.dirty() > 0 || hub.next_due().is_some())
-        {
-            self.now_ms = self.now_ms.max(hub.next_due().unwrap_or(0));
-            self.turn(index);
-        }
-    }
-
-    /// Everything drains, everybody reads, and all is accounted for. Returns what happened.
-    pub(crate) fn finish(mut self) -> Tally {
-        for index in 0..self.shards.len() {
-            self.drain(index);
-            self.turn(index);
-            self.drain(index);
-        }
-        for index in 0..self.connections.len() {
-            self.connections[index].stalled = false;
-            loop {
-                let connection = &self.connections[index];
-                let shard = &mut self.shards[connection.shard];
-                let idle = shard.hub.seat(connection.seat).unwrap().outbox.is_empty();
-                if idle && shard.net.sockets[&connection.seat].bytes.is_empty() {
-                    break;
-                }
-                self.read(index);
-            }
-            self.connections[index].client.finish(&self.logs);
-        }
-        while !self.connections.is_empty() {
-            self.disconnect(0);
-        }
-        self.check();
-        let delivered: u64 = self.shards.iter().map(|shard| shard.net.delivered).sum();
-        assert!(self.tally.events <= delivered, "nothing is read that was not written");
-        if self.lasting {
-            assert_eq!(self.tally.events, delivered, "what was counted as delivered was read");
-            let shown = self.shards.iter().map(|shard| shard.net.shown).sum::<u64>();
-            assert_eq!(self.tally.shown, shown, "and what was counted as shown");
-            // In holes more was conflated than is known here, and of what nobody was to see.
-            assert!(self.tally.spared <= self.tally.conflated, "{:?}", self.tally);
-        }
-        for shard in &self.shards {
-            assert_eq!((shard.hub.connections(), shard.hub.subscriptions()), (0, 0));
-            let queues = shard.hub.queues();
-            assert_eq!((queues.bytes, queues.memory, queues.slow), (0, 0, [0, 0, 0]));
-        }
-        self.tally
     }
 }

@@ -54,7 +54,7 @@ impl Hub {
             return outcome;
         }
         let Some(seat) = self.seats.get(id) else { return outcome };
-        let format = seat.session.format.without_alias();
+        let (format, batch) = (seat.session.format.without_alias(), seat.session.batch);
         let mut position = self.loaded + position;
         if let Some(shorter) = self.patterns.shorter(id, prefix) {
             self.settle_pattern((id, shorter), &mut (writer, now_ms, &mut outcome));
@@ -73,7 +73,8 @@ impl Hub {
         }
         let mine = patterns.seats[id].get_or_insert_default();
         let standing = Standing::Live;
-        let member = Member { seat: narrow(id), policy, standing, format, position };
+        let seat = narrow(id);
+        let member = Member { seat, policy, standing, format, batch, position };
         let member = pattern.enter(member, rate);
         mine.subs.push(PatternSub { pattern: key, member, rate });
         mine.rated += usize::from(rate.is_some());
@@ -254,7 +255,11 @@ impl Hub {
                     continue;
                 };
                 let mut member = Member { standing, position: 0, ..*member };
-                self.offer(&mut member, run, round);
+                if member.batch {
+                    self.offer_joined(&mut member, run, round);
+                } else {
+                    self.offer(&mut member, run, round);
+                }
                 if member.standing != Standing::Live {
                     self.note_lag(member, standing, run.alias());
                 }

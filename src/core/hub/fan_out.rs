@@ -103,6 +103,7 @@ impl Hub {
             }
             let Some(mut run) = topic.open.take() else { continue };
             let mut others = topic.take_others();
+            let batches = topic.has_batches();
             for run in once(&mut run).chain(&mut others) {
                 self.press.seal(run);
             }
@@ -118,10 +119,13 @@ impl Hub {
                     self.offer_by_pattern(touched, &mut members, run, &mut round);
                 }
             }
-            if others.is_empty() {
+            if others.is_empty() && !batches {
                 self.hand(run, &mut members, &mut round);
             } else {
                 self.hand_mixed(run, others, &mut members, &mut round);
+            }
+            if !self.joined.is_empty() {
+                self.end_joined();
             }
             if let Some(topic) = self.topics.get_mut(&alias) {
                 topic.members = members;

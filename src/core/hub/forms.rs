@@ -74,27 +74,41 @@ impl Speakers {
     }
 }
 
-/// What a channel has where not only plain JSON is spoken.
+/// What a channel has where not only plain JSON is spoken, one event in a frame.
 #[derive(Debug, Default)]
 pub(super) struct Mixed {
     speakers: Speakers,
+    /// How many members take several events in a frame.
+    batches: u32,
     /// The runs being filled by the batch, beside the topic's own: the same events in other forms.
     open: Vec<Rc<Run>>,
 }
 
 impl Topic {
     /// A member without a rate comes or goes, or both.
-    pub(super) fn count_speaker(&mut self, before: Option<Format>, after: Option<Format>) {
-        let json = |format: Option<Format>| format.is_none_or(|format| format == Format::Json);
-        if self.mixed.is_none() && json(before) && json(after) {
+    pub(super) fn count_speaker(&mut self, before: Option<Member>, after: Option<Member>) {
+        let plain = |member: Option<Member>| {
+            member.is_none_or(|member| member.format == Format::Json && !member.batch)
+        };
+        if self.mixed.is_none() && plain(before) && plain(after) {
             return;
         }
         debug_assert!(self.open.is_none() || after.is_none(), "who comes waits for a batch's end");
+        let format = |member: Option<Member>| member.map(|member| member.format);
+        let batch = |member: Option<Member>| u32::from(member.is_some_and(|member| member.batch));
         let mixed = self.mixed.get_or_insert_default();
-        mixed.speakers.count(before, after);
-        if mixed.open.is_empty() && mixed.speakers.0.iter().all(|count| *count == 0) {
+        mixed.speakers.count(format(before), format(after));
+        mixed.batches += batch(after);
+        mixed.batches -= batch(before);
+        let none = mixed.batches == 0 && mixed.speakers.0.iter().all(|count| *count == 0);
+        if mixed.open.is_empty() && none {
             self.mixed = None;
         }
+    }
+
+    /// Whether a member without a rate takes several events in a frame.
+    pub(super) fn has_batches(&self) -> bool {
+        self.mixed.as_ref().is_some_and(|mixed| mixed.batches > 0)
     }
 
     /// Begins a run in each form that the members speak, and in `more`.
@@ -179,7 +193,11 @@ impl Hub {
     ) {
         let format = run.format();
         for member in members.iter_mut().filter(|member| member.format == format) {
-            self.offer(member, &run, round);
+            if member.batch {
+                self.offer_joined(member, &run, round);
+            } else {
+                self.offer(member, &run, round);
+            }
         }
         self.press.issue(run);
     }

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use foldhash::fast::RandomState;
 
 use super::lag::Kept;
+use super::lay::{conflated, lay};
 use super::pattern::{Pattern, PatternSub, Patterns, Touched};
 use super::seat::{Member, Round, Standing};
-use super::throttle::{conflated, lay};
 use super::{Hub, Outcome, SeatId, Topic, Writer, narrow};
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
@@ -337,6 +337,7 @@ impl Hub {
         for run in runs {
             self.hand_form(run, members, &mut round);
         }
+        self.end_joined();
         for member in members.iter().filter(|member| member.standing != Standing::Live) {
             let before = self.patterns.lag_of(member.seat as usize, alias).copied();
             self.note_lag(*member, before.unwrap_or(Standing::Live), alias);

@@ -33,6 +33,8 @@ pub(super) struct Member {
     pub(super) standing: Standing,
     /// The form in which it gets them.
     pub(super) format: Format,
+    /// It takes several of them in one text frame.
+    pub(super) batch: bool,
     /// Events up to this offset are not for this member.
     pub(super) position: u64,
 }

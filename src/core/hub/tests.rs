@@ -4,6 +4,7 @@ mod both;
 mod edges;
 mod forms;
 mod implied;
+mod joined;
 mod latest;
 mod memory;
 mod pattern;

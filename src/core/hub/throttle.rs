@@ -3,20 +3,17 @@
 //! once for all of them.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use super::forms::Forms;
 use super::lag::Kept;
+use super::lay::{conflated, lay};
 use super::own::Own;
 use super::pattern::{Patterns, Touched};
-use super::seat::{Member, Round, Standing, Sub};
+use super::seat::{Member, Round, Sub};
 use super::{Hub, Join, Outcome, SeatId, Topic, Writer, narrow};
 use crate::core::account::Account;
 use crate::core::latest::Latest;
-use crate::core::run::{Press, Run, RunLimit};
 use crate::proto::event::Event;
-use crate::proto::format::Format;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
 
@@ -153,7 +150,7 @@ impl Topic {
         members.push(member);
         let at = narrow(members.len() - 1);
         if rate.is_none() {
-            self.count_speaker(None, Some(member.format));
+            self.count_speaker(None, Some(member));
         }
         at
     }
@@ -274,7 +271,7 @@ impl Hub {
             other.member = sub.member;
         }
         match sub.rate {
-            None => topic.count_speaker(Some(member.format), None),
+            None => topic.count_speaker(Some(member), None),
             Some(rate) if empty => topic.free(sub.alias, rate, &mut self.dues),
             Some(_) => {}
         }
@@ -390,6 +387,7 @@ impl Hub {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
             self.hand_form(run, &mut members, round);
         }
+        self.end_joined();
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
             let [member] = members;
@@ -463,53 +461,11 @@ impl Hub {
             let round = &mut Round { writer, now_ms, floor, account, outcome };
             self.hand_form(run, &mut members, round);
         }
+        self.end_joined();
         let offers = members.len();
         if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
             *list = members;
         }
         offers
     }
-}
-
-/// What the table has after `after`, in each form that the members speak.
-pub(super) fn lay(
-    press: &mut Press,
-    (latest, after): (&mut Latest, u64),
-    members: &[Member],
-    now_ms: u64,
-    limit: RunLimit,
-) -> Vec<Rc<Run>> {
-    let now_ns = now_ms.saturating_mul(1_000_000);
-    let forms = Forms::of(members);
-    latest.newer(after).for_each(|event| forms.keep(event, press.encoder()));
-    let each = forms.each();
-    let lay = |format| press.lay(latest.newer(after), format, now_ns, limit);
-    let runs = each.flat_map(lay).collect();
-    if forms != Forms::one(Format::Json) {
-        latest.weigh(after);
-    }
-    runs
-}
-
-/// How many events after `after` are not in the runs, over the members that get these. Where one
-/// lags, those between two frames lie in its hole.
-pub(super) fn conflated(members: &[Member], latest: &Latest, after: u64, runs: &[Rc<Run>]) -> u64 {
-    let known = after.max(latest.floor().saturating_sub(1));
-    let missing = |member: &Member| {
-        let from = known.max(member.position);
-        let mut own = runs.iter().filter(|run| run.format() == member.format);
-        match member.standing {
-            Standing::Live => {
-                let kept: u32 = own.map(|run| run.len() - run.after(from)).sum();
-                latest.head().saturating_sub(from).saturating_sub(u64::from(kept))
-            }
-            // With the first frame it begins a hole.
-            Standing::Told => {
-                let first = own.find(|run| run.after(from) < run.len());
-                first.map_or(0, |run| run.offset(run.after(from)) - from - 1)
-            }
-            Standing::Lagging => 0,
-        }
-    };
-    members.iter().map(missing).sum()
 }

@@ -52,6 +52,12 @@ impl Slice {
         Self { from: 0, to: run.len(), run }
     }
 
+    /// The first of them that may be dropped; where a frame of it is on its way (`begun`), the
+    /// first behind that frame.
+    pub(super) fn droppable(&self, begun: bool) -> u32 {
+        if begun { self.run.frame_end(self.from) } else { self.from }
+    }
+
     pub(super) fn events(&self) -> usize {
         self.to.saturating_sub(self.from) as usize
     }
@@ -177,7 +183,8 @@ impl Item {
         }
     }
 
-    /// The first frame, and what follows it; of what is in one piece.
+    /// The first frame, and what follows it; of what is in one piece. Of events that share a frame
+    /// the first has all its bytes.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self {
             Self::Frame(_)

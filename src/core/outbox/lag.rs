@@ -103,7 +103,7 @@ impl Outbox {
                 Some(Item::Slice(here)) => {
                     let run = Rc::clone(&here.run);
                     let known = run.after(floor.saturating_sub(1));
-                    let upto = known.max(here.from + u32::from(begun)).min(here.to);
+                    let upto = run.frame_from(known).max(here.droppable(begun)).min(here.to);
                     let keep = upto > here.from;
                     let lost = Slice { run, from: upto, to: std::mem::replace(&mut here.to, upto) };
                     if keep && at > 0 {

@@ -19,7 +19,7 @@ impl Outbox {
         let own = slice.from;
         let mut over = self.over(&slice, limit);
         while slice.from < slice.to && !over.is_none() {
-            slice.from += 1;
+            slice.from = slice.run.frame_end(slice.from);
             over = self.over(&slice, limit);
         }
         if slice.from > own {
@@ -41,7 +41,7 @@ impl Outbox {
         let by_bytes = slice.run.frame_at(slice.run.start(slice.from) + room);
         let events = limit.events.saturating_sub(self.events);
         let by_events = slice.from.saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
-        let upto = by_bytes.min(by_events).clamp(slice.from, slice.to);
+        let upto = slice.run.frame_upto(by_bytes.min(by_events)).clamp(slice.from, slice.to);
         let lost = Slice { run: Rc::clone(&slice.run), from: upto, to: slice.to };
         slice.to = upto;
         let (bytes, events) = (slice.bytes(), slice.events());
@@ -113,7 +113,7 @@ impl Outbox {
                 Visit::Kept { gap: (!begun).then_some(place) }
             }
             Some(Item::Slice(here)) => {
-                let (first, end) = (here.from + u32::from(begun), here.to);
+                let (first, end) = (here.droppable(begun), here.to);
                 if first >= end {
                     return Visit::Kept { gap: None };
                 }
@@ -248,7 +248,7 @@ fn enough(run: &Run, (first, end): (u32, u32), over: Over) -> u32 {
     let by_bytes = run.frame_at((run.start(first) + over.bytes).saturating_sub(1)) + 1;
     let by_events = first + u32::try_from(over.events).unwrap_or(u32::MAX - first);
     let by_bytes = if over.bytes == 0 { first } else { by_bytes };
-    by_bytes.max(by_events).clamp(first, end)
+    run.frame_from(by_bytes.max(by_events)).clamp(first, end)
 }
 
 /// What became of an item on the way to make room.

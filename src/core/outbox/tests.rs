@@ -108,6 +108,12 @@ fn slice(alias: u64, offsets: std::ops::Range<u64>, size: usize) -> Slice {
     Slice { run, from: 0, to }
 }
 
+/// As [`slice`], and events share a frame as far as `max` bytes of text go.
+fn joined(alias: u64, offsets: std::ops::Range<u64>, size: usize, max: usize) -> Slice {
+    let Slice { run, from, to } = slice(alias, offsets, size);
+    Slice { run: Press::default().join(&run, max), from, to }
+}
+
 /// One large event of so many bytes, in small fragments.
 fn large(alias: u64, offset: u64, size: usize) -> Slice {
     let mut event = event(alias, offset, size);
@@ -151,6 +157,11 @@ impl Reader {
 
     /// The messages and control frames that `bytes` complete. Panics on anything that is no whole frame of ours.
     pub(in crate::core) fn feed(&mut self, bytes: &[u8]) -> Vec<Got> {
+        self.frames(bytes).into_iter().flatten().collect()
+    }
+
+    /// As [`Reader::feed`], frame by frame: a text frame may have several messages.
+    fn frames(&mut self, bytes: &[u8]) -> Vec<Vec<Got>> {
         self.bytes.extend_from_slice(bytes);
         let mut got = Vec::new();
         while let Some((header, size)) = frame::parse_server(&self.bytes, 1 << 20).unwrap() {
@@ -178,29 +189,28 @@ impl Reader {
         got
     }
 
-    fn read(opcode: Opcode, payload: &[u8]) -> Got {
+    fn read(opcode: Opcode, payload: &[u8]) -> Vec<Got> {
+        let number = || std::str::from_utf8(payload).unwrap().parse().unwrap();
         match opcode {
-            Opcode::Ping => Got::Control(std::str::from_utf8(payload).unwrap().parse().unwrap()),
-            Opcode::Close => Got::Last,
-            Opcode::Text => {
-                let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
-                let number = |name: &str| value[name].as_u64().unwrap();
-                let name = value["channel"].as_str().unwrap();
-                let alias = name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-                match value["type"].as_str() {
-                    Some("event") if value["snapshot"] == true => {
-                        Got::Shown(alias, number("offset"))
-                    }
-                    Some("event") => Got::Event(alias, number("offset")),
-                    Some("lagged") => {
-                        Got::Lagged(alias, number("from"), number("to"), number("dropped"))
-                    }
-                    other => panic!("nobody sends {other:?}"),
-                }
-            }
+            Opcode::Ping => vec![Got::Control(number())],
+            Opcode::Close => vec![Got::Last],
+            Opcode::Text => payload.split(|byte| *byte == b'\n').map(Self::message).collect(),
             Opcode::Binary | Opcode::Continuation | Opcode::Pong => {
                 panic!("nobody sends {opcode:?}")
             }
+        }
+    }
+
+    fn message(text: &[u8]) -> Got {
+        let value: serde_json::Value = serde_json::from_slice(text).unwrap();
+        let number = |name: &str| value[name].as_u64().unwrap();
+        let name = value["channel"].as_str().unwrap();
+        let alias = name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+        match value["type"].as_str() {
+            Some("event") if value["snapshot"] == true => Got::Shown(alias, number("offset")),
+            Some("event") => Got::Event(alias, number("offset")),
+            Some("lagged") => Got::Lagged(alias, number("from"), number("to"), number("dropped")),
+            other => panic!("nobody sends {other:?}"),
         }
     }
 }

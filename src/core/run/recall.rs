@@ -55,7 +55,8 @@ impl Press {
         format: Format,
     ) -> Option<Rc<Run>> {
         let mut events = (first..end).filter_map(|index| chunk.event(index)).peekable();
-        let mut run = self.take(events.peek()?, format);
+        let first = events.peek()?;
+        let mut run = self.take(&first.channel, first.alias, format);
         if let Some(fresh) = Rc::get_mut(&mut run) {
             for event in events {
                 if chunk.is_snapshot() {

@@ -43,7 +43,7 @@ fn encoder(threshold: usize) -> Encoder {
 /// the window that it has.
 fn read(frame: &[u8], bits: u8) -> (u8, Vec<u8>) {
     let first = frame[0];
-    let payload = &frame[head_len(frame)..];
+    let payload = &frame[frame::unmasked_head_len(frame)..];
     if first & 0x40 == 0 {
         return (first & 0xF, payload.to_vec());
     }

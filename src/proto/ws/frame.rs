@@ -258,6 +258,15 @@ pub fn unmasked_len(bytes: &[u8]) -> usize {
     len.min(bytes.len())
 }
 
+/// How long the header of the unmasked frame is that `bytes` begin with.
+pub fn unmasked_head_len(bytes: &[u8]) -> usize {
+    match bytes.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        Some(_) | None => 2,
+    }
+}
+
 /// Appends a whole masked frame, as a client sends it.
 pub fn client_frame(opcode: Opcode, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     push_header(opcode as u8 | 0x80, 0x80, payload.len(), out);

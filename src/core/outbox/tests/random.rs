@@ -22,6 +22,8 @@ enum Op {
         channel: usize,
         frames: u64,
         size: usize,
+        /// Events share a frame that has up to so many bytes of text.
+        join: Option<usize>,
         newest: bool,
     },
     Write(usize),
@@ -34,12 +36,23 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (40_usize..60).prop_map(Op::Control),
         4 => (0..CHANNELS, 1_usize..1_500).prop_map(|(channel, size)| Op::Large(channel, size)),
         2 => (0..CHANNELS).prop_map(Op::Purge),
-        20 => (0..CHANNELS, 1_u64..7, prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000], any::<bool>())
-            .prop_map(|(channel, frames, size, newest)| Op::Push { channel, frames, size, newest }),
+        20 => push(),
         4 => Just(Op::Write(1)),
         8 => (1_usize..600).prop_map(Op::Write),
         2 => Just(Op::Write(usize::MAX)),
     ]
+}
+
+fn push() -> impl Strategy<Value = Op> {
+    let size = prop_oneof![4 => 1_usize..220, 1 => 1_usize..1_000];
+    let parts = (0..CHANNELS, 1_u64..7, size, prop::option::of(1_usize..1_200), any::<bool>());
+    parts.prop_map(|(channel, frames, size, join, newest)| Op::Push {
+        channel,
+        frames,
+        size,
+        join,
+        newest,
+    })
 }
 
 /// What is due on one channel.
@@ -84,26 +97,33 @@ struct Model {
 impl Model {
     fn write(&mut self, room: usize) {
         let wire = write(&mut self.outbox, room, &mut self.sink);
-        for got in self.reader.feed(&wire) {
-            if let Got::Control(number) = got {
+        for frame in self.reader.frames(&wire) {
+            if let [Got::Control(number)] = frame[..] {
                 assert_eq!(Some(number), self.controls.pop_front(), "every control frame in order");
                 self.passing = false;
                 continue;
             }
             let first = std::mem::take(&mut self.passing);
             assert!(self.controls.is_empty() || first, "control frames go ahead");
-            match got {
-                Got::Event(channel, offset) => {
-                    self.read += 1;
-                    self.due[usize::try_from(channel).unwrap()].told(offset, offset);
-                }
-                Got::Lagged(channel, from, to, dropped) => {
-                    assert_eq!(dropped, to - from + 1, "nothing was hidden");
-                    self.lagged += dropped;
-                    self.due[usize::try_from(channel).unwrap()].told(from, to);
-                }
-                Got::Control(_) | Got::Last | Got::Shown(..) => panic!("not queued"),
+            self.read(frame);
+        }
+    }
+
+    fn read(&mut self, frame: Vec<Got>) {
+        match frame[..] {
+            [Got::Event(channel, first), ..] => {
+                let events = (first..).map(|offset| Got::Event(channel, offset));
+                assert!(events.zip(&frame).all(|(event, got)| event == *got), "{frame:?}");
+                self.read += frame.len() as u64;
+                let last = first + frame.len() as u64 - 1;
+                self.due[usize::try_from(channel).unwrap()].told(first, last);
             }
+            [Got::Lagged(channel, from, to, dropped)] => {
+                assert_eq!(dropped, to - from + 1, "nothing was hidden");
+                self.lagged += dropped;
+                self.due[usize::try_from(channel).unwrap()].told(from, to);
+            }
+            _ => panic!("not queued: {frame:?}"),
         }
     }
 
@@ -118,11 +138,15 @@ impl Model {
                 self.outbox.purge(Alias(channel as u64));
                 self.forget(channel);
             }
-            Op::Push { channel, frames, size, newest } => {
+            Op::Push { channel, frames, size, join, newest } => {
                 let due = &mut self.due[channel];
                 let offsets = due.queued + 1..due.queued + 1 + frames;
                 due.queued += frames;
-                self.push(slice(channel as u64, offsets, size), limit, newest);
+                let slice = match join {
+                    None => slice(channel as u64, offsets, size),
+                    Some(max) => joined(channel as u64, offsets, size, max),
+                };
+                self.push(slice, limit, newest);
             }
             Op::Large(channel, size) => {
                 let due = &mut self.due[channel];
