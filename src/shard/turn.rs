@@ -25,7 +25,7 @@ const WRITES_A_TURN: usize = 256;
 const OFFERS_A_TURN: usize = 10_000;
 
 /// Events that a turn lays out before others have their chance.
-const EVENTS_A_TURN: usize = 2_048;
+const EVENTS_A_TURN: usize = 8_192;
 
 /// Writes that share one look at the clock.
 const WRITES_A_CLOCK: usize = 16;
