@@ -28,5 +28,5 @@ mod spoken;
 mod stalls;
 mod threats;
 mod was;
-#[path = "../shared/window.rs"]
+#[path = "../support/window.rs"]
 mod window;

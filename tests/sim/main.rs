@@ -12,7 +12,7 @@ mod net;
 mod pattern;
 mod spoken;
 mod tally;
-#[path = "../shared/window.rs"]
+#[path = "../support/window.rs"]
 mod window;
 mod world;
 
