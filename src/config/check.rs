@@ -287,25 +287,19 @@ impl Check<'_> {
     }
 
     pub(super) fn flag(&mut self, key: Key) -> bool {
-        matches!(self.value(key), Value::Bool(true))
+        self.value(key).flag()
     }
 
     fn text(&mut self, key: Key) -> String {
-        match self.value(key) {
-            Value::Text(text) => text,
-            Value::Bool(_) | Value::List(_) | Value::Number(_) => String::new(),
-        }
+        self.value(key).text()
     }
 
     fn number(&mut self, key: Key) -> u64 {
-        match self.value(key) {
-            Value::Number(number) => number,
-            Value::Bool(_) | Value::List(_) | Value::Text(_) => 0,
-        }
+        self.value(key).number()
     }
 
     fn count(&mut self, key: Key) -> usize {
-        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
+        self.value(key).count()
     }
 
     fn duration(&mut self, key: Key) -> Duration {

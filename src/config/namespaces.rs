@@ -57,21 +57,21 @@ impl Check<'_> {
     /// The rule of a namespace's channels, or of those that have none.
     fn rule(&mut self, namespace: Option<&RawNamespace>) -> PolicyRule {
         let mut rules = Rules { check: self, namespace };
-        let keys_max = rules.count(Key::DefaultsMaxKeys);
+        let keys_max = rules.value(Key::DefaultsMaxKeys).count();
         let keep = Keep {
             history: HistoryRule {
-                size: rules.number(Key::DefaultsHistory),
-                ttl_ms: rules.number(Key::DefaultsHistoryTtl),
+                size: rules.value(Key::DefaultsHistory).number(),
+                ttl_ms: rules.value(Key::DefaultsHistoryTtl).number(),
             },
-            keys: if rules.flag(Key::DefaultsKeyed) { keys_max } else { 0 },
+            keys: if rules.value(Key::DefaultsKeyed).flag() { keys_max } else { 0 },
         };
         PolicyRule {
             keep,
-            recovery_max: rules.number(Key::DefaultsRecoveryMaxEvents),
-            policy: policy(&rules.text(Key::DefaultsSlow)),
-            choice: rules.flag(Key::DefaultsSlowChoice),
+            recovery_max: rules.value(Key::DefaultsRecoveryMaxEvents).number(),
+            policy: policy(&rules.value(Key::DefaultsSlow).text()),
+            choice: rules.value(Key::DefaultsSlowChoice).flag(),
             keys_max,
-            patterns: rules.flag(Key::DefaultsPatterns),
+            patterns: rules.value(Key::DefaultsPatterns).flag(),
         }
     }
 }
@@ -100,31 +100,9 @@ impl Rules<'_, '_, '_> {
             }
         }
     }
-
-    fn number(&mut self, key: Key) -> u64 {
-        match self.value(key) {
-            Value::Number(number) => number,
-            Value::Bool(_) | Value::List(_) | Value::Text(_) => 0,
-        }
-    }
-
-    fn count(&mut self, key: Key) -> usize {
-        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
-    }
-
-    fn flag(&mut self, key: Key) -> bool {
-        matches!(self.value(key), Value::Bool(true))
-    }
-
-    fn text(&mut self, key: Key) -> String {
-        match self.value(key) {
-            Value::Text(text) => text,
-            Value::Bool(_) | Value::List(_) | Value::Number(_) => String::new(),
-        }
-    }
 }
 
+/// The policy of a checked word.
 fn policy(text: &str) -> Policy {
-    // The table of settings has no others.
     Policy::parse(text).unwrap_or(Policy::DropOldest)
 }

@@ -27,6 +27,31 @@ pub(super) enum Value {
     Text(String),
 }
 
+/// What a value is to whoever knows its kind; of any other kind it is nothing.
+impl Value {
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Number(number) => number,
+            Self::Bool(_) | Self::List(_) | Self::Text(_) => 0,
+        }
+    }
+
+    pub(super) fn count(self) -> usize {
+        usize::try_from(self.number()).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn flag(self) -> bool {
+        matches!(self, Self::Bool(true))
+    }
+
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Bool(_) | Self::List(_) | Self::Number(_) => String::new(),
+        }
+    }
+}
+
 impl RawValue {
     /// Reads it as `kind`.
     ///

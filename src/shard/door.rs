@@ -3,7 +3,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::node::Node;
+use tokio::task::JoinError;
+
+use super::node::{Node, PublishError};
 use crate::proto::encoder::Frames;
 use crate::proto::event::Payload;
 use crate::proto::format::{Compression, Format};
@@ -78,34 +80,47 @@ impl Node {
     }
 
     /// Does work on so many bytes of a request: on another thread where they are many.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Unavailable`] where that thread has not done it: the node is on its way out,
+    /// or the work has panicked, which ends nothing else.
     pub async fn work<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
+    ) -> Result<T, PublishError> {
         if bytes <= LARGE_BYTES {
-            return work();
+            return Ok(work());
         }
-        let done = tokio::task::spawn_blocking(work).await;
-        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        tokio::task::spawn_blocking(work).await.map_err(undone)
     }
 
     /// What the frames of an event with that payload have in common, made on another thread where
     /// there is a runtime that has some.
-    pub(super) async fn prepare(&self, payload: Payload) -> (Payload, Frames) {
+    pub(super) async fn prepare(
+        &self,
+        payload: Payload,
+    ) -> Result<(Payload, Frames), PublishError> {
         if payload.len() <= self.large_bytes() {
-            return (payload, Frames::default());
+            return Ok((payload, Frames::default()));
         }
         let wanted = self.wanted();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // Somebody's own thread, and no shard's.
             let frames = wanted.make(&payload);
-            return (payload, frames);
+            return Ok((payload, frames));
         };
         let made = runtime.spawn_blocking(move || {
             let frames = wanted.make(&payload);
             (payload, frames)
         });
-        made.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        made.await.map_err(undone)
     }
+}
+
+/// Work on another thread has come to nothing.
+fn undone(error: JoinError) -> PublishError {
+    tracing::error!(%error, "large data was not worked on");
+    PublishError::Unavailable
 }

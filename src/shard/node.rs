@@ -223,7 +223,7 @@ impl Node {
                 .map_err(|_| PublishError::Overloaded)?;
         }
         let NewEvent { payload, frames: _, .. } = event;
-        let (payload, frames) = self.prepare(payload).await;
+        let (payload, frames) = self.prepare(payload).await?;
         let event = NewEvent { payload, frames, ..event };
         Ok(self.store.publish(event, self.clock.now())?)
     }

@@ -95,29 +95,18 @@ impl Tally {
         let place = self.end;
         self.end = place.wrapping_add(1);
         self.next.push_back(place);
-        match item {
-            Item::Frame(_) | Item::Last(_) | Item::Past(_) | Item::Recall(_) => {}
-            Item::Gap(_) | Item::Slice(_) => {
-                let Some(own) = item.alias().map(|alias| self.own.entry(alias).or_default()) else {
-                    return;
-                };
-                match own.ends {
-                    None => own.ends = Some((place, place)),
-                    Some((first, last)) => {
-                        own.ends = Some((first, place));
-                        self.link(last, place);
-                    }
-                }
-            }
-            Item::Gone => self.vacant += 1,
-            Item::Lag(lag) => self.own.entry(lag.alias).or_default().lag = Some(place),
-        }
+        self.enters(item, place, true);
     }
 
     /// The item was put in front of the lane.
     pub(super) fn begins_with(&mut self, item: &Item) {
         self.next.push_front(self.end);
         let place = self.place(0);
+        self.enters(item, place, false);
+    }
+
+    /// Notes the item at `place`, which is the last of the lane, or the first.
+    fn enters(&mut self, item: &Item, place: Place, last: bool) {
         match item {
             Item::Frame(_) | Item::Last(_) | Item::Past(_) | Item::Recall(_) => {}
             Item::Gap(_) | Item::Slice(_) => {
@@ -126,9 +115,13 @@ impl Tally {
                 };
                 match own.ends {
                     None => own.ends = Some((place, place)),
-                    Some((first, last)) => {
-                        own.ends = Some((place, last));
-                        self.link(place, first);
+                    Some((first, before)) if last => {
+                        own.ends = Some((first, place));
+                        self.link(before, place);
+                    }
+                    Some((behind, end)) => {
+                        own.ends = Some((place, end));
+                        self.link(place, behind);
                     }
                 }
             }

@@ -77,7 +77,7 @@ pub(crate) async fn raw(
         let text: &RawValue = serde_json::from_slice(&bytes).map_err(|error| not_json(&error))?;
         value::take(text.get().as_bytes()).map_err(Refusal::bad)
     };
-    let payload = peer.doors.shard.node().work(len, payload).await?;
+    let payload = peer.doors.shard.node().work(len, payload).await??;
     publish(peer, NewEvent { key, ..NewEvent::new(channel, payload) }).await
 }
 
@@ -85,7 +85,7 @@ pub(crate) async fn raw(
 async fn read(peer: &Peer, text: Bytes) -> Result<NewEvent<'static>, Refusal> {
     let node = peer.doors.shard.node();
     let limit = node.options().message_bytes;
-    node.work(text.len(), move || Ok(parse(&text, limit)?.into_owned())).await
+    node.work(text.len(), move || Ok(parse(&text, limit)?.into_owned())).await?
 }
 
 async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
