@@ -32,12 +32,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 10] = [
+const OPERATIONS: [(&str, Operation); 11] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
     ("deliver-1x1000", deliver_one),
     ("deliver-64x1000", deliver_batch),
+    ("deliver-100x10", deliver_spread),
     ("throttle-1000x1000", throttle),
     ("drop-behind-x100", drop_behind),
     ("hidden-lagging-x50", hidden_while_lagging),
@@ -144,6 +145,32 @@ fn deliver(count: u32, batch: u64) {
         turn(&mut hub, &mut kernel, (nth * batch + 1, batch), NOW_MS);
     }
     assert_eq!(kernel.events, u64::from(count) * batch * SEATS);
+}
+
+/// `count` turns with four events for each of 100 channels, which have 10 of 1,000 seats each.
+fn deliver_spread(count: u32) {
+    let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
+    for client in 0..SEATS {
+        let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
+        subscribe(&mut hub, id, client / 10, Policy::DropOldest);
+    }
+    let (mut kernel, turns) = (Kernel::default(), u64::from(count));
+    for first in (0..turns).map(|nth| nth * 4 + 1) {
+        // As a publisher that goes around sends them.
+        for offset in first..first + 4 {
+            for alias in 0..SEATS / 10 {
+                let event = event_of(alias, offset, None);
+                assert!(hub.load(&event, NOW_MS * 1_000_000), "four events fit into one run");
+            }
+        }
+        hub.fan_out(&mut kernel, NOW_MS, &mut Outcome::default());
+        while let Some(id) = hub.next_dirty() {
+            if let Some(seat) = hub.seat(id) {
+                kernel.flush(seat);
+            }
+        }
+    }
+    assert_eq!(kernel.events, turns * 4 * SEATS);
 }
 
 /// `count` seconds of 1,000 events one by one, for 1,000 seats with a `max_rate` of 1.
