@@ -142,7 +142,8 @@ pub struct Subscribe {
     /// Whole events, or their data alone; bin and gzip print whole events that came so.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
-    /// The newest event of each key so many times a second, from 0.1 to 100; not with a pattern.
+    /// The newest event of each key so many times a second, from 0.1 to 100; of each channel of a
+    /// pattern by itself.
     #[arg(long, value_name = "HZ", value_parser = rate)]
     pub max_rate: Option<f64>,
     /// What happens when this reader is slow: drop_oldest, drop_newest, latest or disconnect.

@@ -189,10 +189,11 @@ impl Keyed {
     }
 }
 
-/// What an entry takes: the event, its key, its payload and the frame that was made of it.
+/// What an entry takes: the event, its key, its payload, a frame of it, which most have, and all
+/// that was made of a large one.
 fn size(event: &Event) -> usize {
     let key = event.key.as_ref().map_or(0, |key| key.len());
-    size_of::<Event>() + size_of::<Entry>() + key + 2 * event.payload.len()
+    size_of::<Event>() + size_of::<Entry>() + key + event.payload.len() + event.bytes()
 }
 
 fn is_tombstone(payload: &Payload) -> bool {

@@ -176,7 +176,7 @@ async fn go(
     let node = peer.doors.shard.node();
     let status = hyper::StatusCode::OK;
     match place {
-        Place::Channels => api::channels::list(node, request.uri().query()),
+        Place::Channels => api::channels::list(node, request.uri().query()).await,
         Place::Disconnect => api::clients::disconnect(peer, request).await,
         Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),

@@ -69,6 +69,9 @@ pub enum PublishError {
     /// The data is not JSON that can be carried; says why.
     #[error("the data cannot be published: {0}")]
     Data(&'static str),
+    /// The key is longer than 255 bytes.
+    #[error("a key has at most 255 bytes")]
+    Key,
     /// The mailboxes did not drain within `publish_timeout`.
     #[error("the node is overloaded: try again later")]
     Overloaded,

@@ -27,7 +27,7 @@ use crate::proto::position::{Epoch, Position};
 const SEGMENTS: usize = 256;
 
 /// A channel without subscribers, by name or by pattern, of whose events nothing is kept, is freed
-/// after this long without an event, in milliseconds.
+/// after this long without an event or a reading, in milliseconds.
 pub const IDLE_MS: u64 = 60_000;
 
 /// The most channels without subscribers by name in one segment, 1,048,576 in all. The least recently
@@ -49,7 +49,7 @@ struct Channel {
     /// The shards that have it by pattern, as of this generation of the prefixes.
     by_pattern: ShardSet,
     generation: u64,
-    /// The last event or subscription, node milliseconds.
+    /// The last event, subscription or reading, node milliseconds.
     used_ms: u64,
     /// What is kept of its events, where something is.
     kept: Option<Box<Kept>>,
@@ -282,6 +282,7 @@ impl Store for Memory {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
         let channel = self.channel(&mut segment, hash, name)?;
+        channel.used_ms = now.node_ns / 1_000_000;
         let head = channel.head;
         let past = match &mut channel.kept {
             Some(kept) => kept.read(head, reading, now),

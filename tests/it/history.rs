@@ -303,6 +303,13 @@ fn the_command_line_reads_the_past() {
     let place = format!("{epoch}.3");
     assert_eq!(lines(&["history", "room:1", "--since", &place]), [4, 5]);
     assert_eq!(lines(&["sub", "room:1", "--since", &place, "--count", "2"]), [4, 5]);
+    // More than one answer has.
+    let data = json!("x".repeat(60_000));
+    for _ in 6..=45 {
+        publisher.publish("room:1", &data);
+    }
+    assert_eq!(lines(&["history", "room:1"]), (1..=45).collect::<Vec<_>>());
+    assert_eq!(lines(&["history", "room:1", "--limit", "30"]), (16..=45).collect::<Vec<_>>());
     let refused = finished(&mut weir(&["history", "other:1", "--url", &url]));
     assert_eq!(refused.status.code(), Some(1));
     let usage = finished(&mut weir(&["sub", "a", "b", "--since", &place]));

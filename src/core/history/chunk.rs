@@ -142,9 +142,10 @@ impl Chunk {
     pub(super) fn memory(&self) -> usize {
         let kept = match &self.kept {
             Kept::Packed { pack, .. } => pack.memory(),
-            // Large events are counted with the frame that was made of each.
+            // With a frame, which most have, and with all that was made of large ones.
             Kept::Whole(events) => {
-                events.iter().map(|event| 2 * event.payload.len() + size_of::<Event>()).sum()
+                let bytes = |event: &Arc<Event>| event.payload.len() + event.bytes();
+                events.iter().map(|event| bytes(event) + size_of::<Event>()).sum()
             }
         };
         size_of::<Self>() + kept

@@ -76,6 +76,33 @@ fn what_the_rule_keeps_is_there_and_what_it_does_not_keep_is_not() {
     }
 }
 
+/// What was made of a large event for every form lives as long as the event.
+#[test]
+fn a_large_event_counts_with_all_that_was_made_of_it() {
+    use crate::proto::format::{Compression, Format};
+    use crate::proto::large::{Bodies, FRAGMENT_BYTES};
+    let mut rng = fastrand::Rng::with_seed(1);
+    let payload = Payload::Opaque((0..300_000).map(|_| rng.u8(..)).collect());
+    let bodies = Bodies::new(&payload, &Format::ALL, Compression::default(), FRAGMENT_BYTES);
+    let like = event(&mut rng, 1, 0);
+    let large = Arc::new(Event {
+        channel: like.channel.clone(),
+        key: Some("k".into()),
+        from: None,
+        payload,
+        json_frame: OnceLock::new(),
+        frames: bodies.into(),
+        ..*like
+    });
+    let (mut history, mut keyed) = (History::default(), crate::core::keyed::Keyed::default());
+    history.push(&large, HistoryRule { size: 10, ttl_ms: 1_000 });
+    keyed.put(&large, 10);
+    assert!(large.bytes() > 3 * large.payload.len(), "JSON of it is not compressed, for one");
+    for memory in [history.memory(), keyed.memory()] {
+        assert!(memory >= large.bytes(), "{memory} of {}", large.bytes());
+    }
+}
+
 #[test]
 fn an_event_takes_little_more_than_its_payload() {
     let rule = HistoryRule { size: 1_000, ttl_ms: 1_000 };

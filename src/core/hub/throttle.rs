@@ -17,8 +17,8 @@ use crate::proto::event::Event;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
 
-/// Members that one fan-out flushes groups to before others have their chance; one group may have
-/// more.
+/// Members that one fan-out flushes groups to, or looks at for that, before others have their
+/// chance; one group may have more.
 const FLUSHES_A_TURN: usize = 10_000;
 
 /// When groups are to be flushed. Each pending group is in it once.
@@ -395,7 +395,7 @@ impl Hub {
         }
     }
 
-    /// Flushes the groups that are due at `upto_ms`. Returns to how many members.
+    /// Flushes the groups that are due at `upto_ms`. Returns what that counts as, in members.
     pub(super) fn flush_due(
         &mut self,
         writer: &mut impl Writer,

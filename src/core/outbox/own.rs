@@ -17,8 +17,14 @@ impl Outbox {
         let frame = match self.data.front() {
             Some(Item::Frame(frame)) => frame.len() / Rc::strong_count(frame),
             Some(Item::Last(bytes)) => bytes.len(),
-            Some(Item::Past(slice)) => slice.run.footprint() / Rc::strong_count(&slice.run),
-            Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Recall(_) | Item::Slice(_))
+            Some(
+                Item::Gap(_)
+                | Item::Gone
+                | Item::Lag(_)
+                | Item::Past(_)
+                | Item::Recall(_)
+                | Item::Slice(_),
+            )
             | None => 0,
         };
         let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
@@ -30,9 +36,11 @@ impl Outbox {
         let items = self.data.iter().map(|item| match item {
             Item::Gap(gap) => GAP_BYTES + gap.frame.capacity(),
             Item::Lag(_) => size_of::<Lag>(),
-            Item::Slice(slice) => slice.run.footprint() / Rc::strong_count(&slice.run),
+            Item::Past(slice) | Item::Slice(slice) => {
+                slice.run.footprint() / Rc::strong_count(&slice.run)
+            }
             Item::Recall(_) => size_of::<Recall>(),
-            Item::Frame(_) | Item::Gone | Item::Last(_) | Item::Past(_) => 0,
+            Item::Frame(_) | Item::Gone | Item::Last(_) => 0,
         });
         self.own_bytes() + items.sum::<usize>()
     }

@@ -31,11 +31,6 @@ impl Outbox {
         }
     }
 
-    /// Whether the next to be written has to be fetched out of the past.
-    pub fn is_recalling(&self) -> bool {
-        matches!(self.data.front(), Some(Item::Recall(_)))
-    }
-
     /// Whether what is next has first to be fetched.
     pub fn waits_for_refill(&self) -> bool {
         matches!(self.data.front(), Some(Item::Lag(_) | Item::Recall(_)))

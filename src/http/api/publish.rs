@@ -21,8 +21,11 @@ use crate::proto::position::Position;
 use crate::shard::PublishError;
 use crate::store::{NewEvent, Published};
 
-/// Lines between two turns of the shard's other work.
-const LINES_PER_TURN: usize = 32;
+/// Bytes of lines between two turns of the shard's other work.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// What a line costs beside its bytes, where work is counted in bytes.
+const LINE_COST: usize = 2 * 1024;
 
 /// Refusals that an answer to NDJSON spells out; those beyond are counted.
 const REJECTED_MAX: usize = 1000;
@@ -46,6 +49,25 @@ struct Rejected {
     line: usize,
     code: &'static str,
     message: Cow<'static, str>,
+}
+
+/// Work that is left until others have their chance, in bytes.
+struct Turn(usize);
+
+impl Turn {
+    fn begin() -> Self {
+        Self(TURN_BYTES)
+    }
+
+    /// Counts a line of so many bytes; whether others have their chance before it.
+    fn is_over(&mut self, bytes: usize) -> bool {
+        let over = self.0 == 0;
+        if over {
+            *self = Self::begin();
+        }
+        self.0 = self.0.saturating_sub(bytes + LINE_COST);
+        over
+    }
 }
 
 /// `POST /api/v1/publish`.
@@ -114,8 +136,9 @@ async fn lines(peer: &Peer, text: &Bytes) -> Response {
     let mut unlisted = 0_usize;
     // Once there is no room the rest is refused at once, or each line would wait for its own.
     let mut stopped: Option<Refusal> = None;
+    let mut turn = Turn::begin();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        if (index + 1).is_multiple_of(LINES_PER_TURN) {
+        if turn.is_over(line.len()) {
             tokio::task::yield_now().await;
         }
         if line.trim_ascii().is_empty() {
@@ -186,5 +209,23 @@ fn check_key(key: Option<&str>) -> Result<Option<Box<str>>, Refusal> {
         Some(key) if key.len() > KEY_BYTES_MAX => Err(Refusal::bad("a key has at most 255 bytes")),
         Some(key) => Ok(Some(Box::from(key))),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_have_their_chance_after_so_many_lines_or_so_much_of_them() {
+        for (bytes, lines) in [(0, 32), (100, 31), (6 * 1024, 8), (63 * 1024, 1), (1 << 30, 1)] {
+            let mut turn = Turn::begin();
+            for _ in 0..3 {
+                let whole = (0..lines).all(|_| !turn.is_over(bytes));
+                assert!(whole, "{bytes}");
+                assert!(turn.is_over(bytes), "{bytes}: after {lines} lines");
+                turn = Turn::begin();
+            }
+        }
     }
 }
