@@ -53,8 +53,8 @@ impl Target {
     }
 
     /// The same, with another subprotocol.
-    pub(crate) fn speaking(&self, format: Format) -> Self {
-        Self { format, ..self.clone() }
+    pub(crate) fn speaking(self, format: Format) -> Self {
+        Self { format, ..self }
     }
 
     /// The address as a person writes it.

@@ -8,8 +8,9 @@ use super::foreign::{ForeignArgs, PAYLOAD_MIN, Payload};
 use super::work::Work;
 use super::{SAMPLE, SIZE_MIN, max_rate, namespace, positive, seconds, subscribing};
 use crate::engine::publisher::Feed;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
-use crate::scenario::common::Subscribing;
+use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::target::Format;
 
@@ -76,6 +77,11 @@ pub(super) struct FanoutArgs {
 }
 
 impl FanoutArgs {
+    /// The same server, spoken to in the format that is asked for.
+    pub(super) fn speaking(&self, connecting: Connecting) -> Connecting {
+        Connecting { target: connecting.target.speaking(self.format), ..connecting }
+    }
+
     /// What to subscribe to, what to publish, and for how long; in the words of `foreign` where the
     /// server is not Weir.
     pub(super) fn parts(
@@ -91,7 +97,6 @@ impl FanoutArgs {
         subscribing.sample = self.sample();
         subscribing.until_last = self.until_last;
         subscribing.max_rate = self.max_rate.unwrap_or(0.0);
-        subscribing.format = self.format;
         foreign.into(&mut subscribing);
         let feed = Feed {
             rate: self.rate,

@@ -11,9 +11,10 @@ use super::work::Work;
 use super::{positive, seconds};
 use crate::engine::conduct::{self, Cut};
 use crate::engine::publisher::Feed;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing};
+use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::scenario::recover::{self, Storms};
 use crate::scenario::{churn, slow};
@@ -119,14 +120,15 @@ impl SlowArgs {
         self.fanout.work(&self.foreign, work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         let slow = conduct::Slow {
             share: self.share,
             bytes_per_second: self.bytes_per_second,
             buffer_bytes: self.slow_buffer,
         };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, self.foreign)?;
-        slow::run(connecting, subscribing, slow, run)
+        slow::run(&connecting, subscribing, slow, run)
     }
 }
 
@@ -135,12 +137,13 @@ impl ChurnArgs {
         self.fanout.work(&ForeignArgs::default(), work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign
             .refuse("templates say neither how to unsubscribe nor where events go on")?;
         let churn = conduct::Churn { rate: self.churn_rate, reconnect: self.reconnect };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        churn::run(connecting, subscribing, churn, run)
+        churn::run(&connecting, subscribing, churn, run)
     }
 }
 
@@ -153,11 +156,12 @@ impl RecoverArgs {
         self.returning.work(work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
         let cut = self.returning.cut(self.cut_rate);
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(connecting, subscribing, (cut, None), run)
+        recover::run(&connecting, subscribing, (cut, None), run)
     }
 }
 
@@ -167,12 +171,13 @@ impl StormArgs {
         self.returning.work(work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
         let cut = self.returning.cut(0.0);
         let storms = Storms { rounds: self.rounds, limit: self.limit };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(connecting, subscribing, (cut, Some(storms)), run)
+        recover::run(&connecting, subscribing, (cut, Some(storms)), run)
     }
 }
 

@@ -78,7 +78,7 @@ impl Worker {
     pub(super) fn act(&mut self, phase: Phase) -> u64 {
         let now = clock::now();
         let flows = matches!(phase, Phase::Warm | Phase::Measure);
-        match &self.wanted.conduct {
+        match &self.wanted.subscribing.conduct {
             Conduct::Steady => u64::MAX,
             Conduct::Slow(slow) => self.read_slow(*slow, phase, now),
             Conduct::Churn(churn) if flows => self.churn(*churn, now),
@@ -103,7 +103,7 @@ impl Worker {
 
     /// A fresh connection that is slow on purpose is no longer read from.
     pub(super) fn slow_down(&mut self, at: usize) -> Result<(), Fault> {
-        if !self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads)) {
+        if !self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads)) {
             return Ok(());
         }
         self.acts.slow.push(Reader { at, credit: Credit::default() });
@@ -187,7 +187,7 @@ impl Worker {
 
     /// Unsubscribes from what is subscribed to, or the other way round.
     fn toggle(&mut self, at: usize, due: u64) -> Result<(), Fault> {
-        let slot = self.acts.dice.u32(..self.wanted.subscriptions.max(1));
+        let slot = self.acts.dice.u32(..self.wanted.subscribing.subscriptions.max(1));
         let name = self.wanted.channel_name(number(at, self.id, self.wanted.threads), slot);
         // One command at a time, so that its answer is known to be the last word.
         let id = self.asked.push(due, number(at, self.id, self.wanted.threads));
@@ -200,7 +200,7 @@ impl Worker {
             }
             Stands::Off | Stands::Leaving => {
                 self.books.moves.subscribed += 1;
-                subscribe(&name, id, None, self.wanted.max_rate)
+                subscribe(&name, id, None, self.wanted.subscribing.max_rate)
             }
         };
         self.out.clear();
@@ -277,7 +277,9 @@ impl Worker {
         self.books.back.record(waited);
         add(&self.tally().back);
         self.tally().last_back.store(now, Ordering::Relaxed);
-        if !matches!(self.wanted.conduct, Conduct::Cut(_)) || self.wanted.subscriptions == 0 {
+        if !matches!(self.wanted.subscribing.conduct, Conduct::Cut(_))
+            || self.wanted.subscribing.subscriptions == 0
+        {
             self.conns[at].due = 0;
         }
     }

@@ -9,7 +9,8 @@ use crate::engine::coded::Coded;
 use crate::engine::conduct::Conduct;
 use crate::engine::epochs::{Base, Epochs};
 use crate::engine::lasts::Lasts;
-use crate::engine::shared::{Phase, Wanted};
+use crate::engine::shared::Phase;
+use crate::engine::wanted::Wanted;
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::{self, Span};
@@ -95,7 +96,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(wanted: Arc<Wanted>, connections: usize) -> Self {
-        let seats = connections * wanted.subscriptions as usize;
+        let seats = connections * wanted.subscribing.subscriptions as usize;
         Self {
             marks: Marks::new(),
             seats: vec![Seat::default(); seats],
@@ -104,9 +105,10 @@ impl Ledger {
             coded: Coded::new(wanted.target.format, seats),
             until_sample: 0,
             dice: fastrand::Rng::with_seed(0x5EED),
-            follows: wanted.verify || matches!(wanted.conduct, Conduct::Cut(_)),
+            follows: wanted.subscribing.verify
+                || matches!(wanted.subscribing.conduct, Conduct::Cut(_)),
             epochs: Epochs::default(),
-            bases: vec![Base::default(); wanted.channels as usize],
+            bases: vec![Base::default(); wanted.subscribing.channels as usize],
             shown: HashMap::new(),
             all: Count::default(),
             slow: Count::default(),
@@ -117,7 +119,7 @@ impl Ledger {
             slices: Slices::new(),
             lasts: Lasts::default(),
             verdict: Verdict::default(),
-            may_show: wanted.verify,
+            may_show: wanted.subscribing.verify,
             wanted,
         }
     }
@@ -145,11 +147,14 @@ impl Ledger {
 
     pub(super) fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
         let is_snapshot = self.may_show && self.marks.is_snapshot(event);
-        let channel =
-            if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
+        let channel = if self.follows || self.wanted.subscribing.until_last {
+            self.channel(event.channel)
+        } else {
+            None
+        };
         if is_snapshot {
             // What is shown again is neither a delivery nor in time.
-            if self.wanted.verify {
+            if self.wanted.subscribing.verify {
                 self.snapshot((self.marks.key(event), event.offset()), channel, from);
             }
             return Meaning::Counted;
@@ -175,7 +180,7 @@ impl Ledger {
             rest = behind;
             let named = event.channel.and_then(|channel| u32::try_from(channel).ok());
             let channel = named.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
-            if self.wanted.verify {
+            if self.wanted.subscribing.verify {
                 let seq = (event.seq, event.seq);
                 let seat = self.seat(Some(channel), from);
                 self.check((Some(channel), seat), seq, from, |seat| seat.event(event.seq));
@@ -202,7 +207,7 @@ impl Ledger {
     /// Draws how many events are passed over until the next sample.
     #[cold]
     fn draw(&mut self) {
-        let others = self.wanted.sample.saturating_sub(1);
+        let others = self.wanted.subscribing.sample.saturating_sub(1);
         if others > 0 {
             self.until_sample = self.dice.u64(0..=others.saturating_mul(2));
         }
@@ -219,7 +224,7 @@ impl Ledger {
             self.same.0 = (due, from.now);
         }
         self.same.1 += 1;
-        if let Some(place) = place.filter(|_| self.wanted.until_last) {
+        if let Some(place) = place.filter(|_| self.wanted.subscribing.until_last) {
             self.lasts.note(place, due, from.now);
         }
     }
@@ -254,7 +259,7 @@ impl Ledger {
 
     /// A connection's accounts begin before the first event.
     pub(crate) fn begin(&mut self, at: usize) {
-        let subscriptions = self.wanted.subscriptions as usize;
+        let subscriptions = self.wanted.subscribing.subscriptions as usize;
         for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
             *seat = Seat::default();
             seat.subscribed(Place { epoch: 0, offset: 0, recovered: None });
@@ -376,7 +381,7 @@ impl Ledger {
 
     /// A connection has ended: its subscriptions have.
     pub(crate) fn ended(&mut self, at: usize) {
-        let subscriptions = self.wanted.subscriptions as usize;
+        let subscriptions = self.wanted.subscribing.subscriptions as usize;
         for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
             seat.left();
         }
@@ -384,17 +389,19 @@ impl Ledger {
 
     /// How a connection's nth subscription stands.
     pub(crate) fn stands(&self, at: usize, slot: u32) -> Stands {
-        self.seats[at * self.wanted.subscriptions as usize + slot as usize].stands()
+        self.seats[at * self.wanted.subscribing.subscriptions as usize + slot as usize].stands()
     }
 
     /// An unsubscribe is sent.
     pub(crate) fn leaving(&mut self, at: usize, slot: u32) {
-        self.seats[at * self.wanted.subscriptions as usize + slot as usize].leaving();
+        self.seats[at * self.wanted.subscribing.subscriptions as usize + slot as usize].leaving();
     }
 
     /// Where a connection's nth subscription was left, which is asked for with `since`.
     pub(crate) fn since(&mut self, at: usize, slot: u32) -> Option<(&str, u64)> {
-        let seat = self.seats.get_mut(at * self.wanted.subscriptions as usize + slot as usize)?;
+        let seat = self
+            .seats
+            .get_mut(at * self.wanted.subscribing.subscriptions as usize + slot as usize)?;
         let (epoch, offset) = seat.position()?;
         let name = self.epochs.name(epoch)?;
         seat.asks();
@@ -423,7 +430,7 @@ impl Ledger {
     }
 
     fn accuse(&mut self, channel: Option<u32>, from: Arrival, broken: Broken) {
-        if self.wanted.verify {
+        if self.wanted.subscribing.verify {
             self.verdict.add(Some(from.connection), channel, broken);
         }
     }
@@ -432,9 +439,11 @@ impl Ledger {
     /// violation.
     pub(crate) fn finish(&mut self, heads: &[Option<u64>], connection_of: impl Fn(usize) -> u32) {
         let wanted = Arc::clone(&self.wanted);
-        for (at, seats) in self.seats.chunks(wanted.subscriptions.max(1) as usize).enumerate() {
+        for (at, seats) in
+            self.seats.chunks(wanted.subscribing.subscriptions.max(1) as usize).enumerate()
+        {
             let connection = connection_of(at);
-            for (slot, seat) in (0..wanted.subscriptions).zip(seats) {
+            for (slot, seat) in (0..wanted.subscribing.subscriptions).zip(seats) {
                 let channel = wanted.channel(connection, slot);
                 let head = heads.get(channel as usize).copied().flatten();
                 if let Some(broken) = head.and_then(|head| seat.finish(head)) {
@@ -446,14 +455,14 @@ impl Ledger {
 
     /// The number behind the prefix of a channel's name.
     pub(super) fn channel(&self, name: &[u8]) -> Option<u32> {
-        let digits = name.strip_prefix(self.wanted.prefix.as_bytes())?;
+        let digits = name.strip_prefix(self.wanted.subscribing.prefix.as_bytes())?;
         let (number, rest) = marks::number(digits)?;
         if rest.is_empty() { u32::try_from(number).ok() } else { None }
     }
 
     pub(super) fn seat(&self, channel: Option<u32>, from: Arrival) -> Option<usize> {
         let slot = self.wanted.slot(from.connection, channel?)?;
-        Some(from.at * self.wanted.subscriptions as usize + slot as usize)
+        Some(from.at * self.wanted.subscribing.subscriptions as usize + slot as usize)
     }
 }
 

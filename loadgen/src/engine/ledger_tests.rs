@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::conduct::Cut;
+use crate::engine::wanted::Subscribing;
 use crate::verdict::Kind;
 
 pub(crate) fn wanted(verify: bool) -> Wanted {
@@ -14,6 +15,12 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
         connect_rate: 0.0,
         inflight: 1,
         timeout_ns: 1,
+        subscribing: subscribing(verify),
+    }
+}
+
+pub(crate) fn subscribing(verify: bool) -> Subscribing {
+    Subscribing {
         channels: 3,
         subscriptions: 2,
         prefix: "load:".into(),
@@ -26,6 +33,11 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
     }
 }
 
+/// The same, with other subscriptions.
+pub(crate) fn with(subscribing: Subscribing) -> Arc<Wanted> {
+    Arc::new(Wanted { subscribing, ..wanted(false) })
+}
+
 fn ledger(verify: bool) -> Ledger {
     Ledger::new(Arc::new(wanted(verify)), 2)
 }
@@ -34,7 +46,7 @@ fn ledger(verify: bool) -> Ledger {
 fn cut(verify: bool) -> Ledger {
     let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false };
     let conduct = Conduct::Cut(cut);
-    Ledger::new(Arc::new(Wanted { conduct, ..wanted(verify) }), 2)
+    Ledger::new(with(Subscribing { conduct, ..subscribing(verify) }), 2)
 }
 
 fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
@@ -166,8 +178,8 @@ fn what_the_server_has_ended_owes_nothing() {
 
 #[test]
 fn with_a_rate_events_may_be_left_out_but_not_the_last() {
-    let throttled = Wanted { max_rate: 1.0, ..wanted(true) };
-    let mut ledger = Ledger::new(Arc::new(throttled), 2);
+    let throttled = Subscribing { max_rate: 1.0, ..subscribing(true) };
+    let mut ledger = Ledger::new(with(throttled), 2);
     subscribe(&mut ledger, 0, 0);
     for offset in [11, 15] {
         say(&mut ledger, 0, &event(0, offset));
@@ -362,7 +374,7 @@ fn an_event_in_another_order_does_not_vanish() {
 
 #[test]
 fn every_connection_is_sampled_whatever_their_number() {
-    let mut ledger = Ledger::new(Arc::new(Wanted { sample: 17, ..wanted(false) }), 2);
+    let mut ledger = Ledger::new(with(Subscribing { sample: 17, ..subscribing(false) }), 2);
     let mut sampled = [0; 34];
     for nth in 0..34 * 600 {
         let before = ledger.latency.count();

@@ -18,4 +18,5 @@ pub(crate) mod pending;
 pub(crate) mod publisher;
 pub(crate) mod shared;
 pub(crate) mod socket;
+pub(crate) mod wanted;
 pub(crate) mod worker;

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
-use crate::engine::shared::{Phase, Shared, Wanted};
+use crate::engine::shared::{Phase, Shared};
+use crate::engine::wanted::Wanted;
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
@@ -143,7 +144,7 @@ pub(crate) fn start(
     let (stream, input) = wanted.target.dial(limit)?;
     stream.set_nonblocking(true)?;
     let mut out = Vec::with_capacity(OUT_BYTES_MAX);
-    if let Some(foreign) = &wanted.foreign
+    if let Some(foreign) = &wanted.subscribing.foreign
         && let Some(hello) = &foreign.hello
     {
         // No receiver has this number.
@@ -151,7 +152,7 @@ pub(crate) fn start(
         foreign.push(hello, &values, &mut out);
     }
     let done = Published {
-        sent: vec![0; wanted.channels as usize],
+        sent: vec![0; wanted.subscribing.channels as usize],
         lateness: Latency::new(),
         unsent: 0,
         errors: 0,
@@ -167,7 +168,7 @@ pub(crate) fn start(
         gone: 0,
         text: Vec::new(),
         total: 0,
-        made: vec![0; wanted.channels as usize],
+        made: vec![0; wanted.subscribing.channels as usize],
         under_way: VecDeque::new(),
         passed: 0,
         flushed: 0,
@@ -280,7 +281,7 @@ impl Publisher {
             self.window.taken = taken;
             self.window.moved_at = now;
         }
-        let channels = u128::from(self.wanted.channels);
+        let channels = u128::from(self.wanted.subscribing.channels);
         let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
         let mean = u64::try_from(mean).unwrap_or(u64::MAX).saturating_add(self.window.forgiven);
         let ahead = self.total.saturating_sub(mean);
@@ -297,9 +298,9 @@ impl Publisher {
 
     /// Appends one event that is due at `at`, and says its channel.
     fn event(&mut self, at: u64) -> u64 {
-        let channels = u64::from(self.wanted.channels);
+        let channels = u64::from(self.wanted.subscribing.channels);
         let channel = self.total % channels;
-        if self.wanted.foreign.is_some() {
+        if self.wanted.subscribing.foreign.is_some() {
             self.foreign(at, channel);
             return channel;
         }
@@ -310,7 +311,7 @@ impl Publisher {
         let mut digits = itoa::Buffer::new();
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
-        self.text.extend_from_slice(self.wanted.prefix.as_bytes());
+        self.text.extend_from_slice(self.wanted.subscribing.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
         if let Some(key) = self.key() {
             self.text.extend_from_slice(br#"","key":"k"#);
@@ -326,13 +327,13 @@ impl Publisher {
 
     /// The number of the next event's key, if events have keys.
     fn key(&self) -> Option<u64> {
-        (self.total / u64::from(self.wanted.channels)).checked_rem(self.feed.keys)
+        (self.total / u64::from(self.wanted.subscribing.channels)).checked_rem(self.feed.keys)
     }
 
     /// Appends one event as a binary frame.
     fn binary(&mut self, at: u64, channel: u64) {
         self.text.clear();
-        let name = format!("{}{channel}", self.wanted.prefix);
+        let name = format!("{}{channel}", self.wanted.subscribing.prefix);
         let key = self.key().map(|key| format!("k{key}"));
         binary::push_publish(&name, key.as_deref(), &mut self.text);
         payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
@@ -354,11 +355,11 @@ impl Publisher {
     fn foreign(&mut self, at: u64, channel: u64) {
         let seq = self.count(channel);
         let wanted = Arc::clone(&self.wanted);
-        let Some(foreign) = &wanted.foreign else { return };
+        let Some(foreign) = &wanted.subscribing.foreign else { return };
         let Some(publish) = &foreign.publish else { return };
         let (marks, mut data) = ([("ts", at), ("seq", seq), ("ch", channel)], Vec::new());
         payload::push(&marks, self.feed.payload_bytes, &mut data);
-        let name = format!("{}{channel}", wanted.prefix);
+        let name = format!("{}{channel}", wanted.subscribing.prefix);
         let values = Values {
             channel: &name,
             payload: &data,
@@ -437,15 +438,17 @@ impl Publisher {
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Text | frame::Opcode::Binary => match &self.wanted.foreign {
-                    None => answer(frame.payload, &mut self.done),
-                    Some(foreign) if foreign.is_ping(frame.payload) => {
-                        if let Some(pong) = &foreign.pong {
-                            foreign.push(pong, &Values::default(), &mut self.out);
+                frame::Opcode::Text | frame::Opcode::Binary => {
+                    match &self.wanted.subscribing.foreign {
+                        None => answer(frame.payload, &mut self.done),
+                        Some(foreign) if foreign.is_ping(frame.payload) => {
+                            if let Some(pong) = &foreign.pong {
+                                foreign.push(pong, &Values::default(), &mut self.out);
+                            }
                         }
+                        Some(_) => {}
                     }
-                    Some(_) => {}
-                },
+                }
                 frame::Opcode::Pong => {}
             }
         }

@@ -16,8 +16,9 @@ use crate::engine::books::{Books, number};
 use crate::engine::conduct::Conduct;
 use crate::engine::ledger::{Arrival, Meaning};
 use crate::engine::pending::Pending;
-use crate::engine::shared::{Phase, Shared, Tally, Wanted};
+use crate::engine::shared::{Phase, Shared, Tally};
 use crate::engine::socket;
+use crate::engine::wanted::Wanted;
 use crate::fault::Fault;
 use crate::machine;
 use crate::plan::Plan;
@@ -226,7 +227,9 @@ impl Worker {
         tally.bytes.store(self.bytes, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
         tally.open.store(self.asked.open(), Ordering::Relaxed);
-        if self.is_settled && !self.said_settled && matches!(self.wanted.conduct, Conduct::Echo(_))
+        if self.is_settled
+            && !self.said_settled
+            && matches!(self.wanted.subscribing.conduct, Conduct::Echo(_))
         {
             self.said_settled = true;
             self.shared.settle();
@@ -253,7 +256,7 @@ impl Worker {
     }
 
     fn is_slow(&self, at: usize) -> bool {
-        self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads))
+        self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads))
     }
 
     /// Reads once into the thread's buffer, behind what the connection carried over.
@@ -307,7 +310,7 @@ impl Worker {
             self.upgraded(at, now)?;
         }
         let connection = number(at, self.id, self.wanted.threads);
-        let slow = self.wanted.conduct.is_slow(connection);
+        let slow = self.wanted.subscribing.conduct.is_slow(connection);
         // Both as they are behind the read: a thread that was held up has read what came meanwhile.
         let (made, phase) = (self.shared.made.load(Ordering::Acquire), self.shared.phase());
         let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
@@ -328,7 +331,7 @@ impl Worker {
                 }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Binary if self.wanted.foreign.is_some() => {
+                frame::Opcode::Binary if self.wanted.subscribing.foreign.is_some() => {
                     self.text(frame.payload, from)?;
                 }
                 frame::Opcode::Binary => {
@@ -348,11 +351,12 @@ impl Worker {
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
-        if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
+        if matches!(self.wanted.subscribing.conduct, Conduct::Echo(_))
+            && self.echoed(from.at, text, from.phase)
         {
             return Ok(());
         }
-        if self.wanted.foreign.is_some() {
+        if self.wanted.subscribing.foreign.is_some() {
             return self.foreign(text, from);
         }
         let (mut subscribed, mut refused, mut wrong) = (0, 0, None);

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::blaster::{Blast, Blaster};
 use crate::engine::shared::Phase;
+use crate::engine::wanted::Subscribing;
 use crate::fault::{Invalid, RunError};
 use crate::machine;
 use crate::process;
 use crate::report::{Fanout, Report};
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::moment::{Stretch, ratio};
 use crate::target::Target;
 
