@@ -27,6 +27,7 @@ use crate::scenario::fanout as fan_out;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
 use crate::target::Target;
+use crate::wire::command::Wishes;
 use fanout::FanoutArgs;
 use foreign::ForeignArgs;
 use output::{Form, Output};
@@ -399,7 +400,9 @@ fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
         verify: false,
         sample: SAMPLE,
         until_last: false,
-        max_rate: 0.0,
+        wishes: Wishes::default(),
+        pattern: false,
+        keys: 0,
         conduct: Conduct::Steady,
         foreign: None,
     }

@@ -113,10 +113,11 @@ pub(crate) struct Fanout {
     /// Events handed over in the whole run.
     pub(crate) published_total: u64,
     /// Over the whole run: what should have come (0 where nobody can say), what came, what was told
-    /// by `lagged`.
+    /// by `lagged`, how many latest values were shown.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
+    pub(crate) shown_total: u64,
     pub(crate) latency: Option<Summary>,
     /// Only where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

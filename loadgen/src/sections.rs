@@ -112,6 +112,8 @@ pub(crate) struct Slow {
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
+    /// Latest values that they were shown.
+    pub(crate) shown_total: u64,
     /// Those that the server let go of while events flowed.
     pub(crate) dropped_early: u64,
     /// How they ended, and how many did so.
@@ -130,8 +132,8 @@ impl Slow {
         rows.add(
             "slow got",
             format!(
-                "{} of {} events, {} told lost",
-                self.delivered_total, self.expected_total, self.told_total
+                "{} of {} events, {} told lost, {} shown",
+                self.delivered_total, self.expected_total, self.told_total, self.shown_total
             ),
         );
         if self.dropped_early > 0 {

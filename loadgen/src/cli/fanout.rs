@@ -13,6 +13,7 @@ use crate::fault::RunError;
 use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::target::Format;
+use crate::wire::command::{Policy, Wishes};
 
 /// Where channels are unless another is asked for.
 const NAMESPACE: &str = "load";
@@ -61,6 +62,13 @@ pub(super) struct FanoutArgs {
     /// --verify, events left out are then no loss, but the last one is due.
     #[arg(long, value_parser = max_rate, value_name = "HZ")]
     max_rate: Option<f64>,
+    /// Each subscription asks for this slow-consumer policy. With --verify and `latest`, the newest
+    /// event of each key that was missed must be shown.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    slow: Option<Policy>,
+    /// Each connection subscribes to all channels by one pattern, which the namespace must allow.
+    #[arg(long)]
+    pub(super) pattern: bool,
     /// The namespace of the channels, by default `load`, and none with templates; a run's number
     /// and the channel's follow.
     #[arg(long, value_parser = namespace)]
@@ -89,20 +97,26 @@ impl FanoutArgs {
         foreign: ForeignArgs,
     ) -> Result<(Subscribing, Feed, Times), RunError> {
         self.check(&foreign)?;
-        let mut subscribing = subscribing(self.channels, self.per_connection);
+        let per_connection = if self.pattern { self.channels } else { self.per_connection };
+        let mut subscribing = subscribing(self.channels, per_connection);
+        if self.pattern {
+            // A pattern ends a part of a name.
+            subscribing.prefix = subscribing.prefix.replace('.', "/");
+            subscribing.pattern = true;
+        }
         if let Some(namespace) = self.namespace(&foreign) {
             subscribing.prefix = format!("{namespace}:{}", subscribing.prefix);
         }
         subscribing.verify = self.verify;
         subscribing.sample = self.sample();
         subscribing.until_last = self.until_last;
-        subscribing.max_rate = self.max_rate.unwrap_or(0.0);
+        subscribing.wishes = Wishes { max_rate: self.max_rate.unwrap_or(0.0), slow: self.slow };
+        subscribing.keys = self.keys;
         foreign.into(&mut subscribing);
         let feed = Feed {
             rate: self.rate,
             window: self.window.unwrap_or(WINDOW),
             payload_bytes: self.size.unwrap_or(SIZE) as usize,
-            keys: self.keys,
         };
         let times = Times {
             warmup: self.warmup,
@@ -132,6 +146,11 @@ impl FanoutArgs {
                 self.per_connection
             ));
         }
+        if self.pattern && self.per_connection > 1 {
+            return refuse(
+                "--per-connection: with --pattern each connection has all --channels".into(),
+            );
+        }
         if self.rate > 0.0 && self.window.is_some() {
             return refuse("--window bounds a run without a --rate; with one the plan does".into());
         }
@@ -152,6 +171,11 @@ impl FanoutArgs {
         foreign.check_publish()?;
         if self.max_rate.is_some() && foreign.is_there() {
             return refuse("--max-rate belongs to Weir: write it into --subscribe-frame".into());
+        }
+        if (self.pattern || self.slow.is_some()) && foreign.is_there() {
+            return refuse(
+                "--pattern and --slow are Weir's: write them into --subscribe-frame".into(),
+            );
         }
         if self.keys > 0 && foreign.is_there() {
             return refuse("--keys are Weir's: write them into --publish-frame".into());
@@ -177,6 +201,9 @@ impl FanoutArgs {
         work.count("sample", self.sample());
         if let Some(namespace) = self.namespace(foreign) {
             work.text("namespace", namespace);
+        }
+        if let Some(policy) = self.slow {
+            work.text("slow", policy.name());
         }
         if let Some(format) = self.format.subprotocol() {
             work.text("format", format);

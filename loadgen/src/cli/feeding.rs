@@ -150,6 +150,15 @@ impl ChurnArgs {
 /// Why there are no cuts with templates.
 const NO_SINCE: &str = "templates have no hole for `since`, the place to come back to";
 
+/// What is not there to be recovered is not waited for.
+fn check_recovered(fanout: &FanoutArgs, returning: &ReturnArgs) -> Result<(), RunError> {
+    if !(fanout.pattern && returning.expect_recovered) {
+        return Ok(());
+    }
+    let text = "--expect-recovered: a pattern has no place to come back to, and recovers nothing";
+    Err(RunError::Usage(text.to_owned()))
+}
+
 impl RecoverArgs {
     pub(super) fn work(&self, work: &mut Work) {
         self.fanout.work(&ForeignArgs::default(), work);
@@ -158,6 +167,7 @@ impl RecoverArgs {
 
     pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
+        check_recovered(&self.fanout, &self.returning)?;
         let cut = self.returning.cut(self.cut_rate);
         let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
@@ -173,6 +183,7 @@ impl StormArgs {
 
     pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
+        check_recovered(&self.fanout, &self.returning)?;
         let cut = self.returning.cut(0.0);
         let storms = Storms { rounds: self.rounds, limit: self.limit };
         let connecting = self.fanout.speaking(connecting);

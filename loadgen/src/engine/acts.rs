@@ -9,14 +9,13 @@ use rustix::event::epoll::EventFlags;
 use crate::clock::{self, SECOND};
 use crate::engine::books::number;
 use crate::engine::conduct::{Churn, Conduct, Credit, Cut, Slow};
-use crate::engine::opening::subscribe;
 use crate::engine::shared::Phase;
 use crate::engine::socket;
 use crate::engine::worker::{State, Worker, add};
 use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::verdict::Stands;
-use crate::wire::frame;
+use crate::wire::{command, frame};
 
 /// Acts made between two looks at the sockets.
 const ACTS_PER_TURN: u64 = 64;
@@ -187,8 +186,8 @@ impl Worker {
 
     /// Unsubscribes from what is subscribed to, or the other way round.
     fn toggle(&mut self, at: usize, due: u64) -> Result<(), Fault> {
-        let slot = self.acts.dice.u32(..self.wanted.subscribing.subscriptions.max(1));
-        let name = self.wanted.channel_name(number(at, self.id, self.wanted.threads), slot);
+        let slot = self.acts.dice.u32(..self.wanted.commands().max(1));
+        let name = self.wanted.name(number(at, self.id, self.wanted.threads), slot);
         // One command at a time, so that its answer is known to be the last word.
         let id = self.asked.push(due, number(at, self.id, self.wanted.threads));
         self.conns[at].asked = id;
@@ -196,11 +195,11 @@ impl Worker {
             Stands::On => {
                 self.books.ledger.leaving(at, slot);
                 self.books.moves.unsubscribed += 1;
-                format!(r#"{{"type":"unsubscribe","id":{id},"channel":"{name}"}}"#)
+                command::unsubscribe(&name, id)
             }
             Stands::Off | Stands::Leaving => {
                 self.books.moves.subscribed += 1;
-                subscribe(&name, id, None, self.wanted.subscribing.max_rate)
+                command::subscribe(&name, id, None, self.wanted.subscribing.wishes)
             }
         };
         self.out.clear();

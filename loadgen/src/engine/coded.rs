@@ -51,9 +51,7 @@ impl Ledger {
         };
         let offset = event.offset;
         if event.is_snapshot {
-            if self.wanted.subscribing.verify {
-                self.snapshot((event.key, offset), channel, from);
-            }
+            self.snapshot((event.key, offset), channel, from);
             return Meaning::Counted;
         }
         if self.follows {

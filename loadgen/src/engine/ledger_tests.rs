@@ -4,6 +4,7 @@ use super::*;
 use crate::engine::conduct::Cut;
 use crate::engine::wanted::Subscribing;
 use crate::verdict::Kind;
+use crate::wire::command::Wishes;
 
 pub(crate) fn wanted(verify: bool) -> Wanted {
     Wanted {
@@ -27,7 +28,9 @@ pub(crate) fn subscribing(verify: bool) -> Subscribing {
         verify,
         sample: 1,
         until_last: false,
-        max_rate: 0.0,
+        wishes: Wishes::default(),
+        pattern: false,
+        keys: 0,
         foreign: None,
         conduct: Conduct::Steady,
     }
@@ -38,7 +41,7 @@ pub(crate) fn with(subscribing: Subscribing) -> Arc<Wanted> {
     Arc::new(Wanted { subscribing, ..wanted(false) })
 }
 
-fn ledger(verify: bool) -> Ledger {
+pub(in crate::engine) fn ledger(verify: bool) -> Ledger {
     Ledger::new(Arc::new(wanted(verify)), 2)
 }
 
@@ -49,11 +52,11 @@ fn cut(verify: bool) -> Ledger {
     Ledger::new(with(Subscribing { conduct, ..subscribing(verify) }), 2)
 }
 
-fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
+pub(in crate::engine) fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
     hear(ledger, connection, text, (Phase::Drain, u64::MAX))
 }
 
-fn hear(
+pub(in crate::engine) fn hear(
     ledger: &mut Ledger,
     connection: u32,
     text: &str,
@@ -74,11 +77,15 @@ fn hear(
     meanings
 }
 
-fn event(channel: u32, offset: u64) -> String {
+pub(in crate::engine) fn event(channel: u32, offset: u64) -> String {
     format!(r#"{{"type":"event","channel":"load:{channel}","offset":{offset},"data":{{"ts":9}}}}"#)
 }
 
-fn subscribe(ledger: &mut Ledger, connection: u32, channel: u32) -> Vec<Meaning> {
+pub(in crate::engine) fn subscribe(
+    ledger: &mut Ledger,
+    connection: u32,
+    channel: u32,
+) -> Vec<Meaning> {
     let text = format!(r#"{{"type":"subscribed","id":1,"channel":"load:{channel}","offset":10}}"#);
     say(ledger, connection, &text)
 }
@@ -178,7 +185,8 @@ fn what_the_server_has_ended_owes_nothing() {
 
 #[test]
 fn with_a_rate_events_may_be_left_out_but_not_the_last() {
-    let throttled = Subscribing { max_rate: 1.0, ..subscribing(true) };
+    let throttled =
+        Subscribing { wishes: Wishes { max_rate: 1.0, slow: None }, ..subscribing(true) };
     let mut ledger = Ledger::new(with(throttled), 2);
     subscribe(&mut ledger, 0, 0);
     for offset in [11, 15] {
@@ -219,7 +227,7 @@ fn subscribed(ledger: &mut Ledger, rest: &str) {
     say(ledger, 0, &format!(r#"{{"type":"subscribed","id":1,"channel":"load:0",{rest}}}"#));
 }
 
-fn kinds(ledger: &Ledger) -> Vec<Kind> {
+pub(in crate::engine) fn kinds(ledger: &Ledger) -> Vec<Kind> {
     ledger.verdict.listed.iter().map(|broken| broken.kind).collect()
 }
 

@@ -15,8 +15,8 @@ use crate::engine::socket;
 use crate::engine::worker::{State, Worker, add};
 use crate::fault::Fault;
 use crate::plan::Plan;
-use crate::wire::frame;
 use crate::wire::template::Values;
+use crate::wire::{command, frame};
 
 impl Worker {
     /// Opens what may be opened, and says how long to wait for events.
@@ -138,15 +138,15 @@ impl Worker {
         }
         let recovers = matches!(self.wanted.subscribing.conduct, Conduct::Cut(_));
         self.out.clear();
-        for slot in 0..self.wanted.subscribing.subscriptions {
+        for slot in 0..self.wanted.commands() {
             let since = recovers.then(|| self.books.ledger.since(at, slot)).flatten();
             let id = u64::from(slot) + 1;
-            let name = self.wanted.channel_name(connection, slot);
-            let text = subscribe(&name, id, since, self.wanted.subscribing.max_rate);
+            let name = self.wanted.name(connection, slot);
+            let text = command::subscribe(&name, id, since, self.wanted.subscribing.wishes);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
         self.send(at)?;
-        self.subscribed(at, self.wanted.subscribing.subscriptions, now)
+        self.subscribed(at, self.wanted.commands(), now)
     }
 
     /// Says to a server that is not Weir what its templates say.
@@ -267,35 +267,5 @@ impl Worker {
         }
         add(if was == State::Ready { &self.tally().lost } else { &self.tally().failed });
         self.shared.blame(fault);
-    }
-}
-
-/// A command that subscribes, from a place on if there is one, with a rate unless that is 0.
-pub(super) fn subscribe(
-    channel: &str,
-    id: u64,
-    since: Option<(&str, u64)>,
-    max_rate: f64,
-) -> String {
-    let since = since.map_or_else(String::new, |(epoch, offset)| {
-        let epoch = serde_json::Value::from(epoch);
-        format!(r#","since":{{"epoch":{epoch},"offset":{offset}}}"#)
-    });
-    let rate = if max_rate > 0.0 { format!(r#","max_rate":{max_rate}"#) } else { String::new() };
-    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}{rate}}}"#)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_is_escaped_in_since() {
-        let text = subscribe("a", 1, Some(("x\"\\", 7)), 0.0);
-        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(
-            (read["since"]["epoch"].as_str(), read["id"].as_u64()),
-            (Some("x\"\\"), Some(1))
-        );
     }
 }

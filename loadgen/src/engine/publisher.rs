@@ -44,8 +44,6 @@ pub(crate) struct Feed {
     pub(crate) window: u64,
     /// Size of `data` in bytes.
     pub(crate) payload_bytes: usize,
-    /// Keys that a channel's events take turns with; 0 no keys.
-    pub(crate) keys: u64,
 }
 
 impl Feed {
@@ -327,7 +325,8 @@ impl Publisher {
 
     /// The number of the next event's key, if events have keys.
     fn key(&self) -> Option<u64> {
-        (self.total / u64::from(self.wanted.subscribing.channels)).checked_rem(self.feed.keys)
+        (self.total / u64::from(self.wanted.subscribing.channels))
+            .checked_rem(self.wanted.subscribing.keys)
     }
 
     /// Appends one event as a binary frame.

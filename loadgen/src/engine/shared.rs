@@ -77,6 +77,10 @@ counters! {
     delivered: saturating_add,
     /// Events told by `lagged`.
     told: saturating_add,
+    /// Latest values that were shown again.
+    shown: saturating_add,
+    /// Subscriptions that are owed some, under `latest`.
+    unshown: saturating_add,
     /// Requests that wait for their answers.
     open: saturating_add,
     /// Bytes read from sockets.
@@ -89,6 +93,7 @@ counters! {
     /// Events received by connections that are slow on purpose.
     slow_delivered: saturating_add,
     slow_told: saturating_add,
+    slow_shown: saturating_add,
     /// Slow connections that have ended.
     slow_gone: saturating_add,
     /// Slow connections that the server has let go of, while they were not read.

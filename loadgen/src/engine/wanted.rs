@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::conduct::Conduct;
 use crate::target::{Format, Target};
+use crate::wire::command::{Policy, Wishes};
 use crate::wire::foreign::Foreign;
 use crate::wire::template::Values;
 
@@ -12,7 +13,7 @@ use crate::wire::template::Values;
 pub(crate) struct Subscribing {
     /// How many channels exist.
     pub(crate) channels: u32,
-    /// How many of them each connection subscribes to; 0 none.
+    /// How many of them each connection subscribes to; 0 none. By pattern it is all.
     pub(crate) subscriptions: u32,
     /// What a channel's name begins with; its number follows.
     pub(crate) prefix: String,
@@ -22,8 +23,12 @@ pub(crate) struct Subscribing {
     pub(crate) sample: u64,
     /// Whether the last receiver of each event is looked for.
     pub(crate) until_last: bool,
-    /// Flushes a second that each subscription asks for; 0 every event.
-    pub(crate) max_rate: f64,
+    /// What each subscription asks for.
+    pub(crate) wishes: Wishes,
+    /// Whether a connection subscribes to all channels by one pattern.
+    pub(crate) pattern: bool,
+    /// Keys that a channel's events take turns with; 0 no keys.
+    pub(crate) keys: u64,
     /// What connections do besides reading.
     pub(crate) conduct: Conduct,
     /// The server's own protocol, where it is not Weir.
@@ -46,6 +51,13 @@ pub(crate) struct Wanted {
     pub(crate) timeout_ns: u64,
     /// What they subscribe to.
     pub(crate) subscribing: Subscribing,
+}
+
+impl Subscribing {
+    /// Whether what `latest` shows is held against what it owes.
+    pub(crate) fn shows_latest(&self) -> bool {
+        self.verify && self.wishes.slow == Some(Policy::Latest)
+    }
 }
 
 impl Wanted {
@@ -73,7 +85,7 @@ impl Wanted {
 
     /// Whether subscriptions ask for fewer events: what is left out is then no loss.
     pub(crate) fn is_throttled(&self) -> bool {
-        self.subscribing.max_rate > 0.0
+        self.subscribing.wishes.max_rate > 0.0
     }
 
     /// What the templates of a connection's nth subscription are filled with.
@@ -85,6 +97,19 @@ impl Wanted {
     /// The name of a connection's nth channel.
     pub(crate) fn channel_name(&self, connection: u32, slot: u32) -> String {
         format!("{}{}", self.subscribing.prefix, self.channel(connection, slot))
+    }
+
+    /// How many commands subscribe a connection.
+    pub(crate) fn commands(&self) -> u32 {
+        if self.subscribing.pattern { 1 } else { self.subscribing.subscriptions }
+    }
+
+    /// What a connection's nth command subscribes to.
+    pub(crate) fn name(&self, connection: u32, slot: u32) -> String {
+        if self.subscribing.pattern {
+            return format!("{}*", self.subscribing.prefix);
+        }
+        self.channel_name(connection, slot)
     }
 
     /// How many of `made` events are a channel's, which are dealt in turn; `None` when nobody counts.
@@ -106,8 +131,11 @@ impl Wanted {
         if self.subscribing.until_last {
             sizes.insert("until_last", 1.0);
         }
+        if self.subscribing.pattern {
+            sizes.insert("pattern", 1.0);
+        }
         if self.is_throttled() {
-            sizes.insert("max_rate", self.subscribing.max_rate);
+            sizes.insert("max_rate", self.subscribing.wishes.max_rate);
         }
         sizes
     }

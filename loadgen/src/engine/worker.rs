@@ -224,6 +224,9 @@ impl Worker {
         tally.told.store(all.told, Ordering::Relaxed);
         tally.slow_delivered.store(slow.delivered, Ordering::Relaxed);
         tally.slow_told.store(slow.told, Ordering::Relaxed);
+        tally.shown.store(all.shown, Ordering::Relaxed);
+        tally.slow_shown.store(slow.shown, Ordering::Relaxed);
+        tally.unshown.store(self.books.ledger.unshown(), Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
         tally.open.store(self.asked.open(), Ordering::Relaxed);

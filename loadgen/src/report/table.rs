@@ -132,6 +132,9 @@ impl Rows {
         );
         let Fanout { expected_total, delivered_total, told_total, .. } = fanout;
         let mut whole = format!("{delivered_total} delivered, {told_total} told lost");
+        if fanout.shown_total > 0 {
+            whole.push_str(&format!(", {} shown", fanout.shown_total));
+        }
         if *expected_total > 0 {
             whole = format!("{expected_total} expected, {whole}");
         }

@@ -19,6 +19,9 @@ use crate::sections::Sections;
 use crate::series::Series;
 use crate::target::Target;
 
+/// Accounts that are kept: so many take a gigabyte.
+const SEATS_MAX: u64 = 40_000_000;
+
 /// How to connect, as the command line says.
 #[derive(Debug, Clone)]
 pub(crate) struct Connecting {
@@ -41,6 +44,14 @@ impl Connecting {
         let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
         let layout = machine::layout(self.connections, self.threads, sources)?;
         self.check_pid()?;
+        let seats = u64::from(self.connections) * u64::from(subscribing.subscriptions);
+        if seats > SEATS_MAX {
+            return Err(RunError::Usage(format!(
+                "{} connections with {} channels each are {seats} accounts, and at most {SEATS_MAX} \
+                 are kept",
+                self.connections, subscribing.subscriptions
+            )));
+        }
         self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let mut crew = Crew::start(Wanted {
             target: self.target.clone(),

@@ -104,11 +104,12 @@ pub(crate) fn drain(crew: &Crew, limit: Duration) -> End {
     }
 }
 
-/// Everything that has come, been told or ended.
+/// Everything that has come, been told or shown, or ended.
 fn arrived(total: &Total) -> u64 {
     let slow = total.slow_delivered.saturating_add(total.slow_told);
     let all = total.delivered.saturating_add(total.told);
-    all.saturating_add(slow).saturating_add(total.slow_gone)
+    let shown = total.shown.saturating_add(total.slow_shown);
+    all.saturating_add(slow).saturating_add(shown).saturating_add(total.slow_gone)
 }
 
 /// Whether everybody has what was sent, the slow too. Whole rounds over the channels: an upper bound
@@ -119,7 +120,8 @@ fn is_all(wanted: &Wanted, sent: u64, total: &Total) -> bool {
     let (seats, slow) = (wanted.seats(), wanted.slow());
     let slow_got = total.slow_delivered.saturating_add(total.slow_told);
     let slow_due = due(u64::from(slow) * u64::from(wanted.subscribing.subscriptions));
-    u128::from(total.delivered.saturating_add(total.told)) >= due(seats)
+    total.unshown == 0
+        && u128::from(total.delivered.saturating_add(total.told)) >= due(seats)
         && (total.slow_gone >= u64::from(slow) || u128::from(slow_got) >= slow_due)
 }
 

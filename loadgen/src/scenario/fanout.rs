@@ -188,6 +188,7 @@ fn figures(
         expected_total,
         delivered_total: total.delivered,
         told_total: total.told,
+        shown_total: total.shown,
         latency: done.latency.summary(),
         until_last: done.wanted.subscribing.until_last.then(|| until_last(&done.wanted, done)),
         lateness: feeder.lateness.summary(),

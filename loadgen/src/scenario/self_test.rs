@@ -67,6 +67,7 @@ pub(crate) fn run(
         expected_total: 0,
         delivered_total: to.total.delivered,
         told_total: 0,
+        shown_total: 0,
         latency: done.latency.summary(),
         until_last: None,
         lateness: None,

@@ -67,6 +67,7 @@ pub(crate) fn run(
         expected_total,
         delivered_total: fed.total.slow_delivered,
         told_total: fed.total.slow_told,
+        shown_total: fed.total.slow_shown,
         dropped_early: fed.total.slow_hung,
         closes,
         memory,

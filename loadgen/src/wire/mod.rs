@@ -2,6 +2,7 @@
 //! frame's text.
 
 pub(crate) mod binary;
+pub(crate) mod command;
 pub(crate) mod foreign;
 pub(crate) mod frame;
 pub(crate) mod handshake;

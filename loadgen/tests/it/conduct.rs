@@ -64,11 +64,13 @@ fn what_the_slow_miss_untold_is_a_violation() {
 #[test]
 fn churn_keeps_every_account() {
     let extra = ["--per-connection", "2", "--churn-rate", "200", "--reconnect", "0.2"];
-    let ran = fed("churn", Sin::None, &extra);
-    assert_eq!(ran.code, 0, "{}", ran.text);
-    assert!(ran.text.contains("0 violations"), "{}", ran.text);
-    assert!(ran.text.contains("unsubscribed,"), "{}", ran.text);
-    assert!(ran.text.contains("answered  "), "{}", ran.text);
+    for extra in [extra.as_slice(), &["--pattern", "--churn-rate", "200", "--reconnect", "0.2"]] {
+        let ran = fed("churn", Sin::None, extra);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+        assert!(ran.text.contains("unsubscribed,"), "{}", ran.text);
+        assert!(ran.text.contains("answered  "), "{}", ran.text);
+    }
 }
 
 #[test]
@@ -90,6 +92,18 @@ fn what_was_missed_is_owed_where_it_was_recovered() {
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("neither came nor were told"), "{}", ran.text);
     }
+}
+
+#[test]
+fn by_pattern_nothing_is_recovered_and_nothing_that_follows_is_left_out() {
+    let ran = fed("recover", Sin::None, &["--pattern"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 subscriptions (0 events missed), 0 not"), "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    let url = "ws://127.0.0.1:1/";
+    let ran = run(&["storm", "--pattern", "--expect-recovered", url]);
+    assert_eq!(ran.code, 64, "{}", ran.text);
+    assert!(ran.text.contains("a pattern has no place to come back to"), "{}", ran.text);
 }
 
 #[test]
@@ -212,6 +226,7 @@ fn what_makes_no_sense_is_usage() {
         ["slow", "--share", "2", "ws://127.0.0.1:1/"],
         ["churn", "--churn-rate", "0", "ws://127.0.0.1:1/"],
         ["echo", "--request-frame", "no number", "ws://127.0.0.1:1/"],
+        ["fanout", "--slow", "never", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(&arguments).code, 64, "{arguments:?}");
     }
