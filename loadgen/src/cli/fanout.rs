@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::foreign::{ForeignArgs, PAYLOAD_MIN, Payload};
 use super::work::Work;
@@ -14,6 +14,7 @@ use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::target::Format;
 use crate::wire::command::{Policy, Wishes};
+use crate::wire::telemetry;
 
 /// Where channels are unless another is asked for.
 const NAMESPACE: &str = "load";
@@ -21,7 +22,17 @@ const NAMESPACE: &str = "load";
 const UNTIL_LAST_MAX: f64 = 1_000_000.0;
 /// Bytes of data, and events ahead, where nobody asks for others.
 const SIZE: u32 = 128;
+const SIZE_TELEMETRY: u32 = 64_000;
 const WINDOW: u64 = 64;
+
+/// What data is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Content {
+    /// One character.
+    Fill,
+    /// Metrics with names, units and figures that change.
+    Telemetry,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct FanoutArgs {
@@ -37,7 +48,10 @@ pub(super) struct FanoutArgs {
     /// With --rate 0: how many events may be ahead of the mean subscriber [default: 64].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     window: Option<u64>,
-    /// Bytes of each event's data [default: 128].
+    /// What each event's data is filled with.
+    #[arg(long, value_enum, default_value = "fill")]
+    payload: Content,
+    /// Bytes of each event's data [default: 128, of telemetry 64000].
     #[arg(long, value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000))]
     size: Option<u32>,
     /// Seconds that are not recorded.
@@ -79,6 +93,9 @@ pub(super) struct FanoutArgs {
     /// How events are written, by their subprotocol; with `bin` they are published so, too.
     #[arg(long, value_enum, default_value = "json")]
     format: Format,
+    /// Agree on permessage-deflate, each message for itself.
+    #[arg(long)]
+    deflate: bool,
     /// The largest p99 of the generator's own lateness, in milliseconds.
     #[arg(long, default_value_t = 10, value_name = "MS")]
     late_max: u64,
@@ -87,7 +104,7 @@ pub(super) struct FanoutArgs {
 impl FanoutArgs {
     /// The same server, spoken to in the format that is asked for.
     pub(super) fn speaking(&self, connecting: Connecting) -> Connecting {
-        Connecting { target: connecting.target.speaking(self.format), ..connecting }
+        Connecting { target: connecting.target.speaking(self.format, self.deflate), ..connecting }
     }
 
     /// What to subscribe to, what to publish, and for how long; in the words of `foreign` where the
@@ -116,7 +133,8 @@ impl FanoutArgs {
         let feed = Feed {
             rate: self.rate,
             window: self.window.unwrap_or(WINDOW),
-            payload_bytes: self.size.unwrap_or(SIZE) as usize,
+            payload_bytes: self.size() as usize,
+            telemetry: self.payload == Content::Telemetry,
         };
         let times = Times {
             warmup: self.warmup,
@@ -125,6 +143,11 @@ impl FanoutArgs {
             late_max: Duration::from_millis(self.late_max),
         };
         Ok((subscribing, feed, times))
+    }
+
+    fn size(&self) -> u32 {
+        let default = if self.payload == Content::Telemetry { SIZE_TELEMETRY } else { SIZE };
+        self.size.unwrap_or(default)
     }
 
     fn namespace(&self, foreign: &ForeignArgs) -> Option<&str> {
@@ -185,7 +208,18 @@ impl FanoutArgs {
                 "--format is Weir's: templates say what another server's frames are".into(),
             );
         }
+        let is_telemetry = self.payload == Content::Telemetry;
+        if is_telemetry && self.size() < telemetry::BYTES_MIN {
+            return refuse(format!(
+                "--size {}: telemetry takes at least {} bytes",
+                self.size(),
+                telemetry::BYTES_MIN
+            ));
+        }
         match (foreign.payload(), self.size) {
+            (Payload::None, _) if is_telemetry => {
+                refuse("--payload is that of {payload}, which --publish-frame does not have".into())
+            }
             (Payload::Marked, Some(size)) if size < PAYLOAD_MIN => refuse(format!(
                 "--size {size}: the marks in {{payload}} take up to {PAYLOAD_MIN} bytes"
             )),
@@ -201,6 +235,12 @@ impl FanoutArgs {
         work.count("sample", self.sample());
         if let Some(namespace) = self.namespace(foreign) {
             work.text("namespace", namespace);
+        }
+        if self.payload == Content::Telemetry {
+            work.text("payload", "telemetry");
+        }
+        if self.deflate {
+            work.size("deflate", 1);
         }
         if let Some(policy) = self.slow {
             work.text("slow", policy.name());

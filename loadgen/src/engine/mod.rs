@@ -21,4 +21,5 @@ pub(crate) mod shared;
 pub(crate) mod socket;
 mod told;
 pub(crate) mod wanted;
+mod window;
 pub(crate) mod worker;

@@ -12,11 +12,13 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::shared::{Phase, Shared};
 use crate::engine::wanted::Wanted;
+use crate::engine::window::{PAUSE_MAX, Window};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
 use crate::target::Format;
 use crate::wire::marks::Push;
+use crate::wire::telemetry::Telemetry;
 use crate::wire::template::Values;
 use crate::wire::{binary, frame, payload};
 
@@ -26,12 +28,6 @@ const OUT_BYTES_MAX: usize = 1 << 20;
 const READS_MAX: u32 = 64;
 /// One read takes at most this much.
 const READ_BYTES: usize = 32 << 10;
-/// How long a publisher whose window is full waits for room. Each look takes the CPU from the server
-/// or from a receiver where there are few, so it looks as seldom as does not hold the run up.
-const PAUSE_MIN: u64 = SECOND / 10_000;
-const PAUSE_MAX: u64 = SECOND / 1_000;
-/// In a narrower window every event that may leave is waited for.
-const WINDOW_WIDE: u64 = 64;
 /// Events made between two looks at the clock.
 const BATCH: u64 = 64;
 
@@ -44,6 +40,8 @@ pub(crate) struct Feed {
     pub(crate) window: u64,
     /// Size of `data` in bytes.
     pub(crate) payload_bytes: usize,
+    /// Whether it is telemetry, and not filled with one character.
+    pub(crate) telemetry: bool,
 }
 
 impl Feed {
@@ -88,6 +86,7 @@ struct Publisher {
     /// How much of `out` has been sent.
     gone: usize,
     text: Vec<u8>,
+    telemetry: Option<Telemetry>,
     total: u64,
     /// Events made per channel.
     made: Vec<u64>,
@@ -103,35 +102,6 @@ struct Publisher {
     done: Published,
 }
 
-/// Where a window stands. Invariant: `forgiven` never exceeds what was sent.
-#[derive(Debug, Default)]
-struct Window {
-    forgiven: u64,
-    taken: u64,
-    moved_at: u64,
-    pause: u64,
-    /// A pause has just ended.
-    rested: bool,
-}
-
-impl Window {
-    /// How long to wait for room.
-    fn rest(&mut self) -> u64 {
-        self.rested = true;
-        self.pause
-    }
-
-    /// There is `room` for events in a window of `size`. Where that is little after a pause, the next
-    /// one may be longer; where it is much, subscribers may soon have nothing to take.
-    fn adapt(&mut self, room: u64, size: u64) {
-        if !std::mem::take(&mut self.rested) || size < WINDOW_WIDE {
-            return;
-        }
-        let pause = if room > size / 8 { self.pause / 2 } else { self.pause * 5 / 4 };
-        self.pause = pause.clamp(PAUSE_MIN, PAUSE_MAX);
-    }
-}
-
 /// Connects and starts the thread; it begins with [`Phase::Warm`].
 pub(crate) fn start(
     wanted: Arc<Wanted>,
@@ -139,7 +109,10 @@ pub(crate) fn start(
     feed: Feed,
 ) -> Result<JoinHandle<Published>, Fault> {
     let limit = Duration::from_nanos(wanted.timeout_ns);
-    let (stream, input) = wanted.target.dial(limit)?;
+    // Its answers are few: they need no compression.
+    let target = wanted.target.clone();
+    let format = target.format;
+    let (stream, input) = target.speaking(format, false).dial(limit)?;
     stream.set_nonblocking(true)?;
     let mut out = Vec::with_capacity(OUT_BYTES_MAX);
     if let Some(foreign) = &wanted.subscribing.foreign
@@ -165,6 +138,7 @@ pub(crate) fn start(
         out,
         gone: 0,
         text: Vec::new(),
+        telemetry: feed.telemetry.then(|| Telemetry::new(feed.payload_bytes)),
         total: 0,
         made: vec![0; wanted.subscribing.channels as usize],
         under_way: VecDeque::new(),
@@ -172,7 +146,7 @@ pub(crate) fn start(
         flushed: 0,
         free_at: 0,
         seats: wanted.seats(),
-        window: Window { pause: PAUSE_MIN, ..Window::default() },
+        window: Window::new(),
         wanted,
         shared,
         feed,
@@ -316,11 +290,20 @@ impl Publisher {
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
-        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.data(&[("ts", at)]);
         self.text.push(b'}');
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
+    }
+
+    /// Appends an event's data.
+    fn data(&mut self, marks: &[(&str, u64)]) {
+        let bytes = self.feed.payload_bytes;
+        match &mut self.telemetry {
+            Some(telemetry) => telemetry.push(marks, bytes, &mut self.text),
+            None => payload::push(marks, bytes, &mut self.text),
+        }
     }
 
     /// The number of the next event's key, if events have keys.
@@ -335,7 +318,7 @@ impl Publisher {
         let name = format!("{}{channel}", self.wanted.subscribing.prefix);
         let key = self.key().map(|key| format!("k{key}"));
         binary::push_publish(&name, key.as_deref(), &mut self.text);
-        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.data(&[("ts", at)]);
         frame::push_client(frame::Opcode::Binary, &self.text, &mut self.out);
         self.count(channel);
     }
@@ -356,12 +339,12 @@ impl Publisher {
         let wanted = Arc::clone(&self.wanted);
         let Some(foreign) = &wanted.subscribing.foreign else { return };
         let Some(publish) = &foreign.publish else { return };
-        let (marks, mut data) = ([("ts", at), ("seq", seq), ("ch", channel)], Vec::new());
-        payload::push(&marks, self.feed.payload_bytes, &mut data);
+        self.text.clear();
+        self.data(&[("ts", at), ("seq", seq), ("ch", channel)]);
         let name = format!("{}{channel}", wanted.subscribing.prefix);
         let values = Values {
             channel: &name,
-            payload: &data,
+            payload: &self.text,
             connection: wanted.connections,
             id: self.total + 1,
             seq,
@@ -429,7 +412,7 @@ impl Publisher {
         }
         let (mut used, mut joined) = (0, Vec::new());
         while let Some((frame, len)) =
-            frame::next(&mut self.input[used..], &mut joined).map_err(Fault::BadFrame)?
+            frame::next(&mut self.input[used..], &mut joined, false).map_err(Fault::BadFrame)?
         {
             used += len;
             match frame.opcode {
@@ -466,30 +449,5 @@ fn answer(text: &[u8], done: &mut Published) {
                 done.first_error = push.message.unwrap_or_default().into_owned();
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wide_window_is_looked_at_seldom_and_never_runs_dry() {
-        let mut window = Window { pause: PAUSE_MIN, ..Window::default() };
-        let mut after = |room, size| {
-            assert!(window.rest() >= PAUSE_MIN);
-            window.adapt(room, size);
-            // Without a pause before it, a look says nothing about pauses.
-            window.adapt(0, size);
-            window.pause
-        };
-        assert_eq!(after(1, 1), PAUSE_MIN, "one event is waited for as closely as can be");
-        assert_eq!(after(0, 63), PAUSE_MIN);
-        assert_eq!(after(8, 64), PAUSE_MIN * 5 / 4);
-        for _ in 0..20 {
-            after(0, 512);
-        }
-        assert_eq!(after(64, 512), PAUSE_MAX);
-        assert_eq!(after(65, 512), PAUSE_MAX / 2);
     }
 }

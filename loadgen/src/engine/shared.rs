@@ -85,6 +85,8 @@ counters! {
     open: saturating_add,
     /// Bytes read from sockets.
     bytes: saturating_add,
+    /// What they are when they are inflated.
+    unpacked: saturating_add,
     /// System calls that read something.
     reads: saturating_add,
     cpu_ns: saturating_add,
@@ -111,6 +113,13 @@ counters! {
     /// When the last connection came back, and was served.
     last_back: max,
     last_served: max,
+}
+
+impl Total {
+    /// Events received, by the slow too.
+    pub(crate) fn received(&self) -> u64 {
+        self.delivered.saturating_add(self.slow_delivered)
+    }
 }
 
 impl Tally {

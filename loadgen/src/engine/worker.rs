@@ -23,6 +23,7 @@ use crate::fault::Fault;
 use crate::machine;
 use crate::plan::Plan;
 use crate::process::RunQueue;
+use crate::wire::inflate::Inflate;
 use crate::wire::{frame, handshake};
 
 /// One read takes at most this much.
@@ -107,10 +108,14 @@ pub(crate) struct Worker {
     said_settled: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
+    /// Where permessage-deflate was agreed on.
+    inflate: Option<Inflate>,
     /// Whether events that are like the last one may take the cheap way.
     skims: bool,
     reads: u64,
     bytes: u64,
+    /// What compressed messages are larger than they were on the wire.
+    grown: i64,
     queue: RunQueue,
     pub(crate) books: Books,
 }
@@ -161,8 +166,10 @@ impl Worker {
             full_at: 0,
             opened_at: clock::now(),
             skims: wanted.skims(),
+            inflate: wanted.target.deflate.then(Inflate::new),
             reads: 0,
             bytes: 0,
+            grown: 0,
             queue: RunQueue::own(),
             books,
             wanted,
@@ -228,6 +235,8 @@ impl Worker {
         tally.slow_shown.store(slow.shown, Ordering::Relaxed);
         tally.unshown.store(self.books.ledger.unshown(), Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
+        let unpacked = self.bytes.saturating_add_signed(self.grown);
+        tally.unpacked.store(unpacked, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
         tally.open.store(self.asked.open(), Ordering::Relaxed);
         if self.is_settled
@@ -305,8 +314,7 @@ impl Worker {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
-            let Some(len) = handshake::answer(input, self.wanted.target.format.subprotocol())?
-            else {
+            let Some(len) = handshake::answer(input, self.wanted.target.offer())? else {
                 return Ok(0);
             };
             used = len;
@@ -323,9 +331,12 @@ impl Worker {
             if self.skims {
                 used += self.books.ledger.alike(&input[used..], from);
             }
-            let found = frame::next(&mut input[used..], &mut joined).map_err(Fault::BadFrame)?;
+            let deflates = self.inflate.is_some();
+            let found = frame::next(&mut input[used..], &mut joined, deflates);
+            let found = found.map_err(Fault::BadFrame)?;
             let Some((frame, len)) = found else { break };
             match frame.opcode {
+                opcode if frame.is_deflated => self.deflated(opcode, frame.payload, from)?,
                 frame::Opcode::Text => {
                     self.text(frame.payload, from)?;
                     if self.skims {
@@ -334,14 +345,7 @@ impl Worker {
                 }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Binary if self.wanted.subscribing.foreign.is_some() => {
-                    self.text(frame.payload, from)?;
-                }
-                frame::Opcode::Binary => {
-                    if let Meaning::Wrong(fault) = self.books.ledger.binary(frame.payload, from) {
-                        return Err(fault);
-                    }
-                }
+                frame::Opcode::Binary => self.binary(frame.payload, from)?,
                 frame::Opcode::Pong => {}
             }
             used += len;
@@ -351,6 +355,39 @@ impl Worker {
             self.served(at, now);
         }
         Ok(used)
+    }
+
+    /// Takes a compressed message.
+    #[cold]
+    fn deflated(
+        &mut self,
+        opcode: frame::Opcode,
+        packed: &[u8],
+        from: Arrival,
+    ) -> Result<(), Fault> {
+        // Set apart while it is read from.
+        let Some(mut inflate) = self.inflate.take() else { return Ok(()) };
+        let outcome = match inflate.text(packed) {
+            Ok(text) => {
+                self.grown += size(text) - size(packed);
+                // No control frame is compressed.
+                let is_binary = opcode == frame::Opcode::Binary;
+                if is_binary { self.binary(text, from) } else { self.text(text, from) }
+            }
+            Err(error) => Err(Fault::BadDeflate(error)),
+        };
+        self.inflate = Some(inflate);
+        outcome
+    }
+
+    fn binary(&mut self, payload: &[u8], from: Arrival) -> Result<(), Fault> {
+        if self.wanted.subscribing.foreign.is_some() {
+            return self.text(payload, from);
+        }
+        match self.books.ledger.binary(payload, from) {
+            Meaning::Wrong(fault) => Err(fault),
+            Meaning::Counted | Meaning::Subscribed { .. } | Meaning::Unsubscribed { .. } => Ok(()),
+        }
     }
 
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
@@ -433,6 +470,10 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn size(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn add(counter: &AtomicU64) {

@@ -173,6 +173,10 @@ fn figures(
 ) -> Fanout {
     let Stretch { from, to } = stretch;
     let per_second = |count| stretch.per_second(count);
+    let bytes = to.total.bytes - from.total.bytes;
+    let unpacked = to.total.unpacked - from.total.unpacked;
+    let got = to.total.received() - from.total.received();
+    let for_each = |bytes| (got > 0).then(|| ratio(bytes, got));
     let delivered = stretch.delivered();
     let (total, expected_total) = whole;
     Fanout {
@@ -183,7 +187,9 @@ fn figures(
         delivered,
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
-        megabytes_per_second: per_second(to.total.bytes - from.total.bytes) / 1e6,
+        megabytes_per_second: per_second(bytes) / 1e6,
+        wire_bytes_per_delivery: for_each(bytes),
+        inflated_bytes_per_delivery: for_each(unpacked).filter(|_| done.wanted.target.deflate),
         published_total: feeder.sent.iter().sum(),
         expected_total,
         delivered_total: total.delivered,

@@ -68,6 +68,8 @@ pub(crate) fn run(
         delivered_total: to.total.delivered,
         told_total: 0,
         shown_total: 0,
+        wire_bytes_per_delivery: None,
+        inflated_bytes_per_delivery: None,
         latency: done.latency.summary(),
         until_last: None,
         lateness: None,

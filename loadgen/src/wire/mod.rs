@@ -7,6 +7,8 @@ pub(crate) mod foreign;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
+pub(crate) mod inflate;
 pub(crate) mod marks;
 pub(crate) mod payload;
+pub(crate) mod telemetry;
 pub(crate) mod template;

@@ -118,11 +118,15 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
     }
 }
 
-/// Agrees to whatever subprotocol was asked for.
+/// Agrees to whatever subprotocol and compression were asked for.
 fn consent(head: &[u8]) -> Vec<u8> {
     let head = String::from_utf8_lossy(head);
     let asked = head.lines().find(|line| line.starts_with("Sec-WebSocket-Protocol:"));
-    let line = asked.map_or_else(String::new, |line| format!("{line}\r\n"));
+    let mut line = asked.map_or_else(String::new, |line| format!("{line}\r\n"));
+    if head.contains("permessage-deflate") {
+        let agreed = "permessage-deflate; server_no_context_takeover";
+        line.push_str(&format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
+    }
     [CONSENT.strip_suffix(b"\r\n").expect("an end"), line.as_bytes(), b"\r\n"].concat()
 }
 
