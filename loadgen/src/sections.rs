@@ -205,7 +205,7 @@ impl Churn {
 pub(crate) struct Recover {
     pub(crate) cut: u64,
     pub(crate) back: u64,
-    /// Those that received an event after they came back.
+    /// Those that received an event after they came back, and all that they had missed.
     pub(crate) served: u64,
     /// Returns that failed and were tried again.
     pub(crate) retries: u64,
@@ -220,7 +220,7 @@ pub(crate) struct Recover {
     pub(crate) lateness: Option<Summary>,
     /// From when a connection was due to come back until it has its subscriptions.
     pub(crate) until_back: Option<Summary>,
-    /// The same until its first event.
+    /// The same until its first event, and the last of those it had missed.
     pub(crate) until_served: Option<Summary>,
     /// When all were cut at once: each round.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -244,7 +244,7 @@ impl Recover {
         rows.add("cut", format!("{cut}, {back} back, {served} served, {retries} tries failed"));
         let (yes, no) = (self.recovered_true, self.recovered_false);
         let events = self.recovered_events;
-        rows.add("recovered", format!("{yes} subscriptions ({events} events missed), {no} not"));
+        rows.add("recovered", format!("{yes} subscriptions with {events} events, {no} not"));
         rows.summary("returns late", self.lateness);
         rows.summary("until back", self.until_back);
         rows.summary("until served", self.until_served);

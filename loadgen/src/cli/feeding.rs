@@ -94,6 +94,9 @@ struct ReturnArgs {
     /// Seconds after a failed return until the next try.
     #[arg(long, default_value = "0.2", value_parser = seconds, value_name = "S")]
     retry: Duration,
+    /// The share of the clients that is cut; with less than all, latency is that of the others.
+    #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "S")]
+    share: f64,
     /// The run is invalid when a subscription is not recovered.
     #[arg(long)]
     expect_recovered: bool,
@@ -205,6 +208,7 @@ impl ReturnArgs {
             away_ns: nanos(self.away),
             retry_ns: nanos(self.retry),
             expects_recovered: self.expect_recovered,
+            share: self.share,
         }
     }
 }

@@ -147,12 +147,16 @@ impl Worker {
 
     /// One of the connections that wait for nothing, from a random place on.
     fn pick(&mut self) -> Option<usize> {
+        let (id, threads) = (self.id, self.wanted.threads);
+        let conduct = &self.wanted.subscribing.conduct;
+        let stays =
+            |at: usize| matches!(conduct, Conduct::Cut(cut) if !cut.has(number(at, id, threads)));
         let count = self.conns.len();
         let start = self.acts.dice.usize(..count.max(1));
         let places = (0..count.min(PICKS_MAX)).map(|nth| (start + nth) % count);
         places.into_iter().find(|at| {
             let conn = &self.conns[*at];
-            conn.state == State::Ready && conn.due == 0 && conn.asked == 0
+            conn.state == State::Ready && conn.due == 0 && conn.asked == 0 && !stays(*at)
         })
     }
 
@@ -238,7 +242,8 @@ impl Worker {
             self.acts.storms += 1;
             let due = self.shared.storm_at.load(Ordering::Relaxed) + cut.away_ns;
             for at in 0..self.conns.len() {
-                if self.conns[at].state == State::Ready {
+                let is_cut = cut.has(number(at, self.id, self.wanted.threads));
+                if is_cut && self.conns[at].state == State::Ready {
                     self.cut(at, due);
                 }
             }
@@ -283,7 +288,7 @@ impl Worker {
         }
     }
 
-    /// The first event since a connection came back is here.
+    /// The first event since a connection came back is here, and all that it had missed.
     pub(super) fn served(&mut self, at: usize, now: u64) {
         let due = std::mem::take(&mut self.conns[at].due);
         self.books.served.record(now.saturating_sub(due));

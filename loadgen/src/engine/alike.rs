@@ -108,6 +108,7 @@ mod tests {
             at: connection as usize,
             connection,
             slow: false,
+            apart: false,
             now: NOW,
             phase: Phase::Measure,
             measured: Span { from: 0, until: u64::MAX },

@@ -29,6 +29,8 @@ pub(crate) struct Arrival {
     pub(crate) connection: u32,
     /// Whether it is one of those that are slow on purpose.
     pub(crate) slow: bool,
+    /// Whether its latency does not count.
+    pub(crate) apart: bool,
     pub(crate) now: u64,
     pub(crate) phase: Phase,
     pub(crate) measured: Span,
@@ -91,6 +93,8 @@ pub(crate) struct Ledger {
     pub(crate) recovered: (u64, u64),
     /// Events that were missed meanwhile and are owed by the former.
     pub(crate) owed: u64,
+    /// Seats that wait for what they missed, and the last offset of it.
+    pub(super) catching: HashMap<usize, u64>,
     /// What is to be recorded still: when the last events were due and came, and how many did so.
     same: ((u64, u64), u32),
     pub(crate) latency: Latency,
@@ -121,6 +125,7 @@ impl Ledger {
             slow: Count::default(),
             recovered: (0, 0),
             owed: 0,
+            catching: HashMap::new(),
             same: ((0, 0), 0),
             latency: Latency::new(),
             slices: Slices::new(),
@@ -221,7 +226,7 @@ impl Ledger {
     /// Records how long an event took; `place` is its channel and offset.
     #[inline]
     pub(super) fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
-        if from.slow || !from.measured.has(due) {
+        if from.apart || !from.measured.has(due) {
             return;
         }
         if (due, from.now) != self.same.0 {
@@ -287,7 +292,29 @@ impl Ledger {
     /// Nothing more is owed to a seat.
     pub(super) fn leave(&mut self, seat: usize) {
         self.seats[seat].left();
+        self.catching.remove(&seat);
         self.holes.iter_mut().for_each(|holes| holes.forget(seat));
+    }
+
+    /// Whether a connection has all that it had missed and is to recover.
+    pub(crate) fn caught_up(&mut self, at: usize) -> bool {
+        if self.catching.is_empty() {
+            return true;
+        }
+        let (seats, catching) = (&self.seats, &mut self.catching);
+        let waits = |seat: &usize, last: u64| {
+            seats[*seat].position().is_none_or(|(_, position)| position < last)
+        };
+        let mut all = true;
+        let subscriptions = self.wanted.subscribing.subscriptions as usize;
+        for seat in at * subscriptions..(at + 1) * subscriptions {
+            match catching.get(&seat) {
+                Some(last) if waits(&seat, *last) => all = false,
+                Some(_) => drop(catching.remove(&seat)),
+                None => {}
+            }
+        }
+        all
     }
 
     /// How many subscriptions wait to be shown something.

@@ -47,7 +47,7 @@ pub(in crate::engine) fn ledger(verify: bool) -> Ledger {
 
 /// Books of connections that are cut, with so many events made.
 fn cut(verify: bool) -> Ledger {
-    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false };
+    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false, share: 1.0 };
     let conduct = Conduct::Cut(cut);
     Ledger::new(with(Subscribing { conduct, ..subscribing(verify) }), 2)
 }
@@ -66,6 +66,7 @@ pub(in crate::engine) fn hear(
         at: connection as usize,
         connection,
         slow: false,
+        apart: false,
         now: 5_000_000,
         phase,
         measured: Span { from: 9, until: 10 },
@@ -267,6 +268,26 @@ fn what_an_answer_to_since_must_say() {
         subscribed(&mut ledger, answer);
         assert_eq!(kinds(&ledger), Vec::from_iter(found), "{answer}");
     }
+}
+
+#[test]
+fn who_recovers_has_caught_up_with_the_last_event_that_was_missed() {
+    let mut ledger = cut(false);
+    subscribed(&mut ledger, r#""epoch":"a","offset":10"#);
+    assert!(ledger.caught_up(0), "nothing was missed");
+    ledger.ended(0);
+    ledger.since(0, 0);
+    subscribed(&mut ledger, r#""epoch":"a","offset":12,"recovered":true"#);
+    for (offset, has_all) in [(11, false), (12, true), (13, true)] {
+        say(&mut ledger, 0, &event(0, offset));
+        assert_eq!((ledger.caught_up(0), ledger.caught_up(1)), (has_all, true), "{offset}");
+    }
+    ledger.ended(0);
+    ledger.since(0, 0);
+    subscribed(&mut ledger, r#""epoch":"a","offset":99,"recovered":true"#);
+    assert!(!ledger.caught_up(0));
+    ledger.ended(0);
+    assert!(ledger.caught_up(0), "it begins anew");
 }
 
 #[test]

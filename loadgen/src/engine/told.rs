@@ -118,6 +118,9 @@ impl Ledger {
         if push.recovered == Some(true) {
             let missed = left.map_or(0, |(_, left)| offset.saturating_sub(left));
             self.owed = self.owed.saturating_add(missed);
+            if missed > 0 {
+                self.catching.insert(at, offset);
+            }
         }
         if let Some(broken) = self.seats[at].subscribed(place) {
             self.accuse(Some(channel), from, broken);

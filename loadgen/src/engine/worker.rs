@@ -321,10 +321,12 @@ impl Worker {
             self.upgraded(at, now)?;
         }
         let connection = number(at, self.id, self.wanted.threads);
-        let slow = self.wanted.subscribing.conduct.is_slow(connection);
+        let conduct = &self.wanted.subscribing.conduct;
+        let (slow, apart) = (conduct.is_slow(connection), conduct.is_apart(connection));
         // Both as they are behind the read: a thread that was held up has read what came meanwhile.
         let (made, phase) = (self.shared.made.load(Ordering::Acquire), self.shared.phase());
-        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
+        let from =
+            Arrival { at, connection, slow, apart, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();
         loop {
@@ -351,7 +353,11 @@ impl Worker {
             used += len;
         }
         let conn = &self.conns[at];
-        if conn.due > 0 && conn.state == State::Ready && self.books.ledger.all.delivered > before {
+        if conn.due > 0
+            && conn.state == State::Ready
+            && self.books.ledger.all.delivered > before
+            && self.books.ledger.caught_up(at)
+        {
             self.served(at, now);
         }
         Ok(used)
