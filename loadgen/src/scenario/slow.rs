@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use crate::engine::conduct::{Conduct, Slow};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
 use crate::process::MemoryPoint;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::fanout::{self, Times};
 use crate::sections;
 
@@ -32,7 +33,7 @@ pub(crate) fn run(
     let measured = |crew: &Crew| {
         hold(crew, times.duration);
     };
-    let (channels, per_connection) = (subscribing.channels, subscribing.per_connection);
+    let (channels, per_connection) = (subscribing.channels, subscribing.subscriptions);
     let fed = fanout::measure("slow", connecting, subscribing, (feed, times), measured)?;
     let mut closes: BTreeMap<String, u64> = BTreeMap::new();
     for book in &fed.done.books {
@@ -66,6 +67,7 @@ pub(crate) fn run(
         expected_total,
         delivered_total: fed.total.slow_delivered,
         told_total: fed.total.slow_told,
+        shown_total: fed.total.slow_shown,
         dropped_early: fed.total.slow_hung,
         closes,
         memory,

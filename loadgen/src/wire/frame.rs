@@ -85,6 +85,8 @@ impl fmt::Display for FrameError {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: Opcode,
+    /// By permessage-deflate: the payload is to be inflated.
+    pub(crate) is_deflated: bool,
     pub(crate) payload: &'a [u8],
 }
 
@@ -93,6 +95,7 @@ struct Piece<'a> {
     /// `None` for the continuation of a message.
     opcode: Option<Opcode>,
     is_last: bool,
+    is_deflated: bool,
     payload: &'a [u8],
     /// With its header.
     len: usize,
@@ -103,10 +106,12 @@ struct Piece<'a> {
 ///
 /// A control frame that stands between the fragments at the front is put before them, in `input`
 /// too, and read first. `Ok(None)` means "call again with more bytes". Nothing is consumed.
+/// Compressed messages are only read where permessage-deflate was agreed on.
 #[inline]
 pub(crate) fn next<'a>(
     input: &'a mut [u8],
     joined: &'a mut Vec<u8>,
+    deflates: bool,
 ) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
     if input.first().is_some_and(|first| first & 0x80 == 0) {
         put_control_first(input)?;
@@ -114,8 +119,12 @@ pub(crate) fn next<'a>(
     let input = &*input;
     let Some(first) = piece(input)? else { return Ok(None) };
     let opcode = first.opcode.ok_or(FrameError::Stray)?;
+    if first.is_deflated && !deflates {
+        return Err(FrameError::ReservedBits);
+    }
     if first.is_last {
-        return Ok(Some((Frame { opcode, payload: first.payload }, first.len)));
+        let Piece { is_deflated, payload, len, .. } = first;
+        return Ok(Some((Frame { opcode, is_deflated, payload }, len)));
     }
     join(input, (opcode, &first), joined)
 }
@@ -123,8 +132,9 @@ pub(crate) fn next<'a>(
 /// The length of the header and the payload, where `frame` is a text message in one frame.
 pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
     let piece = piece(frame).ok().flatten()?;
-    let is_whole = piece.is_last && piece.opcode == Some(Opcode::Text) && piece.len == frame.len();
-    is_whole.then_some((piece.len - piece.payload.len(), piece.payload))
+    let is_text = piece.opcode == Some(Opcode::Text) && !piece.is_deflated;
+    let is_whole = piece.is_last && piece.len == frame.len();
+    (is_text && is_whole).then_some((piece.len - piece.payload.len(), piece.payload))
 }
 
 /// Puts the first control frame between the fragments of the message at the front before them: it
@@ -170,7 +180,8 @@ fn join<'a>(
         joined.extend_from_slice(next.payload);
         used += next.len;
         if next.is_last {
-            return Ok(Some((Frame { opcode, payload: joined }, used)));
+            let is_deflated = first.is_deflated;
+            return Ok(Some((Frame { opcode, is_deflated, payload: joined }, used)));
         }
     }
 }
@@ -178,7 +189,8 @@ fn join<'a>(
 #[inline]
 fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let is_deflated = first & 0x70 != 0;
+    if is_deflated && !may_be_deflated(*first) {
         return Err(FrameError::ReservedBits);
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
@@ -208,7 +220,14 @@ fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
         return Err(FrameError::TooBig);
     }
     let Some(payload) = rest.get(len_size..len_size + len) else { return Ok(None) };
-    Ok(Some(Piece { opcode, is_last, payload, len: 2 + len_size + len }))
+    Ok(Some(Piece { opcode, is_last, is_deflated, payload, len: 2 + len_size + len }))
+}
+
+/// Whether what has reserved bits is the first frame of a compressed message: the first bit alone,
+/// and of no continuation or control frame.
+#[cold]
+fn may_be_deflated(first: u8) -> bool {
+    first & 0x70 == 0x40 && matches!(first & 0x0F, 0x1 | 0x2)
 }
 
 /// A fixed mask: RFC 6455 wants it unpredictable to guard proxies, of which loopback has none.
@@ -265,15 +284,19 @@ mod tests {
             push_server(Opcode::Text, &payload, &mut bytes);
             for cut in 0..bytes.len() {
                 assert_eq!(
-                    next(&mut bytes[..cut], &mut Vec::new()),
+                    next(&mut bytes[..cut], &mut Vec::new(), false),
                     Ok(None),
                     "{len} bytes cut at {cut}"
                 );
             }
             let whole = bytes.len();
             bytes.extend_from_slice(b"\x81");
-            let frame = Frame { opcode: Opcode::Text, payload: &payload };
-            assert_eq!(next(&mut bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
+            let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: &payload };
+            assert_eq!(
+                next(&mut bytes, &mut Vec::new(), false),
+                Ok(Some((frame, whole))),
+                "{len} bytes"
+            );
         }
     }
 
@@ -291,26 +314,52 @@ mod tests {
             (b"\x82\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", FrameError::TooBig),
         ];
         for (bytes, error) in cases {
-            assert_eq!(next(&mut bytes.to_vec(), &mut Vec::new()), Err(error), "{bytes:02x?}");
+            assert_eq!(
+                next(&mut bytes.to_vec(), &mut Vec::new(), false),
+                Err(error),
+                "{bytes:02x?}"
+            );
         }
         let mut other = *b"HTTP/1.1 200 OK";
         assert_eq!(
-            next(&mut other, &mut Vec::new()),
+            next(&mut other, &mut Vec::new(), false),
             Err(FrameError::ReservedBits),
             "no frame at all"
         );
     }
 
     #[test]
+    fn only_the_first_frame_of_a_message_may_be_compressed_and_only_where_that_was_agreed_on() {
+        for (bytes, expected) in [
+            (b"\xC1\x01a".as_slice(), Ok(Some((true, b"a".as_slice(), 3)))),
+            (b"\xC2\x01a", Ok(Some((true, b"a", 3)))),
+            (b"\x81\x01a", Ok(Some((false, b"a", 3)))),
+            (b"\x41\x01a\x80\x01b", Ok(Some((true, b"ab", 6)))),
+            (b"\x41\x01a\xC0\x01b", Err(FrameError::ReservedBits)),
+            (b"\xC9\x00", Err(FrameError::ReservedBits)),
+            (b"\xE1\x00", Err(FrameError::ReservedBits)),
+            (b"\xA1\x00", Err(FrameError::ReservedBits)),
+        ] {
+            let (mut input, mut joined) = (bytes.to_vec(), Vec::new());
+            let found = next(&mut input, &mut joined, true)
+                .map(|next| next.map(|(frame, len)| (frame.is_deflated, frame.payload, len)));
+            assert_eq!(found, expected, "{bytes:02x?}");
+            let refused = next(&mut bytes.to_vec(), &mut Vec::new(), false).is_err();
+            assert_eq!(refused, bytes[0] & 0x40 != 0 || bytes[0] & 0x20 != 0, "{bytes:02x?}");
+        }
+        assert_eq!(whole_text(b"\xC1\x01a"), None, "no text before it is inflated");
+    }
+
+    #[test]
     fn a_message_in_fragments_is_one_message() {
         let mut bytes = *b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
         for cut in 0..bytes.len() {
-            assert_eq!(next(&mut bytes[..cut], &mut Vec::new()), Ok(None), "cut at {cut}");
+            assert_eq!(next(&mut bytes[..cut], &mut Vec::new(), false), Ok(None), "cut at {cut}");
         }
         let mut joined = b"of an earlier one".to_vec();
         let mut behind = [bytes.as_slice(), b"\x89\x00"].concat();
-        let frame = Frame { opcode: Opcode::Text, payload: b"abcde" };
-        assert_eq!(next(&mut behind, &mut joined), Ok(Some((frame, bytes.len()))));
+        let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: b"abcde" };
+        assert_eq!(next(&mut behind, &mut joined, false), Ok(Some((frame, bytes.len()))));
         let mut endless = Vec::new();
         let part = vec![b'x'; 1 << 20];
         for nth in 0..17 {
@@ -318,7 +367,7 @@ mod tests {
             push_server(Opcode::Text, &part, &mut endless);
             endless[start] = u8::from(nth == 0);
         }
-        assert_eq!(next(&mut endless, &mut Vec::new()), Err(FrameError::TooBig), "bounded");
+        assert_eq!(next(&mut endless, &mut Vec::new(), false), Err(FrameError::TooBig), "bounded");
     }
 
     #[test]
@@ -333,7 +382,9 @@ mod tests {
         ] {
             let (mut input, mut used, mut joined) = (bytes[..cut].to_vec(), 0, Vec::new());
             let mut found = Vec::new();
-            while let Some((frame, len)) = next(&mut input[used..], &mut joined).expect("frames") {
+            while let Some((frame, len)) =
+                next(&mut input[used..], &mut joined, false).expect("frames")
+            {
                 found.push((frame.opcode, frame.payload.to_vec()));
                 used += len;
             }
@@ -343,12 +394,15 @@ mod tests {
             // What is left over goes on with the rest.
             let mut rest = [&input[used..], &bytes[cut..]].concat();
             if cut == 7 {
-                let next = next(&mut rest, &mut joined).expect("frames").expect("whole");
-                assert_eq!(next.0, Frame { opcode: Opcode::Pong, payload: b"q" });
+                let next = next(&mut rest, &mut joined, false).expect("frames").expect("whole");
+                assert_eq!(
+                    next.0,
+                    Frame { opcode: Opcode::Pong, is_deflated: false, payload: b"q" }
+                );
             }
         }
         assert_eq!(
-            next(&mut b"\x01\x00\x88\x00".to_vec(), &mut Vec::new())
+            next(&mut b"\x01\x00\x88\x00".to_vec(), &mut Vec::new(), false)
                 .map(|next| { next.map(|(frame, len)| (frame.opcode, len)) }),
             Ok(Some((Opcode::Close, 2)))
         );
