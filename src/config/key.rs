@@ -165,7 +165,7 @@ const ROWS: [Row; Key::ALL.len()] = [
         "1024",
         "smaller messages are sent as they are",
     ),
-    row("compression.level", Kind::Integer(1, 9), "1", "1 = fastest, 9 = smallest"),
+    row("compression.level", Kind::Integer(1, 9), "2", "1 = fastest, 9 = smallest"),
     row("compression.gzip", Kind::Bool, "true", "weir.v1.json+gzip, and gzip in weir.v1.bin"),
     row(
         "defaults.slow",

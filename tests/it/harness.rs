@@ -173,6 +173,13 @@ impl Gateway {
         Self::started(command, "127.0.0.1:0", toml)
     }
 
+    /// One that echoes on `/echo`, with a configuration file of this text.
+    pub(crate) fn echoing(toml: &str) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", "exec \"$@\" --echo", "bash", WEIR]);
+        Self::started(command, "127.0.0.1:0", toml)
+    }
+
     fn started(mut command: Command, listen: &str, toml: &str) -> Self {
         let log = scratch(".log");
         command.args(["serve", "--listen", listen, "--log-format", "json"]);

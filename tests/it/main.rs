@@ -30,3 +30,6 @@ mod threats;
 mod was;
 #[path = "../support/window.rs"]
 mod window;
+
+#[path = "../../benches/shared/snapshot.rs"]
+mod snapshot;
