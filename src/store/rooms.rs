@@ -287,3 +287,6 @@ impl Rooms {
         Some(done)
     }
 }
+
+#[cfg(test)]
+mod tests;
