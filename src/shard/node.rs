@@ -19,6 +19,7 @@ use crate::core::session::Heartbeat;
 use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Last;
+use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, NewEvent, Published, Store, StoreError};
 
 /// How long whoever asks the shards waits for their answers.
@@ -114,6 +115,7 @@ impl Drop for Place {
 pub struct Node {
     options: NodeOptions,
     store: Arc<dyn Store>,
+    rooms: Rooms,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
     draining: AtomicBool,
@@ -134,6 +136,7 @@ impl Node {
             speakers: Speakers::default(),
             options,
             store,
+            rooms: Rooms::new(Arc::clone(&mailboxes) as _),
             mailboxes,
             clock: Clock::start(),
             draining: AtomicBool::new(false),
@@ -155,6 +158,11 @@ impl Node {
     /// Where its events live.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Who has which channel, where that is shown.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
     }
 
     pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {
