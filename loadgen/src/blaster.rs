@@ -142,8 +142,7 @@ mod tests {
             let blast = Blast { channel: "a".into(), payload_bytes, batch: 3 };
             let (mut batch, mut joined, mut offset) = (Vec::new(), Vec::new(), 0);
             fill(&mut batch, &blast, &mut offset);
-            let (first, _) =
-                frame::next(&mut batch, &mut joined, false).expect("a frame").expect("whole");
+            let (first, _) = frame::next(&mut batch, &mut joined).expect("a frame").expect("whole");
             let text = std::str::from_utf8(first.payload).expect("UTF-8");
             let data = text.split(r#""data":"#).nth(1).and_then(|rest| rest.strip_suffix('}'));
             assert_eq!((data.expect("data").len(), offset), (payload_bytes, 3), "{text}");

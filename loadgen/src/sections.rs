@@ -114,6 +114,9 @@ pub(crate) struct Slow {
     pub(crate) told_total: u64,
     /// Latest values that they were shown.
     pub(crate) shown_total: u64,
+    /// From when an event was due until they saw it, as it was published or shown as a latest value,
+    /// while it was measured.
+    pub(crate) age: Option<Summary>,
     /// Those that the server let go of while events flowed.
     pub(crate) dropped_early: u64,
     /// How they ended, and how many did so.
@@ -136,6 +139,7 @@ impl Slow {
                 self.delivered_total, self.expected_total, self.told_total, self.shown_total
             ),
         );
+        rows.summary("slow see", self.age);
         if self.dropped_early > 0 {
             let text = format!("{} while events flowed", self.dropped_early);
             rows.add("slow let go", text);

@@ -125,8 +125,7 @@ mod tests {
                 let skimmed = ledger.alike(&input[used..], from(connection));
                 (used, cheap) = (used + skimmed, cheap + skimmed);
             }
-            let Some((frame, len)) =
-                frame::next(&mut input[used..], &mut joined, false).expect("frames")
+            let Some((frame, len)) = frame::next(&mut input[used..], &mut joined).expect("frames")
             else {
                 assert_eq!(used, input.len(), "the read ends with a frame");
                 ledger.record();

@@ -52,6 +52,11 @@ impl Ledger {
         let offset = event.offset;
         if event.is_snapshot {
             self.snapshot((event.key, offset), channel, from);
+            if from.slow
+                && let Some(due) = self.due_of(event)
+            {
+                self.aged(due, from);
+            }
             return Meaning::Counted;
         }
         if self.follows {

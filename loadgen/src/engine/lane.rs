@@ -252,7 +252,7 @@ impl Lane {
 
     fn frame(&mut self, input: &mut [u8], heard: &mut Heard) -> Result<usize, Fault> {
         let mut joined = Vec::new();
-        let next = frame::next(input, &mut joined, false).map_err(Fault::BadFrame)?;
+        let next = frame::next(input, &mut joined).map_err(Fault::BadFrame)?;
         let Some((frame, len)) = next else { return Ok(0) };
         match frame.opcode {
             frame::Opcode::Ping => {

@@ -98,6 +98,8 @@ pub(crate) struct Ledger {
     /// What is to be recorded still: when the last events were due and came, and how many did so.
     same: ((u64, u64), u32),
     pub(crate) latency: Latency,
+    /// How old what slow connections see is, while it is measured.
+    pub(crate) ages: Latency,
     pub(crate) slices: Slices,
     /// With `until_last`.
     pub(crate) lasts: Lasts,
@@ -128,6 +130,7 @@ impl Ledger {
             catching: HashMap::new(),
             same: ((0, 0), 0),
             latency: Latency::new(),
+            ages: Latency::new(),
             slices: Slices::new(),
             lasts: Lasts::default(),
             verdict: Verdict::default(),
@@ -167,6 +170,9 @@ impl Ledger {
         if is_snapshot {
             // What is shown again is neither a delivery nor in time.
             self.snapshot((self.marks.key(event), event.offset()), channel, from);
+            if let Some(due) = self.marks.due(event).filter(|_| from.slow) {
+                self.aged(due, from);
+            }
             return Meaning::Counted;
         }
         if self.follows {
@@ -227,7 +233,7 @@ impl Ledger {
     #[inline]
     pub(super) fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
         if from.apart || !from.measured.has(due) {
-            return;
+            return self.aged(due, from);
         }
         if (due, from.now) != self.same.0 {
             self.record();
@@ -236,6 +242,13 @@ impl Ledger {
         self.same.1 += 1;
         if let Some(place) = place.filter(|_| self.wanted.subscribing.until_last) {
             self.lasts.note(place, due, from.now);
+        }
+    }
+
+    /// What a slow connection sees, event or latest value, is as old as this.
+    pub(super) fn aged(&mut self, due: u64, from: Arrival) {
+        if from.slow && from.phase == Phase::Measure {
+            self.ages.record(plan::latency(due, from.now));
         }
     }
 

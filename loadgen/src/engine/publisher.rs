@@ -412,7 +412,7 @@ impl Publisher {
         }
         let (mut used, mut joined) = (0, Vec::new());
         while let Some((frame, len)) =
-            frame::next(&mut self.input[used..], &mut joined, false).map_err(Fault::BadFrame)?
+            frame::next(&mut self.input[used..], &mut joined).map_err(Fault::BadFrame)?
         {
             used += len;
             match frame.opcode {

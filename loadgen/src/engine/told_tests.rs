@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::ledger::tests::{event, hear, kinds, say, subscribe, subscribing, with};
 use crate::engine::wanted::Subscribing;
+use crate::plan::Span;
 use crate::wire::command::{Policy, Wishes};
 
 /// Books of connections that ask for `latest`, with so many keys.
@@ -52,6 +53,42 @@ fn under_latest_each_key_that_was_missed_is_shown_with_its_newest_event() {
     assert_eq!(kinds(&ledger), [Kind::SnapshotStale]);
     ledger.finish(&[Some(14), None, None], |at| u32::try_from(at).expect("small"));
     assert_eq!(kinds(&ledger), [Kind::SnapshotStale, Kind::NotShown]);
+}
+
+#[test]
+fn what_a_slow_connection_sees_is_as_old_as_when_it_was_due() {
+    let mut ledger = latest(0);
+    subscribe(&mut ledger, 0, 0);
+    let from = |slow, phase| Arrival {
+        at: 0,
+        connection: 0,
+        slow,
+        apart: slow,
+        now: 5_000_000,
+        phase,
+        measured: Span { from: 0, until: u64::MAX },
+        made: u64::MAX,
+    };
+    let shown =
+        r#"{"type":"event","channel":"load:0","offset":11,"snapshot":true,"data":{"ts":9}}"#;
+    let texts = [
+        event(0, 11),
+        r#"{"type":"lagged","channel":"load:0","dropped":1,"from":12,"to":12}"#.to_owned(),
+        shown.replace("11", "12"),
+    ];
+    for (slow, phase, seen) in [(true, Phase::Drain, 0), (true, Phase::Measure, 2)] {
+        let mut ledger = latest(0);
+        subscribe(&mut ledger, 0, 0);
+        for text in &texts {
+            ledger.text(text.as_bytes(), from(slow, phase), &mut |_| {});
+        }
+        assert_eq!((ledger.ages.count(), kinds(&ledger)), (seen, vec![]), "{phase:?}");
+    }
+    for text in &texts {
+        ledger.text(text.as_bytes(), from(false, Phase::Measure), &mut |_| {});
+    }
+    ledger.record();
+    assert_eq!((ledger.ages.count(), ledger.latency.count()), (0, 1), "who is not slow");
 }
 
 #[test]

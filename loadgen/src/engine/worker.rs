@@ -333,8 +333,11 @@ impl Worker {
             if self.skims {
                 used += self.books.ledger.alike(&input[used..], from);
             }
-            let deflates = self.inflate.is_some();
-            let found = frame::next(&mut input[used..], &mut joined, deflates);
+            let rest = &mut input[used..];
+            let found = match self.inflate {
+                None => frame::next(rest, &mut joined),
+                Some(_) => frame::next_deflated(rest, &mut joined),
+            };
             let found = found.map_err(Fault::BadFrame)?;
             let Some((frame, len)) = found else { break };
             match frame.opcode {

@@ -106,22 +106,33 @@ struct Piece<'a> {
 ///
 /// A control frame that stands between the fragments at the front is put before them, in `input`
 /// too, and read first. `Ok(None)` means "call again with more bytes". Nothing is consumed.
-/// Compressed messages are only read where permessage-deflate was agreed on.
 #[inline]
 pub(crate) fn next<'a>(
     input: &'a mut [u8],
     joined: &'a mut Vec<u8>,
-    deflates: bool,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    read::<false>(input, joined)
+}
+
+/// The same where permessage-deflate was agreed on. Apart, so that nobody else pays for it.
+pub(crate) fn next_deflated<'a>(
+    input: &'a mut [u8],
+    joined: &'a mut Vec<u8>,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    read::<true>(input, joined)
+}
+
+#[inline]
+fn read<'a, const DEFLATES: bool>(
+    input: &'a mut [u8],
+    joined: &'a mut Vec<u8>,
 ) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
     if input.first().is_some_and(|first| first & 0x80 == 0) {
-        put_control_first(input)?;
+        put_control_first::<DEFLATES>(input)?;
     }
     let input = &*input;
-    let Some(first) = piece(input)? else { return Ok(None) };
+    let Some(first) = piece::<DEFLATES>(input)? else { return Ok(None) };
     let opcode = first.opcode.ok_or(FrameError::Stray)?;
-    if first.is_deflated && !deflates {
-        return Err(FrameError::ReservedBits);
-    }
     if first.is_last {
         let Piece { is_deflated, payload, len, .. } = first;
         return Ok(Some((Frame { opcode, is_deflated, payload }, len)));
@@ -131,19 +142,18 @@ pub(crate) fn next<'a>(
 
 /// The length of the header and the payload, where `frame` is a text message in one frame.
 pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
-    let piece = piece(frame).ok().flatten()?;
-    let is_text = piece.opcode == Some(Opcode::Text) && !piece.is_deflated;
-    let is_whole = piece.is_last && piece.len == frame.len();
-    (is_text && is_whole).then_some((piece.len - piece.payload.len(), piece.payload))
+    let piece = piece::<false>(frame).ok().flatten()?;
+    let is_whole = piece.is_last && piece.opcode == Some(Opcode::Text) && piece.len == frame.len();
+    is_whole.then_some((piece.len - piece.payload.len(), piece.payload))
 }
 
 /// Puts the first control frame between the fragments of the message at the front before them: it
 /// must not wait until the message is whole.
 #[cold]
 #[inline(never)]
-fn put_control_first(input: &mut [u8]) -> Result<(), FrameError> {
+fn put_control_first<const DEFLATES: bool>(input: &mut [u8]) -> Result<(), FrameError> {
     let mut used = 0;
-    while let Some(piece) = piece(&input[used..])? {
+    while let Some(piece) = piece::<DEFLATES>(&input[used..])? {
         let (is_last, len) = (piece.is_last, piece.len);
         if piece.opcode.is_some_and(Opcode::is_control) {
             input[..used + len].rotate_right(len);
@@ -170,7 +180,7 @@ fn join<'a>(
     joined.extend_from_slice(first.payload);
     let mut used = first.len;
     loop {
-        let Some(next) = piece(&input[used..])? else { return Ok(None) };
+        let Some(next) = piece::<true>(&input[used..])? else { return Ok(None) };
         if next.opcode.is_some() {
             return Err(FrameError::Unfinished);
         }
@@ -187,10 +197,10 @@ fn join<'a>(
 }
 
 #[inline]
-fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
+fn piece<const DEFLATES: bool>(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
-    let is_deflated = first & 0x70 != 0;
-    if is_deflated && !may_be_deflated(*first) {
+    let is_deflated = DEFLATES && first & 0x70 != 0;
+    if first & 0x70 != 0 && !(DEFLATES && may_be_deflated(*first)) {
         return Err(FrameError::ReservedBits);
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
@@ -284,7 +294,7 @@ mod tests {
             push_server(Opcode::Text, &payload, &mut bytes);
             for cut in 0..bytes.len() {
                 assert_eq!(
-                    next(&mut bytes[..cut], &mut Vec::new(), false),
+                    next(&mut bytes[..cut], &mut Vec::new()),
                     Ok(None),
                     "{len} bytes cut at {cut}"
                 );
@@ -292,11 +302,7 @@ mod tests {
             let whole = bytes.len();
             bytes.extend_from_slice(b"\x81");
             let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: &payload };
-            assert_eq!(
-                next(&mut bytes, &mut Vec::new(), false),
-                Ok(Some((frame, whole))),
-                "{len} bytes"
-            );
+            assert_eq!(next(&mut bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
         }
     }
 
@@ -314,15 +320,11 @@ mod tests {
             (b"\x82\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", FrameError::TooBig),
         ];
         for (bytes, error) in cases {
-            assert_eq!(
-                next(&mut bytes.to_vec(), &mut Vec::new(), false),
-                Err(error),
-                "{bytes:02x?}"
-            );
+            assert_eq!(next(&mut bytes.to_vec(), &mut Vec::new()), Err(error), "{bytes:02x?}");
         }
         let mut other = *b"HTTP/1.1 200 OK";
         assert_eq!(
-            next(&mut other, &mut Vec::new(), false),
+            next(&mut other, &mut Vec::new()),
             Err(FrameError::ReservedBits),
             "no frame at all"
         );
@@ -341,10 +343,10 @@ mod tests {
             (b"\xA1\x00", Err(FrameError::ReservedBits)),
         ] {
             let (mut input, mut joined) = (bytes.to_vec(), Vec::new());
-            let found = next(&mut input, &mut joined, true)
+            let found = next_deflated(&mut input, &mut joined)
                 .map(|next| next.map(|(frame, len)| (frame.is_deflated, frame.payload, len)));
             assert_eq!(found, expected, "{bytes:02x?}");
-            let refused = next(&mut bytes.to_vec(), &mut Vec::new(), false).is_err();
+            let refused = next(&mut bytes.to_vec(), &mut Vec::new()).is_err();
             assert_eq!(refused, bytes[0] & 0x40 != 0 || bytes[0] & 0x20 != 0, "{bytes:02x?}");
         }
         assert_eq!(whole_text(b"\xC1\x01a"), None, "no text before it is inflated");
@@ -354,12 +356,12 @@ mod tests {
     fn a_message_in_fragments_is_one_message() {
         let mut bytes = *b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
         for cut in 0..bytes.len() {
-            assert_eq!(next(&mut bytes[..cut], &mut Vec::new(), false), Ok(None), "cut at {cut}");
+            assert_eq!(next(&mut bytes[..cut], &mut Vec::new()), Ok(None), "cut at {cut}");
         }
         let mut joined = b"of an earlier one".to_vec();
         let mut behind = [bytes.as_slice(), b"\x89\x00"].concat();
         let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: b"abcde" };
-        assert_eq!(next(&mut behind, &mut joined, false), Ok(Some((frame, bytes.len()))));
+        assert_eq!(next(&mut behind, &mut joined), Ok(Some((frame, bytes.len()))));
         let mut endless = Vec::new();
         let part = vec![b'x'; 1 << 20];
         for nth in 0..17 {
@@ -367,7 +369,7 @@ mod tests {
             push_server(Opcode::Text, &part, &mut endless);
             endless[start] = u8::from(nth == 0);
         }
-        assert_eq!(next(&mut endless, &mut Vec::new(), false), Err(FrameError::TooBig), "bounded");
+        assert_eq!(next(&mut endless, &mut Vec::new()), Err(FrameError::TooBig), "bounded");
     }
 
     #[test]
@@ -382,9 +384,7 @@ mod tests {
         ] {
             let (mut input, mut used, mut joined) = (bytes[..cut].to_vec(), 0, Vec::new());
             let mut found = Vec::new();
-            while let Some((frame, len)) =
-                next(&mut input[used..], &mut joined, false).expect("frames")
-            {
+            while let Some((frame, len)) = next(&mut input[used..], &mut joined).expect("frames") {
                 found.push((frame.opcode, frame.payload.to_vec()));
                 used += len;
             }
@@ -394,7 +394,7 @@ mod tests {
             // What is left over goes on with the rest.
             let mut rest = [&input[used..], &bytes[cut..]].concat();
             if cut == 7 {
-                let next = next(&mut rest, &mut joined, false).expect("frames").expect("whole");
+                let next = next(&mut rest, &mut joined).expect("frames").expect("whole");
                 assert_eq!(
                     next.0,
                     Frame { opcode: Opcode::Pong, is_deflated: false, payload: b"q" }
@@ -402,7 +402,7 @@ mod tests {
             }
         }
         assert_eq!(
-            next(&mut b"\x01\x00\x88\x00".to_vec(), &mut Vec::new(), false)
+            next(&mut b"\x01\x00\x88\x00".to_vec(), &mut Vec::new())
                 .map(|next| { next.map(|(frame, len)| (frame.opcode, len)) }),
             Ok(Some((Opcode::Close, 2)))
         );

@@ -45,6 +45,7 @@ fn a_trickle_is_enough_for_small_events() {
     let ran = fed("slow", Sin::None, &["--share", "0.5", "--bytes-per-second", "200000"]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("3 connections that read 200000 B/s"), "{}", ran.text);
+    assert!(ran.text.contains("slow see  "), "{}", ran.text);
     assert!(!ran.text.contains("slow ended"), "{}", ran.text);
 }
 
