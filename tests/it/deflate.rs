@@ -26,7 +26,7 @@ fn flushed(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of a compressed message.
-fn deflated(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut out = flushed(bytes);
     assert!(out.ends_with(&[0, 0, 0xFF, 0xFF]));
     out.truncate(out.len() - 4);
@@ -211,7 +211,20 @@ fn a_message_that_is_compressed_wrongly_ends_its_connection() {
     let cut = &good[..good.len() / 2];
     let mut turned = good.clone();
     turned[0] ^= 0x06;
-    let cases: [(&str, Vec<u8>, u16); 9] = [
+    // A last block, and behind it what begins no other.
+    let mut last = Vec::with_capacity(good.len() + 64);
+    let mut state = Compress::new(Compression::default(), false);
+    state.compress_vec(publish("x").as_bytes(), &mut last, FlushCompress::Finish).unwrap();
+    let tail = [&last[..], &[0xFF; 5]].concat();
+    let (front, back) = good.split_at(good.len() / 2);
+    let cases: [(&str, Vec<u8>, u16); 12] = [
+        ("RSV1 on a pong", masked(0xCA, b""), 1002),
+        (
+            "RSV1 again on what goes on with a compressed message",
+            [masked(0x41, front), masked(0xC0, back)].concat(),
+            1002,
+        ),
+        ("bytes behind a last block", masked(TEXT, &tail), 1007),
         ("RSV1 on a continuation", [masked(0x01, b"{"), masked(0xC0, b"}")].concat(), 1002),
         ("RSV1 on a ping", masked(0xC9, b""), 1002),
         ("RSV1 on a close", masked(0xC8, b""), 1002),
