@@ -256,6 +256,11 @@ impl Members {
         news.after = None;
     }
 
+    /// How many linger, and entries of those who did and came back.
+    pub fn lingering(&self) -> usize {
+        self.lingering.len()
+    }
+
     /// When [`Members::tick`] is next due; 0 is at once.
     pub fn wake_at(&self) -> Option<u64> {
         let news = (!self.news.is_empty()).then(|| self.news_at());

@@ -94,3 +94,19 @@ fn a_room_is_there_as_long_as_somebody_is_and_lingers() {
     assert_eq!(tick(&rooms, 3_000, 0, 4_000), None);
     assert_eq!(leave(&rooms, 1, 0, true, 4_000), None, "where there is no room");
 }
+
+#[test]
+fn of_those_who_linger_in_all_rooms_there_is_a_bound() {
+    let rooms = Rooms::new(Arc::new(Heard::default()));
+    let lingering = || rooms.lingering.load(Ordering::Relaxed);
+    enter(&rooms, 1, 0, 0);
+    leave(&rooms, 1, 0, true, 0);
+    assert_eq!((lingering(), rooms.len()), (1, 1));
+    rooms.lingering.store(LINGERING_MAX, Ordering::Relaxed);
+    enter(&rooms, 2, 0, 0);
+    leave(&rooms, 2, 0, true, 0);
+    assert_eq!(rooms.presence("room:1").clients, 1, "the second has left at once");
+    rooms.lingering.store(1, Ordering::Relaxed);
+    tick(&rooms, 0, 0, 5_000);
+    assert_eq!((lingering(), rooms.len()), (0, 0));
+}
