@@ -14,4 +14,5 @@ pub mod policy;
 pub mod prefix;
 pub mod run;
 pub mod session;
+pub mod signals;
 pub mod wheel;

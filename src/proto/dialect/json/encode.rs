@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::text::write_string;
 use crate::proto::close::CloseReason;
 use crate::proto::event::{Author, Event, Payload};
-use crate::proto::name::ClientId;
+use crate::proto::name::{ChannelName, ClientId};
 use crate::proto::position::Position;
 use crate::proto::push::{Last, Push};
 
@@ -107,6 +107,25 @@ fn put_events(out: &mut Vec<u8>, events: &[Arc<Event>], snapshot: bool) {
         put_event(event, snapshot, out);
     }
     put(out, "]");
+}
+
+/// Writes the JSON text of a signal, or of its end where there is no `data`. Returns where its
+/// `"from"` begins: from there on it is an entry of the list in `subscribed`.
+pub fn encode_signal(
+    channel: &ChannelName,
+    (author, name): (&Author, &str),
+    data: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> usize {
+    answer(out, "signal", None);
+    string(out, ",\"channel\":", channel.as_str());
+    let from = out.len() + 1;
+    put_author(out, author);
+    string(out, ",\"name\":", name);
+    put(out, ",\"data\":");
+    put_value(out, data.unwrap_or(b"null"));
+    put(out, "}");
+    from
 }
 
 /// Writes the JSON text of everything else.

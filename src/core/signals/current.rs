@@ -1,0 +1,54 @@
+//! What is shown on one channel now: what a client that subscribes is told.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::{Signal, Told};
+
+/// Signals that one channel shows at most: of more nobody makes sense, and each of their readers
+/// would be told of all.
+pub(super) const SIGNALS_MAX: usize = 1_024;
+
+/// The signals of one channel. Each client's come from its own shard, in order.
+#[derive(Debug, Default)]
+pub struct Current {
+    table: HashTable<Arc<Signal>>,
+}
+
+impl Current {
+    /// Takes a value, or an end. `false` where the channel has no room for one that begins: nobody
+    /// is to be told of it.
+    #[must_use]
+    pub fn tell(&mut self, told: &Told) -> bool {
+        let Told { signal, .. } = told;
+        let is_room = self.table.len() < SIGNALS_MAX;
+        let same = |other: &Arc<Signal>| other.is_same(signal);
+        match self.table.entry(signal.hash(), same, |other| other.hash()) {
+            Entry::Occupied(found) if signal.is_end() => {
+                found.remove();
+                if self.table.is_empty() {
+                    self.table = HashTable::new();
+                }
+            }
+            Entry::Occupied(mut found) => *found.get_mut() = Arc::clone(signal),
+            Entry::Vacant(_) if signal.is_end() => {}
+            Entry::Vacant(free) if is_room => {
+                free.insert(Arc::clone(signal));
+            }
+            Entry::Vacant(_) => return false,
+        }
+        true
+    }
+
+    /// Whether nothing is shown.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// All that is shown.
+    pub fn list(&self) -> Vec<Arc<Signal>> {
+        self.table.iter().map(Arc::clone).collect()
+    }
+}
