@@ -28,7 +28,7 @@ pub const DATA_BYTES_MAX: usize = 4 * 1024;
 
 /// Times a second that the readers of a channel are told of one name of one client, where the
 /// configuration does not say.
-pub const RATE: u32 = 20;
+pub const RATE: u64 = 20;
 
 /// What a signal takes of memory beside its frame, about.
 const SIGNAL_BYTES: usize = size_of::<Signal>() + 64;
@@ -78,6 +78,11 @@ impl Signal {
         let entry = data.and_then(|_| u32::try_from(entry).ok()).unwrap_or(0);
         let weight = budget.take(SIGNAL_BYTES + frame.len());
         Arc::new(Self { who: Arc::clone(who), frame, entry, weight })
+    }
+
+    /// The end of the same signal.
+    fn to_end(&self) -> Arc<Self> {
+        Self::new(&self.who, None, &Budget { used: Arc::clone(&self.weight.used), max: 0 })
     }
 
     /// Which signal.

@@ -22,6 +22,7 @@ mod patterns;
 mod protocol;
 mod rate;
 mod raw;
+mod signals;
 mod slow;
 mod slow_bad;
 mod spoken;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::current::SIGNALS_MAX;
+use super::current::{BYTES_MAX, SIGNALS_MAX};
 use super::{Budget, NAMES_MAX, Signal, Told, Who};
 use crate::proto::event::Author;
 use crate::proto::name::{Alias, ChannelName, ClientId};
@@ -42,7 +42,11 @@ pub enum Refused {
     #[error("a client shows at most {} signals to a channel at a time: end one first", NAMES_MAX)]
     Names,
     /// The channel has as many signals as it may.
-    #[error("the channel shows {} signals already, and no more: try again later", SIGNALS_MAX)]
+    #[error(
+        "the channel has no room for it: all its signals together are at most {} and {} bytes",
+        SIGNALS_MAX,
+        BYTES_MAX
+    )]
     Channel,
     /// The node has.
     #[error("the node holds as many signals as it may: try again later")]
@@ -102,11 +106,15 @@ impl Slot {
         self.waiting = self.shown.then(|| Signal::new(&self.who, None, budget));
     }
 
-    /// Tells what waits. `false` where there was no room for it.
+    /// Tells what waits. `false` where there was no room for it: then it ends, so that nobody goes
+    /// on seeing what its sender does not show any more.
     fn send(&mut self, now_ms: u64, tell: &mut impl FnMut(Told) -> bool) -> bool {
         let Some(signal) = self.waiting.take() else { return true };
         let (begins, shows) = (!self.shown, !signal.is_end());
-        let told = tell(Told { signal, begins });
+        let told = tell(Told { signal: Arc::clone(&signal), begins });
+        if !told && self.shown {
+            tell(Told { signal: signal.to_end(), begins: false });
+        }
         self.shown = shows && told;
         self.ready_ms = now_ms + self.interval_ms;
         told

@@ -251,10 +251,36 @@ fn a_channel_and_a_node_have_room_for_so_many() {
     assert_eq!(desk.put("a", Some("2"), 5_000), Err(Refused::Node));
     assert_eq!(desk.put("a", None, 5_000), Ok(()), "an end frees some");
     drop(weight);
+    // A value that has no room ends what was shown before it.
+    let mut current = Current::default();
+    let large = format!("\"{}\"", "x".repeat(DATA_BYTES_MAX - 2));
+    let mut room = |told: Told| current.tell(&told);
+    let mut desk = Desk::default();
+    let mut refused = 0;
+    let channel = channel(1);
+    for client in 0..400 {
+        let from = author(ClientId(client));
+        let put = |data| Put {
+            channel: &channel,
+            alias: Alias(1),
+            from: &from,
+            name: "a",
+            data: Some(data),
+            ttl_ms: 10_000,
+            interval_ms: 0,
+        };
+        desk.shown.put(put(b"1"), 1, &desk.budget, &mut room).unwrap();
+        let taken = desk.shown.put(put(large.as_bytes()), 2, &desk.budget, &mut room);
+        refused += usize::from(taken == Err(Refused::Channel));
+    }
+    let left: usize = current.list().iter().map(|signal| signal.frame().len()).sum();
+    assert!((100..200).contains(&refused) && current.list().len() == 400 - refused, "{refused}");
+    assert!(left <= current::BYTES_MAX && left > current::BYTES_MAX - 5_000, "{left}");
+
     let full = |_| false;
     let mut desk = Desk::default();
     let put = Put {
-        channel: &channel(1),
+        channel: &channel,
         alias: Alias(1),
         from: &author(ClientId(1)),
         name: "a",
