@@ -45,6 +45,7 @@ use forms::Mixed;
 use lag::Kept;
 use pattern::{Patterns, Touched};
 use seat::{Listed, Member, Standing, Sub};
+use tell::Fences;
 use throttle::{Dues, Groups};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
@@ -128,6 +129,7 @@ pub struct Hub {
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
     patterns: Patterns,
+    fences: Fences,
     /// Events that were loaded so far.
     loaded: u64,
     touched: Vec<Touched>,
@@ -161,6 +163,7 @@ impl Hub {
             clients: HashMap::default(),
             topics: HashMap::default(),
             patterns: Patterns::default(),
+            fences: Fences::default(),
             loaded: 0,
             touched: Vec::new(),
             dues: Dues::new(),
@@ -318,6 +321,7 @@ impl Hub {
         }
         let seat = self.seats.get_mut(id)?;
         seat.subs.retain(|other| other.alias != alias);
+        seat.outbox.purge_signals(alias);
         if !goes_on {
             outcome.purged = seat.outbox.purge(alias);
             seat.weigh(self.press.account());

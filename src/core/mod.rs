@@ -17,4 +17,5 @@ pub mod prefix;
 pub mod presence;
 pub mod run;
 pub mod session;
+pub mod signals;
 pub mod wheel;

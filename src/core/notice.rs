@@ -1,5 +1,6 @@
-//! What a room tells those who have its channel by name: encoded once, for the control lane.
+//! What a room tells those who have its channel by name, encoded once.
 
+use super::signals::Told;
 use crate::proto::name::{Alias, ClientId};
 
 /// What one notice takes of memory beside its frames, about.
@@ -8,8 +9,10 @@ const NOTICE_BYTES: usize = 128;
 /// Something for every seat of a shard that has the channel by name.
 #[derive(Debug)]
 pub enum Notice {
-    /// Joins, leaves or counts. None of it is dropped.
+    /// Joins, leaves or counts. None of it is dropped. For the control lane.
     Presence(Frames),
+    /// A value of a signal, or its end. For the lane of signals.
+    Signal(Told),
 }
 
 impl Notice {
@@ -17,6 +20,7 @@ impl Notice {
     pub fn alias(&self) -> Alias {
         match self {
             Self::Presence(frames) => frames.alias,
+            Self::Signal(told) => told.signal.who().alias,
         }
     }
 
@@ -24,6 +28,7 @@ impl Notice {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Presence(frames) => frames.bytes.len() + NOTICE_BYTES,
+            Self::Signal(told) => told.signal.footprint() + NOTICE_BYTES,
         }
     }
 }

@@ -23,6 +23,11 @@ pub enum Push<'a> {
     Error(&'a CommandError),
     /// What a room tells, and its answers.
     Room(RoomPush<'a>),
+    /// The answer to `signal`.
+    Ok {
+        /// The command's id.
+        id: u64,
+    },
     /// Events that this client will not get.
     Lagged {
         /// Of which channel.
@@ -73,6 +78,9 @@ pub enum Push<'a> {
         recovered: Option<bool>,
         /// Whether the channel was subscribed already, and only its options changed.
         updated: bool,
+        /// What others show there, each an object without its first brace; `None` where nothing
+        /// may be shown.
+        signals: Option<&'a [&'a [u8]]>,
     },
     /// The answer to `subscribe` with a pattern.
     SubscribedPattern {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::flush::OutOfTurn;
 use super::local::{Shard, Socket};
+use super::signals::entries;
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
@@ -167,7 +168,9 @@ impl Shard {
             let mut writer = OutOfTurn(self);
             let outcome = self.hub.borrow_mut().update(which, join, &mut writer, now_ms);
             let recovered = recovered(subscribe, position);
-            let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
+            let (updated, signals) = (true, None);
+            let push =
+                Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
             self.answer(asker.id, &push);
             // A close comes behind the answer.
             self.settle(outcome);
@@ -197,13 +200,15 @@ impl Shard {
             }
             outcome
         };
-        self.enter_room(asker, (&joined.channel, alias));
+        let signals = self.enter_room(asker, (&joined.channel, alias));
         if let Some(whole) = recovered {
             let counter = if whole { Counter::RecoveriesWhole } else { Counter::RecoveriesNot };
             self.metrics.add(counter, 1);
         }
         let alias = alias.0;
-        let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
+        let (updated, signals) = (false, signals.as_deref().map(entries));
+        let signals = signals.as_deref();
+        let push = Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
         self.answer(asker.id, &push);
         // A close comes behind the answer.
         self.settle(outcome);
@@ -217,12 +222,16 @@ impl Shard {
         channel: &str,
     ) -> Result<(), CommandError> {
         let have = self.node.store().find(channel);
+        let have_alias = have.as_ref().map(|have| have.alias);
         let now_ms = asker.now.node_ns / 1_000_000;
         let ended = have.and_then(|have| {
             let (which, mut writer) = ((asker.id, have.alias), OutOfTurn(self));
             self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)
         });
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
+        if let Some(have) = have_alias {
+            self.end_signals_on(asker.author.client, have);
+        }
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
         self.leave_room(asker.author.client, channel, (Parting::Asked, last), asker.now);
         self.answer(asker.id, &Push::Unsubscribed { id, channel });

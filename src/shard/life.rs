@@ -145,6 +145,7 @@ impl Shard {
         let parting = if self.node.draining() { Parting::Drained } else { Parting::Lost };
         let mut hub = self.hub.borrow_mut();
         let Some(client) = hub.seat(id).map(|seat| seat.author.client) else { return held_back };
+        self.end_signals(client);
         hub.leave_all(id, |left, last| match left {
             Left::Channel(channel) => {
                 store.unsubscribe(channel.as_str(), self.id, last, now);
@@ -301,6 +302,7 @@ pub(super) async fn time(local: Local) {
         }
         turn += 1;
         shard.expire(now_ms, &mut due);
+        shard.expire_signals(now_ms);
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         } else {

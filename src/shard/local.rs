@@ -17,6 +17,7 @@ use super::room::RoomDues;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::session::Session;
+use crate::core::signals::Shown;
 use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
@@ -76,6 +77,8 @@ pub(super) struct Shard {
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
     pub(super) told: Told,
+    /// The signals that its clients show.
+    pub(super) shown: RefCell<Shown>,
     /// When rooms are looked at.
     pub(super) room_dues: RoomDues,
 }
@@ -134,6 +137,7 @@ impl Local {
             drain: RefCell::new(None),
             empty: Notify::new(),
             told: Told::default(),
+            shown: RefCell::default(),
             room_dues: RoomDues::default(),
             node,
         }))

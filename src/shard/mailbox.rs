@@ -45,6 +45,8 @@ struct Inner {
     orders: Vec<Order>,
     /// What rooms tell; counted in `bytes` too.
     notices: Vec<Arc<Notice>>,
+    /// How many there were.
+    told: u64,
     /// Events that the shard has taken and not yet fanned out.
     in_hand: usize,
     /// The shard has ended: nothing is taken any more.
@@ -96,6 +98,7 @@ impl Mailbox {
         }
         inner.bytes += notice.bytes();
         inner.notices.push(notice);
+        inner.told += 1;
         let first = inner.notices.len() == 1;
         let crowded = inner.crowded();
         drop(inner);
@@ -267,6 +270,10 @@ impl Deliver for Mailboxes {
 impl Tell for Mailboxes {
     fn tell(&self, shard: ShardId, notice: Arc<Notice>) -> bool {
         self.of(shard).is_some_and(|mailbox| mailbox.notify(notice))
+    }
+
+    fn told(&self, shard: ShardId) -> u64 {
+        self.of(shard).map_or(0, |mailbox| mailbox.inner.lock().told)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod memory;
 mod node;
 mod pattern;
 mod room;
+mod signals;
 mod slow;
 mod tell;
 #[cfg(test)]

@@ -16,11 +16,15 @@ use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
+use crate::core::signals::Budget;
 use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Last;
 use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, NewEvent, Published, Store, StoreError};
+
+/// The part of `limits.memory` that signals may take beside it.
+const SIGNALS_SHARE: usize = 8;
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -116,6 +120,7 @@ pub struct Node {
     options: NodeOptions,
     store: Arc<dyn Store>,
     rooms: Rooms,
+    signals: Budget,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
     draining: AtomicBool,
@@ -132,6 +137,7 @@ impl Node {
         let memory = Ledger::new(options.memory_max, mailboxes.all().len());
         Self {
             memory,
+            signals: Budget::new(options.memory_max / SIGNALS_SHARE),
             farewells: Mutex::default(),
             speakers: Speakers::default(),
             options,
@@ -163,6 +169,11 @@ impl Node {
     /// Who has which channel, where that is shown.
     pub fn rooms(&self) -> &Rooms {
         &self.rooms
+    }
+
+    /// What signals take of memory, and may.
+    pub(super) fn signals(&self) -> &Budget {
+        &self.signals
     }
 
     pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {

@@ -10,9 +10,9 @@ use super::command::Asker;
 use super::local::Shard;
 use crate::core::identity::Identity;
 use crate::core::presence::Parting;
-use crate::proto::command::Signal;
+use crate::core::signals::Signal;
 use crate::proto::error::{CommandError, ErrorCode};
-use crate::proto::name::{Alias, ChannelName, ClientId, ShardId};
+use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::push::Push;
 use crate::proto::room::RoomPush;
 use crate::store::Now;
@@ -52,13 +52,20 @@ impl RoomDues {
 impl Shard {
     /// A client has a channel by name: it enters the room, where there is to be one. After it is
     /// in the hub and before it is answered.
-    pub(super) fn enter_room(&self, asker: &Asker<'_>, to: (&ChannelName, Alias)) {
-        let Some(rule) = self.node.options().policies.room(to.0.as_str()) else { return };
+    /// Returns the signals that are shown there, where some may be.
+    pub(super) fn enter_room(
+        &self,
+        asker: &Asker<'_>,
+        to: (&ChannelName, Alias),
+    ) -> Option<Vec<Arc<Signal>>> {
+        let rule = self.node.options().policies.room(to.0.as_str())?;
         let user = asker.author.user.clone();
         let identity = user.map(|user| Arc::new(Identity { user, info: None }));
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
-        let Entered { due } = self.node.rooms().enter(to, rule, visitor, asker.now);
+        let Entered { due, signals, fence } = self.node.rooms().enter(to, rule, visitor, asker.now);
         self.room_dues.push(due);
+        self.hub.borrow_mut().begin_behind(fence, (asker.author.client, to.1));
+        signals
     }
 
     /// A client has a channel by name no longer; `last` says that it was the last one here.
@@ -109,21 +116,5 @@ impl Shard {
         let push = RoomPush::Presence { id, channel, clients, users, members: &members };
         self.answer(asker.id, &Push::Room(push));
         Ok(())
-    }
-
-    /// Shows a signal to a channel. Returns the shard whose mailbox it filled.
-    ///
-    /// # Errors
-    ///
-    /// The answer for the client, not yet queued.
-    pub(super) fn signal(
-        &self,
-        _asker: &Asker<'_>,
-        id: Option<u64>,
-        signal: &Signal<'_>,
-    ) -> Result<Option<ShardId>, CommandError> {
-        self.policy(id, signal.channel)?;
-        let message = "signals are not enabled for this channel";
-        Err(CommandError::new(id, ErrorCode::NotEnabled, message))
     }
 }

@@ -62,6 +62,7 @@ async fn turns(local: Local) {
     let mut yielded = true;
     let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
+        shard.send_signals();
         // Orders do not wait for the end of a stream of events.
         mailbox.take_orders(&mut orders, &mut notices);
         for order in orders.drain(..) {
@@ -143,15 +144,22 @@ impl Drop for Ended<'_> {
 }
 
 impl Shard {
-    /// Whether a throttle group is to be flushed.
+    /// When a throttle group is to be flushed, or a signal told.
+    fn next_due(&self) -> Option<u64> {
+        let (flush, signal) = (self.hub.borrow().next_due(), self.next_signal());
+        flush.into_iter().chain(signal).min()
+    }
+
+    /// Whether that is now.
     fn is_due(&self) -> bool {
-        let due_ms = self.hub.borrow().next_due();
+        let due_ms = self.next_due();
         due_ms.is_some_and(|due_ms| due_ms <= self.node.clock().node_ms())
     }
 
-    /// Waits for mail, orders or the next flush of a throttle group; may come back without any.
+    /// Waits for mail, orders, the next flush of a throttle group or the next signal; may come back
+    /// without any.
     async fn rest(&self, mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>) {
-        let Some(due_ms) = self.hub.borrow().next_due() else { return mailbox.ring().await };
+        let Some(due_ms) = self.next_due() else { return mailbox.ring().await };
         // The wheel of the shard is too coarse for a hundred flushes a second.
         sleep.as_mut().reset(self.node.clock().instant(due_ms));
         tokio::select! {

@@ -16,4 +16,7 @@ pub trait Deliver: Send + Sync {
 pub trait Tell: Send + Sync {
     /// Puts `notice` into the mailbox of `shard`. `true` when that mailbox is beyond its bound.
     fn tell(&self, shard: ShardId, notice: Arc<Notice>) -> bool;
+
+    /// How many notices the mailbox of `shard` was given so far.
+    fn told(&self, shard: ShardId) -> u64;
 }

@@ -15,6 +15,7 @@ use crate::core::identity::Identity;
 use crate::core::notice::{Frames, Notice};
 use crate::core::policy::RoomRule;
 use crate::core::presence::{Change, Members, Parting, Roster, Shown, Told};
+use crate::core::signals::{self, Current, Signal};
 use crate::proto::dialect::json;
 use crate::proto::name::{Alias, ChannelName, ClientId, ShardId};
 use crate::proto::push::Push;
@@ -50,10 +51,14 @@ pub struct Visitor {
 pub type Due = (u64, ChannelName);
 
 /// How a client has entered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Entered {
     /// For the shard that asked.
     pub due: Option<Due>,
+    /// What is shown; `None` where nothing may be.
+    pub signals: Option<Vec<Arc<Signal>>>,
+    /// How many notices the shard had been given then: what they tell is in here already.
+    pub fence: u64,
 }
 
 /// The room of one channel.
@@ -64,6 +69,7 @@ struct Room {
     /// Those that have the channel by name.
     shards: ShardSet,
     presence: Option<Box<Members>>,
+    signals: Current,
     /// When a shard looks at it next, and which.
     armed: Option<(u64, ShardId)>,
 }
@@ -75,6 +81,7 @@ impl Room {
             alias,
             shards: ShardSet::default(),
             presence: rule.presence.map(|rule| Box::new(Members::new(rule))),
+            signals: Current::default(),
             armed: None,
         }
     }
@@ -108,11 +115,15 @@ impl Room {
 
     /// Tells all shards that have the channel. Under the lock of the room, so that all mailboxes
     /// have what it tells in the same order.
-    fn tell(&self, to: &dyn Tell, notice: Notice) {
-        let notice = Arc::new(notice);
+    /// Returns one whose mailbox is beyond its bound.
+    fn tell(&self, to: &dyn Tell, notice: Notice) -> Option<ShardId> {
+        let (notice, mut crowded) = (Arc::new(notice), None);
         for shard in self.shards.iter() {
-            to.tell(shard, Arc::clone(&notice));
+            if to.tell(shard, Arc::clone(&notice)) {
+                crowded = Some(shard);
+            }
         }
+        crowded
     }
 
     fn tick(&mut self, to: &dyn Tell, now_ms: u64) {
@@ -231,7 +242,23 @@ impl Rooms {
         if let Some(members) = &mut room.presence {
             members.enter(visitor.client, visitor.identity, now.unix_ms);
         }
-        Entered { due: room.arm(visitor.shard) }
+        let signals = rule.signals.then(|| room.signals.list());
+        let fence = self.tell.told(visitor.shard);
+        Entered { due: room.arm(visitor.shard), signals, fence }
+    }
+
+    /// A client on its channel has shown a signal, or it has ended. Returns the shard, if any,
+    /// whose mailbox is beyond its bound; `None` where the channel has no room for the signal, and
+    /// nobody is told.
+    pub fn signal(&self, told: signals::Told) -> Option<Option<ShardId>> {
+        let who = told.signal.who();
+        let channel = who.channel.clone();
+        let taken = self.with(channel.as_str(), |room| {
+            let taken = room.signals.tell(&told);
+            taken.then(|| room.tell(&*self.tell, Notice::Signal(told)))
+        });
+        // Without a room there is nobody to be told.
+        taken.unwrap_or(Some(None))
     }
 
     /// A client has a channel by name no longer; `last` says that its shard has no other that has.

@@ -23,6 +23,7 @@ mod presence;
 mod protocol;
 mod rate;
 mod raw;
+mod signals;
 mod slow;
 mod slow_bad;
 mod spoken;

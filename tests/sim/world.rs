@@ -305,7 +305,8 @@ impl World {
         self.rerate(index);
         let (position, alias) = (joined.head, joined.alias.0);
         let recovered = begun.and_then(|begun| begun.recovered);
-        let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
+        let (id, signals) = (None, None);
+        let push = Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
         self.answer(index, &push, answer);
         if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
             // What was held back was under the policy before.

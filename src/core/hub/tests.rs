@@ -8,6 +8,7 @@ mod joined;
 mod latest;
 mod memory;
 mod pattern;
+mod signals;
 mod tables;
 mod tell;
 mod throttle;

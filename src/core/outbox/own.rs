@@ -10,7 +10,8 @@ use super::{LANE_KEPT, Outbox};
 impl Outbox {
     /// Memory that it takes for itself: its control lane, its places in the data lane beyond those
     /// that it may keep while it is empty, the tally of them, and its share of the frame that it is
-    /// writing of what it has missed. Runs, gaps and subscriptions that lag are on the account already.
+    /// writing of what it has missed, and its lane of signals. Runs, gaps, subscriptions that lag and
+    /// signals are on the account already.
     pub fn own_bytes(&self) -> usize {
         let places = self.data.capacity();
         let lane = if places > LANE_KEPT { places * size_of::<Item>() } else { 0 };
@@ -28,7 +29,7 @@ impl Outbox {
             | None => 0,
         };
         let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
-        self.control.capacity() + lane + tally + frame
+        self.control.capacity() + lane + tally + frame + self.signals_own_bytes()
     }
 
     /// Memory that it takes: its own, and its share of the runs that others have too.
@@ -42,7 +43,7 @@ impl Outbox {
             Item::Recall(_) => size_of::<Recall>(),
             Item::Frame(_) | Item::Gone | Item::Last(_) => 0,
         });
-        self.own_bytes() + items.sum::<usize>()
+        self.own_bytes() + items.sum::<usize>() + self.signals_share_bytes()
     }
 
     /// The age of the first event that waits, or is missing there, in milliseconds; `None` where

@@ -10,9 +10,9 @@ use super::room::put_room;
 use super::text::write_string;
 use crate::proto::close::CloseReason;
 use crate::proto::event::{Author, Event, Payload};
-use crate::proto::name::ClientId;
+use crate::proto::name::{ChannelName, ClientId};
 use crate::proto::position::Position;
-use crate::proto::push::{Last, Push};
+use crate::proto::push::{Hole, Last, Push};
 
 /// Writes the JSON text of an event, without line breaks.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
@@ -110,6 +110,25 @@ fn put_events(out: &mut Vec<u8>, events: &[Arc<Event>], snapshot: bool) {
     put(out, "]");
 }
 
+/// Writes the JSON text of a signal, or of its end where there is no `data`. Returns where its
+/// `"from"` begins: from there on it is an entry of the list in `subscribed`.
+pub fn encode_signal(
+    channel: &ChannelName,
+    (author, name): (&Author, &str),
+    data: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> usize {
+    answer(out, "signal", None);
+    string(out, ",\"channel\":", channel.as_str());
+    let from = out.len() + 1;
+    put_author(out, author);
+    string(out, ",\"name\":", name);
+    put(out, ",\"data\":");
+    put_value(out, data.unwrap_or(b"null"));
+    put(out, "}");
+    from
+}
+
 /// Writes the JSON text of everything else.
 pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
@@ -120,14 +139,8 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             string(out, ",\"message\":", &error.message);
         }
         Push::Room(ref push) => put_room(push, out),
-        Push::Lagged { channel, hole, age_ms } => {
-            answer(out, "lagged", None);
-            string(out, ",\"channel\":", channel);
-            number(out, ",\"dropped\":", hole.dropped);
-            number(out, ",\"from\":", hole.from);
-            number(out, ",\"to\":", hole.to);
-            number(out, ",\"age_ms\":", age_ms);
-        }
+        Push::Lagged { channel, hole, age_ms } => lagged(out, channel, hole, age_ms),
+        Push::Ok { id } => answer(out, "ok", Some(id)),
         Push::Pong { id } => answer(out, "pong", id),
         Push::History { id, channel, position, events } => {
             answer(out, "history", id);
@@ -141,7 +154,7 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
                 flag(out, ",\"duplicate\":", true);
             }
         }
-        Push::Subscribed { id, channel, position, alias, recovered, updated } => {
+        Push::Subscribed { id, channel, position, alias, recovered, updated, signals } => {
             answer(out, "subscribed", id);
             place(out, channel, position);
             if let Some(recovered) = recovered {
@@ -150,6 +163,9 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             number(out, ",\"alias\":", alias);
             if updated {
                 flag(out, ",\"updated\":", true);
+            }
+            if let Some(signals) = signals {
+                put_signals(out, signals);
             }
         }
         Push::SubscribedPattern { id, pattern, updated } => {
@@ -182,6 +198,24 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
         }
     }
     put(out, "}");
+}
+
+fn lagged(out: &mut Vec<u8>, channel: &str, hole: Hole, age_ms: u64) {
+    answer(out, "lagged", None);
+    string(out, ",\"channel\":", channel);
+    number(out, ",\"dropped\":", hole.dropped);
+    number(out, ",\"from\":", hole.from);
+    number(out, ",\"to\":", hole.to);
+    number(out, ",\"age_ms\":", age_ms);
+}
+
+fn put_signals(out: &mut Vec<u8>, signals: &[&[u8]]) {
+    put(out, ",\"signals\":[");
+    for (at, signal) in signals.iter().enumerate() {
+        put(out, if at == 0 { "{" } else { ",{" });
+        out.extend_from_slice(signal);
+    }
+    put(out, "]");
 }
 
 fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64>) {

@@ -10,8 +10,8 @@ mod text;
 pub mod value;
 
 pub use encode::{
-    encode_event, encode_push, encode_reading, encode_snapshot, payload_end, payload_text,
-    put_event_head,
+    encode_event, encode_push, encode_reading, encode_signal, encode_snapshot, payload_end,
+    payload_text, put_event_head,
 };
 pub use parse::Parser;
 pub use room::encode_roster;
