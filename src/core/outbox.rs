@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 use std::rc::Rc;
 
+mod browse;
 mod control;
 mod item;
 mod lag;
@@ -14,6 +15,7 @@ mod past;
 mod room;
 mod tally;
 
+pub use browse::{Browse, Leaf};
 pub use item::Slice;
 pub use lag::{Reader, Shown};
 
@@ -196,7 +198,7 @@ impl Outbox {
             Item::Frame(_) | Item::Gone | Item::Last(_) => None,
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
-            Item::Recall(recall) => Some((recall.alias, &recall.channel)),
+            Item::Recall(recall) => recall.channel(),
             Item::Past(slice) | Item::Slice(slice) => {
                 Some((slice.run.alias(), slice.run.channel()))
             }
@@ -217,7 +219,7 @@ impl Outbox {
                 Item::Gap(gap) => begun || !gone(gap.alias),
                 Item::Gone => false,
                 Item::Lag(lag) => !gone(lag.alias),
-                Item::Recall(recall) => !gone(recall.alias),
+                Item::Recall(recall) => recall.channel().is_none_or(|(alias, _)| !gone(alias)),
                 Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = slice.droppable(begun);
                     begun

@@ -18,6 +18,7 @@ mod mailbox;
 pub mod memory;
 mod node;
 mod pattern;
+mod recall;
 mod slow;
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,8 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
+        let recalls = shard.recalls();
+        if in_hand.is_empty() && !recalls && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
             yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
@@ -87,6 +88,10 @@ async fn turns(local: Local) {
         let (events, bytes) = shard.fan_out(&mut in_hand);
         mailbox.settle(events, bytes);
         yielded = shard.write_round(started_ns).await;
+        if shard.recalls() {
+            shard.recall_round(clock.node_ns().saturating_sub(started_ns)).await;
+            yielded = true;
+        }
         shard.keep_memory().await;
     }
 }

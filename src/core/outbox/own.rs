@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use super::item::{GAP_BYTES, Item, age_ms};
 use super::lag::Lag;
-use super::past::Recall;
 use super::{LANE_KEPT, Outbox};
 
 impl Outbox {
@@ -31,7 +30,7 @@ impl Outbox {
             Item::Gap(gap) => GAP_BYTES + gap.frame.capacity(),
             Item::Lag(_) => size_of::<Lag>(),
             Item::Slice(slice) => slice.run.footprint() / Rc::strong_count(&slice.run),
-            Item::Recall(_) => size_of::<Recall>(),
+            Item::Recall(recall) => recall.share_bytes(),
             Item::Frame(_) | Item::Gone | Item::Last(_) | Item::Past(_) => 0,
         });
         self.own_bytes() + items.sum::<usize>()
