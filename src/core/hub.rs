@@ -21,6 +21,7 @@ use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::rate::Rate;
 
+mod browse;
 mod by_pattern;
 mod fan_out;
 mod forms;
@@ -140,6 +141,8 @@ pub struct Hub {
     near: Vec<Listed>,
     /// Seats whose data lane was long at some time since the last look but one.
     roomy: Vec<Listed>,
+    /// Seats whose next writes are to be fetched out of the past, in their turns.
+    recalls: VecDeque<Listed>,
     press: Press,
     /// What all tables of newest events take, and may.
     tables: Account,
@@ -171,6 +174,7 @@ impl Hub {
             full: Vec::new(),
             near: Vec::new(),
             roomy: Vec::new(),
+            recalls: VecDeque::new(),
             press: Press::default(),
             tables: Account::default(),
             tables_max: usize::MAX,
@@ -298,7 +302,7 @@ impl Hub {
     pub fn recall(&mut self, id: SeatId, to: (&ChannelName, Alias), past: Past) {
         let (channel, alias) = to;
         if let Some(seat) = self.seats.get_mut(id) {
-            seat.outbox.recall(channel.clone(), alias, past);
+            seat.outbox.recall(channel.clone(), alias, past, &mut self.press);
         }
         self.mark_dirty(id);
     }

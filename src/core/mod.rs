@@ -2,6 +2,7 @@
 //! reads a clock: `now` is an argument.
 
 pub mod account;
+pub mod browse;
 pub mod dedupe;
 pub mod farewell;
 pub mod history;

@@ -5,6 +5,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
+mod browse;
 mod control;
 mod item;
 mod lag;
@@ -16,6 +17,7 @@ mod signals;
 mod tally;
 mod write;
 
+pub use browse::{Browse, Leaf};
 pub use item::Slice;
 pub use lag::{Reader, Shown};
 pub use signals::{Fits, News};
@@ -205,7 +207,7 @@ impl Outbox {
             Item::Frame(_) | Item::Gone | Item::Last(_) => None,
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
-            Item::Recall(recall) => Some((recall.alias, &recall.channel)),
+            Item::Recall(recall) => recall.channel(),
             Item::Past(slice) | Item::Slice(slice) => {
                 Some((slice.run.alias(), slice.run.channel()))
             }
@@ -226,7 +228,7 @@ impl Outbox {
                 Item::Gap(gap) => begun || !gone(gap.alias),
                 Item::Gone => false,
                 Item::Lag(lag) => !gone(lag.alias),
-                Item::Recall(recall) => !gone(recall.alias),
+                Item::Recall(recall) => recall.channel().is_none_or(|(alias, _)| !gone(alias)),
                 Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = slice.droppable(begun);
                     begun

@@ -183,7 +183,9 @@ async fn go(
         Place::Disconnect => api::clients::disconnect(peer, request).await,
         Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
-        Place::History(channel) => api::history::history(peer, &channel, request.uri().query()),
+        Place::History(channel) => {
+            api::history::history(peer, &channel, request.uri().query()).await
+        }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
         Place::Presence(channel) => api::presence::answer(peer, &channel),
@@ -192,7 +194,9 @@ async fn go(
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
-        Place::Snapshot(channel) => api::history::snapshot(peer, &channel),
+        Place::Snapshot(channel) => {
+            api::history::snapshot(peer, &channel, request.uri().query()).await
+        }
         Place::Stats => Ok(api::stats::answer(node).await),
     }
 }

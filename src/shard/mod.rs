@@ -18,6 +18,7 @@ mod mailbox;
 pub mod memory;
 mod node;
 mod pattern;
+mod recall;
 mod room;
 mod signals;
 mod slow;

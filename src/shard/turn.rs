@@ -72,7 +72,9 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && notices.is_empty() && !shard.is_due() && !shard.is_cutting() {
+        let recalls = shard.recalls();
+        let idle = in_hand.is_empty() && notices.is_empty() && !recalls;
+        if idle && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
             yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
@@ -91,6 +93,10 @@ async fn turns(local: Local) {
         let bytes = if notices.is_empty() { bytes } else { bytes + shard.tell(&mut notices) };
         mailbox.settle(events, bytes);
         yielded = shard.write_round(started_ns).await;
+        if shard.recalls() {
+            shard.recall_round(clock.node_ns().saturating_sub(started_ns)).await;
+            yielded = true;
+        }
         shard.keep_memory().await;
     }
 }

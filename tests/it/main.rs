@@ -18,6 +18,7 @@ mod memory;
 mod mended;
 mod outside;
 mod pattern_rate;
+mod pattern_snapshot;
 mod patterns;
 mod presence;
 mod protocol;

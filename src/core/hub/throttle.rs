@@ -96,6 +96,20 @@ impl Topic {
         groups.map(|group| group.members.len()).sum()
     }
 
+    /// The offset after which a rate holds back events for a member, which are yet to come.
+    pub(super) fn held_after(&self, sub: Sub) -> Option<u64> {
+        let group = self.groups.as_ref()?.get(sub.rate?)?;
+        let member = group.members.get(sub.member as usize)?;
+        Some(self.known_after(group.flushed.max(member.position)))
+    }
+
+    /// The offset after which the table has what was published after `after`: it may have seen
+    /// nothing before.
+    pub(super) fn known_after(&self, after: u64) -> u64 {
+        let floor = self.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
+        after.max(floor.saturating_sub(1))
+    }
+
     /// What was not yet fanned out is for a member, whatever position it began at.
     pub(super) fn begin_after_head(&mut self, sub: Sub) {
         self.begin_with(sub, self.head + 1);

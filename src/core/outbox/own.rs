@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use super::item::{GAP_BYTES, Item, age_ms};
 use super::lag::Lag;
-use super::past::Recall;
 use super::{LANE_KEPT, Outbox};
 
 impl Outbox {
@@ -40,7 +39,7 @@ impl Outbox {
             Item::Past(slice) | Item::Slice(slice) => {
                 slice.run.footprint() / Rc::strong_count(&slice.run)
             }
-            Item::Recall(_) => size_of::<Recall>(),
+            Item::Recall(recall) => recall.share_bytes(),
             Item::Frame(_) | Item::Gone | Item::Last(_) => 0,
         });
         self.own_bytes() + items.sum::<usize>() + self.signals_share_bytes()

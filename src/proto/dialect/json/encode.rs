@@ -88,16 +88,20 @@ pub fn payload_end(payload: &Payload) -> &'static [u8] {
     }
 }
 
-/// Writes the JSON text of a reading as HTTP has it: the channel, its head, and events.
+/// Writes the JSON text of a reading as HTTP has it: the channel, its head, and events; where these
+/// are the newest of their keys, whether there are `more`.
 pub fn encode_reading(
     (channel, position): (&str, Position),
-    (events, snapshot): (&[Arc<Event>], bool),
+    (events, more): (&[Arc<Event>], Option<bool>),
     out: &mut Vec<u8>,
 ) {
     string(out, "{\"channel\":", channel);
     string(out, ",\"epoch\":", position.epoch.as_str());
     number(out, ",\"offset\":", position.offset);
-    put_events(out, events, snapshot);
+    if let Some(more) = more {
+        put(out, if more { ",\"more\":true" } else { ",\"more\":false" });
+    }
+    put_events(out, events, more.is_some());
     put(out, "}");
 }
 
