@@ -43,6 +43,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  weir history room:1 --limit 10\n  \
         weir history room:1 --since k3Zq9TbA.57")]
     History(History),
+    /// Print who has a channel by name, as one JSON line.
+    #[command(after_help = "Example:\n  weir presence room:1")]
+    Presence(Presence),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
     Check(Settings),
@@ -178,6 +181,16 @@ pub struct History {
     pub url: Url,
 }
 
+/// Flags of `weir presence`.
+#[derive(Debug, Args)]
+pub struct Presence {
+    /// The channel, like room:1.
+    pub channel: ChannelName,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+}
+
 /// A place in a channel, as `weir pub` prints its two halves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -298,6 +311,7 @@ mod tests {
             "weir sub a --max-rate 2.5 --slow latest",
             "weir sub a --since k.5",
             "weir history a --since k.5 --limit 0 --reverse",
+            "weir presence a",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -311,6 +325,7 @@ mod tests {
             "weir sub a --since k",
             "weir history a --limit 1001",
             "weir history a:*",
+            "weir presence a:*",
             "weir sub a --count 0",
             "weir sub a --max-rate NaN",
             "weir sub a --max-rate 101",

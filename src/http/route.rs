@@ -30,6 +30,8 @@ enum Place {
     Health,
     Metrics,
     Page(&'static page::Asset),
+    /// As of [`Place::Events`].
+    Presence(String),
     Publish,
     Ready,
     /// As of [`Place::Events`].
@@ -148,6 +150,7 @@ fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, R
         _ => match (of_channel(path), page::find(path)) {
             (Some((channel, "events")), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
             (Some((channel, "history")), _) => (ALLOW_GET, Place::History(channel.to_owned())),
+            (Some((channel, "presence")), _) => (ALLOW_GET, Place::Presence(channel.to_owned())),
             (Some((channel, "snapshot")), _) => (ALLOW_GET, Place::Snapshot(channel.to_owned())),
             (_, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
             (_, None) => return Err(Refusal::not_found()),
@@ -183,6 +186,7 @@ async fn go(
         Place::History(channel) => api::history::history(peer, &channel, request.uri().query()),
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
+        Place::Presence(channel) => api::presence::answer(peer, &channel),
         Place::Publish => api::publish::post(peer, request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))

@@ -314,3 +314,6 @@ impl Rooms {
         Some(done)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod memory;
 mod pattern;
 mod signals;
 mod tables;
+mod tell;
 mod throttle;
 
 use std::collections::BTreeSet;
