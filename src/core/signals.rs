@@ -177,4 +177,4 @@ impl Drop for Weight {
 }
 
 #[cfg(test)]
-pub(in crate::core) mod tests;
+pub(crate) mod tests;

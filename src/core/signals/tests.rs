@@ -30,8 +30,17 @@ pub(in crate::core) fn signal(
     (alias, client, name): (u64, ClientId, &str),
     value: Option<u64>,
 ) -> Arc<Signal> {
+    signal_on(&channel(alias), (alias, client, name), value)
+}
+
+/// The same on a channel of another name.
+pub(crate) fn signal_on(
+    channel: &ChannelName,
+    (alias, client, name): (u64, ClientId, &str),
+    value: Option<u64>,
+) -> Arc<Signal> {
     let hash = name.bytes().fold(alias + client.0, |hash, byte| hash * 31 + u64::from(byte));
-    let (channel, alias, from) = (channel(alias), Alias(alias), author(client));
+    let (channel, alias, from) = (channel.clone(), Alias(alias), author(client));
     let who = Arc::new(Who { channel, alias, from, name: name.into(), hash });
     let data = value.map(|value| value.to_string());
     Signal::new(&who, data.as_ref().map(String::as_bytes), &Budget::new(usize::MAX))

@@ -4,17 +4,26 @@ use std::sync::Arc;
 
 use super::*;
 use crate::core::policy::PresenceRule;
+use crate::core::signals::Told as News;
+use crate::core::signals::tests::signal_on;
 
-/// What shards were told, with the notices as they would stand on the wire.
+/// What shards were told, with the notices as they would stand on the wire; and how often.
 #[derive(Default)]
-struct Heard(Mutex<Vec<(u16, String)>>);
+struct Heard(Mutex<Vec<(u16, String)>>, Mutex<u64>);
 
 impl Tell for Heard {
     fn tell(&self, shard: ShardId, notice: Arc<Notice>) -> bool {
-        let Notice::Presence(frames) = &*notice;
-        let text = frames.of(ClientId(u64::MAX)).concat();
+        let text = match &*notice {
+            Notice::Presence(frames) => frames.of(ClientId(u64::MAX)).concat(),
+            Notice::Signal(told) => told.signal.frame().to_vec(),
+        };
+        *self.1.lock() += 1;
         self.0.lock().push((shard.0, String::from_utf8_lossy(&text).into_owned()));
         false
+    }
+
+    fn told(&self, _: ShardId) -> u64 {
+        *self.1.lock()
     }
 }
 
@@ -23,7 +32,7 @@ impl Heard {
     fn take(&self) -> Vec<(u16, Vec<&'static str>)> {
         let told = std::mem::take(&mut *self.0.lock());
         let kinds = |text: &str| {
-            let mut kinds: Vec<_> = ["\"join\"", "\"leave\"", "\"presence\""]
+            let mut kinds: Vec<_> = ["\"join\"", "\"leave\"", "\"presence\"", "\"signal\""]
                 .into_iter()
                 .flat_map(|kind| text.matches(kind).map(move |_| kind.trim_matches('"')))
                 .collect();
@@ -109,4 +118,40 @@ fn of_those_who_linger_in_all_rooms_there_is_a_bound() {
     rooms.lingering.store(1, Ordering::Relaxed);
     tick(&rooms, 0, 0, 5_000);
     assert_eq!((lingering(), rooms.len()), (0, 0));
+}
+
+#[test]
+fn a_signal_is_told_to_the_shards_that_are_there_and_to_whoever_comes() {
+    let heard = Arc::new(Heard::default());
+    let rooms = Rooms::new(Arc::clone(&heard) as _);
+    let name = ChannelName::from_checked("room:1");
+    let enter = |client, shard, signals| {
+        let visitor = Visitor { client: ClientId(client), identity: None, shard: ShardId(shard) };
+        let rule = RoomRule { presence: None, signals };
+        rooms.enter((&name, Alias(7)), rule, visitor, at(0))
+    };
+    let show = |value, begins| {
+        let signal = signal_on(&name, (7, ClientId(1), "a"), value);
+        rooms.signal(News { signal, begins })
+    };
+    assert_eq!(show(Some(1), true), Some(None), "nobody is there to be told");
+    let entered = enter(1, 0, true);
+    assert_eq!((entered.signals.map(|list| list.len()), entered.fence), (Some(0), 0));
+    assert_eq!(show(Some(1), true), Some(None));
+    assert_eq!(heard.take(), [(0, vec!["signal"])]);
+    let entered = enter(2, 3, true);
+    let list = entered.signals.unwrap();
+    assert!(list.len() == 1 && list[0].entry().ends_with(b"\"data\":1}"));
+    assert_eq!(entered.fence, 1, "what was told is in the list");
+    assert_eq!(show(Some(2), false), Some(None));
+    assert_eq!(heard.take(), [(0, vec!["signal"]), (3, vec!["signal"])]);
+    let list = enter(2, 3, true).signals.unwrap();
+    assert!(list.len() == 1 && list[0].entry().ends_with(b"\"data\":2}"));
+    show(None, false);
+    assert_eq!(enter(4, 3, true).signals.unwrap().len(), 0);
+    assert!(enter(5, 3, false).signals.is_none(), "where none may be shown");
+    for (client, shard) in [(1, 0), (2, 3)] {
+        leave(&rooms, client, shard, true, 9);
+    }
+    assert!(rooms.is_empty());
 }
