@@ -92,6 +92,9 @@ impl Keyed {
         let Some(newest) = Arc::make_mut(chunk).as_newest_mut() else { return };
         let Some(event) = newest.take(offset) else { return };
         self.bytes -= size(&event);
+        if !newest.is_sparse() {
+            return;
+        }
         if newest.live() == 0 {
             self.chunks.remove(&first);
             return;

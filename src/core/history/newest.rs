@@ -36,13 +36,15 @@ impl Newest {
         self.slots.len() < CHUNK_EVENTS && self.bytes <= CHUNK_BYTES
     }
 
-    /// Whether so little of it is left that it is better one with another, of which it is true
-    /// that both are one chunk.
+    /// Whether little of it is left.
+    pub fn is_sparse(&self) -> bool {
+        self.live <= CHUNK_EVENTS / 4
+    }
+
+    /// Whether it is better one with another: where little of it is left, and both are one chunk.
     pub fn merges(&self, other: &Self) -> bool {
         let events = self.live + other.live;
-        self.live <= CHUNK_EVENTS / 4
-            && events <= CHUNK_EVENTS
-            && self.bytes + other.bytes <= CHUNK_BYTES
+        self.is_sparse() && events <= CHUNK_EVENTS && self.bytes + other.bytes <= CHUNK_BYTES
     }
 
     /// Adds an event behind all others.
