@@ -7,7 +7,7 @@ use super::key::{Key, Kind};
 use super::raw::RawNamespace;
 use super::value::Value;
 use crate::core::history::HistoryRule;
-use crate::core::policy::{Keep, Policies, Policy, PolicyRule};
+use crate::core::policy::{Access, Keep, Policies, Policy, PolicyRule};
 
 impl Check<'_> {
     /// The rules of all channels.
@@ -72,6 +72,7 @@ impl Check<'_> {
             choice: rules.value(Key::DefaultsSlowChoice).flag(),
             keys_max,
             patterns: rules.value(Key::DefaultsPatterns).flag(),
+            access: Access::default(),
         }
     }
 }

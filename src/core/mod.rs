@@ -1,11 +1,14 @@
 //! State: sessions, the hub, outboxes, timers and counters. Never waits, spawns, locks, logs or
 //! reads a clock: `now` is an argument.
 
+pub mod access;
 pub mod account;
+pub mod bearer;
 pub mod dedupe;
 pub mod farewell;
 pub mod history;
 pub mod hub;
+pub mod identity;
 pub mod keyed;
 pub mod latest;
 pub mod metrics;
@@ -14,4 +17,5 @@ pub mod policy;
 pub mod prefix;
 pub mod run;
 pub mod session;
+pub mod token;
 pub mod wheel;
