@@ -56,6 +56,10 @@ pub enum Key {
     DefaultsHistoryTtl,
     DefaultsRecoveryMaxEvents,
     DefaultsKeyed,
+    DefaultsPresence,
+    DefaultsPresenceLinger,
+    DefaultsPresenceMaxMembers,
+    DefaultsSignals,
     StoreMemory,
     LogLevel,
     LogFormat,
@@ -200,6 +204,20 @@ const ROWS: [Row; Key::ALL.len()] = [
         "whoever missed more than this gets none of them, and is told so",
     ),
     row("defaults.keyed", Kind::Bool, "false", "the newest event of each key is kept"),
+    row("defaults.presence", Kind::Bool, "false", "clients see who has a channel by name"),
+    row(
+        "defaults.presence_linger",
+        Kind::Duration(0, 60 * SECOND),
+        "2s",
+        "how long a connection that ended still counts as there",
+    ),
+    row(
+        "defaults.presence_max_members",
+        Kind::Integer(0, 10_000),
+        "1000",
+        "with more members than this they are only counted",
+    ),
+    row("defaults.signals", Kind::Bool, "false", "clients may show signals to each other"),
     row(
         "store.memory",
         Kind::Size(0, 16 << 40),
@@ -217,7 +235,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -249,6 +267,10 @@ impl Key {
         Self::DefaultsHistoryTtl,
         Self::DefaultsRecoveryMaxEvents,
         Self::DefaultsKeyed,
+        Self::DefaultsPresence,
+        Self::DefaultsPresenceLinger,
+        Self::DefaultsPresenceMaxMembers,
+        Self::DefaultsSignals,
         Self::StoreMemory,
         Self::LogLevel,
         Self::LogFormat,

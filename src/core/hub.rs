@@ -33,11 +33,13 @@ mod pattern;
 mod seat;
 mod slow;
 mod tables;
+mod tell;
 mod throttle;
 mod ways;
 
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
+pub use tell::Telling;
 
 use forms::Mixed;
 use lag::Kept;

@@ -61,6 +61,8 @@ pub struct Outbox {
     control: Vec<u8>,
     /// Bytes of `control` already written.
     control_from: u32,
+    /// Bytes of `control` that nobody asked for, since it was last empty.
+    pushed: u32,
     /// Subscriptions that lag, in `data`.
     lags: u32,
     /// Things of the time before a subscription, in `data`.

@@ -48,6 +48,31 @@ pub struct Keep {
     pub keys: usize,
 }
 
+/// What is shown of those who have a channel by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoomRule {
+    /// Who they are, where that is shown.
+    pub presence: Option<PresenceRule>,
+    /// Whether they may show signals to each other.
+    pub signals: bool,
+}
+
+impl RoomRule {
+    /// Whether there is anything to show.
+    pub fn is_on(self) -> bool {
+        self.presence.is_some() || self.signals
+    }
+}
+
+/// How presence is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresenceRule {
+    /// How long a connection that ended still counts as there, in milliseconds.
+    pub linger_ms: u64,
+    /// With more members than this they are only counted.
+    pub members_max: usize,
+}
+
 /// What a namespace says about its channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyRule {
@@ -65,6 +90,8 @@ pub struct PolicyRule {
     pub patterns: bool,
     /// Who may do what.
     pub access: Access,
+    /// What is shown of those who have them.
+    pub room: RoomRule,
 }
 
 /// Which [`Grants`] of [`Policies`] are meant, and what everybody may do by them: that costs a look
@@ -107,6 +134,7 @@ impl Default for PolicyRule {
             keys_max: 10_000,
             patterns: false,
             access: Access::default(),
+            room: RoomRule::default(),
         }
     }
 }
@@ -130,6 +158,8 @@ pub struct Policies {
     strict: bool,
     /// As [`Access`] numbers them. At a number that is not there nobody may do anything.
     grants: Vec<Grants>,
+    /// Whether any of them has a room.
+    rooms: bool,
 }
 
 impl Policies {
@@ -138,8 +168,9 @@ impl Policies {
         default: PolicyRule,
         namespaces: impl IntoIterator<Item = (String, PolicyRule)>,
     ) -> Self {
-        let namespaces = namespaces.into_iter().collect();
-        Self { default, namespaces, strict: false, grants: vec![Grants::open()] }
+        let namespaces: HashMap<_, _> = namespaces.into_iter().collect();
+        let rooms = default.room.is_on() || namespaces.values().any(|rule| rule.room.is_on());
+        Self { default, namespaces, strict: false, grants: vec![Grants::open()], rooms }
     }
 
     /// With these rules of who may do what, by namespace; the first for all others.
@@ -211,6 +242,15 @@ impl Policies {
         }
         let rule = self.of(prefix).ok_or(Closed::Unknown)?;
         if rule.patterns { Ok(rule) } else { Err(Closed::Namespace) }
+    }
+
+    /// What is shown of those who have a channel by name; `None` where nothing is. Costs nothing
+    /// where no namespace shows anything.
+    pub fn room(&self, channel: &str) -> Option<RoomRule> {
+        if !self.rooms {
+            return None;
+        }
+        self.of(channel).map(|rule| rule.room).filter(|room| room.is_on())
     }
 
     /// The rule for a channel; `None` where its namespace must be configured and is not.

@@ -7,6 +7,7 @@ use super::error::CommandError;
 use super::event::Event;
 use super::name::ClientId;
 use super::position::Position;
+use super::room::RoomPush;
 
 /// One message to one client.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Push<'a> {
     },
     /// A command failed.
     Error(&'a CommandError),
+    /// What a room tells, and its answers.
+    Room(RoomPush<'a>),
     /// Events that this client will not get.
     Lagged {
         /// Of which channel.

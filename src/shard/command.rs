@@ -9,6 +9,7 @@ use super::local::{Shard, Socket};
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
+use crate::core::presence::Parting;
 use crate::core::session;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
@@ -86,9 +87,11 @@ impl Shard {
                 Some(prefix) => self.unsubscribe_pattern(asker, id, (prefix, channel))?,
                 None => self.unsubscribe(asker, id, channel)?,
             },
-            // `session::check` has refused these.
             Command::History(history) => self.history(asker, id, history)?,
-            Command::Auth | Command::Presence | Command::Request | Command::Signal => {}
+            Command::Presence { channel } => self.presence(asker, id, channel)?,
+            Command::Signal(signal) => return self.signal(asker, id, signal),
+            // `session::check` has refused these.
+            Command::Auth | Command::Request(_) => {}
         }
         Ok(None)
     }
@@ -194,6 +197,7 @@ impl Shard {
             }
             outcome
         };
+        self.enter_room(asker, (&joined.channel, alias));
         if let Some(whole) = recovered {
             let counter = if whole { Counter::RecoveriesWhole } else { Counter::RecoveriesNot };
             self.metrics.add(counter, 1);
@@ -220,6 +224,7 @@ impl Shard {
         });
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
+        self.leave_room(asker.author.client, channel, (Parting::Asked, last), asker.now);
         self.answer(asker.id, &Push::Unsubscribed { id, channel });
         // A close comes behind the answer.
         self.settle(outcome);
@@ -300,8 +305,8 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
         Command::Auth => Counter::CommandsAuth,
         Command::History(_) => Counter::CommandsHistory,
-        Command::Presence => Counter::CommandsPresence,
-        Command::Request => Counter::CommandsRequest,
-        Command::Signal => Counter::CommandsSignal,
+        Command::Presence { .. } => Counter::CommandsPresence,
+        Command::Request(_) => Counter::CommandsRequest,
+        Command::Signal(_) => Counter::CommandsSignal,
     }
 }

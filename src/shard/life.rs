@@ -8,6 +8,7 @@ use super::inbound::unread_max;
 use super::local::{Ending, Local, Shard};
 use crate::core::hub::{Left, Seat, SeatId};
 use crate::core::metrics::{Counter, Gauges};
+use crate::core::presence::Parting;
 use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
@@ -141,8 +142,14 @@ impl Shard {
         let held_back = self.hub.borrow().held_back(id);
         let now = self.node.clock().now();
         let store = self.node.store();
-        self.hub.borrow_mut().leave_all(id, |left, last| match left {
-            Left::Channel(channel) => store.unsubscribe(channel.as_str(), self.id, last, now),
+        let parting = if self.node.draining() { Parting::Drained } else { Parting::Lost };
+        let mut hub = self.hub.borrow_mut();
+        let Some(client) = hub.seat(id).map(|seat| seat.author.client) else { return held_back };
+        hub.leave_all(id, |left, last| match left {
+            Left::Channel(channel) => {
+                store.unsubscribe(channel.as_str(), self.id, last, now);
+                self.leave_room(client, channel.as_str(), (parting, last), now);
+            }
             Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, self.id),
             Left::Prefix(_) => {}
         });
@@ -301,6 +308,9 @@ pub(super) async fn time(local: Local) {
         }
         shard.look_at_memory(now_ms);
         shard.drain_some(now_ms);
+        while shard.look_at_rooms(clock.now()) {
+            tokio::task::yield_now().await;
+        }
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());
         }

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, Place};
+use super::room::RoomDues;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::session::Session;
@@ -75,6 +76,8 @@ pub(super) struct Shard {
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
     pub(super) told: Told,
+    /// When rooms are looked at.
+    pub(super) room_dues: RoomDues,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -131,6 +134,7 @@ impl Local {
             drain: RefCell::new(None),
             empty: Notify::new(),
             told: Told::default(),
+            room_dues: RoomDues::default(),
             node,
         }))
     }

@@ -18,7 +18,9 @@ mod mailbox;
 pub mod memory;
 mod node;
 mod pattern;
+mod room;
 mod slow;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod turn;

@@ -19,6 +19,7 @@ use crate::core::session::Heartbeat;
 use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Last;
+use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, NewEvent, Published, Store, StoreError};
 
 /// How long whoever asks the shards waits for their answers.
@@ -111,6 +112,7 @@ impl Drop for Place {
 pub struct Node {
     options: NodeOptions,
     store: Arc<dyn Store>,
+    rooms: Rooms,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
     draining: AtomicBool,
@@ -131,6 +133,7 @@ impl Node {
             speakers: Speakers::default(),
             options,
             store,
+            rooms: Rooms::new(Arc::clone(&mailboxes) as _),
             mailboxes,
             clock: Clock::start(),
             draining: AtomicBool::new(false),
@@ -152,6 +155,11 @@ impl Node {
     /// Where its events live.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Who has which channel, where that is shown.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
     }
 
     pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {

@@ -12,6 +12,7 @@ use super::flush::{Flushed, OutOfTurn, wake};
 use super::life;
 use super::local::{Local, Shard};
 use super::mailbox::{Mailbox, Order};
+use super::tell::Notices;
 use crate::core::hub::Outcome;
 use crate::core::metrics::{Counter, Snapshot, Timing};
 use crate::core::policy::Policy;
@@ -22,7 +23,7 @@ use crate::proto::event::Event;
 const WRITES_A_TURN: usize = 256;
 
 /// Members that a turn hands runs to before others have their chance; one channel may have more.
-const OFFERS_A_TURN: usize = 10_000;
+pub(super) const OFFERS_A_TURN: usize = 10_000;
 
 /// Events that a turn lays out before others have their chance.
 const EVENTS_A_TURN: usize = 8_192;
@@ -53,6 +54,7 @@ async fn turns(local: Local) {
     let clock = shard.node.clock();
     let (mut mail, mut orders) = (Vec::new(), Vec::new());
     let mut in_hand: VecDeque<Arc<Event>> = VecDeque::new();
+    let mut notices = Notices::default();
     // Rounds since the shard last had nothing to do.
     let mut streak = 0_u32;
     let mut hold = Hold::default();
@@ -61,7 +63,7 @@ async fn turns(local: Local) {
     let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         // Orders do not wait for the end of a stream of events.
-        mailbox.take_orders(&mut orders);
+        mailbox.take_orders(&mut orders, &mut notices);
         for order in orders.drain(..) {
             shard.obey(order);
         }
@@ -69,7 +71,7 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
+        if in_hand.is_empty() && notices.is_empty() && !shard.is_due() && !shard.is_cutting() {
             streak = 0;
             yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
@@ -85,6 +87,7 @@ async fn turns(local: Local) {
         }
         let started_ns = clock.node_ns();
         let (events, bytes) = shard.fan_out(&mut in_hand);
+        let bytes = if notices.is_empty() { bytes } else { bytes + shard.tell(&mut notices) };
         mailbox.settle(events, bytes);
         yielded = shard.write_round(started_ns).await;
         shard.keep_memory().await;

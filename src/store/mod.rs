@@ -7,9 +7,10 @@ mod entry;
 mod kept;
 pub mod memory;
 mod prefixes;
+pub mod rooms;
 mod shard_set;
 
-pub use deliver::Deliver;
+pub use deliver::{Deliver, Tell};
 pub use entry::{
     Begun, ChannelInfo, Joined, NewEvent, Now, Published, Read, Reading, StoreError, Wish,
 };

@@ -84,6 +84,12 @@ impl Topic {
         at.ok().and_then(|at| list.get(at)).map_or(&[], |group| &group.members)
     }
 
+    /// The members with and without a rate.
+    pub(super) fn all_members(&self) -> impl Iterator<Item = &Member> {
+        let groups = self.groups.iter().flat_map(|groups| &groups.list);
+        self.members.iter().chain(groups.flat_map(|group| &group.members))
+    }
+
     /// How many members have a rate.
     pub(super) fn grouped(&self) -> usize {
         let groups = self.groups.iter().flat_map(|groups| &groups.list);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::room::put_room;
 use super::text::write_string;
 use crate::proto::close::CloseReason;
 use crate::proto::event::{Author, Event, Payload};
@@ -118,6 +119,7 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             string(out, ",\"code\":", error.code.as_str());
             string(out, ",\"message\":", &error.message);
         }
+        Push::Room(ref push) => put_room(push, out),
         Push::Lagged { channel, hole, age_ms } => {
             answer(out, "lagged", None);
             string(out, ",\"channel\":", channel);
@@ -194,7 +196,7 @@ fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64
 }
 
 /// The beginning of a message, up to its `id`.
-fn answer(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
+pub(super) fn answer(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
     put(out, "{\"type\":\"");
     put(out, kind);
     put(out, "\"");
@@ -221,7 +223,7 @@ fn put_author(out: &mut Vec<u8>, author: &Author) {
 
 /// Writes a JSON value on one line: line breaks between tokens go. In a string a raw line break
 /// cannot be.
-fn put_value(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn put_value(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
         out.extend_from_slice(&rest[..at]);
@@ -239,7 +241,7 @@ fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The 13 digits of base 36 that `ClientId` shows.
-fn put_client(out: &mut Vec<u8>, client: ClientId) {
+pub(super) fn put_client(out: &mut Vec<u8>, client: ClientId) {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut text = [b'0'; 13];
     let mut value = client.0;
@@ -250,7 +252,7 @@ fn put_client(out: &mut Vec<u8>, client: ClientId) {
     out.extend_from_slice(&text);
 }
 
-fn put(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -258,17 +260,17 @@ fn put_number(out: &mut Vec<u8>, value: u64) {
     put(out, itoa::Buffer::new().format(value));
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     put(out, name);
     put_number(out, value);
 }
 
-fn string(out: &mut Vec<u8>, name: &str, text: &str) {
+pub(super) fn string(out: &mut Vec<u8>, name: &str, text: &str) {
     put(out, name);
     write_string(text, out);
 }
 
-fn flag(out: &mut Vec<u8>, name: &str, value: bool) {
+pub(super) fn flag(out: &mut Vec<u8>, name: &str, value: bool) {
     put(out, name);
     put(out, if value { "true" } else { "false" });
 }

@@ -3,6 +3,7 @@
 mod encode;
 mod parse;
 mod plain;
+mod room;
 mod scan;
 mod split;
 mod text;
@@ -13,5 +14,6 @@ pub use encode::{
     put_event_head,
 };
 pub use parse::Parser;
+pub use room::encode_roster;
 pub use split::{Messages, is_blank, messages};
 pub use text::write_string;
