@@ -18,7 +18,7 @@ struct Answer<'a> {
 
 /// Prints them as they came, one line each.
 pub(super) async fn run(flags: History) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url, Subprotocol::Json).await?;
+    let mut client = Client::connect(&flags.url, flags.token.as_ref(), Subprotocol::Json).await?;
     let mut command = json!({"type": "history", "id": 1, "channel": flags.channel.as_str()});
     command["reverse"] = flags.reverse.into();
     if let Some(limit) = flags.limit {

@@ -14,3 +14,4 @@ mod publish;
 pub mod run;
 mod serve;
 mod subscribe;
+mod token;

@@ -19,5 +19,6 @@ pub mod prefix;
 pub mod presence;
 pub mod run;
 pub mod session;
+pub mod ticket;
 pub mod token;
 pub mod wheel;

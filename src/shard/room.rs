@@ -4,11 +4,10 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 use super::command::Asker;
 use super::local::Shard;
-use crate::core::identity::Identity;
+use crate::core::access::{Act, Target};
 use crate::core::presence::Parting;
 use crate::proto::command::Signal;
 use crate::proto::error::{CommandError, ErrorCode};
@@ -51,8 +50,7 @@ impl Shard {
     /// in the hub and before it is answered.
     pub(super) fn enter_room(&self, asker: &Asker<'_>, to: (&ChannelName, Alias)) {
         let Some(rule) = self.node.options().policies.room(to.0.as_str()) else { return };
-        let user = asker.author.user.clone();
-        let identity = user.map(|user| Arc::new(Identity { user, info: None }));
+        let identity = self.identity(asker.id);
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
         let Entered { due } = self.node.rooms().enter(to, rule, visitor, asker.now);
         self.room_dues.push(due);
@@ -95,7 +93,9 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
-        if self.policy(id, channel)?.room.presence.is_none() {
+        let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::Presence, Target::Name(channel)))?;
+        if rule.room.presence.is_none() {
             let message = "presence is not enabled for this channel";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));
         }
@@ -115,11 +115,12 @@ impl Shard {
     /// The answer for the client, not yet queued.
     pub(super) fn signal(
         &self,
-        _asker: &Asker<'_>,
+        asker: &Asker<'_>,
         id: Option<u64>,
         signal: &Signal<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
-        self.policy(id, signal.channel)?;
+        let rule = self.policy(id, signal.channel)?;
+        self.allow(asker.id, id, &rule, (Act::Signal, Target::Name(signal.channel)))?;
         let message = "signals are not enabled for this channel";
         Err(CommandError::new(id, ErrorCode::NotEnabled, message))
     }

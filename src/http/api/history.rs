@@ -3,8 +3,10 @@
 use hyper::StatusCode;
 
 use super::publish::check_channel;
+use crate::core::access::Act;
 use crate::http::answer::{Refusal, Response, text};
 use crate::http::connection::Peer;
+use crate::http::keys::Pass;
 use crate::http::query;
 use crate::proto::command::{HISTORY_LIMIT, HISTORY_LIMIT_MAX};
 use crate::proto::dialect::json;
@@ -14,12 +16,13 @@ use crate::store::{Read, Reading};
 
 /// `GET /api/v1/channels/{channel}/history?since=EPOCH.OFFSET&limit=&reverse=1`.
 pub(crate) fn history(
-    peer: &Peer,
+    (peer, pass): (&Peer, &Pass),
     channel: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
+    pass.check_act(node, Act::History, &channel)?;
     let rule = node.options().policies.of(&channel).ok_or(PublishError::UnknownChannel)?;
     if rule.keep.history.size == 0 {
         return Err(off(
@@ -54,9 +57,10 @@ pub(crate) fn history(
 }
 
 /// `GET /api/v1/channels/{channel}/snapshot`.
-pub(crate) fn snapshot(peer: &Peer, channel: &str) -> Result<Response, Refusal> {
+pub(crate) fn snapshot((peer, pass): (&Peer, &Pass), channel: &str) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
+    pass.check_act(node, Act::History, &channel)?;
     let rule = node.options().policies.of(&channel).ok_or(PublishError::UnknownChannel)?;
     if rule.keep.keys == 0 {
         return Err(off("no keys are kept of this channel: see `keyed` in the configuration"));

@@ -15,9 +15,9 @@ pub const GRACE_MS: u64 = 30_000;
 pub const STRANGER_BYTES_MAX: usize = super::token::TOKEN_BYTES_MAX + 512;
 
 /// One client. Times are milliseconds of the node's clock: a wall clock that is set by an hour
-/// sends nobody away. Whoever is anonymous, where that is allowed, has no standing at all.
+/// sends nobody away. Whoever is anonymous, where that is allowed, has no ticket at all.
 #[derive(Debug)]
-pub enum Standing {
+pub enum Ticket {
     /// It bears a token.
     Known {
         /// Who it is.
@@ -32,7 +32,7 @@ pub enum Standing {
     },
 }
 
-impl Standing {
+impl Ticket {
     /// Somebody who came without a token, at `now_ms`, where one is required.
     pub fn stranger(now_ms: u64) -> Self {
         Self::Stranger { until_ms: now_ms + AUTH_MS }
@@ -53,7 +53,7 @@ impl Standing {
         }
     }
 
-    /// When [`Standing::over`] is next to be asked.
+    /// When [`Ticket::over`] is next to be asked.
     pub fn wake_at(&self) -> u64 {
         match self {
             Self::Known { until_ms, .. } | Self::Stranger { until_ms } => *until_ms,
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_stranger_has_five_seconds() {
-        let stranger = Standing::stranger(1_000);
+        let stranger = Ticket::stranger(1_000);
         assert_eq!(stranger.wake_at(), 6_000);
         assert_eq!(stranger.over(5_999), None);
         assert_eq!(stranger.over(6_000), Some(CloseReason::AuthTimeout));
@@ -86,7 +86,7 @@ mod tests {
     fn a_token_has_thirty_seconds_behind_its_end() {
         let until = |expires_s, unix_ms, now_ms| {
             let bearer = Arc::new(Bearer { expires_s, ..Bearer::of("u1") });
-            let known = Standing::known(bearer, unix_ms, now_ms);
+            let known = Ticket::known(bearer, unix_ms, now_ms);
             assert_eq!(known.over(known.wake_at() - 1), None);
             let over = known.over(known.wake_at());
             assert_eq!(over, Some(CloseReason::TokenExpired));
