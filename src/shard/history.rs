@@ -2,6 +2,7 @@
 
 use super::command::{Asker, unavailable};
 use super::local::Shard;
+use crate::core::access::{Act, Target};
 use crate::proto::command::History;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::push::Push;
@@ -23,7 +24,9 @@ impl Shard {
         history: &History<'_>,
     ) -> Result<(), CommandError> {
         let History { channel, since, limit, reverse } = *history;
-        let keep = self.policy(id, channel)?.keep;
+        let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::History, Target::Name(channel)))?;
+        let keep = rule.keep;
         if keep.history.size == 0 {
             let message = "nothing is kept of this channel's events";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));

@@ -1,6 +1,8 @@
 //! Threads: one runtime per core, mailboxes between them, the driver of each socket, the writes,
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
+mod auth;
+mod authority;
 mod away;
 pub mod clock;
 mod command;
@@ -27,6 +29,7 @@ mod tell;
 mod tests;
 mod turn;
 
+pub use authority::{AuthOptions, NotTaken};
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};

@@ -1,5 +1,7 @@
 //! Black-box tests: the real program, somebody else's client, one file for each behaviour.
 
+mod access;
+mod auth;
 mod basics;
 mod batch;
 mod browser;
@@ -30,6 +32,8 @@ mod slow_bad;
 mod spoken;
 mod stalls;
 mod threats;
+#[path = "../support/tokens.rs"]
+mod tokens;
 mod was;
 #[path = "../support/window.rs"]
 mod window;
