@@ -22,7 +22,7 @@ impl Outbox {
             Some(Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Recall(_) | Item::Slice(_))
             | None => 0,
         };
-        let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
+        let tally = self.known_tally().map_or(0, |tally| tally.footprint());
         self.control.capacity() + lane + tally + frame + self.signals_own_bytes()
     }
 
