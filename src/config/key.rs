@@ -56,6 +56,9 @@ pub enum Key {
     DefaultsHistoryTtl,
     DefaultsRecoveryMaxEvents,
     DefaultsKeyed,
+    DefaultsDurable,
+    StoreKind,
+    StorePath,
     StoreMemory,
     LogLevel,
     LogFormat,
@@ -201,6 +204,19 @@ const ROWS: [Row; Key::ALL.len()] = [
     ),
     row("defaults.keyed", Kind::Bool, "false", "the newest event of each key is kept"),
     row(
+        "defaults.durable",
+        Kind::Bool,
+        "false",
+        "events are on disk before anybody is told of them; needs store.kind = \"sqlite\"",
+    ),
+    row(
+        "store.kind",
+        Kind::Choice(&["memory", "sqlite"]),
+        "memory",
+        "memory | sqlite, which also keeps durable channels in a file",
+    ),
+    row("store.path", Kind::Text, "weir.db", "the file of durable channels"),
+    row(
         "store.memory",
         Kind::Size(0, 16 << 40),
         "0",
@@ -217,7 +233,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -249,6 +265,9 @@ impl Key {
         Self::DefaultsHistoryTtl,
         Self::DefaultsRecoveryMaxEvents,
         Self::DefaultsKeyed,
+        Self::DefaultsDurable,
+        Self::StoreKind,
+        Self::StorePath,
         Self::StoreMemory,
         Self::LogLevel,
         Self::LogFormat,

@@ -195,7 +195,8 @@ fn size(event: &Event) -> usize {
     size_of::<Event>() + size_of::<Entry>() + key + 2 * event.payload.len()
 }
 
-fn is_tombstone(payload: &Payload) -> bool {
+/// Whether an event takes its key back.
+pub fn is_tombstone(payload: &Payload) -> bool {
     matches!(payload, Payload::Json(text) if **text == *b"null")
 }
 

@@ -180,15 +180,20 @@ async fn go(
         Place::Disconnect => api::clients::disconnect(peer, request).await,
         Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
-        Place::History(channel) => api::history::history(peer, &channel, request.uri().query()),
+        Place::History(channel) => {
+            api::history::history(peer, &channel, request.uri().query()).await
+        }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
         Place::Publish => api::publish::post(peer, request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
+        Place::Ready if node.durable().is_some_and(|log| log.fault().is_some()) => Err(
+            Refusal::unavailable(ErrorCode::Unavailable, "the store of durable channels is away"),
+        ),
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
-        Place::Snapshot(channel) => api::history::snapshot(peer, &channel),
+        Place::Snapshot(channel) => api::history::snapshot(peer, &channel).await,
         Place::Stats => Ok(api::stats::answer(node).await),
     }
 }

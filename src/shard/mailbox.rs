@@ -14,7 +14,7 @@ use super::slow::SlowPeer;
 use crate::core::metrics::Snapshot;
 use crate::proto::event::Event;
 use crate::proto::name::{ClientId, ShardId};
-use crate::store::Deliver;
+use crate::store::{Answered, Deliver};
 
 /// Events in a mailbox at which publishers are held back.
 const EVENTS_MAX: usize = 8_192;
@@ -25,6 +25,8 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What the node wants of a shard.
 #[derive(Debug)]
 pub(super) enum Order {
+    /// What became of durable events of its connections.
+    Answered(Vec<Answered>),
     /// Close that client; answers whether it was here.
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.
@@ -237,6 +239,12 @@ impl Drop for Room {
 impl Deliver for Mailboxes {
     fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool {
         self.of(shard).is_some_and(|mailbox| mailbox.push(event))
+    }
+
+    fn answer(&self, shard: ShardId, answers: Vec<Answered>) {
+        if let Some(mailbox) = self.of(shard) {
+            mailbox.order(Order::Answered(answers));
+        }
     }
 }
 

@@ -69,7 +69,9 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        if in_hand.is_empty() && !shard.is_due() && !shard.is_cutting() {
+        let idle = in_hand.is_empty() && !shard.is_due() && !shard.is_cutting();
+        // Answers of durable events may be all there is to write.
+        if idle && shard.hub.borrow().dirty() == 0 {
             streak = 0;
             yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
@@ -268,6 +270,7 @@ impl Shard {
 
     fn obey(&self, order: Order) {
         match order {
+            Order::Answered(answers) => self.answered(answers),
             Order::Disconnect(client, answer) => {
                 let id = self.hub.borrow().seat_of(client);
                 let open = id.filter(|id| {

@@ -3,17 +3,22 @@
 #[cfg(test)]
 mod conformance;
 mod deliver;
+mod durable;
 mod entry;
 mod kept;
 pub mod memory;
 mod prefixes;
 mod shard_set;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use deliver::Deliver;
+pub use durable::{Answered, Durable, Loading, Ticket, Told};
 pub use entry::{
     Begun, ChannelInfo, Joined, NewEvent, Now, Published, Read, Reading, StoreError, Wish,
 };
 
+use crate::core::policy::Keep;
 use crate::proto::name::ShardId;
 
 /// Gives a channel its sequence.
@@ -37,6 +42,9 @@ use crate::proto::name::ShardId;
 /// 8. An event with the `message_id` of one that was published on the channel less than
 ///    [`crate::core::dedupe::WINDOW_MS`] ago, or among the last 1,024 that had one, is not
 ///    published again.
+///
+/// What is said to be durable ([`Keep::durable`]) lives elsewhere as well, and is made here by whoever
+/// reads it there: until then it is [`StoreError::Unloaded`]. [`Durable`] has the way of its events.
 ///
 /// Not promised: any order between channels.
 pub trait Store: Send + Sync {
@@ -72,7 +80,7 @@ pub trait Store: Send + Sync {
     /// # Errors
     ///
     /// [`StoreError`] when the channel cannot be read.
-    fn snapshot(&self, channel: &str, now: Now) -> Result<Read, StoreError>;
+    fn snapshot(&self, channel: &str, keep: Keep, now: Now) -> Result<Read, StoreError>;
 
     /// Memory of all that is kept, in bytes.
     fn kept_bytes(&self) -> usize;

@@ -168,8 +168,13 @@ impl Gateway {
 
     /// One whose process has at most `files` descriptors.
     pub(crate) fn with_files(files: u32, toml: &str) -> Self {
+        Self::under(&format!("ulimit -n {files}"), toml)
+    }
+
+    /// One whose process begins behind a command of the shell, such as a limit.
+    pub(crate) fn under(limit: &str, toml: &str) -> Self {
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "bash", WEIR]);
+        command.args(["-c", &format!("{limit} && exec \"$@\""), "bash", WEIR]);
         Self::started(command, "127.0.0.1:0", toml)
     }
 
@@ -372,9 +377,14 @@ impl Client {
 
     /// Sends one text frame.
     pub(crate) fn send_text(&mut self, text: &str) {
+        assert!(self.try_send_text(text), "the connection has ended");
+    }
+
+    /// The same; `false` where the connection has ended.
+    pub(crate) fn try_send_text(&mut self, text: &str) -> bool {
         let frame = Frame::text(Payload::Borrowed(text.as_bytes()));
         let write = self.socket.write_frame(frame);
-        limited(&self.runtime, "room for a frame", write).unwrap();
+        limited(&self.runtime, "room for a frame", write).is_ok()
     }
 
     /// Sends one binary frame.

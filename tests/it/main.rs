@@ -5,6 +5,7 @@ mod batch;
 mod browser;
 mod cli;
 mod deflate;
+mod durable;
 mod fickle;
 mod formats;
 mod handshake;

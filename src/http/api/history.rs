@@ -13,7 +13,7 @@ use crate::shard::PublishError;
 use crate::store::{Read, Reading};
 
 /// `GET /api/v1/channels/{channel}/history?since=EPOCH.OFFSET&limit=&reverse=1`.
-pub(crate) fn history(
+pub(crate) async fn history(
     peer: &Peer,
     channel: &str,
     query: Option<&str>,
@@ -40,7 +40,7 @@ pub(crate) fn history(
     };
     let bytes = peer.doors.options.body_bytes;
     let reading = Reading { since, limit, reverse, bytes, keep: rule.keep };
-    let read = node.store().read(&channel, reading, node.clock().now());
+    let read = node.read(&channel, reading).await;
     let Read { head, events } = read.map_err(PublishError::from)?;
     let Some(events) = events else {
         let message =
@@ -54,14 +54,14 @@ pub(crate) fn history(
 }
 
 /// `GET /api/v1/channels/{channel}/snapshot`.
-pub(crate) fn snapshot(peer: &Peer, channel: &str) -> Result<Response, Refusal> {
+pub(crate) async fn snapshot(peer: &Peer, channel: &str) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
     let rule = node.options().policies.of(&channel).ok_or(PublishError::UnknownChannel)?;
     if rule.keep.keys == 0 {
         return Err(off("no keys are kept of this channel: see `keyed` in the configuration"));
     }
-    let read = node.store().snapshot(&channel, node.clock().now()).map_err(PublishError::from)?;
+    let read = node.snapshot(&channel, rule.keep).await.map_err(PublishError::from)?;
     let mut out = Vec::new();
     let events = read.events.unwrap_or_default();
     json::encode_reading((&channel, read.head), (&events, true), &mut out);

@@ -12,7 +12,8 @@ use crate::proto::name::ShardId;
 use crate::proto::position::Position;
 use crate::store::{Begun, NewEvent, Read, Reading, Store, Wish};
 
-const KEEP: Keep = Keep { history: HistoryRule { size: 10, ttl_ms: 1_000 }, keys: 3 };
+const KEEP: Keep =
+    Keep { history: HistoryRule { size: 10, ttl_ms: 1_000 }, keys: 3, durable: false };
 
 fn keep(store: &dyn Store, keep: Keep, key: Option<&str>, data: &str, ms: u64) -> Position {
     let payload = Payload::Json(data.as_bytes().into());
@@ -105,7 +106,8 @@ pub(super) fn keys(make: Make<'_>) {
     let store = &*store;
     let put = |key, data| keep(store, KEEP, key, data, 1).offset;
     let shown = || {
-        let read = store.snapshot("a", now(2)).expect("it is there").events.unwrap_or_default();
+        let read =
+            store.snapshot("a", KEEP, now(2)).expect("it is there").events.unwrap_or_default();
         let begun = offsets(&begin(store, None, true, 2));
         let read: Vec<u64> = read.iter().map(|event| event.offset).collect();
         assert_eq!(read, begun);
@@ -160,7 +162,8 @@ pub(super) fn retries(make: Make<'_>) {
 pub(super) fn race(make: Make<'_>) {
     const ROUNDS: u16 = 100;
     let (inbox, store) = start(make);
-    let keep = Keep { history: HistoryRule { size: 100_000, ttl_ms: 60_000 }, keys: 0 };
+    let keep =
+        Keep { history: HistoryRule { size: 100_000, ttl_ms: 60_000 }, keys: 0, durable: false };
     let publish = || {
         let new = NewEvent { keep, ..event("a") };
         store.publish(new, now(1)).expect("the store is there").position

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::text::write_string;
 use crate::proto::close::CloseReason;
+use crate::proto::error::CommandError;
 use crate::proto::event::{Author, Event, Payload};
 use crate::proto::name::ClientId;
 use crate::proto::position::Position;
@@ -109,15 +110,20 @@ fn put_events(out: &mut Vec<u8>, events: &[Arc<Event>], snapshot: bool) {
     put(out, "]");
 }
 
+fn put_error(out: &mut Vec<u8>, error: &CommandError) {
+    answer(out, "error", error.id);
+    string(out, ",\"code\":", error.code.as_str());
+    string(out, ",\"message\":", &error.message);
+    if let Some(retry_after_ms) = error.retry_after_ms {
+        number(out, ",\"retry_after_ms\":", retry_after_ms.into());
+    }
+}
+
 /// Writes the JSON text of everything else.
 pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
         Push::Disconnect { reason, retry_after_ms } => disconnect(out, reason, retry_after_ms),
-        Push::Error(error) => {
-            answer(out, "error", error.id);
-            string(out, ",\"code\":", error.code.as_str());
-            string(out, ",\"message\":", &error.message);
-        }
+        Push::Error(error) => put_error(out, error),
         Push::Lagged { channel, hole, age_ms } => {
             answer(out, "lagged", None);
             string(out, ",\"channel\":", channel);
