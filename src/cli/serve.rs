@@ -26,6 +26,10 @@ pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
 async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     let stop = Stop::listen()?;
     let (shards, wanted) = (config.shards, config.node.connections_max);
+    let store = match &config.store_path {
+        Some(path) => format!("sqlite in {}", path.display()),
+        None => "memory".to_owned(),
+    };
     let gateway = Gateway::builder().config(config).build()?;
     let connections = gateway.connections_max();
     if connections < wanted {
@@ -39,7 +43,7 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     for address in addresses {
         tracing::info!("listening on ws://{address}/ws and http://{address}/");
     }
-    tracing::info!("shards: {shards}, store: memory, auth: off, connections: {connections}");
+    tracing::info!("shards: {shards}, store: {store}, auth: off, connections: {connections}");
     for address in addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback()) {
         tracing::warn!("no authentication: whoever reaches {address} may publish and read");
     }

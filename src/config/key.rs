@@ -60,6 +60,9 @@ pub enum Key {
     DefaultsPresenceLinger,
     DefaultsPresenceMaxMembers,
     DefaultsSignals,
+    DefaultsDurable,
+    StoreKind,
+    StorePath,
     StoreMemory,
     LogLevel,
     LogFormat,
@@ -219,6 +222,19 @@ const ROWS: [Row; Key::ALL.len()] = [
     ),
     row("defaults.signals", Kind::Bool, "false", "clients may show signals to each other"),
     row(
+        "defaults.durable",
+        Kind::Bool,
+        "false",
+        "events are on disk before anybody is told of them; needs store.kind = \"sqlite\"",
+    ),
+    row(
+        "store.kind",
+        Kind::Choice(&["memory", "sqlite"]),
+        "memory",
+        "memory | sqlite, which also keeps durable channels in a file",
+    ),
+    row("store.path", Kind::Text, "weir.db", "the file of durable channels"),
+    row(
         "store.memory",
         Kind::Size(0, 16 << 40),
         "0",
@@ -235,7 +251,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -271,6 +287,9 @@ impl Key {
         Self::DefaultsPresenceLinger,
         Self::DefaultsPresenceMaxMembers,
         Self::DefaultsSignals,
+        Self::DefaultsDurable,
+        Self::StoreKind,
+        Self::StorePath,
         Self::StoreMemory,
         Self::LogLevel,
         Self::LogFormat,
