@@ -286,7 +286,8 @@ const KEYS: usize = 10_000;
 /// A publish and a subscription behind it, in turns: with the newest events of many keys, and with
 /// a last event that was missed. Beside them, the publish alone.
 fn kept(c: &mut Criterion) {
-    let keep = Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS };
+    let keep =
+        Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS, durable: false };
     let mut group = c.benchmark_group("subscribe behind a publish");
     for (case, keys, bytes) in [("10,000 keys", KEYS, 128), ("1 KiB missed", 0, 1_024)] {
         let memory = Memory::new(Arc::new(Mail::default()));

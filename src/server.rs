@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,13 +17,17 @@ use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::core::metrics::Snapshot;
+use crate::core::policy::Policies;
 use crate::http::HttpOptions;
 use crate::proto::dialect::json::value;
 use crate::proto::name::{ChannelName, ClientId, KEY_BYTES_MAX, ShardId};
 use crate::proto::position::Position;
+use crate::shard::clock::Clock;
 use crate::shard::{Local, Mailboxes, Node, PublishError, fdtable};
-use crate::store::NewEvent;
 use crate::store::memory::Memory;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::Sqlite;
+use crate::store::{Durable, NewEvent};
 
 /// Connections that may wait to be accepted, for each shard; the kernel cuts it to `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -46,6 +51,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file of durable channels cannot be used; says which, and why.
+    #[error("{0}")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A shard's thread ended by a panic.
     #[error("a shard has ended unexpectedly; its last words are in the log")]
     Shard,
@@ -98,7 +106,7 @@ impl Builder {
     ///
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
-        let Config { listen, shards, mut node, http, store_memory, .. } = self.config;
+        let Config { listen, shards, mut node, http, store_memory, store_path, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.connections_max;
         // The reserve has room for one listener of its table.
@@ -116,7 +124,15 @@ impl Builder {
         let mailboxes = Arc::new(Mailboxes::new(shards));
         let deliver = Arc::<Mailboxes>::clone(&mailboxes);
         let store = Arc::new(Memory::bounded(deliver, store_memory));
-        let node = Arc::new(Node::new(node, store, mailboxes));
+        // Its file is opened before the shards have descriptor tables of their own.
+        let policies = node.policies.clone();
+        let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), policies));
+        let log = log.transpose()?;
+        let node = Node::new(node, store, mailboxes);
+        let node = Arc::new(match log {
+            Some((log, clock)) => node.with_log(log, clock),
+            None => node,
+        });
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
@@ -196,6 +212,9 @@ impl Gateway {
         for thread in threads {
             thread.join().map_err(|_| StartError::Shard)?;
         }
+        if let Some(log) = self.node.durable() {
+            log.close();
+        }
         Ok(())
     }
 }
@@ -241,6 +260,31 @@ impl Handle {
     pub async fn stats(&self) -> Vec<Snapshot> {
         self.node.stats().await
     }
+}
+
+/// Opens the file of durable channels, and starts who writes it.
+#[cfg(feature = "sqlite")]
+fn keep_in(
+    path: &Path,
+    (store, mailboxes): (&Arc<Memory>, &Arc<Mailboxes>),
+    policies: Policies,
+) -> Result<(Arc<dyn Durable>, Clock), StartError> {
+    let clock = Clock::start();
+    let (store, deliver) = (Arc::clone(store), Arc::<Mailboxes>::clone(mailboxes));
+    let rules = move |name: &str| policies.of(name).map(|rule| rule.keep);
+    let log = Sqlite::open(path, store, deliver, move || clock.now(), rules);
+    let log = log.map_err(|error| StartError::Store(Box::new(error)))?;
+    Ok((Arc::new(log), clock))
+}
+
+/// A checked configuration does not ask for it.
+#[cfg(not(feature = "sqlite"))]
+fn keep_in(
+    _: &Path,
+    _: (&Arc<Memory>, &Arc<Mailboxes>),
+    _: Policies,
+) -> Result<(Arc<dyn Durable>, Clock), StartError> {
+    Err(StartError::Store("this build has no store for durable channels".into()))
 }
 
 /// What one shard's thread is to do.

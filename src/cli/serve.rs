@@ -35,6 +35,10 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
         AuthOptions { verifier: Some(_), .. } => "for those who bring a token",
         AuthOptions { verifier: None, .. } => "off",
     };
+    let store = match &config.store_path {
+        Some(path) => format!("sqlite in {}", path.display()),
+        None => "memory".to_owned(),
+    };
     let gateway = Gateway::builder().config(config).build()?;
     let connections = gateway.connections_max();
     if connections < wanted {
@@ -48,7 +52,7 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     for address in addresses {
         tracing::info!("listening on ws://{address}/ws and http://{address}/");
     }
-    tracing::info!("shards: {shards}, store: memory, auth: {auth}, connections: {connections}");
+    tracing::info!("shards: {shards}, store: {store}, auth: {auth}, connections: {connections}");
     let exposed = addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback());
     for address in exposed.filter(|_| auth != REQUIRED) {
         tracing::warn!("auth.required is not set: whoever reaches {address} may come in");

@@ -11,6 +11,7 @@ use crate::http::HttpOptions;
 use crate::proto::format::Compression;
 use crate::shard::{AuthOptions, NodeOptions};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub http: HttpOptions,
     /// Memory of all that is kept of events, in bytes.
     pub store_memory: usize,
+    /// The file of durable channels, where there are some.
+    pub store_path: Option<PathBuf>,
     /// Options of the log.
     pub log: LogOptions,
 }
@@ -95,6 +98,7 @@ impl RawConfig {
             node: check.node(machine, auth),
             http: check.http(),
             store_memory: check.store_memory(machine),
+            store_path: check.store_path(),
             log: check.log(),
         };
         // Stable: the faults of one line stay in the order of its values.
@@ -217,6 +221,30 @@ impl Check<'_> {
             0 => usize::try_from(machine.memory / 4).unwrap_or(usize::MAX),
             memory => memory,
         }
+    }
+
+    /// Where durable channels are kept; `None` where nothing is.
+    fn store_path(&mut self) -> Option<PathBuf> {
+        let path = self.text(Key::StorePath);
+        if self.text(Key::StoreKind) != "sqlite" {
+            return None;
+        }
+        if !cfg!(feature = "sqlite") {
+            let problem = "is \"sqlite\", which this build does not have: build it with the feature \
+                 `sqlite`";
+            self.fault(Key::StoreKind, problem);
+        }
+        if path.is_empty() {
+            self.fault(Key::StorePath, "is empty, must name a file");
+        }
+        Some(path.into())
+    }
+
+    /// Whether there is a store that can keep durable channels.
+    pub(super) fn is_durable(&self) -> bool {
+        let written = self.raw.get(Key::StoreKind).map(|written| &written.value);
+        let kind = written.and_then(|value| value.check(Key::StoreKind.row().kind).ok());
+        kind.is_some_and(|kind| kind.text() == "sqlite")
     }
 
     fn node_name(&mut self, machine: &Machine) -> String {

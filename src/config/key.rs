@@ -72,6 +72,9 @@ pub enum Key {
     DefaultsHistoryFor,
     DefaultsPresenceFor,
     DefaultsSignalsFor,
+    DefaultsDurable,
+    StoreKind,
+    StorePath,
     StoreMemory,
     LogLevel,
     LogFormat,
@@ -263,6 +266,19 @@ const ROWS: [Row; Key::ALL.len()] = [
     row("defaults.presence_for", Kind::List, "subscribers", "who may see who is there"),
     row("defaults.signals_for", Kind::List, "subscribers", "who may show signals"),
     row(
+        "defaults.durable",
+        Kind::Bool,
+        "false",
+        "events are on disk before anybody is told of them; needs store.kind = \"sqlite\"",
+    ),
+    row(
+        "store.kind",
+        Kind::Choice(&["memory", "sqlite"]),
+        "memory",
+        "memory | sqlite, which also keeps durable channels in a file",
+    ),
+    row("store.path", Kind::Text, "weir.db", "the file of durable channels"),
+    row(
         "store.memory",
         Kind::Size(0, 16 << 40),
         "0",
@@ -279,7 +295,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 53] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -327,6 +343,9 @@ impl Key {
         Self::DefaultsHistoryFor,
         Self::DefaultsPresenceFor,
         Self::DefaultsSignalsFor,
+        Self::DefaultsDurable,
+        Self::StoreKind,
+        Self::StorePath,
         Self::StoreMemory,
         Self::LogLevel,
         Self::LogFormat,

@@ -60,7 +60,18 @@ impl Check<'_> {
 
     /// The rule of a namespace's channels, or of those that have none.
     fn rule(&mut self, namespace: Option<&RawNamespace>) -> PolicyRule {
+        let written = match namespace {
+            Some(namespace) => namespace.get(Key::DefaultsDurable),
+            None => self.raw.get(Key::DefaultsDurable),
+        };
         let mut rules = Rules { check: self, namespace };
+        let durable = rules.value(Key::DefaultsDurable).flag();
+        if let Some(written) = written.filter(|_| durable && !rules.check.is_durable()) {
+            let name = if namespace.is_some() { "namespace.durable" } else { "defaults.durable" };
+            let problem = "is true, and the memory store keeps nothing on disk: it needs store.kind = \
+                 \"sqlite\"";
+            rules.check.push(written.source.clone(), name, problem.to_owned());
+        }
         let keys_max = rules.value(Key::DefaultsMaxKeys).count();
         let keep = Keep {
             history: HistoryRule {
@@ -68,6 +79,7 @@ impl Check<'_> {
                 ttl_ms: rules.value(Key::DefaultsHistoryTtl).number(),
             },
             keys: if rules.value(Key::DefaultsKeyed).flag() { keys_max } else { 0 },
+            durable,
         };
         let presence = PresenceRule {
             linger_ms: rules.value(Key::DefaultsPresenceLinger).number(),

@@ -10,10 +10,10 @@ use hashbrown::HashTable;
 pub const WINDOW_MS: u64 = 120_000;
 
 /// Ids of a channel that are remembered whatever their age.
-const LAST: usize = 1_024;
+pub const LAST: usize = 1_024;
 
 /// Ids of a channel that are remembered at most.
-const MOST: usize = 65_536;
+pub const MOST: usize = 65_536;
 
 /// One id, and when it came.
 #[derive(Debug)]

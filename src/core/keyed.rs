@@ -170,7 +170,8 @@ fn size(event: &Event) -> usize {
     size_of::<Event>() + places + key + event.payload.len() + event.bytes()
 }
 
-fn is_tombstone(payload: &Payload) -> bool {
+/// Whether an event takes its key back.
+pub fn is_tombstone(payload: &Payload) -> bool {
     matches!(payload, Payload::Json(text) if **text == *b"null")
 }
 

@@ -145,6 +145,12 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Counts an observation, in a histogram with these bounds.
+    pub fn record(&mut self, value: u64, bounds: &[u64; 18]) {
+        self.buckets[bounds.partition_point(|bound| *bound < value)] += 1;
+        self.sum = self.sum.wrapping_add(value);
+    }
+
     fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
             *mine += theirs;

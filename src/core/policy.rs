@@ -46,6 +46,8 @@ pub struct Keep {
     pub history: HistoryRule,
     /// Keys whose newest event is kept; 0 is none.
     pub keys: usize,
+    /// Whether it outlives the process: nothing is told or delivered before it is on disk.
+    pub durable: bool,
 }
 
 /// What is shown of those who have a channel by name.

@@ -231,6 +231,9 @@ async fn go(
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
+        Place::Ready if node.durable().is_some_and(|log| log.fault().is_some()) => Err(
+            Refusal::unavailable(ErrorCode::Unavailable, "the store of durable channels is away"),
+        ),
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
         Place::Snapshot(channel) => {
             api::history::snapshot((peer, &pass), &channel, request.uri().query()).await

@@ -44,6 +44,7 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
         rooms: node.rooms().len() as u64,
         kept_bytes: node.store().kept_bytes() as u64,
         memory_limit: node.memory().limit() as u64,
+        store: StoreGauges::of(node),
     };
     let text = write(Scrape::new(shards, node));
     Ok(answer::bytes(text.unwrap_or_default().into(), CONTENT_TYPE))
@@ -72,6 +73,26 @@ struct NodeGauges {
     rooms: u64,
     kept_bytes: u64,
     memory_limit: u64,
+    store: StoreGauges,
+}
+
+/// How the store of durable channels does; where there is none, as one that has nothing to do.
+#[derive(Debug)]
+struct StoreGauges {
+    up: bool,
+    waiting: u64,
+    seconds: Histogram,
+}
+
+impl StoreGauges {
+    fn of(node: &Node) -> Self {
+        let log = node.durable();
+        Self {
+            up: log.is_none_or(|log| log.fault().is_none()),
+            waiting: log.map_or(0, |log| log.waiting()),
+            seconds: log.map_or_else(Histogram::default, |log| log.seconds()),
+        }
+    }
 }
 
 impl Scrape {
@@ -107,10 +128,16 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("store_kept_bytes", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.kept_bytes)?;
-        // The memory store has nowhere to go.
         encoder
             .encode_descriptor("store_up", "Whether the store is there.", None, MetricType::Gauge)?
-            .encode_gauge(&1_u64)?;
+            .encode_gauge(&u64::from(self.node.store.up))?;
+        let help = "Durable events that wait to be on disk.";
+        encoder
+            .encode_descriptor("store_waiting_events", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.node.store.waiting)?;
+        let help = "How long it took to have durable events on disk, by batch.";
+        let bounds = BOUNDS_US.map(seconds);
+        histogram_of(&mut encoder, ("store_seconds", help), &self.node.store.seconds, &bounds)?;
         for (name, help, value) in GAUGES {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (index, shard) in self.shards.iter().enumerate() {
@@ -219,7 +246,13 @@ mod tests {
         });
         let text = write(Scrape::new(
             vec![shard.clone(), shard],
-            NodeGauges { channels: 7, rooms: 6, kept_bytes: 8, memory_limit: 9 },
+            NodeGauges {
+                channels: 7,
+                rooms: 6,
+                kept_bytes: 8,
+                memory_limit: 9,
+                store: StoreGauges { up: false, waiting: 6, seconds: Histogram::default() },
+            },
         ))
         .unwrap();
         for line in [
@@ -230,7 +263,9 @@ mod tests {
             "weir_store_kept_bytes 8",
             "weir_slow_consumers{shard=\"1\",state=\"full\"} 3",
             "weir_slow_consumers{shard=\"1\",state=\"blocked\"} 0",
-            "weir_store_up 1",
+            "weir_store_up 0",
+            "weir_store_waiting_events 6",
+            "weir_store_seconds_count 0",
             "weir_errors_total{code=\"not_found\"} 0",
             "weir_connections{shard=\"0\"} 5",
             "weir_connections{shard=\"1\"} 5",

@@ -90,11 +90,13 @@ pub struct CommandError {
     pub code: ErrorCode,
     /// What was wrong and what would be right.
     pub message: Cow<'static, str>,
+    /// When it pays to try again.
+    pub retry_after_ms: Option<u32>,
 }
 
 impl CommandError {
     /// An error in answer to the command `id`.
     pub fn new(id: Option<u64>, code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { id, code, message: message.into() }
+        Self { id, code, message: message.into(), retry_after_ms: None }
     }
 }

@@ -18,6 +18,12 @@ impl Epoch {
         Self(text)
     }
 
+    /// The epoch of that text; `None` where it cannot be one.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let digits: [u8; 8] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(u8::is_ascii_alphanumeric).then_some(Self(digits))
+    }
+
     /// The epoch as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
@@ -64,6 +70,15 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_epoch_is_read_back() {
+        let epoch = Epoch::from_seed(123_456);
+        assert_eq!(Epoch::from_text(epoch.as_str()), Some(epoch));
+        for text in ["", "0000000", "000000000", "0000000-", "0000000\u{e9}"] {
+            assert_eq!(Epoch::from_text(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn only_the_same_life_compares() {

@@ -33,6 +33,8 @@ pub(super) enum Job {
 pub(super) enum Done {
     /// A message that cannot be carried out.
     Bad(CommandError),
+    /// A request that was begun, and is to be carried out now.
+    Again(Asked),
     /// Nothing yet: the next message is a small one.
     Nothing,
     /// A publish.
@@ -120,6 +122,47 @@ impl std::fmt::Debug for Hidden {
 }
 
 impl Asked {
+    /// A request, to be carried out later; `None` of a publish, which is never put off.
+    pub(super) fn of(request: &Request<'_>) -> Option<Self> {
+        let what = match &request.command {
+            Command::Publish(_) => return None,
+            Command::Subscribe(Subscribe { channel, since, slow, max_rate, snapshot }) => {
+                What::Subscribe {
+                    channel: (*channel).into(),
+                    since: since.map(|(epoch, offset)| (epoch.into(), offset)),
+                    slow: slow.map(Box::from),
+                    max_rate: *max_rate,
+                    snapshot: *snapshot,
+                }
+            }
+            Command::History(History { channel, since, limit, reverse }) => What::History {
+                channel: (*channel).into(),
+                since: since.map(|(epoch, offset)| (epoch.into(), offset)),
+                limit: *limit,
+                reverse: *reverse,
+            },
+            Command::Unsubscribe { channel } => What::Unsubscribe((*channel).into()),
+            Command::Auth { token } => What::Auth(Hidden(token.0.into())),
+            Command::Ping => What::Plain(Command::Ping),
+            Command::Presence { channel } => What::Presence((*channel).into()),
+            Command::Request(Call { method, data }) => {
+                What::Call { method: (*method).into(), data: data.map(Box::from) }
+            }
+            Command::Signal(Signal { channel, name, data, ttl_ms }) => What::Signal {
+                channel: (*channel).into(),
+                name: (*name).into(),
+                data: data.map(Box::from),
+                ttl_ms: *ttl_ms,
+            },
+        };
+        Some(Self { id: request.id, what })
+    }
+
+    /// The `id` of the command.
+    pub(super) fn id(&self) -> Option<u64> {
+        self.id
+    }
+
     /// As it was read.
     pub(super) fn request(&self) -> Request<'_> {
         let command = match &self.what {
@@ -276,49 +319,19 @@ fn parsed(message: &[u8]) -> Done {
         Ok(request) => request,
         Err(error) => return Done::Bad(error),
     };
-    let id = request.id;
-    let what = match request.command {
-        Command::Publish(publish) => {
-            return Done::Publish(Large {
-                id,
-                channel: publish.channel.into(),
-                key: publish.key.map(Box::from),
-                echo: publish.echo,
-                payload: Payload::Json(publish.data.into()),
-                message_id: publish.message_id.map(Box::from),
-                frames: Frames::default(),
-            });
-        }
-        Command::Subscribe(Subscribe { channel, since, slow, max_rate, snapshot }) => {
-            What::Subscribe {
-                channel: channel.into(),
-                since: since.map(|(epoch, offset)| (epoch.into(), offset)),
-                slow: slow.map(Box::from),
-                max_rate,
-                snapshot,
-            }
-        }
-        Command::History(History { channel, since, limit, reverse }) => What::History {
-            channel: channel.into(),
-            since: since.map(|(epoch, offset)| (epoch.into(), offset)),
-            limit,
-            reverse,
-        },
-        Command::Unsubscribe { channel } => What::Unsubscribe(channel.into()),
-        Command::Auth { token } => What::Auth(Hidden(token.0.into())),
-        Command::Ping => What::Plain(Command::Ping),
-        Command::Presence { channel } => What::Presence(channel.into()),
-        Command::Request(Call { method, data }) => {
-            What::Call { method: method.into(), data: data.map(Box::from) }
-        }
-        Command::Signal(Signal { channel, name, data, ttl_ms }) => What::Signal {
-            channel: channel.into(),
-            name: name.into(),
-            data: data.map(Box::from),
-            ttl_ms,
-        },
-    };
-    Done::Request(Asked { id, what })
+    match (&request.command, Asked::of(&request)) {
+        (Command::Publish(publish), _) => Done::Publish(Large {
+            id: request.id,
+            channel: publish.channel.into(),
+            key: publish.key.map(Box::from),
+            echo: publish.echo,
+            payload: Payload::Json(publish.data.into()),
+            message_id: publish.message_id.map(Box::from),
+            frames: Frames::default(),
+        }),
+        (_, Some(asked)) => Done::Request(asked),
+        (_, None) => Done::Nothing,
+    }
 }
 
 /// Reads a binary publish whole.

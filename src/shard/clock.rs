@@ -4,14 +4,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::store::Now;
 
-/// A monotonic clock that starts with the node, and the wall clock.
+/// What the clock shows when the node starts: longer than anything is kept (`history_ttl` is at most
+/// 366 days), so that events from before the start have their place on it.
+const ORIGIN: Duration = Duration::from_hours(24 * 367);
+
+/// A monotonic clock, and the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: Instant,
 }
 
 impl Clock {
-    /// A clock that starts at 0.
+    /// A clock that starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn start() -> Self {
         Self { started: Instant::now() }
@@ -23,14 +27,14 @@ impl Clock {
         Instant::now().saturating_duration_since(self.started)
     }
 
-    /// Nanoseconds of the node's clock; enough for 584 years.
+    /// Nanoseconds of the node's clock; enough for 583 years.
     pub fn node_ns(self) -> u64 {
-        u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from((ORIGIN + self.uptime()).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The runtime's name for a moment of the node's clock.
     pub fn instant(self, node_ms: u64) -> tokio::time::Instant {
-        (self.started + Duration::from_millis(node_ms)).into()
+        (self.started + Duration::from_millis(node_ms).saturating_sub(ORIGIN)).into()
     }
 
     /// Milliseconds of the node's clock.

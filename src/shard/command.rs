@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use super::away::Asked;
+use super::durable::{Pause, Until, counter};
 use super::flush::OutOfTurn;
 use super::local::{Shard, Socket};
 use super::signals::entries;
@@ -19,11 +21,13 @@ use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::{Author, Payload};
 use crate::proto::format::Subprotocol;
-use crate::proto::name::ShardId;
 use crate::proto::position::Position;
 use crate::proto::push::Push;
 use crate::proto::ws::frame;
 use crate::store::{Begun, NewEvent, Now, Published, StoreError, Wish};
+
+/// When a client tries again whose event the store did not take.
+const RETRY_MS: u32 = 1_000;
 
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
@@ -75,8 +79,8 @@ impl<'a> From<&Publish<'a>> for New<'a> {
 }
 
 impl Shard {
-    /// Carries out one request and queues its answer. Returns the shard whose mailbox it filled:
-    /// the client is not read again until there is room.
+    /// Carries out one request and queues its answer. Returns what the client waits for before it
+    /// is read again.
     ///
     /// # Errors
     ///
@@ -85,32 +89,49 @@ impl Shard {
         &self,
         asker: &Asker<'_>,
         request: &Request<'_>,
-    ) -> Result<Option<ShardId>, CommandError> {
+    ) -> Result<Option<Pause>, CommandError> {
         self.metrics.add(kind(&request.command), 1);
         session::check(request)?;
+        self.carry_out(asker, request)
+    }
+
+    /// As [`Shard::execute`], of a request that was checked and counted.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn carry_out(
+        &self,
+        asker: &Asker<'_>,
+        request: &Request<'_>,
+    ) -> Result<Option<Pause>, CommandError> {
         let id = request.id;
         if !matches!(request.command, Command::Auth { .. } | Command::Ping) {
             asker.check_known(id)?;
         }
+        let mut until = None;
         match &request.command {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
             Command::Publish(publish) => return self.publish(asker, id, publish.into()),
             Command::Subscribe(subscribe) => match subscribe.channel.strip_suffix('*') {
                 Some(prefix) => self.subscribe_pattern(asker, id, (prefix, subscribe))?,
-                None => self.subscribe(asker, id, subscribe)?,
+                None => until = self.subscribe(asker, id, subscribe)?,
             },
             Command::Unsubscribe { channel } => match channel.strip_suffix('*') {
                 Some(prefix) => self.unsubscribe_pattern(asker, id, (prefix, channel))?,
                 None => self.unsubscribe(asker, id, channel)?,
             },
-            Command::History(history) => self.history(asker, id, history)?,
+            Command::History(history) => until = self.history(asker, id, history)?,
             Command::Presence { channel } => self.presence(asker, id, channel)?,
-            Command::Signal(signal) => return self.signal(asker, id, signal),
+            Command::Signal(signal) => {
+                return Ok(self.signal(asker, id, signal)?.map(Pause::Mailbox));
+            }
             Command::Auth { token } => self.auth(asker, id, token.0)?,
             // `session::check` has refused these.
             Command::Request(_) => {}
         }
-        Ok(None)
+        let asked = until.as_ref().and_then(|_| Asked::of(request));
+        Ok(asked.zip(until).map(|(asked, until)| Pause::Again(Box::new(asked), until)))
     }
 
     /// Queues a message on the control lane.
@@ -128,7 +149,7 @@ impl Shard {
         self.answer(id, &Push::Error(error));
     }
 
-    /// Publishes an event. Returns the shard whose mailbox it filled.
+    /// Publishes an event. Returns what the client waits for before it is read again.
     ///
     /// # Errors
     ///
@@ -138,7 +159,7 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
         new: New<'_>,
-    ) -> Result<Option<ShardId>, CommandError> {
+    ) -> Result<Option<Pause>, CommandError> {
         let New { channel, key, echo, payload, message_id, frames } = new;
         asker.check_known(id)?;
         let rule = self.policy(id, channel)?;
@@ -153,16 +174,17 @@ impl Shard {
             keep: rule.keep,
             frames,
         };
+        if rule.keep.durable {
+            return self.publish_durable(asker, id, event);
+        }
         let taken = self.node.store().publish(event, asker.now);
         let published = taken.map_err(|away| unavailable(id, away))?;
-        let counter =
-            if published.duplicate { Counter::EventsDuplicate } else { Counter::EventsPublishedWs };
-        self.metrics.add(counter, 1);
+        self.metrics.add(counter(&published, Counter::EventsPublishedWs), 1);
         if let Some(id) = id {
             let Published { position, duplicate, .. } = published;
             self.answer(asker.id, &Push::Published { id, channel, position, duplicate });
         }
-        Ok(published.crowded)
+        Ok(published.crowded.map(Pause::Mailbox))
     }
 
     fn subscribe(
@@ -170,10 +192,13 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
         subscribe: &Subscribe<'_>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<Until>, CommandError> {
         let channel = subscribe.channel;
         let rule = self.policy(id, channel)?;
         self.allow(asker.id, id, &rule, (Act::Subscribe, Target::Name(channel)))?;
+        if let Some(until) = self.unsettled(asker, rule.keep.durable) {
+            return Ok(Some(until));
+        }
         let policy = chosen(id, rule, subscribe.slow)?;
         let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
         let join = |head: Position| Join { policy, position: head.offset, keys_max, max_rate };
@@ -193,7 +218,7 @@ impl Shard {
             self.answer(asker.id, &push);
             // A close comes behind the answer.
             self.settle(outcome);
-            return Ok(());
+            return Ok(None);
         }
         self.count_subscription(asker, id)?;
         // What it has by pattern it must not get again, and out of its order.
@@ -205,7 +230,10 @@ impl Shard {
             keep: rule.keep,
         };
         let begun = self.node.store().subscribe(channel, self.id, wish, asker.now);
-        let Begun { joined, recovered, past } = begun.map_err(|away| unavailable(id, away))?;
+        let Begun { joined, recovered, past } = match begun {
+            Ok(begun) => begun,
+            Err(error) => return self.load(id, (channel, rule.keep), error).map(Some),
+        };
         let (alias, position) = (joined.alias, joined.head);
         let (which, mut writer) = ((asker.id, alias), OutOfTurn(self));
         let now_ms = asker.now.node_ns / 1_000_000;
@@ -231,7 +259,7 @@ impl Shard {
         self.answer(asker.id, &push);
         // A close comes behind the answer.
         self.settle(outcome);
-        Ok(())
+        Ok(None)
     }
 
     fn unsubscribe(
@@ -330,10 +358,11 @@ pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
 
 pub(super) fn unavailable(id: Option<u64>, away: StoreError) -> CommandError {
     let code = match away {
-        StoreError::Away => ErrorCode::Unavailable,
+        StoreError::Away | StoreError::Unloaded => ErrorCode::Unavailable,
         StoreError::Full => ErrorCode::LimitExceeded,
     };
-    CommandError::new(id, code, away.to_string())
+    let retry_after_ms = (code == ErrorCode::Unavailable).then_some(RETRY_MS);
+    CommandError { retry_after_ms, ..CommandError::new(id, code, away.to_string()) }
 }
 
 fn kind(command: &Command<'_>) -> Counter {

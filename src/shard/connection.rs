@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use super::away::{Away, Worked};
 use super::command::Asker;
 use super::door::LARGE_BYTES;
+use super::durable::{Owed, Pause};
 use super::flush::{Flushed, forget_readable, others_first};
 use super::held::{First, Held};
 use super::inbound::{Next, Text, unread};
 use super::local::{Local, Socket};
-use super::mailbox::Room;
+use super::waits::Waits;
 use crate::core::hub::SeatId;
 use crate::core::metrics::Counter;
 use crate::proto::close::CloseReason;
@@ -62,14 +63,6 @@ pub(super) struct Connection {
 
 /// With what the runtime adds it stays within 256 bytes.
 const _: () = assert!(size_of::<Connection>() <= 96);
-
-/// What a connection waits for before it is read again.
-enum Waits {
-    /// Work on a message of its own.
-    Away(Away),
-    /// Room in the mailbox that it has filled.
-    Room(Room),
-}
 
 impl Connection {
     /// The task of the connection `id`; `early` is what came behind its handshake.
@@ -161,10 +154,7 @@ impl Connection {
     /// Counts what was read and is not carried out.
     fn weigh(&mut self) {
         let held = self.held.as_ref().map_or(0, |held| held.footprint());
-        let away = match self.waits.as_deref() {
-            Some(Waits::Away(away)) => away.bytes(),
-            Some(Waits::Room(_)) | None => 0,
-        };
+        let away = self.waits.as_ref().map_or(0, |waits| waits.bytes());
         let bytes = held + away + self.decoder.footprint();
         if std::mem::replace(&mut self.counted, bytes) != bytes {
             self.local.0.hub.borrow_mut().weigh_input(self.id, bytes);
@@ -205,7 +195,7 @@ impl Connection {
             if socket.ending.get().is_some() {
                 return None;
             }
-            let worked = match self.poll_waits(cx) {
+            let worked = match self.poll_waits(socket, cx) {
                 Poll::Pending => {
                     self.wait(true);
                     return None;
@@ -245,18 +235,23 @@ impl Connection {
     }
 
     /// Ready when there is nothing to wait for, with what was worked on meanwhile.
-    fn poll_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Worked>, CloseReason>> {
-        let worked = match self.waits.as_deref_mut() {
-            None => return Poll::Ready(Ok(None)),
-            Some(Waits::Away(away)) => match Pin::new(away).poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Err(CloseReason::Internal)),
-                Poll::Ready(worked) => worked,
-            },
-            Some(Waits::Room(room)) => match Pin::new(room).poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => None,
-            },
+    fn poll_waits(
+        &mut self,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Worked>, CloseReason>> {
+        if self.waits.is_none()
+            && let owed @ Owed { crowded: Some(crowded), .. } = socket.owed.get()
+        {
+            // One of its durable events has filled a mailbox, when it came there.
+            socket.owed.set(Owed { crowded: None, ..owed });
+            let waits = Waits::of(Pause::Mailbox(crowded), &self.local.0.node);
+            self.waits = Some(Box::new(waits));
+        }
+        let Some(waits) = self.waits.as_deref_mut() else { return Poll::Ready(Ok(None)) };
+        let worked = match waits.poll(socket, cx) {
+            Poll::Ready(Ok(worked)) => worked,
+            other @ (Poll::Pending | Poll::Ready(Err(_))) => return other,
         };
         self.waits = None;
         self.go_on();
@@ -392,9 +387,8 @@ impl Connection {
                     rest = &mut [];
                     break Ok(None);
                 }
-                Next::Hold(crowded, text) => {
-                    let room = shard.node.mailboxes().room(crowded);
-                    self.waits = Some(Box::new(Waits::Room(room)));
+                Next::Hold(pause, text) => {
+                    self.waits = Some(Box::new(Waits::of(pause, &shard.node)));
                     break Ok(text);
                 }
                 Next::Lent(job) => {

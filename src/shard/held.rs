@@ -21,10 +21,11 @@ pub(super) enum First {
 }
 
 impl First {
-    /// While there is work elsewhere, the rest of its text is with it.
+    /// While a message is worked on elsewhere, the rest of its text is with it.
     pub(super) fn of(worked: Option<Worked>, text: Option<Text>) -> Self {
         match (worked, text) {
-            (Some(worked), _) => Self::Worked(worked),
+            (Some(worked), None) => Self::Worked(worked),
+            (Some(worked), rest) => Self::Worked(Worked { rest, ..worked }),
             (None, Some(text)) => Self::Text(text),
             (None, None) => Self::Nothing,
         }

@@ -1,6 +1,7 @@
 //! The past of a channel, as a client asks for it.
 
-use super::command::{Asker, unavailable};
+use super::command::Asker;
+use super::durable::Until;
 use super::local::Shard;
 use crate::core::access::{Act, Target};
 use crate::proto::command::History;
@@ -12,7 +13,7 @@ use crate::store::{Read, Reading};
 const ANSWER_BYTES: usize = 1 << 20;
 
 impl Shard {
-    /// Answers with the kept events of a channel.
+    /// Answers with the kept events of a channel, or returns what the command waits for.
     ///
     /// # Errors
     ///
@@ -22,7 +23,7 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
         history: &History<'_>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<Until>, CommandError> {
         let History { channel, since, limit, reverse } = *history;
         let rule = self.policy(id, channel)?;
         self.allow(asker.id, id, &rule, (Act::History, Target::Name(channel)))?;
@@ -31,9 +32,15 @@ impl Shard {
             let message = "nothing is kept of this channel's events";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));
         }
+        if let Some(until) = self.unsettled(asker, keep.durable) {
+            return Ok(Some(until));
+        }
         let reading = Reading { since, limit, reverse, bytes: ANSWER_BYTES, keep };
         let read = self.node.store().read(channel, reading, asker.now);
-        let Read { head, events } = read.map_err(|away| unavailable(id, away))?;
+        let Read { head, events } = match read {
+            Ok(read) => read,
+            Err(error) => return self.load(id, (channel, keep), error).map(Some),
+        };
         let Some(events) = events else {
             let message = format!(
                 "no such position: the channel's epoch is {} and its last offset {}",
@@ -43,6 +50,6 @@ impl Shard {
         };
         let position = head;
         self.answer(asker.id, &Push::History { id, channel, position, events: &events });
-        Ok(())
+        Ok(None)
     }
 }

@@ -4,6 +4,7 @@
 use super::away::{self, Done, Job, Large, Worked};
 use super::command::{Asker, New};
 use super::door::LARGE_BYTES;
+use super::durable::Pause;
 use super::local::Local;
 use super::node::NodeOptions;
 use crate::core::hub::SeatId;
@@ -15,7 +16,6 @@ use crate::proto::encoder::Frames;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
-use crate::proto::name::ShardId;
 use crate::proto::ws::ProtocolError;
 use crate::proto::ws::frame::{self, Opcode};
 use crate::proto::ws::message::Message;
@@ -33,8 +33,8 @@ pub(super) enum Next {
     Close(CloseReason),
     /// The close has begun: nothing more of it is carried out.
     Ended,
-    /// Not read until the mailbox of that shard has room; with the rest of the text frame.
-    Hold(ShardId, Option<Text>),
+    /// Not read until that is over; with the rest of the text frame.
+    Hold(Pause, Option<Text>),
     /// Not read until that is done with the message that the decoder has lent out.
     Lent(Box<Job>),
     Read,
@@ -47,7 +47,7 @@ impl Next {
     /// The same before the `rest` of the text frame.
     fn before(self, rest: Option<Text>) -> Self {
         match self {
-            Self::Hold(crowded, None) => Self::Hold(crowded, rest),
+            Self::Hold(pause, None) => Self::Hold(pause, rest),
             Self::Stop(None) => Self::Stop(rest),
             other @ (Self::Away(_)
             | Self::Close(_)
@@ -201,14 +201,14 @@ impl Asker<'_> {
     }
 
     /// What follows a request that was carried out.
-    fn carried_out(&self, local: &Local, result: Result<Option<ShardId>, CommandError>) -> Next {
+    fn carried_out(&self, local: &Local, result: Result<Option<Pause>, CommandError>) -> Next {
         if self.socket.ending.get().is_some() {
             // It was closed for what it asked: the answer stands before the close.
             return Next::Ended;
         }
         match result {
             Ok(None) => self.unless_unread(local),
-            Ok(Some(crowded)) => Next::Hold(crowded, None),
+            Ok(Some(pause)) => Next::Hold(pause, None),
             Err(error) => self.refused(local, &error),
         }
     }
@@ -290,6 +290,9 @@ impl Asker<'_> {
         self.count_inflated(local, worked.inflated);
         let next = match worked.done {
             Done::Bad(error) => self.refused(local, &error),
+            Done::Again(asked) => {
+                self.carried_out(local, local.0.carry_out(self, &asked.request()))
+            }
             Done::Nothing => Next::Read,
             Done::Publish(large) => self.publish(local, large),
             Done::Request(asked) => {
@@ -313,7 +316,7 @@ impl Asker<'_> {
             session::check_channel(id, &channel).and_then(|()| shard.publish(self, id, new));
         match published {
             Ok(None) => self.unless_unread(local),
-            Ok(Some(crowded)) => Next::Hold(crowded, None),
+            Ok(Some(pause)) => Next::Hold(pause, None),
             Err(error) => self.refused(local, &error),
         }
     }

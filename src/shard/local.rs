@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::connection::Connection;
+use super::durable::Owed;
 use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, Place};
@@ -49,6 +50,7 @@ pub(super) struct Socket {
     pub(super) waker: Cell<Option<Waker>>,
     pub(super) ending: Cell<Option<Ending>>,
     pub(super) place: Cell<Option<Place>>,
+    pub(super) owed: Cell<Owed>,
 }
 
 /// Who has just shaken hands.
@@ -201,6 +203,7 @@ impl Local {
             waker: Cell::new(None),
             ending: Cell::new(None),
             place: Cell::new(Some(place)),
+            owed: Cell::default(),
         };
         {
             let mut sockets = shard.sockets.borrow_mut();

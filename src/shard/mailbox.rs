@@ -16,7 +16,7 @@ use crate::core::metrics::Snapshot;
 use crate::core::notice::Notice;
 use crate::proto::event::Event;
 use crate::proto::name::{ClientId, ShardId};
-use crate::store::{Deliver, Tell};
+use crate::store::{Answered, Deliver, Tell};
 
 /// Events in a mailbox at which publishers are held back.
 const EVENTS_MAX: usize = 8_192;
@@ -27,6 +27,8 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What the node wants of a shard.
 #[derive(Debug)]
 pub(super) enum Order {
+    /// What became of durable events of its connections.
+    Answered(Vec<Answered>),
     /// Close that client; answers whether it was here.
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.
@@ -264,6 +266,12 @@ impl Drop for Room {
 impl Deliver for Mailboxes {
     fn deliver(&self, shard: ShardId, event: Arc<Event>) -> bool {
         self.of(shard).is_some_and(|mailbox| mailbox.push(event))
+    }
+
+    fn answer(&self, shard: ShardId, answers: Vec<Answered>) {
+        if let Some(mailbox) = self.of(shard) {
+            mailbox.order(Order::Answered(answers));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod clock;
 mod command;
 mod connection;
 mod door;
+mod durable;
 mod echo;
 pub mod fdtable;
 mod flush;
@@ -28,8 +29,10 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod waits;
 
 pub use authority::{AuthOptions, NotTaken};
+pub use durable::Publishing;
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::authority::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
+use super::durable::Publishing;
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
 use crate::core::farewell::Farewells;
@@ -22,7 +23,7 @@ use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Last;
 use crate::store::rooms::Rooms;
-use crate::store::{ChannelInfo, NewEvent, Published, Store, StoreError};
+use crate::store::{ChannelInfo, Durable, NewEvent, Published, Store, StoreError};
 
 /// The part of `limits.memory` that signals may take beside it.
 const SIGNALS_SHARE: usize = 8;
@@ -97,7 +98,7 @@ pub enum PublishError {
 impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Away => Self::Unavailable,
+            StoreError::Away | StoreError::Unloaded => Self::Unavailable,
             StoreError::Full => Self::ChannelsFull,
         }
     }
@@ -122,6 +123,8 @@ impl Drop for Place {
 pub struct Node {
     options: NodeOptions,
     store: Arc<dyn Store>,
+    /// What keeps the durable events of it.
+    pub(super) log: Option<Arc<dyn Durable>>,
     rooms: Rooms,
     signals: Budget,
     mailboxes: Arc<Mailboxes>,
@@ -148,12 +151,19 @@ impl Node {
             options,
             store,
             rooms: Rooms::new(Arc::clone(&mailboxes) as _),
+            log: None,
             mailboxes,
             clock: Clock::start(),
             draining: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             embedded: AtomicU64::new(0),
         }
+    }
+
+    /// The same, whose store gets the events of durable channels from `log`, by this clock.
+    #[must_use]
+    pub fn with_log(self, log: Arc<dyn Durable>, clock: Clock) -> Self {
+        Self { log: Some(log), clock, ..self }
     }
 
     /// Its settings.
@@ -240,6 +250,15 @@ impl Node {
     ///
     /// [`PublishError::Overloaded`] after `publish_timeout` without room.
     pub async fn publish(&self, event: NewEvent<'_>) -> Result<Published, PublishError> {
+        self.submit(event).await?.done(self).await
+    }
+
+    /// As [`Node::publish`], and does not wait until a durable event is on disk.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Node::publish`].
+    pub async fn submit(&self, event: NewEvent<'_>) -> Result<Publishing, PublishError> {
         let Some(rule) = self.options.policies.of(&event.channel) else {
             return Err(PublishError::UnknownChannel);
         };
@@ -252,7 +271,10 @@ impl Node {
         let NewEvent { payload, frames: _, .. } = event;
         let (payload, frames) = self.prepare(payload).await?;
         let event = NewEvent { payload, frames, ..event };
-        Ok(self.store.publish(event, self.clock.now())?)
+        if event.keep.durable {
+            return self.submit_durable(event).await;
+        }
+        Ok(Publishing::Done(self.store.publish(event, self.clock.now())?))
     }
 
     /// Waits for room in every mailbox that has none, one after the other.

@@ -153,11 +153,12 @@ fn pings_do_not_buy_a_message_more_time() {
         let mut client = Client::connect(&local).await;
         let id = shard.hub.borrow().seat_ids()[0];
         let heartbeat = shard.node.options().heartbeat();
+        // Far away, so that a message under way is what is due.
+        let far_ms = shard.node.clock().node_ms() + 10_000_000;
         let due = || {
             let mut hub = shard.hub.borrow_mut();
             let session = &mut hub.seat(id).unwrap().session;
-            // Far away, so that a message under way is what is due.
-            session.heard(10_000_000);
+            session.heard(far_ms);
             session.wake_at(heartbeat)
         };
         let idle = due();

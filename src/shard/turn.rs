@@ -74,7 +74,9 @@ async fn turns(local: Local) {
         }
         let recalls = shard.recalls();
         let idle = in_hand.is_empty() && notices.is_empty() && !recalls;
-        if idle && !shard.is_due() && !shard.is_cutting() {
+        let idle = idle && !shard.is_due() && !shard.is_cutting();
+        // Answers of durable events may be all there is to write.
+        if idle && shard.hub.borrow().dirty() == 0 {
             streak = 0;
             yielded |= pends(shard.rest(mailbox, sleep.as_mut())).await;
             continue;
@@ -285,6 +287,7 @@ impl Shard {
 
     fn obey(&self, order: Order) {
         match order {
+            Order::Answered(answers) => self.answered(answers),
             Order::Disconnect(client, answer) => {
                 let id = self.hub.borrow().seat_of(client);
                 let open = id.filter(|id| {

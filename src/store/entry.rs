@@ -39,7 +39,12 @@ impl<'a> NewEvent<'a> {
         Self { channel, key, payload, from, hidden_from, message_id, keep, frames }
     }
 
-    /// The same, with nothing borrowed.
+    /// Memory of what it carries, and of what was made of that.
+    pub fn bytes(&self) -> usize {
+        self.payload.len() + self.frames.bytes()
+    }
+
+    /// The same, with nothing borrowed, to be taken later.
     pub fn into_owned(self) -> NewEvent<'static> {
         let channel = Cow::Owned(self.channel.into_owned());
         let message_id = self.message_id.map(|id| Cow::Owned(id.into_owned()));
@@ -144,6 +149,9 @@ pub enum StoreError {
     /// It cannot do its work now.
     #[error("the store is away")]
     Away,
+    /// The channel is durable and not in memory: it has to be loaded first.
+    #[error("the channel is not loaded")]
+    Unloaded,
     /// There are as many channels as it can have, and none that nobody needs.
     #[error("this node has as many channels as it holds: publish on one that is there")]
     Full,

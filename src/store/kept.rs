@@ -96,6 +96,41 @@ impl Kept {
         } else if !self.keyed.is_empty() {
             self.keyed = Keyed::default();
         }
+        self.fit();
+    }
+
+    /// Takes back the next event of a past that was kept elsewhere.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn recall(&mut self, event: &Arc<Event>, keep: Keep) {
+        self.keep = keep;
+        self.history.push(event, keep.history);
+        self.fit();
+    }
+
+    /// The past has a hole behind what came back of it, which is nothing then.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn forget_past(&mut self) {
+        self.history = History::default();
+        self.fit();
+    }
+
+    /// Takes back the newest event of a key, from the oldest on.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn recall_key(&mut self, event: &Arc<Event>, keep: Keep) {
+        self.keep = keep;
+        self.keyed.put(event, keep.keys);
+        self.fit();
+    }
+
+    /// Takes back the id of an event, from the oldest on.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn recall_id(&mut self, id: Box<str>, offset: u64, at_ms: u64) {
+        self.dedupe.put(id, offset, at_ms);
+        self.fit();
+    }
+
+    /// Takes no more than there is for all.
+    fn fit(&mut self) {
         self.settle();
         while self.purse.is_over() && self.shed() {
             self.settle();

@@ -11,6 +11,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+#[cfg(feature = "sqlite")]
+mod restore;
+
+#[cfg(feature = "sqlite")]
+pub(super) use restore::Restoring;
+
 use super::kept::{Kept, Purse};
 use super::prefixes::Prefixes;
 use super::shard_set::ShardSet;
@@ -58,6 +64,8 @@ struct Channel {
     generation: u64,
     /// The last event, subscription or reading, node milliseconds.
     used_ms: u64,
+    /// It was restored from elsewhere, and is let go by whoever did that.
+    durable: bool,
     /// What is kept of its events, where something is.
     kept: Option<Box<Kept>>,
 }
@@ -84,7 +92,8 @@ impl Segment {
         }
         let mut used = Vec::new();
         for channel in &mut self.channels {
-            if channel.subscribers == 0 && channel.by_pattern(prefixes).is_empty() {
+            let nobodys = channel.subscribers == 0 && !channel.durable;
+            if nobodys && channel.by_pattern(prefixes).is_empty() {
                 used.push(channel.used_ms);
             }
         }
@@ -97,7 +106,7 @@ impl Segment {
         // Many were used in the same millisecond: of those only as many as needed.
         let mut ties = excess - older.iter().filter(|used_ms| **used_ms < last_ms).count();
         self.retain(|channel| {
-            if !channel.by_pattern(prefixes).is_empty() {
+            if channel.durable || !channel.by_pattern(prefixes).is_empty() {
                 return true;
             }
             match channel.used_ms.cmp(&last_ms) {
@@ -147,6 +156,22 @@ impl Segment {
 }
 
 impl Channel {
+    /// One that nobody uses.
+    fn new(name: ChannelName, alias: Alias, head: Position) -> Self {
+        Self {
+            name,
+            alias,
+            head,
+            subscribers: 0,
+            shards: ShardSet::default(),
+            by_pattern: ShardSet::default(),
+            generation: 0,
+            used_ms: 0,
+            durable: false,
+            kept: None,
+        }
+    }
+
     /// The shards that have it by pattern.
     fn by_pattern(&mut self, prefixes: &Prefixes) -> ShardSet {
         // Under the lock of the segment: a shard that has changed from a name to a pattern, or
@@ -195,17 +220,25 @@ impl Memory {
         &self.segments[index]
     }
 
+    fn alias(&self) -> Alias {
+        Alias(self.aliases.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// The channel of that name; a fresh one is idle.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] where there is no room for a fresh one.
+    /// [`StoreError::Full`] where there is no room for a fresh one, [`StoreError::Unloaded`] where
+    /// it has to be restored first.
     fn channel<'a>(
         &self,
         segment: &'a mut Segment,
-        hash: u64,
-        name: &str,
+        (hash, name): (u64, &str),
+        durable: bool,
     ) -> Result<&'a mut Channel, StoreError> {
+        if durable && segment.find(hash, name).is_none() {
+            return Err(StoreError::Unloaded);
+        }
         if segment.idle >= IDLE_MAX && segment.find(hash, name).is_none() {
             segment.make_room(&self.prefixes);
             if segment.idle >= IDLE_MAX {
@@ -221,20 +254,9 @@ impl Memory {
             )
             .or_insert_with(|| {
                 *idle += 1;
-                let alias = Alias(self.aliases.fetch_add(1, Ordering::Relaxed));
-                let epoch = Epoch::from_seed(fastrand::u64(..));
-                Box::new(Channel {
-                    // The caller has checked the name.
-                    name: ChannelName::from_checked(name),
-                    alias,
-                    head: Position { epoch, offset: 0 },
-                    subscribers: 0,
-                    shards: ShardSet::default(),
-                    by_pattern: ShardSet::default(),
-                    generation: 0,
-                    used_ms: 0,
-                    kept: None,
-                })
+                let head = Position { epoch: Epoch::from_seed(fastrand::u64(..)), offset: 0 };
+                // The caller has checked the name.
+                Box::new(Channel::new(ChannelName::from_checked(name), self.alias(), head))
             })
             .into_mut();
         Ok(channel)
@@ -245,7 +267,7 @@ impl Store for Memory {
     fn publish(&self, event: NewEvent<'_>, now: Now) -> Result<Published, StoreError> {
         let hash = self.hasher.hash_one(&*event.channel);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, &event.channel)?;
+        let channel = self.channel(&mut segment, (hash, &event.channel), event.keep.durable)?;
         channel.used_ms = now.node_ns / 1_000_000;
         let (keep, message_id) = (event.keep, event.message_id);
         if let (Some(kept), Some(id)) = (&channel.kept, &message_id)
@@ -297,7 +319,7 @@ impl Store for Memory {
     ) -> Result<Begun, StoreError> {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, name)?;
+        let channel = self.channel(&mut segment, (hash, name), wish.keep.durable)?;
         let first = channel.subscribers == 0;
         channel.subscribers += 1;
         channel.shards.insert(shard);
@@ -315,7 +337,7 @@ impl Store for Memory {
     fn read(&self, name: &str, reading: Reading<'_>, now: Now) -> Result<Read, StoreError> {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, hash, name)?;
+        let channel = self.channel(&mut segment, (hash, name), reading.keep.durable)?;
         channel.used_ms = now.node_ns / 1_000_000;
         let head = channel.head;
         let past = match &mut channel.kept {
@@ -434,6 +456,7 @@ impl Store for Memory {
         }
         segment.retain(|channel| {
             channel.used_ms >= before_ms
+                || channel.durable
                 || !channel.by_pattern(&self.prefixes).is_empty()
                 || channel.kept.is_some()
         });
@@ -460,4 +483,4 @@ fn unpack(past: &Past, reading: Reading<'_>) -> Vec<Arc<Event>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,14 +3,18 @@
 #[cfg(test)]
 mod conformance;
 mod deliver;
+mod durable;
 mod entry;
 mod kept;
 pub mod memory;
 mod prefixes;
 pub mod rooms;
 mod shard_set;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use deliver::{Deliver, Tell};
+pub use durable::{Answered, Durable, Loading, Ticket, Told};
 pub use entry::{
     Begun, ChannelInfo, Joined, NewEvent, Now, Published, Read, Reading, StoreError, Wish,
 };
@@ -42,6 +46,9 @@ use crate::proto::name::{Alias, ShardId};
 /// 9. Whoever reads the newest events of the channels of a prefix, after it has subscribed to that
 ///    prefix, gets of each channel the newest of each key, and not one that was published after the
 ///    head that it is told with it.
+///
+/// What is said to be durable ([`Keep::durable`]) lives elsewhere as well, and is made here by whoever
+/// reads it there: until then it is [`StoreError::Unloaded`]. [`Durable`] has the way of its events.
 ///
 /// Not promised: any order between channels.
 pub trait Store: Send + Sync {

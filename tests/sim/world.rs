@@ -134,7 +134,7 @@ impl World {
         let history = HistoryRule { size: rng.u64(1..60), ttl_ms: 20_000 };
         let keep = match seed % 3 {
             0 => Keep::default(),
-            rest => Keep { history, keys: if rest == 1 { KEYS } else { 0 } },
+            rest => Keep { history, keys: if rest == 1 { KEYS } else { 0 }, durable: false },
         };
         Self {
             shards,

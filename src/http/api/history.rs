@@ -49,7 +49,7 @@ pub(crate) async fn history(
         Some(_) => return Err(Refusal::bad("reverse is 0 or 1")),
     };
     let reading = Reading { since, limit, reverse, bytes: ANSWER_BYTES, keep: rule.keep };
-    let read = node.store().read(&channel, reading, node.clock().now());
+    let read = node.read(&channel, reading).await;
     let Read { head, events } = read.map_err(PublishError::from)?;
     let Some(events) = events else {
         let message =
@@ -83,9 +83,10 @@ pub(crate) async fn snapshot(
         Some(Ok(limit @ 1..=HISTORY_LIMIT_MAX)) => limit,
         Some(_) => return Err(Refusal::bad("limit is a number from 1 to 1000")),
     };
-    let (store, now) = (node.store(), node.clock().now());
+    // A durable one is in memory from here on: it stays a while after it was read.
     let head = Reading { keep: rule.keep, ..Reading::default() };
-    let mut head = store.read(&channel, head, now).map_err(PublishError::from)?.head;
+    let mut head = node.read(&channel, head).await.map_err(PublishError::from)?.head;
+    let store = node.store();
     let alias = store.find(&channel).map(|joined| joined.alias);
     let (mut events, mut bytes, mut more) = (Vec::new(), 0, false);
     // Some at a time, so that the channel is not held while all are read. A key that has a newer

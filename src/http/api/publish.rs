@@ -1,6 +1,7 @@
 //! Publishing over HTTP: one JSON event, many by line, or raw bytes.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -20,7 +21,7 @@ use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
 use crate::proto::name::{self, KEY_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
 use crate::proto::position::Position;
-use crate::shard::PublishError;
+use crate::shard::{PublishError, Publishing};
 use crate::store::{NewEvent, Published};
 
 /// Bytes of lines between two turns of the shard's other work.
@@ -28,6 +29,9 @@ const TURN_BYTES: usize = 64 * 1024;
 
 /// What a line costs beside its bytes, where work is counted in bytes.
 const LINE_COST: usize = 2 * 1024;
+
+/// Durable events of one body that wait to be on disk.
+const LINES_WAITING: usize = 1_024;
 
 /// Refusals that an answer to NDJSON spells out; those beyond are counted.
 const REJECTED_MAX: usize = 1000;
@@ -141,14 +145,48 @@ fn count(peer: &Peer, published: &Published) {
     peer.doors.shard.metrics().add(counter, 1);
 }
 
+/// What has come of the lines of a body so far.
+#[derive(Default)]
+struct Lines {
+    accepted: usize,
+    rejected: Vec<Rejected>,
+    unlisted: usize,
+    /// Once there is no room the rest is refused at once, or each line would wait for its own.
+    stopped: Option<Refusal>,
+}
+
+impl Lines {
+    fn take(&mut self, peer: &Peer, line: usize, done: Result<Published, Refusal>) {
+        match done {
+            Ok(published) => {
+                count(peer, &published);
+                self.accepted += 1;
+            }
+            Err(refusal) if self.rejected.len() < REJECTED_MAX => {
+                let Refusal { code, message, .. } = refusal;
+                self.rejected.push(Rejected { line, code, message });
+            }
+            Err(_) => self.unlisted += 1,
+        }
+    }
+
+    /// A refusal for a reason that holds for every line stops the rest.
+    fn refuse(&mut self, error: PublishError) -> Refusal {
+        let of_the_node = matches!(error, PublishError::Overloaded | PublishError::Unavailable);
+        let refusal = Refusal::from(error);
+        if of_the_node {
+            self.stopped = Some(refusal.clone());
+        }
+        refusal
+    }
+}
+
 /// Publishes a body of lines. A bad line rejects itself alone.
 async fn lines((peer, pass): (&Peer, &Pass), text: &Bytes) -> Response {
     let node = peer.doors.shard.node();
-    let mut accepted = 0_usize;
-    let mut rejected = Vec::new();
-    let mut unlisted = 0_usize;
-    // Once there is no room the rest is refused at once, or each line would wait for its own.
-    let mut stopped: Option<Refusal> = None;
+    let mut lines = Lines::default();
+    // Durable events that are on their way to the disk, which takes them together.
+    let mut waiting: VecDeque<(usize, Publishing)> = VecDeque::new();
     let mut turn = Turn::begin();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         if turn.is_over(line.len()) {
@@ -159,31 +197,29 @@ async fn lines((peer, pass): (&Peer, &Pass), text: &Bytes) -> Response {
         }
         let read = read(peer, text.slice_ref(line)).await;
         let read = read.and_then(|new| check(peer, pass, &new).map(|()| new));
-        let done = match (&stopped, read) {
+        let submitted = match (&lines.stopped, read) {
             (_, Err(refusal)) => Err(refusal),
             (Some(refusal), Ok(_)) => Err(refusal.clone()),
-            (None, Ok(new)) => node.publish(new).await.map_err(|error| {
-                let of_the_node =
-                    matches!(error, PublishError::Overloaded | PublishError::Unavailable);
-                let refusal = Refusal::from(error);
-                if of_the_node {
-                    stopped = Some(refusal.clone());
-                }
-                refusal
-            }),
+            (None, Ok(new)) => node.submit(new).await.map_err(|error| lines.refuse(error)),
         };
-        match done {
-            Ok(published) => {
-                count(peer, &published);
-                accepted += 1;
-            }
-            Err(refusal) if rejected.len() < REJECTED_MAX => {
-                let Refusal { code, message, .. } = refusal;
-                rejected.push(Rejected { line: index + 1, code, message });
-            }
-            Err(_) => unlisted += 1,
+        match submitted {
+            Ok(Publishing::Done(published)) => lines.take(peer, index + 1, Ok(published)),
+            Ok(publishing) => waiting.push_back((index + 1, publishing)),
+            Err(refusal) => lines.take(peer, index + 1, Err(refusal)),
+        }
+        if waiting.len() >= LINES_WAITING
+            && let Some((line, publishing)) = waiting.pop_front()
+        {
+            let done = publishing.done(node).await.map_err(|error| lines.refuse(error));
+            lines.take(peer, line, done);
         }
     }
+    for (line, publishing) in waiting {
+        let done = publishing.done(node).await.map_err(|error| lines.refuse(error));
+        lines.take(peer, line, done);
+    }
+    let Lines { accepted, mut rejected, unlisted, .. } = lines;
+    rejected.sort_by_key(|rejected| rejected.line);
     let mut answer = json!({"accepted": accepted, "rejected": rejected});
     if unlisted > 0 {
         answer["rejected_unlisted"] = unlisted.into();

@@ -35,11 +35,24 @@ pub(crate) async fn answer(node: &Arc<Node>) -> Response {
         "channels": node.channel_count(),
         "rooms": node.rooms().len(),
         "memory_limit": node.memory().limit(),
+        "store": store(node),
         "total": total.as_ref().map(picture),
         "slowest": slowest.iter().map(slow).collect::<Vec<_>>(),
         "shards": shards,
     });
     json(StatusCode::OK, &stats)
+}
+
+/// How the store does.
+fn store(node: &Node) -> Value {
+    let Some(log) = node.durable() else { return json!({"kind": "memory", "up": true}) };
+    let fault = log.fault();
+    json!({
+        "kind": "sqlite",
+        "up": fault.is_none(),
+        "fault": fault,
+        "waiting_events": log.waiting(),
+    })
 }
 
 /// One of the slowest connections.

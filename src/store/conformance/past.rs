@@ -13,7 +13,8 @@ use crate::proto::name::{Alias, ShardId};
 use crate::proto::position::Position;
 use crate::store::{Begun, NewEvent, Read, Reading, Store, Wish};
 
-const KEEP: Keep = Keep { history: HistoryRule { size: 10, ttl_ms: 1_000 }, keys: 3 };
+const KEEP: Keep =
+    Keep { history: HistoryRule { size: 10, ttl_ms: 1_000 }, keys: 3, durable: false };
 
 fn keep(store: &dyn Store, keep: Keep, key: Option<&str>, data: &str, ms: u64) -> Position {
     let payload = Payload::Json(data.as_bytes().into());
@@ -148,7 +149,7 @@ pub(super) fn keys(make: Make<'_>) {
 /// The channels of a prefix, and the newest events of each, some at a time: while some are read,
 /// others are published.
 pub(super) fn pages(make: Make<'_>) {
-    const CHANNELS: usize = 1_500;
+    const CHANNELS: usize = 400;
     const KEYS: usize = 150;
     let (_, store) = start(make);
     let keep = Keep { keys: KEYS, ..Keep::default() };
@@ -230,7 +231,8 @@ pub(super) fn retries(make: Make<'_>) {
 pub(super) fn race(make: Make<'_>) {
     const ROUNDS: u16 = 100;
     let (inbox, store) = start(make);
-    let keep = Keep { history: HistoryRule { size: 100_000, ttl_ms: 60_000 }, keys: 0 };
+    let keep =
+        Keep { history: HistoryRule { size: 100_000, ttl_ms: 60_000 }, keys: 0, durable: false };
     let publish = || {
         let new = NewEvent { keep, ..event("a") };
         store.publish(new, now(1)).expect("the store is there").position

@@ -138,7 +138,8 @@ fn a_channel_that_was_read_is_used() {
 fn what_is_kept_is_bounded_and_given_back() {
     use crate::core::history::HistoryRule;
     use crate::core::policy::Keep;
-    let keep = Keep { history: HistoryRule { size: 1_000, ttl_ms: 5_000 }, keys: 100 };
+    let keep =
+        Keep { history: HistoryRule { size: 1_000, ttl_ms: 5_000 }, keys: 100, durable: false };
     let limit = 1 << 20;
     let store = Memory::bounded(Arc::new(Nobody), limit);
     let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };

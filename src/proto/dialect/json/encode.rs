@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::room::put_room;
 use super::text::write_string;
 use crate::proto::close::CloseReason;
+use crate::proto::error::CommandError;
 use crate::proto::event::{Author, Event, Payload};
 use crate::proto::name::{ChannelName, ClientId};
 use crate::proto::position::Position;
@@ -133,15 +134,20 @@ pub fn encode_signal(
     from
 }
 
+fn put_error(out: &mut Vec<u8>, error: &CommandError) {
+    answer(out, "error", error.id);
+    string(out, ",\"code\":", error.code.as_str());
+    string(out, ",\"message\":", &error.message);
+    if let Some(retry_after_ms) = error.retry_after_ms {
+        number(out, ",\"retry_after_ms\":", retry_after_ms.into());
+    }
+}
+
 /// Writes the JSON text of everything else.
 pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
         Push::Disconnect { reason, retry_after_ms } => disconnect(out, reason, retry_after_ms),
-        Push::Error(error) => {
-            answer(out, "error", error.id);
-            string(out, ",\"code\":", error.code.as_str());
-            string(out, ",\"message\":", &error.message);
-        }
+        Push::Error(error) => put_error(out, error),
         Push::Room(ref push) => put_room(push, out),
         Push::Lagged { channel, hole, age_ms } => lagged(out, channel, hole, age_ms),
         Push::Ok { id } => answer(out, "ok", Some(id)),

@@ -106,6 +106,8 @@ fn pushes_are_written_to_the_letter() {
         signals: None,
     };
     let error = CommandError::new(Some(3), ErrorCode::BadRequest, "say \"type\"");
+    let later = CommandError::new(Some(3), ErrorCode::Unavailable, "away");
+    let later = CommandError { retry_after_ms: Some(500), ..later };
     let anonymous = CommandError::new(None, ErrorCode::TooLarge, "big");
     let cases = [
         (
@@ -129,6 +131,10 @@ fn pushes_are_written_to_the_letter() {
         (
             Push::Error(&error),
             r#"{"type":"error","id":3,"code":"bad_request","message":"say \"type\""}"#,
+        ),
+        (
+            Push::Error(&later),
+            r#"{"type":"error","id":3,"code":"unavailable","message":"away","retry_after_ms":500}"#,
         ),
         (Push::Error(&anonymous), r#"{"type":"error","code":"too_large","message":"big"}"#),
         (

@@ -1,0 +1,237 @@
+//! Durable events of clients: taken at once, answered when they are on disk. What a client waits for
+//! in between, and how its answers come back to it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::away::{Asked, Done, Worked};
+use super::command::{Asker, unavailable};
+use super::flush::wake;
+use super::local::Shard;
+use super::node::{Node, PublishError};
+use crate::core::metrics::Counter;
+use crate::core::policy::Keep;
+use crate::proto::error::CommandError;
+use crate::proto::name::ShardId;
+use crate::proto::push::Push;
+use crate::store::{
+    Answered, Durable, Loading, NewEvent, Published, Read, Reading, StoreError, Ticket, Told,
+};
+
+/// Durable events of one connection that may wait to be on disk; it is not read beyond. So many that
+/// one writes as fast as the disk takes them together.
+const OWED_MAX: u16 = 256;
+
+/// What it then comes down to.
+const OWED_FEW: u8 = 128;
+
+/// Times that a read over HTTP finds its channel gone again, before it gives up.
+const LOADS: usize = 3;
+
+/// What a connection is owed. Small: every connection has one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Owed {
+    /// Answers to durable events.
+    pub(super) answers: u16,
+    /// Its task waits until there are no more than this.
+    pub(super) wanted: Option<u8>,
+    /// The shard whose mailbox one of its events has filled.
+    pub(super) crowded: Option<ShardId>,
+}
+
+/// Why a client is not read for now.
+pub(super) enum Pause {
+    /// The mailbox of that shard is to have room.
+    Mailbox(ShardId),
+    /// It is to be owed no more answers than this.
+    Owed(u8),
+    /// A command is to be carried out, after that.
+    Again(Box<Asked>, Until),
+}
+
+/// What a command waits for.
+pub(super) enum Until {
+    /// The client's own events, which come before it.
+    Settled,
+    /// Its channel.
+    Loaded(Loading),
+}
+
+impl Shard {
+    /// Gives an event to be put on disk. Returns what the client waits for.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn publish_durable(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        event: NewEvent<'_>,
+    ) -> Result<Option<Pause>, CommandError> {
+        let away = || unavailable(id, StoreError::Away);
+        let log = self.node.durable().ok_or_else(away)?;
+        let (seat, client) = (asker.id, asker.author.client);
+        let told = Told::Connection(Ticket { shard: self.id, seat, client, id });
+        let crowded = log.publish(event.into_owned(), asker.now, told);
+        let crowded = crowded.map_err(|error| unavailable(id, error))?;
+        let mut owed = asker.socket.owed.get();
+        // One a publish beyond the most, if at all: what is behind it is not read.
+        owed.answers = owed.answers.saturating_add(1);
+        asker.socket.owed.set(owed);
+        Ok(if crowded {
+            // Its own events are what it waits for: the last of them is the last in the queue.
+            Some(Pause::Owed(0))
+        } else {
+            (owed.answers >= OWED_MAX).then_some(Pause::Owed(OWED_FEW))
+        })
+    }
+
+    /// What a command about a durable channel waits for, before anything else.
+    pub(super) fn unsettled(&self, asker: &Asker<'_>, durable: bool) -> Option<Until> {
+        (durable && asker.socket.owed.get().answers > 0).then_some(Until::Settled)
+    }
+
+    /// Has a channel loaded that the store does not have.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client: it cannot be loaded, or `error` was another one.
+    pub(super) fn load(
+        &self,
+        id: Option<u64>,
+        (channel, keep): (&str, Keep),
+        error: StoreError,
+    ) -> Result<Until, CommandError> {
+        let log = self.node.durable().filter(|_| error == StoreError::Unloaded);
+        let loading = log.ok_or(error).and_then(|log| log.load(channel, keep));
+        loading.map(Until::Loaded).map_err(|error| unavailable(id, error))
+    }
+
+    /// Tells clients what became of their durable events.
+    pub(super) fn answered(&self, answers: Vec<Answered>) {
+        for Answered { ticket, result } in answers {
+            if let Ok((_, published)) = &result {
+                self.metrics.add(counter(published, Counter::EventsPublishedWs), 1);
+            }
+            let Some(socket) = self.socket(ticket.seat) else { continue };
+            if socket.client != ticket.client {
+                continue;
+            }
+            let mut owed = socket.owed.get();
+            owed.answers = owed.answers.saturating_sub(1);
+            if let Ok((_, Published { crowded: Some(crowded), .. })) = &result {
+                owed.crowded = Some(*crowded);
+            }
+            if owed.wanted.is_some_and(|wanted| owed.answers <= u16::from(wanted)) {
+                owed.wanted = None;
+                wake(&socket);
+            }
+            socket.owed.set(owed);
+            if socket.ending.get().is_some() {
+                // Nothing comes behind a close.
+                continue;
+            }
+            match (result, ticket.id) {
+                (Ok((channel, published)), Some(id)) => {
+                    let Published { position, duplicate, .. } = published;
+                    let channel = channel.as_str();
+                    let push = Push::Published { id, channel, position, duplicate };
+                    self.answer(ticket.seat, &push);
+                }
+                (Ok(_), None) => continue,
+                (Err(error), id) => self.answer_error(ticket.seat, &unavailable(id, error)),
+            }
+            self.hub.borrow_mut().mark_dirty(ticket.seat);
+        }
+    }
+}
+
+/// The counter of an event that was taken, at this door.
+pub(super) fn counter(published: &Published, door: Counter) -> Counter {
+    if published.duplicate { Counter::EventsDuplicate } else { door }
+}
+
+impl Until {
+    /// What the command comes to, when it was waited for.
+    pub(super) fn worked(asked: Asked, loaded: Result<(), StoreError>) -> Worked {
+        match loaded {
+            Ok(()) => Done::Again(asked).into(),
+            Err(error) => Done::Bad(unavailable(asked.id(), error)).into(),
+        }
+    }
+}
+
+/// An event that was published over HTTP or by a program, or is on its way to the disk.
+#[derive(Debug)]
+pub enum Publishing {
+    /// It has its place.
+    Done(Published),
+    /// It is told here.
+    Waits(oneshot::Receiver<Result<Published, StoreError>>),
+}
+
+impl Publishing {
+    /// Waits for its place, at most for `publish_timeout` of `node`. An event of which nobody waits
+    /// for the end is not published, unless it is on its way already.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not published; [`PublishError::Overloaded`] where that took too long.
+    pub async fn done(self, node: &Node) -> Result<Published, PublishError> {
+        let answer = match self {
+            Self::Done(published) => return Ok(published),
+            Self::Waits(answer) => answer,
+        };
+        let told = tokio::time::timeout(node.options().publish_timeout, answer).await;
+        let told = told.map_err(|_| PublishError::Overloaded)?;
+        Ok(told.map_err(|_| PublishError::Unavailable)??)
+    }
+}
+
+impl Node {
+    /// What keeps durable events, where something does.
+    pub fn durable(&self) -> Option<&Arc<dyn Durable>> {
+        self.log.as_ref()
+    }
+
+    /// Gives an event to be put on disk, when there is room.
+    pub(super) async fn submit_durable(
+        &self,
+        event: NewEvent<'_>,
+    ) -> Result<Publishing, PublishError> {
+        let log = self.durable().ok_or(PublishError::Unavailable)?;
+        if log.fault().is_some() {
+            return Err(PublishError::Unavailable);
+        }
+        tokio::time::timeout(self.options().publish_timeout, log.room())
+            .await
+            .map_err(|_| PublishError::Overloaded)?;
+        let (told, answer) = oneshot::channel();
+        log.publish(event.into_owned(), self.clock().now(), Told::Waiter(told))?;
+        Ok(Publishing::Waits(answer))
+    }
+
+    /// Reads events of a channel that are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the channel cannot be read.
+    pub async fn read(&self, channel: &str, reading: Reading<'_>) -> Result<Read, StoreError> {
+        for _ in 0..LOADS {
+            match self.store().read(channel, reading, self.clock().now()) {
+                Err(StoreError::Unloaded) => self.load(channel, reading.keep).await?,
+                done => return done,
+            }
+        }
+        Err(StoreError::Away)
+    }
+
+    async fn load(&self, channel: &str, keep: Keep) -> Result<(), StoreError> {
+        let log = self.durable().ok_or(StoreError::Away)?;
+        let loading = log.load(channel, keep)?;
+        let told = tokio::time::timeout(self.options().publish_timeout, loading).await;
+        told.map_err(|_| StoreError::Away)?.map_err(|_| StoreError::Away)?
+    }
+}

@@ -1,0 +1,145 @@
+//! The store of durable channels as the others see it: a queue, and a thread behind it.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::files::{self, OpenError, Opened};
+use super::queue::{Load, Queue, Work};
+use super::writer::Writer;
+use crate::core::metrics::Histogram;
+use crate::core::policy::Keep;
+use crate::store::memory::Memory;
+use crate::store::{Deliver, Durable, Loading, NewEvent, Now, StoreError, Told};
+
+/// Reads the clocks of the node.
+pub(super) type Clock = Box<dyn Fn() -> Now + Send>;
+
+/// What is kept of a channel, by its name.
+pub(super) type Rules = Box<dyn Fn(&str) -> Option<Keep> + Send>;
+
+/// Durable channels in a SQLite file. Closed, with all that it has taken, when it is dropped.
+pub struct Sqlite {
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread works with beside its file.
+pub(super) struct Parts {
+    pub(super) memory: Arc<Memory>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) work: Work,
+    pub(super) clock: Clock,
+    pub(super) rules: Rules,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it. Its channels come into `memory`, when somebody needs them.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the file cannot be used, with a sentence that says why.
+    pub fn open(
+        path: &Path,
+        memory: Arc<Memory>,
+        deliver: Arc<dyn Deliver>,
+        clock: impl Fn() -> Now + Send + 'static,
+        rules: impl Fn(&str) -> Option<Keep> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let (clock, rules) = (Box::new(clock), Box::new(rules));
+        let opened = files::open(path, true)?;
+        Ok(Self::start(opened, deliver, |queue, work| Parts { memory, queue, work, clock, rules }))
+    }
+
+    pub(super) fn start(
+        opened: Opened,
+        deliver: Arc<dyn Deliver>,
+        parts: impl FnOnce(Arc<Queue>, Work) -> Parts,
+    ) -> Self {
+        let queue = Arc::new(Queue::new());
+        let parts = parts(Arc::clone(&queue), Work::new(Arc::clone(&deliver)));
+        let ended = Ended(Arc::clone(&queue), deliver);
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+            let _ended = ended;
+            let Opened { db, lock } = opened;
+            match Writer::new(&db, parts) {
+                Ok(mut writer) => writer.run(),
+                Err(error) => tracing::error!(%error, "the store has not begun"),
+            }
+            if let Err((_, error)) = db.close() {
+                tracing::warn!(%error, "the store was not closed; nothing of it is lost");
+            }
+            drop(lock);
+        });
+        let thread = match thread {
+            Ok(thread) => Some(thread),
+            Err(error) => {
+                tracing::error!(%error, "the system refuses the store its thread");
+                None
+            }
+        };
+        Self { queue, thread: Mutex::new(thread) }
+    }
+}
+
+/// Ends the queue with its thread, also where that has panicked: nobody waits for it any more.
+struct Ended(Arc<Queue>, Arc<dyn Deliver>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_fault(
+                "its thread has ended by a fault of Weir's own; its last words are in the log",
+            );
+        }
+        self.0.end(Arc::clone(&self.1));
+    }
+}
+
+impl Durable for Sqlite {
+    fn publish(&self, event: NewEvent<'static>, now: Now, told: Told) -> Result<bool, StoreError> {
+        self.queue.push(event, now, told)
+    }
+
+    fn load(&self, channel: &str, keep: Keep) -> Result<Loading, StoreError> {
+        let (done, loading) = oneshot::channel();
+        self.queue.load(Load { channel: channel.into(), keep, done })?;
+        Ok(loading)
+    }
+
+    fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.queue.room())
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.queue.fault()
+    }
+
+    fn seconds(&self) -> Histogram {
+        *self.queue.seconds.lock()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.queue.waiting()
+    }
+
+    fn close(&self) {
+        self.queue.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's thread has panicked");
+        }
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

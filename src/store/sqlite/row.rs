@@ -1,0 +1,100 @@
+//! An event as a row, and back.
+
+use std::sync::{Arc, OnceLock};
+
+use rusqlite::{Row, Statement, params};
+
+use crate::proto::encoder::Frames;
+use crate::proto::event::{Author, Event, Payload};
+use crate::proto::name::{Alias, ChannelName, ClientId};
+use crate::store::{NewEvent, Now};
+
+/// The columns of `events` and of `latest`, in the order in which they are read.
+macro_rules! columns {
+    () => {
+        "offset, ts, json, key, client, user, hidden_from, payload"
+    };
+}
+pub(super) use columns;
+
+/// Writes an event with a statement whose parameters are the channel's row and [`columns`].
+pub(super) fn write(
+    statement: &mut Statement<'_>,
+    (channel, offset): (i64, u64),
+    event: &NewEvent<'_>,
+    now: Now,
+) -> rusqlite::Result<()> {
+    let (Payload::Json(payload) | Payload::Opaque(payload)) = &event.payload;
+    let json = matches!(event.payload, Payload::Json(_));
+    let author = event.from.as_deref();
+    let client = author.map(|author| author.client.0.cast_signed());
+    let user = author.and_then(|author| author.user.as_deref());
+    let hidden_from = event.hidden_from.map(|client| client.0.cast_signed());
+    let (offset, ts) = (offset.cast_signed(), now.unix_ms.cast_signed());
+    let key = event.key.as_deref();
+    statement.execute(params![
+        channel,
+        offset,
+        ts,
+        json,
+        key,
+        client,
+        user,
+        hidden_from,
+        &**payload
+    ])?;
+    Ok(())
+}
+
+/// Makes events of the rows of one channel.
+pub(super) struct Reader<'a> {
+    pub(super) channel: &'a ChannelName,
+    pub(super) alias: Alias,
+    pub(super) now: Now,
+    /// Of the last event, who is often that of the next.
+    author: Option<Arc<Author>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(channel: &'a ChannelName, alias: Alias, now: Now) -> Self {
+        Self { channel, alias, now, author: None }
+    }
+
+    /// The event of a row of [`columns`].
+    pub(super) fn event(&mut self, row: &Row<'_>) -> rusqlite::Result<Arc<Event>> {
+        let ts_ms = row.get::<_, i64>(1)?.cast_unsigned();
+        let payload = Box::from(row.get_ref(7)?.as_blob()?);
+        let key: Option<Box<str>> = row.get_ref(3)?.as_str_or_null()?.map(Box::from);
+        let hidden_from: Option<i64> = row.get(6)?;
+        Ok(Arc::new(Event {
+            channel: self.channel.clone(),
+            alias: self.alias,
+            offset: row.get::<_, i64>(0)?.cast_unsigned(),
+            ts_ms,
+            taken_ns: node_ns(self.now, ts_ms),
+            key,
+            from: self.author(row)?,
+            hidden_from: hidden_from.map(|client| ClientId(client.cast_unsigned())),
+            payload: if row.get(2)? { Payload::Json(payload) } else { Payload::Opaque(payload) },
+            json_frame: OnceLock::new(),
+            frames: Frames::default(),
+        }))
+    }
+
+    fn author(&mut self, row: &Row<'_>) -> rusqlite::Result<Option<Arc<Author>>> {
+        let Some(client) = row.get::<_, Option<i64>>(4)? else { return Ok(None) };
+        let client = ClientId(client.cast_unsigned());
+        let user = row.get_ref(5)?.as_str_or_null()?;
+        let same = |last: &&Arc<Author>| last.client == client && last.user.as_deref() == user;
+        if self.author.as_ref().filter(same).is_none() {
+            self.author = Some(Arc::new(Author { client, user: user.map(Box::from) }));
+        }
+        Ok(self.author.clone())
+    }
+}
+
+/// A moment of the wall clock by the node's clock, which goes back further than anything is kept.
+pub(super) fn node_ns(now: Now, unix_ms: u64) -> u64 {
+    let age_ms = now.unix_ms.saturating_sub(unix_ms);
+    now.node_ns.saturating_sub(age_ms.saturating_mul(1_000_000))
+}

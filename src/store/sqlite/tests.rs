@@ -1,0 +1,6 @@
+//! Tests of durable channels: the contract of a store, what a restart keeps, and files that are none.
+
+mod adapter;
+mod files;
+mod queue;
+mod restart;

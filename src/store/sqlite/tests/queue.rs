@@ -1,0 +1,118 @@
+//! The queue: what waits is bounded, and nobody who waits is forgotten.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::proto::event::{Event, Payload};
+use crate::proto::name::{ClientId, ShardId};
+use crate::store::sqlite::queue::{Load, Queue, Work};
+use crate::store::{Answered, Deliver, NewEvent, Now, StoreError, Ticket, Told};
+
+const NOW: Now = Now { unix_ms: 1, node_ns: 1 };
+
+/// What connections were told.
+#[derive(Default)]
+struct Answers(Mutex<Vec<(ShardId, Vec<Answered>)>>);
+
+impl Deliver for Answers {
+    fn deliver(&self, _: ShardId, _: Arc<Event>) -> bool {
+        false
+    }
+
+    fn answer(&self, shard: ShardId, answers: Vec<Answered>) {
+        self.0.lock().push((shard, answers));
+    }
+}
+
+fn event(bytes: usize) -> NewEvent<'static> {
+    NewEvent::new("a".into(), Payload::Opaque(vec![0; bytes].into()))
+}
+
+fn ticket(shard: u16, id: u64) -> Told {
+    Told::Connection(Ticket { shard: ShardId(shard), seat: 1, client: ClientId(2), id: Some(id) })
+}
+
+fn is_room(queue: &Queue) -> bool {
+    pin!(queue.room()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+fn take(queue: &Queue, work: &mut Work) -> bool {
+    queue.take(work, Duration::ZERO, 0)
+}
+
+#[test]
+fn what_waits_is_bounded_until_it_is_written() {
+    for (bytes, bound) in [(0, 8_192), (1 << 20, 16)] {
+        let queue = Queue::new();
+        let mut work = Work::new(Arc::<Answers>::default());
+        for n in 1..=bound {
+            let crowded = queue.push(event(bytes), NOW, ticket(0, n)).expect("it is up");
+            assert_eq!(crowded, n == bound, "{n} of {bytes} bytes");
+        }
+        assert!(!is_room(&queue));
+        assert!(take(&queue, &mut work));
+        assert!(!is_room(&queue), "what is being written counts");
+        queue.settle(1, bytes);
+        assert!(is_room(&queue));
+        assert_eq!(queue.waiting(), bound - 1);
+        let rest = work.events.refuse(usize::MAX, StoreError::Away);
+        assert_eq!(rest as u64, bound * bytes as u64);
+    }
+}
+
+#[test]
+fn nobody_who_waits_is_forgotten() {
+    let answers = Arc::<Answers>::default();
+    let queue = Queue::new();
+    let (told, mut answer) = oneshot::channel();
+    let (done, mut loading) = oneshot::channel();
+    queue.push(event(1), NOW, ticket(0, 1)).expect("it is up");
+    queue.push(event(1), NOW, ticket(1, 2)).expect("it is up");
+    queue.push(event(1), NOW, ticket(0, 3)).expect("it is up");
+    queue.push(event(1), NOW, Told::Waiter(told)).expect("it is up");
+    let keep = crate::core::policy::Keep::default();
+    queue.load(Load { channel: "a".into(), keep, done }).expect("it is open");
+    let mut work = Work::new(Arc::<Answers>::clone(&answers));
+    assert!(take(&queue, &mut work));
+    // As where its thread panics with the batch in its hands.
+    drop(work);
+    assert_eq!(answer.try_recv(), Ok(Err(StoreError::Away)));
+    assert!(loading.try_recv().is_err(), "it is not loaded");
+    let told: Vec<(u16, Vec<Option<u64>>)> = answers
+        .0
+        .lock()
+        .iter()
+        .map(|(shard, all)| (shard.0, all.iter().map(|one| one.ticket.id).collect()))
+        .collect();
+    assert_eq!(told, [(0, vec![Some(1), Some(3)]), (1, vec![Some(2)])], "in their order");
+    let (told, mut answer) = oneshot::channel();
+    queue.push(event(1), NOW, Told::Waiter(told)).expect("it is up");
+    queue.push(event(1), NOW, ticket(7, 4)).expect("it is up");
+    queue.end(Arc::<Answers>::clone(&answers));
+    assert_eq!(answer.try_recv(), Ok(Err(StoreError::Away)));
+    assert_eq!(answers.0.lock().last().map(|(shard, _)| *shard), Some(ShardId(7)));
+    assert!(queue.push(event(1), NOW, ticket(0, 4)).is_err());
+    assert!(is_room(&queue), "nobody waits for what has ended");
+}
+
+#[test]
+fn a_queue_that_is_down_takes_nothing_and_says_why() {
+    let queue = Queue::new();
+    assert_eq!(queue.fault(), None);
+    queue.set_fault("no room");
+    assert_eq!(queue.fault().as_deref(), Some("no room"));
+    assert_eq!(queue.push(event(1), NOW, ticket(0, 1)), Err(StoreError::Away));
+    queue.set_up();
+    assert_eq!(queue.push(event(1), NOW, ticket(0, 1)), Ok(false));
+    let mut work = Work::new(Arc::<Answers>::default());
+    queue.close();
+    assert!(take(&queue, &mut work), "what was taken is written");
+    let bytes = work.events.refuse(1, StoreError::Away);
+    queue.settle(1, bytes);
+    assert!(!take(&queue, &mut work), "then it ends");
+}

@@ -1,0 +1,260 @@
+//! Cuts the past: what is beyond its size, or too old, goes in small parts, within the transactions
+//! of new events or in ones of its own.
+
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+
+use super::load::Channel;
+use super::log::Rules;
+use super::writer::Channels;
+use crate::core::dedupe::{LAST, MOST, WINDOW_MS};
+use crate::proto::name::ChannelName;
+use crate::proto::position::{Epoch, Position};
+use crate::store::Now;
+
+/// Events that one batch cuts at least, if there are so many.
+pub(super) const BATCH_BUDGET: u64 = 1_024;
+
+/// Events that one look at all channels cuts.
+const SWEEP_BUDGET: u64 = 4_096;
+
+/// Channels of one look.
+const SWEEP_CHANNELS: u32 = 256;
+
+/// Events are cut so many at once, where time has passed them.
+const STEP: u64 = 256;
+
+/// A channel of which nothing is kept, and nobody has published on for this long, is forgotten, and
+/// begins again with another epoch: a day.
+const FORGET_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Statements that cut, as long as the connection lives.
+pub(super) struct Trimmer<'db> {
+    next: Statement<'db>,
+    cut: Statement<'db>,
+    cut_keys: Statement<'db>,
+    nth_id: Statement<'db>,
+    last_id: Statement<'db>,
+    cut_ids: Statement<'db>,
+    channels: Statement<'db>,
+    is_empty: Statement<'db>,
+    forget: Statement<'db>,
+    /// The last row that was looked at.
+    cursor: i64,
+}
+
+/// A channel as a look finds it.
+struct Found {
+    row: i64,
+    name: String,
+    head: u64,
+    ts_ms: u64,
+}
+
+impl<'db> Trimmer<'db> {
+    pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            next: db.prepare(
+                "SELECT offset, ts FROM events WHERE channel = ?1 AND offset >= ?2
+                 ORDER BY offset LIMIT 1",
+            )?,
+            cut: db.prepare("DELETE FROM events WHERE channel = ?1 AND offset <= ?2")?,
+            cut_keys: db.prepare(
+                "DELETE FROM latest WHERE channel = ?1 AND offset <= (
+                     SELECT offset FROM latest WHERE channel = ?1
+                     ORDER BY offset DESC LIMIT 1 OFFSET ?2)",
+            )?,
+            nth_id: db.prepare(
+                "SELECT offset, ts FROM ids WHERE channel = ?1 ORDER BY offset LIMIT 1 OFFSET ?2",
+            )?,
+            last_id: db.prepare(
+                "SELECT offset, ts FROM ids WHERE channel = ?1 ORDER BY offset DESC LIMIT 1",
+            )?,
+            cut_ids: db.prepare("DELETE FROM ids WHERE channel = ?1 AND offset <= ?2")?,
+            channels: db.prepare(
+                "SELECT id, name, head, ts FROM channels WHERE id > ?1 ORDER BY id LIMIT ?2",
+            )?,
+            is_empty: db.prepare(
+                "SELECT NOT EXISTS (SELECT 1 FROM events WHERE channel = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM latest WHERE channel = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM ids WHERE channel = ?1)",
+            )?,
+            forget: db.prepare("DELETE FROM channels WHERE id = ?1")?,
+            cursor: 0,
+        })
+    }
+
+    /// Cuts what the events of a batch have pushed out, once that is a good deal, or what is too
+    /// old by then.
+    pub(super) fn trim(
+        &mut self,
+        channel: &mut Channel,
+        now: Now,
+        budget: &mut u64,
+    ) -> rusqlite::Result<()> {
+        let slack = (channel.keep.history.size / 8).clamp(64, 4_096);
+        self.cut_past(channel, (slack, &[STEP - 1]), now, budget)?;
+        let Some(row) = channel.row else { return Ok(()) };
+        if channel.keys > (channel.keep.keys as u64 / 4).max(1_024) {
+            let keys = i64::try_from(channel.keep.keys).unwrap_or(i64::MAX);
+            self.cut_keys.execute(params![row, keys])?;
+            channel.keys = 0;
+        }
+        while channel.ids > LAST as u64 + 2 * STEP {
+            let nth = self.nth_id.query_row(params![row, STEP.cast_signed() - 1], place);
+            let Some((offset, ts_ms)) = nth.optional()? else { break };
+            let old = now.unix_ms.saturating_sub(ts_ms) > WINDOW_MS;
+            if !old && channel.ids <= MOST as u64 + STEP {
+                break;
+            }
+            channel.ids -= self.cut_ids.execute(params![row, offset.cast_signed()])? as u64;
+        }
+        Ok(())
+    }
+
+    /// Cuts events beyond the size and `slack`, and those that are too old: as many as `steps` and
+    /// one at a time.
+    fn cut_past(
+        &mut self,
+        channel: &mut Channel,
+        (slack, steps): (u64, &[u64]),
+        now: Now,
+        budget: &mut u64,
+    ) -> rusqlite::Result<()> {
+        let Some(row) = channel.row else { return Ok(()) };
+        let rule = channel.keep.history;
+        let over =
+            (channel.next + 1 - channel.first.min(channel.next + 1)).saturating_sub(rule.size);
+        if over > slack && *budget > 0 {
+            let oldest = self.next.query_row(params![row, 0], place).optional()?;
+            channel.first = oldest.map_or(channel.next + 1, |(offset, _)| offset);
+            let upto = channel.next.saturating_sub(rule.size);
+            if channel.first <= upto {
+                let upto = upto.min(channel.first + *budget - 1);
+                self.cut_upto((row, channel), upto, budget)?;
+            }
+        }
+        for step in steps {
+            while *budget > *step && channel.first <= channel.next {
+                let at = (channel.first + step).cast_signed();
+                let found = self.next.query_row(params![row, at], place).optional()?;
+                let old = |ts_ms: u64| now.unix_ms.saturating_sub(ts_ms) > rule.ttl_ms;
+                let Some((offset, _)) = found.filter(|(_, ts_ms)| old(*ts_ms)) else { break };
+                self.cut_upto((row, channel), offset, budget)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_upto(
+        &mut self,
+        (row, channel): (i64, &mut Channel),
+        offset: u64,
+        budget: &mut u64,
+    ) -> rusqlite::Result<()> {
+        self.cut.execute(params![row, offset.cast_signed()])?;
+        *budget = budget.saturating_sub(offset + 1 - channel.first);
+        channel.first = offset + 1;
+        Ok(())
+    }
+
+    /// Looks at some channels, whether anybody uses them or not, and cuts what is to go.
+    pub(super) fn sweep(
+        &mut self,
+        db: &Connection,
+        channels: &mut Channels,
+        rules: &Rules,
+        now: Now,
+    ) -> rusqlite::Result<()> {
+        let found = self.found()?;
+        if found.is_empty() {
+            self.cursor = 0;
+            return Ok(());
+        }
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let mut budget = SWEEP_BUDGET;
+        for one in found {
+            let Some(keep) = rules(&one.name).filter(|keep| keep.durable) else {
+                self.cursor = one.row;
+                continue;
+            };
+            let loaded = channels.places.get(&*one.name);
+            if let Some(channel) = loaded.and_then(|place| channels.all.get_mut(*place)) {
+                channel.keep = keep;
+                self.cut_all(channel, (one.row, true), now, &mut budget)?;
+            } else {
+                let mut channel = one.channel(keep);
+                self.cut_all(&mut channel, (one.row, false), now, &mut budget)?;
+                self.forget(&one, now)?;
+            }
+            if budget == 0 {
+                break;
+            }
+            self.cursor = one.row;
+        }
+        db.execute_batch("COMMIT")
+    }
+
+    fn found(&mut self) -> rusqlite::Result<Vec<Found>> {
+        let rows = self.channels.query_map(params![self.cursor, SWEEP_CHANNELS], |row| {
+            let (head, ts): (i64, i64) = (row.get(2)?, row.get(3)?);
+            let (head, ts_ms) = (head.cast_unsigned(), ts.cast_unsigned());
+            Ok(Found { row: row.get(0)?, name: row.get(1)?, head, ts_ms })
+        })?;
+        rows.collect()
+    }
+
+    fn cut_all(
+        &mut self,
+        channel: &mut Channel,
+        (row, loaded): (i64, bool),
+        now: Now,
+        budget: &mut u64,
+    ) -> rusqlite::Result<()> {
+        let oldest = self.next.query_row(params![row, 0], place).optional()?;
+        channel.first = oldest.map_or(channel.next + 1, |(offset, _)| offset);
+        self.cut_past(channel, (0, &[STEP - 1, 63, 15, 3, 0]), now, budget)?;
+        if channel.keep.keys == 0 {
+            self.cut_keys.execute(params![row, 0])?;
+        }
+        let newest = self.last_id.query_row(params![row], place).optional()?;
+        if let Some((offset, ts_ms)) = newest
+            && !loaded
+            && now.unix_ms.saturating_sub(ts_ms) > WINDOW_MS
+        {
+            self.cut_ids.execute(params![row, offset.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, one: &Found, now: Now) -> rusqlite::Result<()> {
+        if now.unix_ms.saturating_sub(one.ts_ms) > FORGET_MS
+            && self.is_empty.query_row(params![one.row], |row| row.get(0))?
+        {
+            self.forget.execute(params![one.row])?;
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    /// As if it were in memory.
+    fn channel(&self, keep: crate::core::policy::Keep) -> Channel {
+        let head = Position { epoch: Epoch::from_seed(0), offset: self.head };
+        Channel {
+            name: ChannelName::from_checked(&self.name),
+            row: Some(self.row),
+            head,
+            next: self.head,
+            keep,
+            first: self.head + 1,
+            ids: 0,
+            keys: 0,
+        }
+    }
+}
+
+/// An offset and a time.
+fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
+    let (offset, ts): (i64, i64) = (row.get(0)?, row.get(1)?);
+    Ok((offset.cast_unsigned(), ts.cast_unsigned()))
+}

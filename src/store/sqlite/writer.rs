@@ -1,0 +1,466 @@
+//! The thread that writes: takes all that waits, makes it one transaction, and when that is on disk
+//! gives the events to the memory store, in the same order, and tells their publishers.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use rusqlite::{Connection, Statement, params};
+use slab::Slab;
+
+use super::load::{Channel, Loader};
+use super::log::Parts;
+use super::queue::Pending;
+use super::row;
+use super::trim::{BATCH_BUDGET, Trimmer};
+use crate::core::keyed::is_tombstone;
+use crate::core::metrics::BOUNDS_US;
+use crate::core::policy::Keep;
+use crate::proto::position::Position;
+use crate::store::memory::IDLE_MS;
+use crate::store::{Now, Published, Store, StoreError};
+
+/// Events of one transaction.
+const BATCH_MAX: usize = 4_096;
+
+/// How often the past is cut where nobody publishes, in milliseconds.
+const HOUSE_MS: u64 = 1_000;
+
+/// How often channels that nobody uses are looked for.
+const RELEASE_MS: u64 = 10_000;
+
+/// Channels in memory beyond which those that nobody has used for a second go.
+const LOADED_MAX: usize = 131_072;
+
+/// When it is tried again whether the file can be written, in milliseconds: first, and at most.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
+
+/// What becomes of an event of the batch.
+enum Stage {
+    /// It is the next of this channel.
+    New(usize),
+    /// It was published before, on this channel, under this offset.
+    Again(usize, u64),
+    /// Nobody waits for it any more, or its channel cannot be read.
+    Not,
+}
+
+/// Statements that write, as long as the connection lives.
+struct Statements<'db> {
+    channel: Statement<'db>,
+    head: Statement<'db>,
+    event: Statement<'db>,
+    latest: Statement<'db>,
+    unlatest: Statement<'db>,
+    id: Statement<'db>,
+}
+
+/// The channels in memory, by place and by name.
+#[derive(Default)]
+pub(super) struct Channels {
+    pub(super) all: Slab<Channel>,
+    pub(super) places: HashMap<Box<str>, usize, RandomState>,
+}
+
+pub(super) struct Writer<'db> {
+    db: &'db Connection,
+    loader: Loader<'db>,
+    statements: Statements<'db>,
+    trimmer: Trimmer<'db>,
+    parts: Parts,
+    channels: Channels,
+    stages: Vec<Stage>,
+    /// Channels of which the batch has events, and those of them that have no row without it.
+    touched: Vec<usize>,
+    fresh: Vec<usize>,
+    /// Events that were answered with the last batch.
+    answered: usize,
+    /// When the next of these is due, node milliseconds.
+    house_ms: u64,
+    release_ms: u64,
+    retry_ms: u64,
+    /// How long after a failure it is tried again.
+    pause_ms: u64,
+}
+
+impl<'db> Statements<'db> {
+    fn new(db: &'db Connection) -> rusqlite::Result<Self> {
+        const EVENT: &str = concat!(
+            "INTO events (channel, ",
+            row::columns!(),
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+        );
+        Ok(Self {
+            channel: db
+                .prepare("INSERT INTO channels (name, epoch, head, ts) VALUES (?1, ?2, ?3, ?4)")?,
+            head: db.prepare("UPDATE channels SET head = ?2, ts = ?3 WHERE id = ?1")?,
+            event: db.prepare(&format!("INSERT {EVENT}"))?,
+            latest: db.prepare(&format!("REPLACE {}", EVENT.replace("events", "latest")))?,
+            unlatest: db.prepare("DELETE FROM latest WHERE channel = ?1 AND key = ?2")?,
+            id: db.prepare("INSERT INTO ids (channel, offset, ts, id) VALUES (?1, ?2, ?3, ?4)")?,
+        })
+    }
+}
+
+impl Channels {
+    /// The place of a channel, which is loaded where it is not there.
+    fn find(
+        &mut self,
+        (loader, parts): (&mut Loader<'_>, &Parts),
+        name: &str,
+        keep: Keep,
+    ) -> rusqlite::Result<usize> {
+        if let Some(place) = self.places.get(name) {
+            return Ok(*place);
+        }
+        let channel = loader.load(&parts.memory, name, keep, (parts.clock)())?;
+        let place = self.all.insert(channel);
+        self.places.insert(name.into(), place);
+        Ok(place)
+    }
+}
+
+impl<'db> Writer<'db> {
+    pub(super) fn new(db: &'db Connection, parts: Parts) -> rusqlite::Result<Self> {
+        Ok(Self {
+            loader: Loader::new(db)?,
+            statements: Statements::new(db)?,
+            trimmer: Trimmer::new(db)?,
+            db,
+            parts,
+            channels: Channels::default(),
+            stages: Vec::new(),
+            touched: Vec::new(),
+            fresh: Vec::new(),
+            answered: 0,
+            house_ms: 0,
+            release_ms: 0,
+            retry_ms: 0,
+            pause_ms: *RETRY_MS.start(),
+        })
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(&mut self) {
+        loop {
+            let now_ms = self.now_ms();
+            let due_ms = if self.parts.queue.is_up() { self.house_ms } else { self.retry_ms };
+            let more = !self.parts.work.events.pending.is_empty();
+            let patience = if more { 0 } else { due_ms.saturating_sub(now_ms).max(1) };
+            let patience = Duration::from_millis(patience);
+            let queue = std::sync::Arc::clone(&self.parts.queue);
+            if !queue.take(&mut self.parts.work, patience, self.answered) {
+                return;
+            }
+            self.load();
+            if !queue.is_up() {
+                self.retry();
+            }
+            if queue.is_up() {
+                self.commit();
+                self.keep_house();
+            }
+            if !queue.is_up() {
+                let waiting = self.parts.work.events.pending.len();
+                let bytes = self.parts.work.events.refuse(waiting, StoreError::Away);
+                queue.settle(waiting, bytes);
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.parts.clock)().node_ns / 1_000_000
+    }
+
+    /// Brings channels into memory for those who wait.
+    fn load(&mut self) {
+        for load in std::mem::take(&mut self.parts.work.loads) {
+            let from = (&mut self.loader, &self.parts);
+            let found = self.channels.find(from, &load.channel, load.keep);
+            let done = found.map(|place| {
+                if let Some(channel) = self.channels.all.get_mut(place) {
+                    channel.keep = load.keep;
+                }
+            });
+            let done = done.map_err(|error| {
+                unreadable(&load.channel, &error);
+                StoreError::Away
+            });
+            // Whoever has gone has no use for it.
+            load.done.send(done).ok();
+        }
+    }
+
+    /// Makes the next events one transaction, and tells of it.
+    fn commit(&mut self) {
+        let count = self.parts.work.events.pending.len().min(BATCH_MAX);
+        self.answered = 0;
+        if count == 0 {
+            return;
+        }
+        let begun = (self.parts.clock)();
+        self.prepare(count);
+        if let Err(error) = self.write(count, begun) {
+            self.undo();
+            return self.fail(&error);
+        }
+        let took_us = ((self.parts.clock)().node_ns - begun.node_ns) / 1_000;
+        self.parts.queue.seconds.lock().record(took_us, &BOUNDS_US);
+        self.pause_ms = *RETRY_MS.start();
+        let bytes = self.apply();
+        self.answered = count;
+        self.parts.work.events.send();
+        self.parts.queue.settle(count, bytes);
+    }
+
+    /// Finds what each of the first events is, and its channel.
+    fn prepare(&mut self, count: usize) {
+        let mut ids: HashMap<(usize, &str), u64> = HashMap::new();
+        self.stages.clear();
+        for pending in self.parts.work.events.pending.range(..count) {
+            let event = &pending.event;
+            let from = (&mut self.loader, &self.parts);
+            let place = match self.channels.find(from, &event.channel, event.keep) {
+                Ok(place) if pending.is_wanted() => place,
+                Ok(_) => {
+                    self.stages.push(Stage::Not);
+                    continue;
+                }
+                Err(error) => {
+                    unreadable(&event.channel, &error);
+                    self.stages.push(Stage::Not);
+                    continue;
+                }
+            };
+            let Some(channel) = self.channels.all.get_mut(place) else {
+                self.stages.push(Stage::Not);
+                continue;
+            };
+            if let Some(id) = event.message_id.as_deref() {
+                let before = ids.get(&(place, id)).copied();
+                let before = before.or_else(|| self.parts.memory.published(&event.channel, id));
+                if let Some(offset) = before {
+                    self.stages.push(Stage::Again(place, offset));
+                    continue;
+                }
+                ids.insert((place, id), channel.next + 1);
+            }
+            if channel.next == channel.head.offset {
+                self.touched.push(place);
+            }
+            channel.next += 1;
+            channel.keep = event.keep;
+            self.stages.push(Stage::New(place));
+        }
+    }
+
+    /// Writes what was prepared.
+    fn write(&mut self, count: usize, now: Now) -> rusqlite::Result<()> {
+        if self.touched.is_empty() {
+            return Ok(());
+        }
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        let Self { db, statements, channels, parts, stages, touched, fresh, .. } = self;
+        for place in touched.iter() {
+            let Some(channel) = channels.all.get_mut(*place) else { continue };
+            let (head, ts) = (channel.next.cast_signed(), now.unix_ms.cast_signed());
+            if let Some(row) = channel.row {
+                statements.head.execute(params![row, head, ts])?;
+            } else {
+                let (name, epoch) = (channel.name.as_str(), channel.head.epoch);
+                statements.channel.execute(params![name, epoch.as_str(), head, ts])?;
+                channel.row = Some(db.last_insert_rowid());
+                fresh.push(*place);
+            }
+            // Counts up again as its events are written.
+            channel.next = channel.head.offset;
+        }
+        let batch = parts.work.events.pending.range(..count).zip(stages.iter());
+        for (Pending { event, now, .. }, stage) in batch {
+            let Stage::New(place) = stage else { continue };
+            let Some(channel) = channels.all.get_mut(*place) else { continue };
+            let Some(row) = channel.row else { continue };
+            channel.next += 1;
+            let at = (row, channel.next);
+            if event.keep.history.size > 0 {
+                row::write(&mut statements.event, at, event, *now)?;
+            }
+            if let Some(id) = &event.message_id {
+                let (offset, ts) = (at.1.cast_signed(), now.unix_ms.cast_signed());
+                statements.id.execute(params![row, offset, ts, id])?;
+                channel.ids += 1;
+            }
+        }
+        self.write_latest(count)?;
+        let Self { db, trimmer, channels, touched, .. } = self;
+        let mut budget = BATCH_BUDGET.max(2 * count as u64);
+        for place in touched.iter() {
+            let Some(channel) = channels.all.get_mut(*place) else { continue };
+            trimmer.trim(channel, now, &mut budget)?;
+        }
+        db.execute_batch("COMMIT")
+    }
+
+    /// Writes the newest event of each key: of each key the last of the batch alone.
+    fn write_latest(&mut self, count: usize) -> rusqlite::Result<()> {
+        let Self { statements, channels, parts, stages, .. } = self;
+        let batch = || parts.work.events.pending.range(..count).zip(stages.iter());
+        if !batch().any(|(pending, _)| pending.event.keep.keys > 0) {
+            return Ok(());
+        }
+        let mut offsets: HashMap<usize, u64> = HashMap::new();
+        let mut seen: HashSet<(usize, &str)> = HashSet::new();
+        for (Pending { event, now, .. }, stage) in batch().rev() {
+            let Stage::New(place) = stage else { continue };
+            let Some(channel) = channels.all.get_mut(*place) else { continue };
+            let offset = offsets.entry(*place).or_insert(channel.next);
+            let at = (channel.row.unwrap_or_default(), *offset);
+            *offset -= 1;
+            let Some(key) = event.key.as_deref().filter(|_| event.keep.keys > 0) else { continue };
+            if !seen.insert((*place, key)) {
+                continue;
+            }
+            if is_tombstone(&event.payload) {
+                statements.unlatest.execute(params![at.0, key])?;
+            } else {
+                row::write(&mut statements.latest, at, event, *now)?;
+                channel.keys += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the batch was written.
+    fn undo(&mut self) {
+        if !self.db.is_autocommit()
+            && let Err(error) = self.db.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a transaction of the store was not rolled back");
+        }
+        for place in self.touched.drain(..) {
+            if let Some(channel) = self.channels.all.get_mut(place) {
+                channel.next = channel.head.offset;
+                // What was cut is there again.
+                channel.first = 1;
+            }
+        }
+        for place in self.fresh.drain(..) {
+            if let Some(channel) = self.channels.all.get_mut(place) {
+                channel.row = None;
+            }
+        }
+    }
+
+    /// Gives the events of a batch that is on disk to the memory store, and their publishers their
+    /// answers. Returns the bytes of the events.
+    fn apply(&mut self) -> usize {
+        let (events, channels) = (&mut self.parts.work.events, &mut self.channels);
+        let mut bytes = 0;
+        for stage in self.stages.drain(..) {
+            let Some(pending) = events.pending.pop_front() else { break };
+            let Pending { event, now, told } = pending;
+            bytes += event.bytes();
+            let place = match stage {
+                Stage::New(place) | Stage::Again(place, _) => place,
+                Stage::Not => {
+                    events.tell(told, Err(StoreError::Away));
+                    continue;
+                }
+            };
+            let Some(channel) = channels.all.get_mut(place) else { continue };
+            let published = match stage {
+                Stage::Again(_, offset) => {
+                    let position = Position { offset, ..channel.head };
+                    Ok(Published { position, duplicate: true, crowded: None })
+                }
+                Stage::New(_) | Stage::Not => {
+                    channel.head.offset += 1;
+                    let published = self.parts.memory.publish(event, now);
+                    let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
+                    if !right {
+                        tracing::error!(
+                            channel = channel.name.as_str(),
+                            "{published:?} is not {:?}, which is on disk",
+                            channel.head
+                        );
+                    }
+                    published
+                }
+            };
+            events.tell(told, published.map(|published| (&channel.name, published)));
+        }
+        self.touched.clear();
+        self.fresh.clear();
+        bytes
+    }
+
+    /// The file cannot be written for now.
+    fn fail(&mut self, error: &rusqlite::Error) {
+        let queue = &self.parts.queue;
+        if queue.is_up() {
+            tracing::error!(
+                "store.path cannot be written: {error}; durable channels are unavailable"
+            );
+        }
+        queue.set_fault(&format!("store.path cannot be written: {error}"));
+        self.retry_ms = self.now_ms() + self.pause_ms;
+        self.pause_ms = (self.pause_ms * 2).min(*RETRY_MS.end());
+    }
+
+    /// Tries whether the file can be written again.
+    fn retry(&mut self) {
+        if self.now_ms() < self.retry_ms {
+            return;
+        }
+        // Says what is there already, but through the log like any other change.
+        let version = super::schema::STEPS.len();
+        let text = format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT");
+        match self.db.execute_batch(&text) {
+            Ok(()) => {
+                tracing::info!("store.path can be written again");
+                self.parts.queue.set_up();
+            }
+            Err(error) => {
+                self.undo();
+                self.fail(&error);
+            }
+        }
+    }
+
+    /// Cuts the past where nobody publishes, and lets go of channels that nobody uses.
+    fn keep_house(&mut self) {
+        let now = (self.parts.clock)();
+        let now_ms = now.node_ns / 1_000_000;
+        if now_ms >= self.house_ms {
+            self.house_ms = now_ms + HOUSE_MS;
+            let cut = self.trimmer.sweep(self.db, &mut self.channels, &self.parts.rules, now);
+            if let Err(error) = cut {
+                self.undo();
+                self.fail(&error);
+            }
+        }
+        let too_many = self.channels.all.len() > LOADED_MAX;
+        if too_many || now_ms >= self.release_ms {
+            self.release_ms = now_ms + RELEASE_MS;
+            self.release(now_ms.saturating_sub(IDLE_MS));
+            if self.channels.all.len() > LOADED_MAX {
+                self.release(now_ms.saturating_sub(1_000));
+            }
+        }
+    }
+
+    fn release(&mut self, before_ms: u64) {
+        let (memory, places) = (&self.parts.memory, &mut self.channels.places);
+        self.channels.all.retain(|_, channel| {
+            let gone = memory.release(channel.name.as_str(), before_ms);
+            if gone {
+                places.remove(channel.name.as_str());
+            }
+            !gone
+        });
+    }
+}
+
+fn unreadable(channel: &str, error: &rusqlite::Error) {
+    tracing::error!(channel, "a channel cannot be read from store.path: {error}");
+}

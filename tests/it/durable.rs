@@ -1,0 +1,466 @@
+//! Durable channels: what was told survives a restart, a crash, and a disk that is away for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rusqlite::Connection;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Gateway, WEIR, finished, scratch, wait_for, weir};
+use crate::raw::http;
+
+/// A configuration whose durable channels are in this file.
+fn settings(path: &Path, more: &str) -> String {
+    let path = path.display();
+    format!(
+        "shards = 2\ndrain = \"0s\"\n[store]\nkind = \"sqlite\"\npath = \"{path}\"\n\
+         [defaults]\nrecovery_max_events = 100000\n\
+         [[namespace]]\nname = \"log\"\ndurable = true\nhistory = 1000000\n\
+         [[namespace]]\nname = \"dash\"\ndurable = true\nkeyed = true\npatterns = true\n{more}"
+    )
+}
+
+/// A gateway on a file, which lives through several of them.
+struct Durable {
+    file: PathBuf,
+    gateway: Option<Gateway>,
+}
+
+impl Durable {
+    fn start() -> Self {
+        let mut durable = Self { file: scratch(".db"), gateway: None };
+        durable.again();
+        durable
+    }
+
+    fn again(&mut self) {
+        self.gateway = Some(Gateway::configured(&settings(&self.file, "")));
+    }
+
+    fn gateway(&self) -> &Gateway {
+        self.gateway.as_ref().unwrap()
+    }
+
+    /// Ends it as an operator does, and starts it again.
+    fn restart(&mut self) {
+        let mut gateway = self.gateway.take().unwrap();
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.ended().code(), Some(0));
+        self.again();
+    }
+
+    /// Ends it as a crash does.
+    fn kill(&mut self) {
+        let mut gateway = self.gateway.take().unwrap();
+        gateway.signal(Signal::KILL);
+        gateway.ended();
+    }
+}
+
+fn offset(message: &Value) -> u64 {
+    message["offset"].as_u64().unwrap()
+}
+
+fn epoch(message: &Value) -> String {
+    message["epoch"].as_str().unwrap().to_owned()
+}
+
+/// Goal: a restart keeps a channel's epoch, offsets, history, latest values and ids, and whoever
+/// comes back recovers across it.
+#[test]
+fn a_restart_keeps_what_was_told() {
+    let mut durable = Durable::start();
+    let mut client = Client::connect(durable.gateway());
+    let first = client.publish("log:1", &json!({"n": 1}));
+    assert_eq!(offset(&first), 1);
+    let retry = json!({"type": "publish", "channel": "log:1", "data": 2, "message_id": "m"});
+    assert_eq!(offset(&client.ask(retry.clone())), 2);
+    for (key, data) in [("a", json!(1)), ("b", json!(2)), ("a", json!(3)), ("b", Value::Null)] {
+        client.ask(json!({"type": "publish", "channel": "dash:1", "key": key, "data": data}));
+    }
+    durable.restart();
+    let mut client = Client::connect(durable.gateway());
+    let since = json!({"epoch": epoch(&first), "offset": 0});
+    let begun = client.ask(json!({"type": "subscribe", "channel": "log:1", "since": since}));
+    assert_eq!((&begun["recovered"], &begun["epoch"]), (&json!(true), &first["epoch"]));
+    let (one, two) = (client.expect("event"), client.expect("event"));
+    assert_eq!((&one["data"], &two["data"]), (&json!({"n": 1}), &json!(2)));
+    assert!(one["from"]["client"].is_string(), "{one}");
+    let again = client.ask(retry);
+    assert_eq!((offset(&again), &again["duplicate"]), (2, &json!(true)));
+    let live = json!({"type": "publish", "channel": "log:1", "data": 3, "id": 99});
+    client.send(&live);
+    let mut next = [client.next(), client.next()];
+    next.sort_by_key(|message| message["type"].as_str().unwrap().to_owned());
+    assert_eq!((offset(&next[0]), offset(&next[1])), (3, 3), "it goes on: {next:?}");
+    let mut viewer = Client::connect(durable.gateway());
+    viewer.subscribe("dash:1");
+    let shown = viewer.expect("event");
+    assert_eq!((&shown["data"], &shown["snapshot"]), (&json!(3), &json!(true)));
+    viewer.expect_nothing();
+    let history = viewer.ask(json!({"type": "history", "channel": "log:1"}));
+    assert_eq!(history["events"].as_array().unwrap().len(), 3);
+}
+
+/// Goal: the same over HTTP: publishing, by line, reading what is not in memory yet.
+#[test]
+fn http_waits_for_the_disk_and_reads_what_is_there() {
+    let mut durable = Durable::start();
+    let body = r#"{"channel":"log:1","data":1}"#;
+    let answer = durable.gateway().post("/api/v1/publish", body);
+    assert_eq!(offset(&serde_json::from_str(&answer.text()).unwrap()), 1);
+    let lines: String = (0..3_000)
+        .map(|n| match n {
+            7 => "{\n".to_owned(),
+            _ => format!("{{\"channel\":\"log:{}\",\"key\":\"k\",\"data\":{n}}}\n", n % 2),
+        })
+        .collect();
+    let headers = [("Content-Type", "application/x-ndjson")];
+    let addr = durable.gateway().addr;
+    let answer = http(addr, "POST", "/api/v1/publish", &headers, lines.as_bytes()).text();
+    assert!(answer.contains("\"accepted\":2999") && answer.contains("\"line\":8"), "{answer}");
+    assert!(durable.gateway().metric("weir_store_seconds_count") < 1_000.0, "they went together");
+    durable.restart();
+    let get = |path: &str| -> Value {
+        serde_json::from_str(&durable.gateway().get(path).text()).unwrap()
+    };
+    let history = get("/api/v1/channels/log:1/history?limit=1000");
+    let events = history["events"].as_array().unwrap();
+    assert_eq!((offset(&history), events.len()), (1_500, 1_000));
+    assert_eq!(events[999]["data"], 2_999, "in their order");
+    assert_eq!(offset(&get("/api/v1/channels/dash:9/snapshot")), 0, "nobody has published there");
+}
+
+/// Goal: a pattern begins with the newest events of the durable channels that are in memory; what is on
+/// disk alone is shown when somebody has read it.
+#[test]
+fn a_pattern_shows_what_is_in_memory() {
+    let mut durable = Durable::start();
+    let shown = |durable: &Durable| {
+        let mut viewer = Client::connect(durable.gateway());
+        viewer.ask(json!({"type": "subscribe", "channel": "dash:*"}));
+        viewer.send(&json!({"type": "publish", "channel": "dash:end", "data": 0}));
+        // Live events come behind what is shown, and this one has no key.
+        let mut shown = BTreeSet::new();
+        loop {
+            let message = viewer.next();
+            match (message["type"].as_str(), message["channel"].as_str()) {
+                (Some("event"), Some("dash:end")) => return shown,
+                (Some("event"), Some(channel)) => {
+                    assert_eq!(message["snapshot"], true, "{message}");
+                    shown.insert((channel.to_owned(), offset(&message)));
+                }
+                other => panic!("{other:?}: {message}"),
+            }
+        }
+    };
+    let mut client = Client::connect(durable.gateway());
+    for (channel, key) in [("dash:1", "a"), ("dash:1", "b"), ("dash:1", "a"), ("dash:2", "a")] {
+        client.ask(json!({"type": "publish", "channel": channel, "key": key, "data": 1}));
+    }
+    let one = [("dash:1".to_owned(), 2), ("dash:1".to_owned(), 3)];
+    let both: BTreeSet<_> = one.iter().cloned().chain([("dash:2".to_owned(), 1)]).collect();
+    assert_eq!(shown(&durable), both);
+    durable.restart();
+    assert_eq!(shown(&durable), BTreeSet::new(), "on disk alone");
+    let page = durable.gateway().get("/api/v1/channels/dash:1/snapshot?limit=1").text();
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((offset(&page), &page["more"]), (3, &json!(true)), "{page}");
+    assert_eq!(offset(&page["events"][0]), 2, "{page}");
+    assert_eq!(shown(&durable), BTreeSet::from(one));
+}
+
+/// Goal: a client that pipelines gets its answers in the order of its publishes, its own commands see
+/// what it published before, and patterns see durable channels as any other.
+#[test]
+fn a_pipeline_keeps_its_order() {
+    const EVENTS: u64 = 3_000;
+    let durable = Durable::start();
+    let mut watcher = Client::connect(durable.gateway());
+    watcher.subscribe("dash:*");
+    let mut client = Client::connect(durable.gateway());
+    for n in 1..=EVENTS {
+        client.send(&json!({"type": "publish", "channel": "log:1", "data": n, "id": n}));
+    }
+    client.send(&json!({"type": "history", "channel": "log:1", "limit": 1, "id": EVENTS + 1}));
+    client.send(&json!({"type": "subscribe", "channel": "log:1", "id": EVENTS + 2}));
+    for n in 1..=EVENTS {
+        let answer = client.expect("published");
+        assert_eq!((&answer["id"], offset(&answer)), (&json!(n), n));
+    }
+    let history = client.expect("history");
+    assert_eq!((offset(&history), &history["events"][0]["data"]), (EVENTS, &json!(EVENTS)));
+    assert_eq!(offset(&client.expect("subscribed")), EVENTS);
+    client.publish("dash:x", &json!(1));
+    let event = watcher.expect("event");
+    assert_eq!((&event["channel"], offset(&event)), (&json!("dash:x"), 1));
+    // What waits behind a command in one frame waits with it.
+    let batch = "{\"type\":\"publish\",\"channel\":\"log:2\",\"data\":1,\"id\":1}\n\
+                 {\"type\":\"subscribe\",\"channel\":\"log:2\",\"id\":2}\n\
+                 {\"type\":\"unsubscribe\",\"channel\":\"log:2\",\"id\":3}";
+    client.send_text(batch);
+    assert_eq!(offset(&client.expect("published")), 1);
+    assert_eq!(offset(&client.expect("subscribed")), 1);
+    client.expect("unsubscribed");
+    client.expect_nothing();
+}
+
+/// Goal: an event is nowhere before it is on disk: while the file cannot be written nobody is told of
+/// any, the node says so, other channels go on, and it comes back by itself.
+#[test]
+fn a_locked_file_is_unavailable_until_it_is_not() {
+    let durable = Durable::start();
+    let gateway = durable.gateway();
+    let mut reader = Client::connect(gateway);
+    reader.subscribe("log:1");
+    let mut client = Client::connect(gateway);
+    assert_eq!(gateway.get("/readyz").status, 200);
+    assert_eq!(offset(&client.publish("log:1", &json!(1))), 1);
+    let holder = Connection::open(&durable.file).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let publish = json!({"type": "publish", "channel": "log:1", "data": 2});
+    let refused = client.ask(publish.clone());
+    assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("unavailable")));
+    assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+    let over_http = gateway.post("/api/v1/publish", r#"{"channel":"log:1","data":3}"#);
+    assert_eq!(over_http.status, 503);
+    assert!(over_http.text().contains("unavailable"), "{}", over_http.text());
+    assert_eq!(gateway.get("/readyz").status, 503);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    assert!(gateway.metric("weir_store_up") < 0.5);
+    assert_eq!(offset(&client.publish("plain", &json!(1))), 1, "others go on");
+    holder.execute_batch("COMMIT").unwrap();
+    wait_for("the node to be ready", || (gateway.get("/readyz").status == 200).then_some(()));
+    assert!(gateway.metric("weir_store_up") > 0.5);
+    assert_eq!(offset(&client.ask(publish)), 2, "no offset was used up");
+    assert_eq!(reader.expect("event")["data"], 1);
+    assert_eq!(reader.expect("event")["data"], 2);
+    reader.expect_nothing();
+}
+
+/// Goal: the same where the disk has no room. Stands in for it: a limit of the size of files, which
+/// the system answers with an error on write as well.
+#[test]
+fn a_full_disk_is_unavailable_until_there_is_room() {
+    let mut durable = Durable::start();
+    let gateway = durable.gateway.take().unwrap();
+    drop(gateway);
+    let gateway = Gateway::under("trap '' XFSZ && ulimit -S -f 4096", &settings(&durable.file, ""));
+    let mut client = Client::connect(&gateway);
+    let data = json!("x".repeat(50_000));
+    let mut taken = 0;
+    let refused = loop {
+        let publish = json!({"type": "publish", "channel": "log:1", "data": data});
+        let answer = client.ask(publish);
+        if answer["type"] != "published" {
+            break answer;
+        }
+        taken += 1;
+        assert_eq!(offset(&answer), taken);
+        assert!(taken < 1_000, "there is no limit");
+    };
+    assert_eq!(refused["code"], "unavailable", "{refused}");
+    assert!(taken > 10, "{taken}");
+    assert_eq!(gateway.get("/readyz").status, 503);
+    let none = Rlimit { current: None, maximum: None };
+    let pid = rustix::process::Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
+    prlimit(pid, Resource::Fsize, none).unwrap();
+    wait_for("the node to be ready", || (gateway.get("/readyz").status == 200).then_some(()));
+    assert_eq!(offset(&client.publish("log:1", &json!(1))), taken + 1);
+    durable.gateway = Some(gateway);
+    durable.restart();
+    let mut client = Client::connect(durable.gateway());
+    assert_eq!(offset(&client.publish("log:1", &json!(1))), taken + 2);
+}
+
+/// Goal: what cannot be kept is said at the start, in a sentence, with 1.
+#[test]
+fn a_start_that_cannot_be_is_a_sentence() {
+    let refused = |toml: &str| -> String {
+        let path = scratch(".toml");
+        std::fs::write(&path, toml).unwrap();
+        let config = path.to_str().unwrap();
+        let output = finished(&mut weir(&["serve", "--listen", "127.0.0.1:0", "--config", config]));
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let text = refused("[[namespace]]\nname = \"a\"\ndurable = true\n");
+    assert!(text.contains(":3: namespace.durable: is true, and the memory store"), "{text}");
+    let text = refused("[defaults]\ndurable = true\n");
+    assert!(text.contains(":2: defaults.durable: is true, and the memory store"), "{text}");
+    let text = refused("[store]\nkind = \"oracle\"\n");
+    assert!(text.contains("store.kind"), "{text}");
+    let durable = Durable::start();
+    let text = refused(&settings(&durable.file, ""));
+    assert!(text.contains("another gateway uses this file"), "{text}");
+    let file = scratch(".db");
+    std::fs::write(&file, "not a database").unwrap();
+    let text = refused(&settings(&file, ""));
+    assert!(text.contains("this is no SQLite database"), "{text}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"not a database");
+    let text = refused(&settings(Path::new("/nowhere/weir.db"), ""));
+    assert!(text.contains("store.path /nowhere/weir.db: its folder does not exist"), "{text}");
+}
+
+/// Goal: a file that may not be written is refused; also to one who may write everything.
+#[test]
+fn a_file_that_may_only_be_read_is_a_sentence() {
+    let (file, config) = (scratch(".db"), scratch(".toml"));
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 1").unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o444)).unwrap();
+    std::fs::write(&config, settings(&file, "")).unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()];
+    let output = if rustix::process::geteuid().is_root() {
+        // Without the right to pass by the permissions of files.
+        let without = ["--bounding-set=-dac_override", "--inh-caps=-dac_override", WEIR];
+        finished(Command::new("setpriv").args(without).args(serve))
+    } else {
+        finished(&mut weir(&serve))
+    };
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("the file cannot be written: Permission denied"), "{text}");
+}
+
+/// How often a gateway is killed under load: few times here, `WEIR_KILLS=100` for the whole.
+fn kills() -> u64 {
+    std::env::var("WEIR_KILLS").ok().map_or(3, |text| text.parse().unwrap())
+}
+
+/// Where events are, and what they are.
+type Places = BTreeMap<u64, u64>;
+
+/// Goal: `kill -9` at a random moment under the load of 64 publishers loses no event that was
+/// acknowledged, gives no offset twice, and takes back nothing that a subscriber has seen.
+#[test]
+fn a_crash_takes_back_nothing_that_was_told() {
+    let mut rng = fastrand::Rng::with_seed(kills());
+    let mut durable = Durable::start();
+    let mut lives: Vec<(String, Places)> = Vec::new();
+    let mut events = 0;
+    for round in 0..kills() {
+        // A channel that has lived through the last crash, or a fresh one.
+        let channel = format!("log:{}", round / 2);
+        let (told, seen) = load_and_kill(&mut durable, &channel, rng.u64(1..10_000));
+        durable.again();
+        let before = lives.iter().rev().find(|(name, _)| *name == channel);
+        let before = before.map(|(_, kept)| kept.clone()).unwrap_or_default();
+        let kept = kept(durable.gateway(), &channel);
+        for (offset, event) in told.iter().chain(&seen).chain(&before) {
+            assert_eq!(kept.get(offset), Some(event), "round {round}: event {event} at {offset}");
+        }
+        assert!(told.keys().all(|offset| !before.contains_key(offset)), "round {round}: twice");
+        let distinct: BTreeSet<_> = kept.values().collect();
+        assert_eq!(distinct.len(), kept.len(), "round {round}: an event has two places");
+        assert!(kept.keys().copied().eq(1..=kept.len() as u64), "round {round}: there is a hole");
+        events += told.len();
+        lives.push((channel, kept));
+    }
+    // No later crash has changed anything.
+    for (at, (channel, then)) in lives.iter().enumerate() {
+        if lives.get(at + 1).is_none_or(|(next, _)| next != channel) {
+            assert_eq!(&kept(durable.gateway(), channel), then, "{channel}");
+        }
+    }
+    eprintln!("{} kills, {events} events acknowledged", kills());
+}
+
+/// Kills a gateway when at least so many events are acknowledged, and any number is on its way.
+/// What its publishers were told, and what a subscriber has seen.
+fn load_and_kill(durable: &mut Durable, channel: &str, moment: u64) -> (Places, Places) {
+    const PUBLISHERS: u64 = 64;
+    static EVENTS: AtomicU64 = AtomicU64::new(1);
+    let (acknowledged, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let gateway = durable.gateway();
+    let mut watcher = Client::connect(gateway);
+    watcher.subscribe(channel);
+    let clients: Vec<_> = (0..PUBLISHERS).map(|_| Client::connect(gateway)).collect();
+    let (all, watched) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(watcher));
+        let counts = (&EVENTS, &acknowledged, &over);
+        let publishers: Vec<_> = clients
+            .into_iter()
+            .map(|client| scope.spawn(move || publish((client, channel), counts)))
+            .collect();
+        wait_for("events to be acknowledged", || {
+            (acknowledged.load(Ordering::Relaxed) >= moment).then_some(())
+        });
+        gateway.signal(Signal::KILL);
+        over.store(true, Ordering::Relaxed);
+        let all: Vec<_> = publishers.into_iter().flat_map(|one| one.join().unwrap()).collect();
+        (all, watcher.join().unwrap())
+    });
+    durable.kill();
+    let (mut told, mut seen) = (Places::new(), Places::new());
+    for (offset, event) in all {
+        assert_eq!(told.insert(offset, event), None, "{offset} was told twice");
+    }
+    for (offset, event) in watched {
+        assert_eq!(seen.insert(offset, event), None, "{offset} was seen twice");
+    }
+    assert!(told.len() as u64 >= moment);
+    (told, seen)
+}
+
+/// Publishes until the end of the connection, some at a time. What was acknowledged: where, and what.
+fn publish(
+    (mut client, channel): (Client, &str),
+    (counter, acknowledged, over): (&AtomicU64, &AtomicU64, &AtomicBool),
+) -> Vec<(u64, u64)> {
+    const WINDOW: u64 = 16;
+    let mut told = Vec::new();
+    let mut sent = 0;
+    while !over.load(Ordering::Relaxed) {
+        while sent < told.len() as u64 + WINDOW {
+            let event = counter.fetch_add(1, Ordering::Relaxed);
+            let publish =
+                json!({"type": "publish", "channel": channel, "data": event, "id": event});
+            if !client.try_send_text(&publish.to_string()) {
+                break;
+            }
+            sent += 1;
+        }
+        let Some(answer) = client.try_next() else { break };
+        assert_eq!(answer["type"], "published", "{answer}");
+        told.push((offset(&answer), answer["id"].as_u64().unwrap()));
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+    // What was told and not read yet counts too.
+    while let Some(answer) = client.try_next() {
+        told.push((offset(&answer), answer["id"].as_u64().unwrap()));
+    }
+    told
+}
+
+/// Reads until the end of the connection. What it saw: where, and what.
+fn watch(mut client: Client) -> Vec<(u64, u64)> {
+    let mut seen = Vec::new();
+    while let Some(message) = client.try_next() {
+        if message["type"] == "event" {
+            seen.push((offset(&message), message["data"].as_u64().unwrap()));
+        }
+    }
+    seen
+}
+
+/// Everything that is kept: where, and what.
+fn kept(gateway: &Gateway, channel: &str) -> Places {
+    let mut client = Client::connect(gateway);
+    let mut kept = BTreeMap::new();
+    let head = client.ask(json!({"type": "history", "channel": channel, "limit": 0}));
+    let mut after = 0;
+    while after < offset(&head) {
+        let since = json!({"epoch": head["epoch"], "offset": after});
+        let page = client
+            .ask(json!({"type": "history", "channel": channel, "limit": 1000, "since": since}));
+        let events = page["events"].as_array().unwrap();
+        assert!(!events.is_empty(), "after {after}: {page}");
+        kept.extend(events.iter().map(|one| (offset(one), one["data"].as_u64().unwrap())));
+        after = offset(events.last().unwrap());
+    }
+    kept
+}
