@@ -18,6 +18,7 @@ fn settings(path: &Path, more: &str) -> String {
     let path = path.display();
     format!(
         "shards = 2\ndrain = \"0s\"\n[store]\nkind = \"sqlite\"\npath = \"{path}\"\n\
+         [limits]\nmessage_bytes = \"4MiB\"\nqueue_bytes = \"8MiB\"\n\
          [defaults]\nrecovery_max_events = 100000\n\
          [[namespace]]\nname = \"log\"\ndurable = true\nhistory = 1000000\n\
          [[namespace]]\nname = \"dash\"\ndurable = true\nkeyed = true\npatterns = true\n{more}"
@@ -58,6 +59,18 @@ impl Durable {
         let mut gateway = self.gateway.take().unwrap();
         gateway.signal(Signal::KILL);
         gateway.ended();
+    }
+}
+
+/// The file may be large.
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.gateway = None;
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = self.file.clone().into_os_string();
+            name.push(suffix);
+            std::fs::remove_file(name).ok();
+        }
     }
 }
 
@@ -168,6 +181,35 @@ fn a_pipeline_keeps_its_order() {
     assert_eq!(offset(&client.expect("subscribed")), 1);
     client.expect("unsubscribed");
     client.expect_nothing();
+}
+
+/// Goal: large messages take the same way, and what stands behind them in their frame waits as well,
+/// also for a channel that is not in memory.
+#[test]
+fn large_messages_wait_for_the_disk_too() {
+    let mut durable = Durable::start();
+    let mut client = Client::connect(durable.gateway());
+    let (text, pad) = ("x".repeat(400_000), " ".repeat(300_000));
+    let commands = format!(
+        "{{\"type\":\"subscribe\",{pad}\"channel\":\"log:1\",\"id\":2}}\n\
+         {{\"type\":\"history\",\"channel\":\"log:1\",\"limit\":0,\"id\":3}}\n\
+         {{\"type\":\"ping\",\"id\":4}}"
+    );
+    let publish =
+        format!("{{\"type\":\"publish\",\"channel\":\"log:1\",\"id\":1,\"data\":\"{text}\"}}\n");
+    client.send_text(&format!("{publish}{commands}"));
+    assert_eq!(offset(&client.expect("published")), 1);
+    for _ in 0..2 {
+        assert_eq!(offset(&client.expect("subscribed")), 1);
+        assert_eq!(offset(&client.expect("history")), 1);
+        assert_eq!(client.expect("pong")["id"], 4);
+        durable.restart();
+        client = Client::connect(durable.gateway());
+        client.send_text(&commands);
+    }
+    let mut reader = Client::connect(durable.gateway());
+    let history = reader.ask(json!({"type": "history", "channel": "log:1"}));
+    assert_eq!(history["events"][0]["data"], text);
 }
 
 /// Goal: an event is nowhere before it is on disk: while the file cannot be written nobody is told of
