@@ -22,6 +22,8 @@ use crate::proto::ws::frame::{Opcode, client_frame};
 use crate::store::memory::Memory;
 use crate::store::{NewEvent, Wish};
 
+mod durable;
+
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 

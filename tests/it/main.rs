@@ -6,6 +6,7 @@ mod basics;
 mod batch;
 mod browser;
 mod cli;
+mod crash;
 mod deflate;
 mod durable;
 mod fickle;
