@@ -49,6 +49,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  weir token --sub u1 --role producer --ttl 10m\n  \
         WEIR_AUTH__HMAC_SECRET_FILE=secret weir token --sub u1 --channels 'room:*'")]
     Token(Sign),
+    /// Print who has a channel by name, as one JSON line.
+    #[command(after_help = "Example:\n  weir presence room:1")]
+    Presence(Presence),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
     Check(Settings),
@@ -264,6 +267,19 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Flags of `weir presence`.
+#[derive(Debug, Args)]
+pub struct Presence {
+    /// The channel, like room:1.
+    pub channel: ChannelName,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
+}
+
 /// A place in a channel, as `weir pub` prints its two halves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -386,6 +402,7 @@ mod tests {
             "weir history a --since k.5 --limit 0 --reverse",
             "weir sub a --token a.b.c",
             "weir token --sub u1 --role a --role b --channels a:* --claim n=5 --ttl 10m",
+            "weir presence a",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -399,6 +416,7 @@ mod tests {
             "weir sub a --since k",
             "weir history a --limit 1001",
             "weir history a:*",
+            "weir presence a:*",
             "weir sub a --count 0",
             "weir sub a --max-rate NaN",
             "weir sub a --max-rate 101",

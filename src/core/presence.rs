@@ -15,6 +15,10 @@ use crate::proto::name::ClientId;
 /// How far apart counts are told, in milliseconds.
 pub const COUNTS_MS: u64 = 1_000;
 
+/// How far apart joins and leaves are told, in milliseconds: a little less than the 100 after which
+/// a shard looks at its rooms again, so that it does not come too early.
+pub const NEWS_MS: u64 = 90;
+
 /// Connections that ended and still count as there; of more the oldest leave at once.
 pub const LINGERING_MAX: usize = 65_536;
 
@@ -113,6 +117,8 @@ pub struct Members {
     lingering: VecDeque<(u64, ClientId)>,
     /// By the connections under which they are known.
     news: BTreeMap<ClientId, News>,
+    /// When joins and leaves were told last.
+    told_ms: Option<u64>,
     /// Joins and leaves are not told.
     counting: bool,
     /// When counts were told last.
@@ -133,6 +139,7 @@ impl Members {
             users: HashMap::default(),
             lingering: VecDeque::new(),
             news: BTreeMap::new(),
+            told_ms: None,
             counting: false,
             counted_ms: None,
             stale: false,
@@ -249,9 +256,14 @@ impl Members {
         news.after = None;
     }
 
+    /// How many linger, and entries of those who did and came back.
+    pub fn lingering(&self) -> usize {
+        self.lingering.len()
+    }
+
     /// When [`Members::tick`] is next due; 0 is at once.
     pub fn wake_at(&self) -> Option<u64> {
-        let news = (!self.news.is_empty()).then_some(0);
+        let news = (!self.news.is_empty()).then(|| self.news_at());
         let lingering = self.lingering.front().map(|(until_ms, _)| *until_ms);
         let counts = self.counting && (self.stale || self.may_list());
         let counts = counts.then(|| self.counts_at());
@@ -266,6 +278,20 @@ impl Members {
             self.lingering.pop_front();
             self.expire(client, until_ms);
         }
+        if now_ms >= self.news_at() {
+            self.tell_news(now_ms)
+        } else if self.counting {
+            self.counts(now_ms)
+        } else {
+            None
+        }
+    }
+
+    fn news_at(&self) -> u64 {
+        self.told_ms.map_or(0, |told_ms| told_ms + NEWS_MS)
+    }
+
+    fn tell_news(&mut self, now_ms: u64) -> Option<Told> {
         let mut changes = Vec::new();
         for news in std::mem::take(&mut self.news).into_values() {
             match (news.before, news.after) {
@@ -273,6 +299,9 @@ impl Members {
                 (Some(shown), None) => changes.push(Change::Leave(shown)),
                 (None, None) | (Some(_), Some(_)) => {}
             }
+        }
+        if !changes.is_empty() {
+            self.told_ms = Some(now_ms);
         }
         self.check();
         self.count(changes.len(), now_ms);
@@ -353,3 +382,6 @@ impl Members {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,8 @@ enum Place {
     Health,
     Metrics,
     Page(&'static page::Asset),
+    /// As of [`Place::Events`].
+    Presence(String),
     Publish,
     Ready,
     /// As of [`Place::Events`].
@@ -165,6 +167,7 @@ fn scope(place: &Place) -> Scope {
         | Place::History(_)
         | Place::Metrics
         | Place::Page(_)
+        | Place::Presence(_)
         | Place::Ready
         | Place::Snapshot(_)
         | Place::Stats => Scope::Read,
@@ -185,6 +188,7 @@ fn find(request: &Request<Incoming>) -> Result<Place, Refusal> {
         _ => match (of_channel(path), page::find(path)) {
             (Some((channel, "events")), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
             (Some((channel, "history")), _) => (ALLOW_GET, Place::History(channel.to_owned())),
+            (Some((channel, "presence")), _) => (ALLOW_GET, Place::Presence(channel.to_owned())),
             (Some((channel, "snapshot")), _) => (ALLOW_GET, Place::Snapshot(channel.to_owned())),
             (_, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
             (_, None) => return Err(Refusal::not_found()),
@@ -222,6 +226,7 @@ async fn go(
         }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
+        Place::Presence(channel) => api::presence::answer((peer, &pass), &channel),
         Place::Publish => api::publish::post((peer, &pass), request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))

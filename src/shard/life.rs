@@ -311,9 +311,7 @@ pub(super) async fn time(local: Local) {
         }
         shard.look_at_memory(now_ms);
         shard.drain_some(now_ms);
-        while shard.look_at_rooms(clock.now()) {
-            tokio::task::yield_now().await;
-        }
+        shard.look_at_rooms().await;
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());
         }

@@ -337,6 +337,28 @@ mod tests {
     }
 
     #[test]
+    fn what_rooms_tell_counts_until_everybody_has_it() {
+        use crate::core::notice::Frames;
+
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let mailbox = &mailboxes.all()[0];
+        let notice =
+            |bytes| Arc::new(Notice::Presence(Frames::new(Alias(1), vec![0; bytes], Vec::new())));
+        assert!(!mailboxes.tell(ShardId(0), notice(10)));
+        assert!(mailboxes.tell(ShardId(0), notice(BYTES_MAX)), "whoever floods is held back");
+        let mut notices = Notices::default();
+        mailbox.take_orders(&mut Vec::new(), &mut notices);
+        assert!(!notices.is_empty() && mailbox.is_crowded(), "nobody has it yet");
+        let mut room = mailboxes.room(ShardId(0));
+        assert!(!is_ready(&mut room));
+        mailbox.settle(0, notice(BYTES_MAX).bytes());
+        assert!(is_ready(&mut room) && mailbox.depth() == 0);
+        mailbox.close();
+        assert!(!mailboxes.tell(ShardId(0), notice(BYTES_MAX)), "nobody is there");
+        assert!(mailbox.inner.lock().notices.is_empty());
+    }
+
+    #[test]
     fn orders_come_without_the_mail() {
         let mailboxes = Mailboxes::new(1);
         let mailbox = &mailboxes.all()[0];

@@ -34,14 +34,17 @@ impl RoomDues {
         }
     }
 
-    fn pop(&self, now_ms: u64) -> Option<Due> {
+    /// Takes out what is due.
+    fn take(&self, now_ms: u64) -> Vec<Due> {
         let mut dues = self.0.borrow_mut();
-        dues.peek().filter(|due| due.0.0 <= now_ms)?;
-        let Reverse(due) = dues.pop()?;
-        if dues.is_empty() {
+        let mut due = Vec::new();
+        while dues.peek().is_some_and(|next| next.0.0 <= now_ms) {
+            due.extend(dues.pop().map(|Reverse(next)| next));
+        }
+        if !due.is_empty() && dues.is_empty() {
             *dues = BinaryHeap::new();
         }
-        Some(due)
+        due
     }
 }
 
@@ -70,16 +73,16 @@ impl Shard {
         }
     }
 
-    /// Looks at the rooms whose time has come, at some of them. Whether there are more.
-    pub(super) fn look_at_rooms(&self, now: Now) -> bool {
-        for _ in 0..ROOMS_A_TURN {
-            let Some((due_ms, channel)) = self.room_dues.pop(now.node_ns / 1_000_000) else {
-                return false;
-            };
-            let next = self.node.rooms().tick(channel.as_str(), (due_ms, self.id), now);
+    /// Looks at the rooms whose time has come. What comes up meanwhile waits for the next time.
+    pub(super) async fn look_at_rooms(&self) {
+        let clock = self.node.clock();
+        for (nth, (due_ms, channel)) in (1..).zip(self.room_dues.take(clock.node_ms())) {
+            let next = self.node.rooms().tick(channel.as_str(), (due_ms, self.id), clock.now());
             self.room_dues.push(next);
+            if nth % ROOMS_A_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
         }
-        true
     }
 
     /// Answers with who has a channel by name.

@@ -3,6 +3,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -22,6 +23,10 @@ use crate::proto::ws::frame;
 
 /// Locks that the rooms are spread over. A power of two.
 const SEGMENTS: usize = 64;
+
+/// Connections that ended and still count as there, of all rooms together. Beyond, whoever is lost
+/// leaves at once: whoever comes and goes by the thousand fills no memory.
+const LINGERING_MAX: usize = 1 << 18;
 
 /// Members of one answer, in bytes; of more there are counts alone.
 const ANSWER_BYTES: usize = 4 << 20;
@@ -76,6 +81,10 @@ impl Room {
 
     fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.presence.as_ref().is_none_or(|members| members.is_empty())
+    }
+
+    fn lingering(&self) -> usize {
+        self.presence.as_ref().map_or(0, |members| members.lingering())
     }
 
     fn wake_at(&self) -> Option<u64> {
@@ -176,6 +185,8 @@ pub struct Rooms {
     segments: Box<[Mutex<HashTable<Box<Room>>>]>,
     hasher: RandomState,
     tell: Arc<dyn Tell>,
+    /// What [`Room::lingering`] says, of all rooms.
+    lingering: AtomicUsize,
 }
 
 impl Rooms {
@@ -185,6 +196,7 @@ impl Rooms {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             tell,
+            lingering: AtomicUsize::new(0),
         }
     }
 
@@ -231,6 +243,8 @@ impl Rooms {
         (parting, last): (Parting, bool),
         now: Now,
     ) -> Option<Due> {
+        let full = self.lingering.load(Ordering::Relaxed) >= LINGERING_MAX;
+        let parting = if full && parting == Parting::Lost { Parting::Asked } else { parting };
         self.with(channel, |room| {
             if let Some(members) = &mut room.presence {
                 members.leave(client, parting, now.node_ns / 1_000_000);
@@ -277,8 +291,15 @@ impl Rooms {
         let (hash, segment) = self.segment(channel);
         let mut rooms = segment.lock();
         let mut found = rooms.find_entry(hash, |room| room.channel.as_str() == channel).ok()?;
+        let before = found.get().lingering();
         let done = act(found.get_mut());
-        if found.get().is_empty() {
+        let empty = found.get().is_empty();
+        let after = if empty { 0 } else { found.get().lingering() };
+        if before != after {
+            // Wraps around where there are fewer.
+            self.lingering.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        }
+        if empty {
             found.remove();
             if rooms.capacity() > 64 && rooms.len() < rooms.capacity() / 4 {
                 rooms.shrink_to_fit(|room| self.hasher.hash_one(room.channel.as_str()));
@@ -287,3 +308,6 @@ impl Rooms {
         Some(done)
     }
 }
+
+#[cfg(test)]
+mod tests;

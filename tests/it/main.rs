@@ -21,6 +21,7 @@ mod mended;
 mod outside;
 mod pattern_rate;
 mod patterns;
+mod presence;
 mod protocol;
 mod rate;
 mod raw;

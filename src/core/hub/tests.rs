@@ -9,6 +9,7 @@ mod latest;
 mod memory;
 mod pattern;
 mod tables;
+mod tell;
 mod throttle;
 
 use std::collections::BTreeSet;

@@ -80,3 +80,58 @@ fn put_member(out: &mut Vec<u8>, member: &Member<'_>, whole: bool) {
     }
     put(out, "}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::dialect::json::encode_push;
+    use crate::proto::name::ClientId;
+    use crate::proto::push::Push;
+
+    #[test]
+    fn what_rooms_tell_is_written_to_the_letter() {
+        let channel = "room:1";
+        let info = b"{\"name\":\n\"A\"}".as_slice();
+        let ann = Member { client: ClientId(0), user: Some("a\"n"), info: Some(info), since_ms: 5 };
+        let nobody = Member { client: ClientId(35), user: None, info: None, since_ms: 6 };
+        let counts = |listed| RoomPush::Counts { channel, clients: 7, users: 3, listed };
+        let members = [ann, nobody];
+        let whole = [
+            r#"{"client":"0000000000000","user":"a\"n","info":{"name":"A"},"since":5}"#,
+            r#"{"client":"000000000000z","user":null,"since":6}"#,
+        ];
+        let list = format!("\"clients\":2,\"users\":1,\"members\":[{}]}}", whole.join(","));
+        let cases = [
+            (
+                RoomPush::Join { channel, member: ann },
+                format!(r#"{{"type":"join","channel":"room:1","member":{}}}"#, whole[0]),
+            ),
+            (
+                RoomPush::Leave { channel, member: ann },
+                r#"{"type":"leave","channel":"room:1","member":{"client":"0000000000000","user":"a\"n"}}"#
+                    .to_owned(),
+            ),
+            (
+                counts(false),
+                r#"{"type":"presence","channel":"room:1","clients":7,"users":3}"#.to_owned(),
+            ),
+            (
+                counts(true),
+                r#"{"type":"presence","channel":"room:1","clients":7,"users":3,"listed":true}"#
+                    .to_owned(),
+            ),
+            (
+                RoomPush::Presence { id: Some(5), channel, clients: 2, users: 1, members: &members },
+                format!(r#"{{"type":"presence","id":5,"channel":"room:1",{list}"#),
+            ),
+        ];
+        for (push, expected) in cases {
+            let mut text = Vec::new();
+            encode_push(&Push::Room(push), &mut text);
+            assert_eq!(String::from_utf8(text).unwrap(), expected);
+        }
+        let mut text = Vec::new();
+        encode_roster(channel, (2, 1), &members, &mut text);
+        assert_eq!(String::from_utf8(text).unwrap(), format!(r#"{{"channel":"room:1",{list}"#));
+    }
+}
