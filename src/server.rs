@@ -228,7 +228,8 @@ impl Drop for Gateway {
 
 impl Handle {
     /// Publishes a JSON value and returns its place. Waits while the node is overloaded, for as
-    /// long as `publish_timeout`; needs a tokio runtime with a timer.
+    /// long as `publish_timeout`; needs a tokio runtime with a timer. No rule of a namespace is
+    /// asked: whoever embeds the gateway is its operator.
     ///
     /// # Errors
     ///

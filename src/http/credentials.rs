@@ -10,8 +10,6 @@ use super::connection::Peer;
 use super::{guard, query};
 use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;
-use crate::proto::error::ErrorCode;
-use crate::shard::NotTaken;
 
 const BEARER: &[(HeaderName, &str)] = &[(header::WWW_AUTHENTICATE, "Bearer")];
 
@@ -48,11 +46,7 @@ pub(super) fn who<B>(peer: &Peer, request: &Request<B>) -> Result<Option<Arc<Bea
     let Some(token) = token else { return Ok(None) };
     let shard = &peer.doors.shard;
     shard.node().authenticate(&token, shard.metrics()).map(Some).map_err(|not_taken| {
-        let code = match not_taken {
-            NotTaken::Expired => ErrorCode::TokenExpired,
-            NotTaken::Invalid | NotTaken::NoKey => ErrorCode::Unauthorized,
-        };
-        let message = not_taken.message();
-        Refusal::new(StatusCode::UNAUTHORIZED, code.as_str(), message).with(BEARER)
+        let (code, message) = (not_taken.code().as_str(), not_taken.message());
+        Refusal::new(StatusCode::UNAUTHORIZED, code, message).with(BEARER)
     })
 }

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::authority::NotTaken;
 use super::command::Asker;
 use super::local::Shard;
 use crate::core::access::{Act, Target, Who};
@@ -57,11 +56,7 @@ impl Shard {
         let bearer = match self.node.authenticate(token, &self.metrics) {
             Ok(bearer) => bearer,
             Err(not_taken) => {
-                let code = match not_taken {
-                    NotTaken::Expired => ErrorCode::TokenExpired,
-                    NotTaken::Invalid | NotTaken::NoKey => ErrorCode::Unauthorized,
-                };
-                let error = CommandError::new(id, code, not_taken.message());
+                let error = CommandError::new(id, not_taken.code(), not_taken.message());
                 if !asker.stranger.get() {
                     return Err(error);
                 }

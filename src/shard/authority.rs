@@ -8,6 +8,7 @@ use super::node::Node;
 use crate::core::bearer::Bearer;
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::token::{BadToken, Cache, Seen, Verifier};
+use crate::proto::error::ErrorCode;
 
 /// Tokens that are remembered: 16 MiB where each is of 500 bytes.
 const TOKENS_MAX: usize = 32_768;
@@ -43,6 +44,14 @@ pub enum NotTaken {
 }
 
 impl NotTaken {
+    /// The code of what its bearer is told.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Expired => ErrorCode::TokenExpired,
+            Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
+        }
+    }
+
     /// What its bearer is told.
     pub fn message(self) -> &'static str {
         match self {

@@ -174,6 +174,7 @@ fn the_http_api_is_under_the_rules() {
     let history = |channel: &str| gateway.get(&format!("/api/v1/channels/{channel}/history"));
     assert_eq!(history("users:a").error(403), "forbidden", "it is for users");
     assert_eq!(history("split:a").error(403), "forbidden");
+    assert_eq!(gateway.get("/api/v1/channels/split:a/presence").error(403), "forbidden");
     let lines = "{\"channel\":\"users:a\",\"data\":1}\n{\"channel\":\"granted:a\",\"data\":1}\n";
     let headers = [("Content-Type", "application/x-ndjson")];
     let answer = http(gateway.addr, "POST", "/api/v1/publish", &headers, lines.as_bytes()).json();
