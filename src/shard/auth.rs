@@ -92,7 +92,7 @@ impl Shard {
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());
-            seat.ticket = Some(Box::new(ticket));
+            seat.set_ticket(ticket);
         }
         asker.stranger.set(false);
         asker.became.replace(Some(author));
@@ -111,14 +111,14 @@ impl Shard {
     pub(super) fn who(&self, id: SeatId) -> Option<(Arc<Author>, Cell<bool>)> {
         let mut hub = self.hub.borrow_mut();
         let seat = hub.seat(id)?;
-        let stranger = matches!(seat.ticket.as_deref(), Some(Ticket::Stranger { .. }));
+        let stranger = matches!(seat.ticket(), Some(Ticket::Stranger { .. }));
         Some((Arc::clone(&seat.author), Cell::new(stranger)))
     }
 
     /// Who a connection is, as others are shown.
     pub(super) fn identity(&self, id: SeatId) -> Option<Arc<Identity>> {
         let mut hub = self.hub.borrow_mut();
-        let ticket = hub.seat(id)?.ticket.as_deref()?;
+        let ticket = hub.seat(id)?.ticket()?;
         ticket.bearer().map(|bearer| Arc::clone(&bearer.identity))
     }
 
@@ -200,7 +200,7 @@ impl Shard {
             return Ok(());
         }
         let mut hub = self.hub.borrow_mut();
-        let ticket = hub.seat(seat).and_then(|seat| seat.ticket.as_deref());
+        let ticket = hub.seat(seat).and_then(|seat| seat.ticket());
         let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
         let allowed = self.node.options().policies.allow(rule, act, who, target);
         allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))

@@ -209,7 +209,7 @@ impl Shard {
                 }
                 return;
             }
-            let mut beat = match seat.ticket.as_deref().and_then(|it| it.over(now_ms)) {
+            let mut beat = match seat.ticket().and_then(|it| it.over(now_ms)) {
                 Some(reason) => Beat::Close(reason),
                 None => seat.session.tick(heartbeat, now_ms),
             };

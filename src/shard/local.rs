@@ -188,7 +188,9 @@ impl Local {
             let id = hub.open_in(spoken.format(), Arc::clone(&author), now_ms);
             if let Some(seat) = hub.seat(id) {
                 seat.session.batch = spoken.batch;
-                seat.ticket = ticket.map(Box::new);
+                if let Some(ticket) = ticket {
+                    seat.set_ticket(ticket);
+                }
                 let mut text = Vec::with_capacity(160);
                 json::encode_push(&shard.welcome(None, &author, last), &mut text);
                 frame::push_text(&text, seat.outbox.control());

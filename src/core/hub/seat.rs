@@ -87,8 +87,6 @@ pub struct Seat {
     pub session: Session,
     /// Who it is, as its events say.
     pub author: Arc<Author>,
-    /// What its token says, or that it has yet to bring one; `None` is the anonymous.
-    pub ticket: Option<Box<Ticket>>,
     /// The kernel takes no more: writing waits until it does.
     pub blocked: bool,
     /// It is in the queue of those to be written.
@@ -121,7 +119,6 @@ impl Seat {
             outbox: Outbox::default(),
             session,
             author,
-            ticket: None,
             blocked: false,
             dirty: false,
             slow: None,
@@ -138,7 +135,7 @@ impl Seat {
 
     /// When its timer is to look at it.
     pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
-        let ticket = self.ticket.as_deref().map_or(u64::MAX, Ticket::wake_at);
+        let ticket = self.ticket().map_or(u64::MAX, Ticket::wake_at);
         self.session.wake_at(heartbeat).min(ticket)
     }
 

@@ -9,6 +9,7 @@ use super::seat::Seat;
 use super::{Hub, SeatId};
 use crate::core::account::{Account, Charge};
 use crate::core::outbox::OutboxLimit;
+use crate::core::ticket::Ticket;
 use crate::proto::event::Author;
 use crate::proto::name::ClientId;
 
@@ -40,7 +41,7 @@ impl SlowState {
     }
 }
 
-/// What a seat has beside an idle one.
+/// What a seat has beside an idle one of the anonymous.
 #[derive(Debug, Default)]
 pub(super) struct Slow {
     /// Since when its data lane is full (node milliseconds, from 1); `None` below half.
@@ -51,6 +52,9 @@ pub(super) struct Slow {
     input: usize,
     /// Memory of that, and of its queue alone.
     own: Option<Charge>,
+    /// What its token says, or that it has yet to bring one. Here and not in the seat, where the
+    /// anonymous would have a place for it.
+    ticket: Option<Box<Ticket>>,
 }
 
 /// The queues of a shard, at one moment.
@@ -102,6 +106,16 @@ impl SlowClient {
 }
 
 impl Seat {
+    /// What its token says, or that it has yet to bring one; `None` is the anonymous.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.slow.as_ref()?.ticket.as_deref()
+    }
+
+    /// Takes what its token says, or that it has yet to bring one.
+    pub fn set_ticket(&mut self, ticket: Ticket) {
+        self.slow.get_or_insert_default().ticket = Some(Box::new(ticket));
+    }
+
     pub(super) fn full_since_ms(&self) -> Option<u64> {
         self.slow.as_ref().and_then(|slow| slow.full_since_ms).map(NonZeroU64::get)
     }
@@ -167,7 +181,8 @@ impl Seat {
     /// Forgets what an idle seat has not.
     fn tidy(&mut self) {
         self.slow.take_if(|slow| {
-            slow.full_since_ms.is_none() && slow.dropped == 0 && slow.own.is_none()
+            let idle = slow.full_since_ms.is_none() && slow.dropped == 0 && slow.own.is_none();
+            idle && slow.ticket.is_none()
         });
     }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::core::outbox::tests::keyed_event;
+use crate::core::ticket::Ticket;
 
 /// Everything that a seat is sent until nothing waits, as its client reads it.
 fn all(hub: &mut Hub, id: SeatId) -> Vec<Got> {
@@ -166,4 +167,21 @@ fn an_event_is_delivered_with_its_last_byte() {
         assert_eq!(ages.0.iter().sum::<u32>(), delivered);
     }
     assert!(outbox.is_empty());
+}
+
+/// It stands beside the seat, with what a slow one has; and stays when that goes.
+#[test]
+fn a_ticket_outlives_what_made_a_seat_slow() {
+    let mut hub = Hub::new(OutboxLimit { bytes: 1_000, events: 100 });
+    let (known, anonymous) = (seat(&mut hub, 1), seat(&mut hub, 2));
+    hub.seat(known).unwrap().set_ticket(Ticket::stranger(0));
+    for id in [known, anonymous] {
+        hub.weigh_input(id, 100);
+        hub.seat(id).unwrap().set_full(Some(1));
+        hub.weigh_input(id, 0);
+        hub.seat(id).unwrap().set_full(None);
+        let seat = hub.seat(id).unwrap();
+        assert_eq!(seat.ticket().is_some(), id == known);
+        assert_eq!(seat.slow.is_some(), id == known, "nothing is left of it otherwise");
+    }
 }
