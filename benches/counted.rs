@@ -32,12 +32,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 10] = [
+const OPERATIONS: [(&str, Operation); 12] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
     ("deliver-1x1000", deliver_one),
     ("deliver-64x1000", deliver_batch),
+    ("deliver-joined-64x1000", deliver_joined),
+    ("deliver-100x10", deliver_spread),
     ("throttle-1000x1000", throttle),
     ("drop-behind-x100", drop_behind),
     ("hidden-lagging-x50", hidden_while_lagging),
@@ -103,20 +105,28 @@ fn encode(count: u32) {
 
 /// One event to 1,000 seats.
 fn deliver_one(count: u32) {
-    deliver(count, 1);
+    deliver(count, 1, false);
 }
 
 /// 64 events at once to 1,000 seats.
 fn deliver_batch(count: u32) {
-    deliver(count, 64);
+    deliver(count, 64, false);
+}
+
+/// As [`deliver_batch`], to seats that take several events in a frame.
+fn deliver_joined(count: u32) {
+    deliver(count, 64, true);
 }
 
 /// A hub with 1,000 seats on one channel.
-fn hub(max_rate: Option<Rate>) -> Hub {
+fn hub(max_rate: Option<Rate>, joined: bool) -> Hub {
     let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
     let channel = "telemetry:host-7".parse().expect("a good name");
     for client in 0..SEATS {
         let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
+        if let Some(seat) = hub.seat(id) {
+            seat.session.batch = joined;
+        }
         let join = Join { policy: Policy::DropOldest, position: 0, keys_max: 1, max_rate };
         hub.subscribe(id, (&channel, ALIAS), join);
     }
@@ -138,17 +148,43 @@ fn turn(hub: &mut Hub, kernel: &mut Kernel, (first, batch): (u64, u64), now_ms: 
 }
 
 /// `count` turns of a shard.
-fn deliver(count: u32, batch: u64) {
-    let (mut hub, mut kernel) = (hub(None), Kernel::default());
+fn deliver(count: u32, batch: u64, joined: bool) {
+    let (mut hub, mut kernel) = (hub(None, joined), Kernel::default());
     for nth in 0..u64::from(count) {
         turn(&mut hub, &mut kernel, (nth * batch + 1, batch), NOW_MS);
     }
     assert_eq!(kernel.events, u64::from(count) * batch * SEATS);
 }
 
+/// `count` turns with four events for each of 100 channels, which have 10 of 1,000 seats each.
+fn deliver_spread(count: u32) {
+    let mut hub = Hub::new(OutboxLimit { bytes: 1 << 20, events: 4_096 });
+    for client in 0..SEATS {
+        let id = hub.open(Arc::new(Author { client: ClientId(client), user: None }), NOW_MS);
+        subscribe(&mut hub, id, client / 10, Policy::DropOldest);
+    }
+    let (mut kernel, turns) = (Kernel::default(), u64::from(count));
+    for first in (0..turns).map(|nth| nth * 4 + 1) {
+        // As a publisher that goes around sends them.
+        for offset in first..first + 4 {
+            for alias in 0..SEATS / 10 {
+                let event = event_of(alias, offset, None);
+                assert!(hub.load(&event, NOW_MS * 1_000_000), "four events fit into one run");
+            }
+        }
+        hub.fan_out(&mut kernel, NOW_MS, &mut Outcome::default());
+        while let Some(id) = hub.next_dirty() {
+            if let Some(seat) = hub.seat(id) {
+                kernel.flush(seat);
+            }
+        }
+    }
+    assert_eq!(kernel.events, turns * 4 * SEATS);
+}
+
 /// `count` seconds of 1,000 events one by one, for 1,000 seats with a `max_rate` of 1.
 fn throttle(count: u32) {
-    let (mut hub, mut kernel) = (hub(Rate::new(1.0)), Kernel::default());
+    let (mut hub, mut kernel) = (hub(Rate::new(1.0), false), Kernel::default());
     for nth in 0..u64::from(count) * 1_000 {
         turn(&mut hub, &mut kernel, (nth + 1, 1), NOW_MS + nth);
     }

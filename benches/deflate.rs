@@ -13,8 +13,14 @@ use weir::proto::ws::deflate::{Deflater, Inbound, Inflaters, Wish, negotiate};
 use weir::proto::ws::frame::{Opcode, client_frame};
 use weir::proto::ws::message::Decoder;
 
+#[path = "shared/snapshot.rs"]
+mod snapshot;
+
 /// The frame's first bytes, of which the rival has none.
 const HEADER: usize = 4;
+
+/// The levels that are compared; beyond six nothing more comes of telemetry.
+const LEVELS: [u8; 6] = [1, 2, 3, 4, 5, 6];
 
 /// Telemetry as JSON, of at least `len` bytes.
 fn telemetry(len: usize) -> Vec<u8> {
@@ -44,14 +50,16 @@ fn rival_compressor(level: i32) -> CompressorOxide {
 
 fn deflates(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("deflate");
-    for len in [1024, 65_536] {
-        let bytes = telemetry(len);
+    let messages =
+        [("", telemetry(1024)), ("", telemetry(65_536)), ("snapshot, ", snapshot::snapshot())];
+    for (what, bytes) in messages {
+        let len = bytes.len();
         group.throughput(Throughput::Bytes(bytes.len() as u64));
-        for level in [1_u8, 3, 6] {
+        for level in LEVELS {
             let mut deflater = Deflater::new(u32::from(level), 0);
             let mut out = Vec::with_capacity(2 * len + 100);
             assert!(deflater.frame(Opcode::Text, &bytes, 15, &mut out));
-            let name = format!("zlib-rs, level {level}, {len} to {}", out.len() - HEADER);
+            let name = format!("{what}zlib-rs, level {level}, {len} to {}", out.len() - HEADER);
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                 bencher.iter(|| {
                     out.clear();
@@ -61,7 +69,7 @@ fn deflates(criterion: &mut Criterion) {
             let mut compressor = rival_compressor(i32::from(level));
             let mut room = vec![0; 2 * len + 100];
             let size = rival(&mut compressor, &bytes, &mut room);
-            let name = format!("miniz_oxide, level {level}, {len} to {size}");
+            let name = format!("{what}miniz_oxide, level {level}, {len} to {size}");
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                 bencher.iter(|| rival(&mut compressor, black_box(&bytes), &mut room));
             });

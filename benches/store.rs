@@ -1,5 +1,6 @@
 //! The memory store's publish: an offset, and the event into the mailboxes of 0, 1 or 2 shards; by
-//! one thread, and by two at once. Beside it, the plain thing: one lock around one `HashMap`.
+//! one thread, and by two at once. Beside it, the plain thing: one lock around one `HashMap`. And
+//! what those who subscribe hold the lock of their channel's segment for.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use parking_lot::Mutex;
+use weir::core::history::HistoryRule;
+use weir::core::policy::Keep;
 use weir::proto::event::{Event, Payload};
 use weir::proto::name::{Alias, ChannelName, ShardId};
 use weir::store::memory::Memory;
@@ -277,11 +280,52 @@ fn contention(c: &mut Criterion) {
     group.finish();
 }
 
+/// Keys of a channel, where the newest event of each is kept.
+const KEYS: usize = 10_000;
+
+/// A publish and a subscription behind it, in turns: with the newest events of many keys, and with
+/// a last event that was missed. Beside them, the publish alone.
+fn kept(c: &mut Criterion) {
+    let keep =
+        Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS, durable: false };
+    let mut group = c.benchmark_group("subscribe behind a publish");
+    for (case, keys, bytes) in [("10,000 keys", KEYS, 128), ("1 KiB missed", 0, 1_024)] {
+        let memory = Memory::new(Arc::new(Mail::default()));
+        let payload = format!("\"{}\"", "x".repeat(bytes - 2)).into_bytes();
+        let keep = Keep { keys, ..keep };
+        let mut at = 0_usize;
+        let mut publish = || {
+            // Each key in its turn, but in no order.
+            at = (at + 7_919) % KEYS;
+            let key = (keys > 0).then(|| at.to_string().into());
+            let payload = Payload::Json(payload.clone().into());
+            let new = NewEvent { key, keep, ..NewEvent::new(Cow::Borrowed("room:1"), payload) };
+            memory.publish(new, NOW).expect("it is there").position
+        };
+        for _ in 0..KEYS {
+            black_box(publish());
+        }
+        group.bench_function(BenchmarkId::new("publish alone", case), |b| b.iter(&mut publish));
+        group.bench_function(BenchmarkId::new("both", case), |b| {
+            b.iter(|| {
+                let head = publish();
+                let since = (keys == 0).then(|| (head.epoch.as_str(), head.offset - 1));
+                let wish = Wish { since, snapshot: true, recovery_max: 1_000, keep };
+                let begun = memory.subscribe("room:1", ShardId(0), wish, NOW).expect("it is there");
+                memory.unsubscribe("room:1", ShardId(0), true, NOW);
+                black_box(begun.past.map(|past| past.chunks.len()))
+            });
+        });
+    }
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     publish(&mut criterion);
     patterns(&mut criterion);
     churn(&mut criterion);
     contention(&mut criterion);
+    kept(&mut criterion);
     criterion.final_summary();
 }

@@ -20,7 +20,7 @@ use crate::core::metrics::Snapshot;
 use crate::core::policy::Policies;
 use crate::http::HttpOptions;
 use crate::proto::dialect::json::value;
-use crate::proto::name::{ChannelName, ClientId, ShardId};
+use crate::proto::name::{ChannelName, ClientId, KEY_BYTES_MAX, ShardId};
 use crate::proto::position::Position;
 use crate::shard::clock::Clock;
 use crate::shard::{Local, Mailboxes, Node, PublishError, fdtable};
@@ -232,13 +232,17 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`PublishError`]; data that is not JSON is [`PublishError::Data`].
+    /// [`PublishError`]; data that is not JSON is [`PublishError::Data`], and a key that no client
+    /// may send [`PublishError::Key`].
     pub async fn publish(
         &self,
         channel: &ChannelName,
         key: Option<&str>,
         data: Vec<u8>,
     ) -> Result<Position, PublishError> {
+        if key.is_some_and(|key| key.len() > KEY_BYTES_MAX) {
+            return Err(PublishError::Key);
+        }
         let payload = value::check(&data).map_err(PublishError::Data)?;
         let channel = Cow::Borrowed(channel.as_str());
         let event = NewEvent { key: key.map(Box::from), ..NewEvent::new(channel, payload) };

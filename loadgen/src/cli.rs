@@ -18,14 +18,16 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock;
 use crate::compare::{self, Outcome};
 use crate::engine::conduct::Conduct;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing};
+use crate::scenario::common::Connecting;
 use crate::scenario::connect::{self, Holding};
 use crate::scenario::fanout as fan_out;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
-use crate::target::{Format, Target};
+use crate::target::Target;
+use crate::wire::command::Wishes;
 use fanout::FanoutArgs;
 use foreign::ForeignArgs;
 use output::{Form, Output};
@@ -334,17 +336,18 @@ impl Scenario {
                 connect::run(&server.connecting(progress), subscribing, Some(holding))
             }
             Self::Fanout { server, fanout, foreign } => {
+                let connecting = fanout.speaking(server.connecting(progress));
                 let (subscribing, feed, times) = fanout.parts(foreign)?;
-                fan_out::run(&server.connecting(progress), subscribing, feed, times)
+                fan_out::run(&connecting, subscribing, feed, times)
             }
             Self::Publish { server, publish } => {
                 server.check_publish()?;
                 publish.run(&server.connecting(progress))
             }
-            Self::Slow { server, slow } => slow.run(&server.connecting(progress)),
-            Self::Churn { server, churn } => churn.run(&server.connecting(progress)),
-            Self::Recover { server, recover } => recover.run(&server.connecting(progress)),
-            Self::Storm { server, storm } => storm.run(&server.connecting(progress)),
+            Self::Slow { server, slow } => slow.run(server.connecting(progress)),
+            Self::Churn { server, churn } => churn.run(server.connecting(progress)),
+            Self::Recover { server, recover } => recover.run(server.connecting(progress)),
+            Self::Storm { server, storm } => storm.run(server.connecting(progress)),
             Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
             Self::SelfTest(arguments) => arguments.run(progress),
         }
@@ -392,15 +395,16 @@ impl ServerArgs {
 fn subscribing(channels: u32, per_connection: u32) -> Subscribing {
     Subscribing {
         channels: channels.max(1),
-        per_connection,
+        subscriptions: per_connection,
         prefix: format!("r{:x}.", clock::now()),
         verify: false,
         sample: SAMPLE,
         until_last: false,
-        max_rate: 0.0,
+        wishes: Wishes::default(),
+        pattern: false,
+        keys: 0,
         conduct: Conduct::Steady,
         foreign: None,
-        format: Format::Json,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::latency::ms;
 use crate::wire::frame::FrameError;
+use crate::wire::inflate::InflateError;
 
 /// What a server did to one connection that it should not have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,10 @@ pub(crate) enum Fault {
     Binary,
     /// It sent a binary frame that is not written as agreed.
     UnreadableBinary,
+    /// It agreed to the upgrade, and not to permessage-deflate without context takeover.
+    NoDeflate,
+    /// It sent a compressed message that does not inflate.
+    BadDeflate(InflateError),
     /// It agreed to the upgrade, and not to the subprotocol that was asked for.
     OtherFormat { asked: &'static str },
     /// It has given more epochs than this program keeps apart.
@@ -92,6 +97,10 @@ impl From<io::Error> for Fault {
     }
 }
 
+const OLD_HTTP: &str =
+    "this program publishes over connections that stay, which HTTP/1.0 does not have";
+const NO_DEFLATE: &str = "the server does not agree to permessage-deflate in which each message \
+    stands for itself (server_no_context_takeover)";
 const STRANGE_BINARY: &str =
     "the server sent a binary frame that is no event of the format that was agreed on";
 
@@ -100,6 +109,8 @@ impl fmt::Display for Fault {
         match self {
             Self::Binary => f.write_str("the server sent a binary frame where text was agreed on"),
             Self::UnreadableBinary => f.write_str(STRANGE_BINARY),
+            Self::NoDeflate => f.write_str(NO_DEFLATE),
+            Self::BadDeflate(error) => write!(f, "the server sent {error}"),
             Self::OtherFormat { asked } => write!(f, "the server does not speak {asked}"),
             Self::BadFrame(error) if error.is_breach() => {
                 write!(f, "the server breaks RFC 6455: {error}")
@@ -127,11 +138,7 @@ impl fmt::Display for Fault {
                 write!(f, "the server sent text that is no Weir message: {text}")
             }
             Self::NotHttp => f.write_str("what answers there is no HTTP server"),
-            Self::OldHttp(first) => write!(
-                f,
-                "the server answered {first:?}: this program publishes over connections that \
-                 stay, which HTTP/1.0 does not have"
-            ),
+            Self::OldHttp(first) => write!(f, "the server answered {first:?}: {OLD_HTTP}"),
             Self::OtherChannel => {
                 f.write_str("the server says `subscribed` of a channel that was not asked for")
             }

@@ -110,13 +110,20 @@ pub(crate) struct Fanout {
     pub(crate) delivered_per_second: f64,
     pub(crate) events_per_read: f64,
     pub(crate) megabytes_per_second: f64,
+    /// Bytes read from sockets for an event received, all else that came beside it included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wire_bytes_per_delivery: Option<f64>,
+    /// What these are when they are inflated; only with permessage-deflate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) inflated_bytes_per_delivery: Option<f64>,
     /// Events handed over in the whole run.
     pub(crate) published_total: u64,
     /// Over the whole run: what should have come (0 where nobody can say), what came, what was told
-    /// by `lagged`.
+    /// by `lagged`, how many latest values were shown.
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
+    pub(crate) shown_total: u64,
     pub(crate) latency: Option<Summary>,
     /// Only where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

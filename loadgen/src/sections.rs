@@ -112,6 +112,11 @@ pub(crate) struct Slow {
     pub(crate) expected_total: u64,
     pub(crate) delivered_total: u64,
     pub(crate) told_total: u64,
+    /// Latest values that they were shown.
+    pub(crate) shown_total: u64,
+    /// From when an event was due until they saw it, as it was published or shown as a latest value,
+    /// while it was measured.
+    pub(crate) age: Option<Summary>,
     /// Those that the server let go of while events flowed.
     pub(crate) dropped_early: u64,
     /// How they ended, and how many did so.
@@ -130,10 +135,11 @@ impl Slow {
         rows.add(
             "slow got",
             format!(
-                "{} of {} events, {} told lost",
-                self.delivered_total, self.expected_total, self.told_total
+                "{} of {} events, {} told lost, {} shown",
+                self.delivered_total, self.expected_total, self.told_total, self.shown_total
             ),
         );
+        rows.summary("slow see", self.age);
         if self.dropped_early > 0 {
             let text = format!("{} while events flowed", self.dropped_early);
             rows.add("slow let go", text);
@@ -203,7 +209,7 @@ impl Churn {
 pub(crate) struct Recover {
     pub(crate) cut: u64,
     pub(crate) back: u64,
-    /// Those that received an event after they came back.
+    /// Those that received an event after they came back, and all that they had missed.
     pub(crate) served: u64,
     /// Returns that failed and were tried again.
     pub(crate) retries: u64,
@@ -218,7 +224,7 @@ pub(crate) struct Recover {
     pub(crate) lateness: Option<Summary>,
     /// From when a connection was due to come back until it has its subscriptions.
     pub(crate) until_back: Option<Summary>,
-    /// The same until its first event.
+    /// The same until its first event, and the last of those it had missed.
     pub(crate) until_served: Option<Summary>,
     /// When all were cut at once: each round.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -242,7 +248,7 @@ impl Recover {
         rows.add("cut", format!("{cut}, {back} back, {served} served, {retries} tries failed"));
         let (yes, no) = (self.recovered_true, self.recovered_false);
         let events = self.recovered_events;
-        rows.add("recovered", format!("{yes} subscriptions ({events} events missed), {no} not"));
+        rows.add("recovered", format!("{yes} subscriptions with {events} events, {no} not"));
         rows.summary("returns late", self.lateness);
         rows.summary("until back", self.until_back);
         rows.summary("until served", self.until_served);

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::clock;
 use crate::fault::Fault;
-use crate::wire::handshake;
+use crate::wire::handshake::{self, Offer};
 
 /// Where to connect to. Invariant: the address is loopback.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) struct Target {
     path: String,
     /// The subprotocol that is asked for.
     pub(crate) format: Format,
+    /// Whether permessage-deflate is.
+    pub(crate) deflate: bool,
 }
 
 /// How events are written.
@@ -49,12 +51,13 @@ impl Format {
 impl Target {
     /// A target on this machine, for servers that were started here.
     pub(crate) fn local(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), path: "/ws".into(), format: Format::Json }
+        let (host, path) = (address.to_string(), "/ws".to_owned());
+        Self { address, host, path, format: Format::Json, deflate: false }
     }
 
-    /// The same, with another subprotocol.
-    pub(crate) fn speaking(&self, format: Format) -> Self {
-        Self { format, ..self.clone() }
+    /// The same, with another subprotocol, and compressed if asked for.
+    pub(crate) fn speaking(self, format: Format, deflate: bool) -> Self {
+        Self { format, deflate, ..self }
     }
 
     /// The address as a person writes it.
@@ -67,9 +70,14 @@ impl Target {
         &self.host
     }
 
+    /// What is offered with the upgrade.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer { subprotocol: self.format.subprotocol(), deflate: self.deflate }
+    }
+
     /// The bytes that ask for the upgrade.
     pub(crate) fn request(&self) -> Vec<u8> {
-        handshake::request(&self.host, &self.path, self.format.subprotocol())
+        handshake::request(&self.host, &self.path, self.offer())
     }
 
     /// Whether the server may put several messages into one frame (`?batch=1`).
@@ -110,7 +118,7 @@ impl Target {
                 return Err(Fault::Ended);
             }
             head.extend_from_slice(&chunk[..read]);
-            if let Some(len) = handshake::answer(&head, self.format.subprotocol())? {
+            if let Some(len) = handshake::answer(&head, self.offer())? {
                 return Ok((stream, head.split_off(len)));
             }
         }
@@ -138,7 +146,8 @@ impl FromStr for Target {
         if !address.ip().is_loopback() {
             return Err("only 127.0.0.0/8 and [::1] may be loaded".into());
         }
-        Ok(Self { address, host: host.to_owned(), path: path.to_owned(), format: Format::Json })
+        let (host, path) = (host.to_owned(), path.to_owned());
+        Ok(Self { address, host, path, format: Format::Json, deflate: false })
     }
 }
 

@@ -16,6 +16,9 @@ const LISTED_MAX: usize = 100;
 pub(crate) struct Seat {
     /// The offset that comes next; 0 before the first subscription.
     next: u64,
+    /// While it is not 0, the account begins with what comes first, from here to `next`: a pattern
+    /// does not say where.
+    floor: u64,
     /// The channel's epoch, as its books number it.
     epoch: u32,
     stands: Stands,
@@ -64,6 +67,8 @@ pub(crate) enum Kind {
     Miscounted,
     /// An offset between, before or behind the others was acknowledged to nobody.
     NotAcknowledged,
+    /// Under `latest`, the newest event of a key that was missed is never shown.
+    NotShown,
     /// It came before `subscribed`, or on a channel that was not asked for.
     NotSubscribed,
     /// `recovered` is true for another epoch, for a lower offset, or for nothing that was asked.
@@ -74,6 +79,10 @@ pub(crate) enum Kind {
     SinceIgnored,
     /// A later offset came first, or none at all.
     Skipped,
+    /// Under `latest`, the newest event of a key that was missed is shown only after later events.
+    SnapshotLate,
+    /// Under `latest`, an event is shown of whose key a newer one was missed.
+    SnapshotStale,
     /// A snapshot shows what is still to come.
     SnapshotAhead,
     /// A key's latest value is shown twice for one subscribe or one loss.
@@ -96,6 +105,7 @@ impl Kind {
             Self::Malformed => "were told lost without all of from, to and dropped in their order",
             Self::Miscounted => "were told with another number than theirs",
             Self::NotAcknowledged => "were acknowledged to nobody",
+            Self::NotShown => "hold newest events of keys that were missed and not shown",
             Self::NotSubscribed => "came without a subscription",
             Self::Recovered => "were said to be recovered, but not from where it was left",
             Self::RolledBack => "were there before, and the channel ends below them",
@@ -103,6 +113,8 @@ impl Kind {
             Self::Skipped => "neither came nor were told",
             Self::SnapshotAhead => "were shown before their time",
             Self::SnapshotAgain => "were shown twice",
+            Self::SnapshotLate => "were shown behind later events",
+            Self::SnapshotStale => "were shown although a newer event of their key was missed",
             Self::SnapshotUnasked => "were shown again for no reason",
             Self::Unnumbered => "(so many) were acknowledged without their number",
             Self::Unpublished => "were never published",
@@ -152,10 +164,10 @@ impl Seat {
         let known = before.epoch == epoch && before.next > 0;
         let next = offset.saturating_add(1);
         if recovered == Some(true) && known && before.asked && next >= before.next {
-            *self = Self { stands: Stands::On, asked: false, shows: false, ..before };
+            *self = Self { stands: Stands::On, asked: false, shows: false, floor: 0, ..before };
             return None;
         }
-        *self = Self { next, epoch, stands: Stands::On, asked: false, shows: true };
+        *self = Self { next, floor: 0, epoch, stands: Stands::On, asked: false, shows: true };
         if known && next < before.next {
             self.next = before.next;
             return Some((Kind::RolledBack, next, before.next - 1));
@@ -171,6 +183,15 @@ impl Seat {
             before.next,
             offset,
         ))
+    }
+
+    /// A pattern stands that has this channel, of which at most `made` events were published: what
+    /// comes behind them is owed, and of them nothing that came before.
+    pub(crate) fn joined(&mut self, epoch: u32, made: u64) {
+        let next = made.saturating_add(1);
+        // Where nothing was published the account begins there.
+        let floor = if made > 0 { self.next.max(1).min(next) } else { 0 };
+        *self = Self { next, floor, epoch, stands: Stands::On, asked: false, shows: false };
     }
 
     /// `since` is sent, with what [`Seat::position`] says.
@@ -201,7 +222,7 @@ impl Seat {
     /// A live event came.
     pub(crate) fn event(&mut self, offset: u64) -> Option<Broken> {
         if offset == self.next && offset != 0 && self.stands != Stands::Off {
-            self.next = offset.saturating_add(1);
+            (self.next, self.floor) = (offset.saturating_add(1), 0);
             return None;
         }
         self.advance(offset, offset)
@@ -238,6 +259,10 @@ impl Seat {
         let next = self.next;
         if self.stands == Stands::Off {
             return Some((Kind::NotSubscribed, from, to));
+        }
+        if (self.floor..next).contains(&from) && self.floor > 0 {
+            (self.next, self.floor) = (to.saturating_add(1), 0);
+            return None;
         }
         self.next = next.max(to.saturating_add(1));
         if from > next {
@@ -286,180 +311,5 @@ impl Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seat_at(offset: u64) -> Seat {
-        let mut seat = Seat::default();
-        seat.subscribed(at(offset));
-        seat
-    }
-
-    fn at(offset: u64) -> Place {
-        Place { epoch: 1, offset, recovered: None }
-    }
-
-    fn back(offset: u64, epoch: u32, recovered: bool) -> Place {
-        Place { epoch, offset, recovered: Some(recovered) }
-    }
-
-    #[test]
-    fn in_order_exactly_once_is_no_violation() {
-        let mut seat = seat_at(57);
-        assert_eq!([58, 59, 60].map(|offset| seat.event(offset)), [None; 3]);
-        assert_eq!(seat.finish(60), None);
-    }
-
-    #[test]
-    fn what_is_told_is_no_violation() {
-        let mut seat = seat_at(0);
-        assert_eq!(seat.event(1), None);
-        assert_eq!(seat.lagged(2, 5), None);
-        assert_eq!(seat.snapshot(4), None, "the latest value of what was lost");
-        assert_eq!(seat.event(6), None);
-        assert_eq!(seat.lagged(7, 9), None);
-        assert_eq!(seat.finish(9), None);
-    }
-
-    #[test]
-    fn an_account_ends_when_the_subscription_is_left_and_goes_on_when_it_is_recovered() {
-        let mut seat = seat_at(0);
-        assert_eq!(seat.event(1), None);
-        seat.leaving();
-        assert_eq!((seat.event(2), seat.finish(9)), (None, None), "until it is answered");
-        seat.left();
-        assert_eq!((seat.stands(), seat.position()), (Stands::Off, Some((1, 2))));
-        assert_eq!(seat.event(3), Some((Kind::NotSubscribed, 3, 3)));
-        seat.asks();
-        assert_eq!(seat.subscribed(back(9, 1, true)), None);
-        assert_eq!(seat.event(5), Some((Kind::Skipped, 3, 4)), "recovered, but with a hole");
-        seat.left();
-        assert_eq!(seat.subscribed(back(8, 2, false)), None);
-        assert_eq!((seat.event(9), seat.finish(9)), (None, None), "a new account");
-        assert_eq!(Seat::default().position(), None);
-    }
-
-    #[test]
-    fn a_second_subscribed_hides_no_hole() {
-        let mut seat = seat_at(0);
-        assert_eq!(seat.event(1), None);
-        assert_eq!(seat.subscribed(at(4)), Some((Kind::Skipped, 2, 4)));
-        assert_eq!((seat.subscribed(at(4)), seat.event(5)), (None, None), "nothing between");
-        assert_eq!(seat.subscribed(back(90, 2, false)), None, "another epoch counts anew");
-        seat.left();
-        assert_eq!(seat.subscribed(back(99, 2, false)), None, "nothing was owed");
-    }
-
-    #[test]
-    fn recovered_is_true_only_from_where_it_was_left() {
-        for (place, broken) in [
-            (back(5, 1, true), None),
-            (back(3, 1, true), None),
-            (back(5, 2, true), Some((Kind::Recovered, 5, 5))),
-            (back(2, 1, true), Some((Kind::RolledBack, 3, 3))),
-            (back(5, 1, false), None),
-            (back(0, 2, false), None),
-            (at(5), Some((Kind::SinceIgnored, 4, 5))),
-        ] {
-            let mut seat = seat_at(3);
-            seat.left();
-            seat.asks();
-            assert_eq!(seat.subscribed(place), broken, "{place:?}");
-        }
-        assert_eq!(Seat::default().subscribed(back(1, 1, true)), Some((Kind::Recovered, 1, 1)));
-        let mut living = seat_at(3);
-        assert_eq!(living.subscribed(back(3, 1, true)), Some((Kind::Recovered, 3, 3)), "unasked");
-    }
-
-    #[test]
-    fn a_channel_never_goes_back_in_its_epoch() {
-        for leaves in [false, true] {
-            let mut seat = seat_at(0);
-            assert_eq!((1..=5).find_map(|offset| seat.event(offset)), None);
-            if leaves {
-                seat.left();
-            }
-            assert_eq!(seat.subscribed(at(2)), Some((Kind::RolledBack, 3, 5)));
-            assert_eq!(seat.event(3), Some((Kind::Again, 3, 3)), "what came is not owed anew");
-            assert_eq!(seat.event(6), None);
-        }
-    }
-
-    #[test]
-    fn a_snapshot_needs_a_subscribe_or_a_loss() {
-        let mut seat = seat_at(7);
-        assert_eq!(seat.snapshot(7), None);
-        seat.left();
-        seat.asks();
-        assert_eq!(seat.subscribed(back(9, 1, true)), None);
-        assert_eq!(seat.snapshot(7), Some((Kind::SnapshotUnasked, 7, 7)), "recovered");
-        assert_eq!((seat.lagged(8, 9), seat.snapshot(8)), (None, None));
-    }
-
-    #[test]
-    fn a_violation_names_what_is_known() {
-        let violation = |connection, channel, kind| {
-            Violation { connection, channel, kind, from: 1, to: 2 }.to_string()
-        };
-        assert_eq!(
-            violation(Some(3), Some(4), Kind::Again),
-            "connection 3, channel 4: offsets 1 to 2 came or were told twice"
-        );
-        assert_eq!(
-            violation(None, Some(4), Kind::AcknowledgedTwice),
-            "channel 4: offsets 1 to 2 were acknowledged twice"
-        );
-        let unknown = violation(Some(3), None, Kind::NotSubscribed);
-        assert!(unknown.starts_with("connection 3, a channel of another name: "), "{unknown}");
-    }
-
-    #[test]
-    fn no_number_is_too_large() {
-        let numbers = [0, 1, 7, u64::MAX - 1, u64::MAX];
-        for nth in 0..numbers.len().pow(3) {
-            let [a, b, c] = [1, 5, 25].map(|unit| numbers[nth / unit % 5]);
-            let (mut seat, mut verdict) = (seat_at(a), Verdict::default());
-            let broken = [
-                seat.event(b),
-                seat.lagged(b, c),
-                seat.snapshot(c),
-                seat.finish(c),
-                seat.subscribed(at(c)),
-                seat.event(a),
-                seat.finish(b),
-            ];
-            broken.into_iter().flatten().for_each(|broken| verdict.add(Some(0), None, broken));
-            let mut all = verdict.clone();
-            all.merge(verdict);
-        }
-    }
-
-    #[test]
-    fn every_way_to_break_the_promise_is_named() {
-        let mut seat = seat_at(0);
-        assert_eq!(seat.event(3), Some((Kind::Skipped, 1, 2)), "a hole");
-        assert_eq!(seat.event(3), Some((Kind::Again, 3, 3)), "twice");
-        assert_eq!(seat.event(2), Some((Kind::Again, 2, 2)), "out of order");
-        assert_eq!(seat.lagged(3, 5), Some((Kind::Again, 3, 3)), "told although it came");
-        assert_eq!(seat.event(6), None, "the told ones are not missed again");
-        assert_eq!(seat.lagged(9, 9), Some((Kind::Skipped, 7, 8)), "told too little");
-        assert_eq!(seat.snapshot(10), Some((Kind::SnapshotAhead, 10, 10)));
-        assert_eq!(seat.finish(12), Some((Kind::Skipped, 10, 12)), "the end is missing");
-        assert_eq!(seat.finish(7), Some((Kind::Unpublished, 8, 9)));
-        let mut early = Seat::default();
-        assert_eq!(early.event(1), Some((Kind::NotSubscribed, 1, 1)));
-        assert_eq!(early.event(0), Some((Kind::NotSubscribed, 0, 0)));
-    }
-
-    #[test]
-    fn all_are_counted_and_the_first_are_listed() {
-        let mut verdict = Verdict::default();
-        for connection in 0..250 {
-            verdict.add(Some(connection), Some(0), (Kind::Skipped, 1, 2));
-        }
-        let mut all = Verdict::default();
-        all.merge(verdict.clone());
-        all.merge(verdict);
-        assert_eq!((all.violations, all.offsets_missing, all.listed.len()), (500, 1000, 100));
-    }
-}
+#[path = "verdict_tests.rs"]
+mod tests;

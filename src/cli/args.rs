@@ -43,6 +43,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  weir history room:1 --limit 10\n  \
         weir history room:1 --since k3Zq9TbA.57")]
     History(History),
+    /// Print who has a channel by name, as one JSON line.
+    #[command(after_help = "Example:\n  weir presence room:1")]
+    Presence(Presence),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
     Check(Settings),
@@ -142,7 +145,8 @@ pub struct Subscribe {
     /// Whole events, or their data alone; bin and gzip print whole events that came so.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
-    /// The newest event of each key so many times a second, from 0.1 to 100; not with a pattern.
+    /// The newest event of each key so many times a second, from 0.1 to 100; of each channel of a
+    /// pattern by itself.
     #[arg(long, value_name = "HZ", value_parser = rate)]
     pub max_rate: Option<f64>,
     /// What happens when this reader is slow: drop_oldest, drop_newest, latest or disconnect.
@@ -173,6 +177,16 @@ pub struct History {
     /// From the newest backwards.
     #[arg(long)]
     pub reverse: bool,
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+}
+
+/// Flags of `weir presence`.
+#[derive(Debug, Args)]
+pub struct Presence {
+    /// The channel, like room:1.
+    pub channel: ChannelName,
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
@@ -298,6 +312,7 @@ mod tests {
             "weir sub a --max-rate 2.5 --slow latest",
             "weir sub a --since k.5",
             "weir history a --since k.5 --limit 0 --reverse",
+            "weir presence a",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -311,6 +326,7 @@ mod tests {
             "weir sub a --since k",
             "weir history a --limit 1001",
             "weir history a:*",
+            "weir presence a:*",
             "weir sub a --count 0",
             "weir sub a --max-rate NaN",
             "weir sub a --max-rate 101",

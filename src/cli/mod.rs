@@ -9,6 +9,7 @@ mod files;
 mod history;
 mod logging;
 mod output;
+mod presence;
 mod proc;
 mod publish;
 pub mod run;

@@ -2,7 +2,7 @@
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::failure::Failure;
-use crate::cli::{check, files, history, publish, serve, subscribe};
+use crate::cli::{check, files, history, presence, publish, serve, subscribe};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ pub fn run() -> ExitCode {
         Some(Command::Pub(flags)) => block_on(publish::run(flags)),
         Some(Command::Sub(flags)) => block_on(subscribe::run(flags)),
         Some(Command::History(flags)) => block_on(history::run(flags)),
+        Some(Command::Presence(flags)) => block_on(presence::run(flags)),
         Some(Command::Check(flags)) => check::run(&flags),
         Some(Command::Config) => files::print_template(),
     };

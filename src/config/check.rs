@@ -191,7 +191,7 @@ impl Check<'_> {
         Compression {
             deflate: self.flag(Key::CompressionDeflate),
             gzip: self.flag(Key::CompressionGzip),
-            level: u32::try_from(self.number(Key::CompressionLevel)).unwrap_or(1),
+            level: u32::try_from(self.number(Key::CompressionLevel)).unwrap_or(Compression::LEVEL),
             threshold: self.count(Key::CompressionThreshold),
         }
     }

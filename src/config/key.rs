@@ -56,6 +56,10 @@ pub enum Key {
     DefaultsHistoryTtl,
     DefaultsRecoveryMaxEvents,
     DefaultsKeyed,
+    DefaultsPresence,
+    DefaultsPresenceLinger,
+    DefaultsPresenceMaxMembers,
+    DefaultsSignals,
     DefaultsDurable,
     StoreKind,
     StorePath,
@@ -168,7 +172,7 @@ const ROWS: [Row; Key::ALL.len()] = [
         "1024",
         "smaller messages are sent as they are",
     ),
-    row("compression.level", Kind::Integer(1, 9), "1", "1 = fastest, 9 = smallest"),
+    row("compression.level", Kind::Integer(1, 9), "2", "1 = fastest, 9 = smallest"),
     row("compression.gzip", Kind::Bool, "true", "weir.v1.json+gzip, and gzip in weir.v1.bin"),
     row(
         "defaults.slow",
@@ -203,6 +207,20 @@ const ROWS: [Row; Key::ALL.len()] = [
         "whoever missed more than this gets none of them, and is told so",
     ),
     row("defaults.keyed", Kind::Bool, "false", "the newest event of each key is kept"),
+    row("defaults.presence", Kind::Bool, "false", "clients see who has a channel by name"),
+    row(
+        "defaults.presence_linger",
+        Kind::Duration(0, 60 * SECOND),
+        "2s",
+        "how long a connection that ended still counts as there",
+    ),
+    row(
+        "defaults.presence_max_members",
+        Kind::Integer(0, 10_000),
+        "1000",
+        "with more members than this they are only counted",
+    ),
+    row("defaults.signals", Kind::Bool, "false", "clients may show signals to each other"),
     row(
         "defaults.durable",
         Kind::Bool,
@@ -233,7 +251,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 41] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -265,6 +283,10 @@ impl Key {
         Self::DefaultsHistoryTtl,
         Self::DefaultsRecoveryMaxEvents,
         Self::DefaultsKeyed,
+        Self::DefaultsPresence,
+        Self::DefaultsPresenceLinger,
+        Self::DefaultsPresenceMaxMembers,
+        Self::DefaultsSignals,
         Self::DefaultsDurable,
         Self::StoreKind,
         Self::StorePath,

@@ -7,7 +7,7 @@ use super::key::{Key, Kind};
 use super::raw::RawNamespace;
 use super::value::Value;
 use crate::core::history::HistoryRule;
-use crate::core::policy::{Keep, Policies, Policy, PolicyRule};
+use crate::core::policy::{Keep, Policies, Policy, PolicyRule, PresenceRule, RoomRule};
 
 impl Check<'_> {
     /// The rules of all channels.
@@ -77,7 +77,16 @@ impl Check<'_> {
             keys: if rules.value(Key::DefaultsKeyed).flag() { keys_max } else { 0 },
             durable,
         };
+        let presence = PresenceRule {
+            linger_ms: rules.value(Key::DefaultsPresenceLinger).number(),
+            members_max: rules.value(Key::DefaultsPresenceMaxMembers).count(),
+        };
+        let room = RoomRule {
+            presence: rules.value(Key::DefaultsPresence).flag().then_some(presence),
+            signals: rules.value(Key::DefaultsSignals).flag(),
+        };
         PolicyRule {
+            room,
             keep,
             recovery_max: rules.value(Key::DefaultsRecoveryMaxEvents).number(),
             policy: policy(&rules.value(Key::DefaultsSlow).text()),

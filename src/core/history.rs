@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::proto::event::Event;
 
 mod chunk;
+mod newest;
 
 pub use chunk::Chunk;
+pub use newest::Newest;
 
 use chunk::Packer;
 
@@ -16,6 +18,9 @@ pub const CHUNK_EVENTS: usize = 64;
 
 /// Or with this many bytes, unless it is one event.
 pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Whoever reads a tail of fewer bytes gets a copy; a longer one is ended, and shared.
+const COPIED_BYTES: usize = 4 * 1024;
 
 /// How much of a channel's past is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -183,6 +188,12 @@ impl History {
     }
 
     fn show_tail(&mut self) {
+        if self.tail.bytes() > COPIED_BYTES {
+            self.shown = None;
+            if let Some(chunk) = self.tail.take() {
+                self.keep(chunk);
+            }
+        }
         if self.shown.is_none() {
             self.shown = self.tail.chunk().map(Arc::new);
         }

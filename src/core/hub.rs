@@ -21,6 +21,7 @@ use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::rate::Rate;
 
+mod browse;
 mod by_pattern;
 mod fan_out;
 mod forms;
@@ -33,16 +34,19 @@ mod pattern;
 mod seat;
 mod slow;
 mod tables;
+mod tell;
 mod throttle;
 mod ways;
 
 pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
+pub use tell::Telling;
 
 use forms::Mixed;
 use lag::Kept;
 use pattern::{Patterns, Touched};
 use seat::{Listed, Member, Standing, Sub};
+use tell::Fences;
 use throttle::{Dues, Groups};
 
 /// Batches that fit into a queue: a connection may be that many rounds late before a policy acts.
@@ -126,6 +130,7 @@ pub struct Hub {
     clients: HashMap<ClientId, u32, RandomState>,
     topics: HashMap<Alias, Topic, RandomState>,
     patterns: Patterns,
+    fences: Fences,
     /// Events that were loaded so far.
     loaded: u64,
     touched: Vec<Touched>,
@@ -136,6 +141,8 @@ pub struct Hub {
     near: Vec<Listed>,
     /// Seats whose data lane was long at some time since the last look but one.
     roomy: Vec<Listed>,
+    /// Seats whose next writes are to be fetched out of the past, in their turns.
+    recalls: VecDeque<Listed>,
     press: Press,
     /// What all tables of newest events take, and may.
     tables: Account,
@@ -159,6 +166,7 @@ impl Hub {
             clients: HashMap::default(),
             topics: HashMap::default(),
             patterns: Patterns::default(),
+            fences: Fences::default(),
             loaded: 0,
             touched: Vec::new(),
             dues: Dues::new(),
@@ -166,6 +174,7 @@ impl Hub {
             full: Vec::new(),
             near: Vec::new(),
             roomy: Vec::new(),
+            recalls: VecDeque::new(),
             press: Press::default(),
             tables: Account::default(),
             tables_max: usize::MAX,
@@ -293,7 +302,7 @@ impl Hub {
     pub fn recall(&mut self, id: SeatId, to: (&ChannelName, Alias), past: Past) {
         let (channel, alias) = to;
         if let Some(seat) = self.seats.get_mut(id) {
-            seat.outbox.recall(channel.clone(), alias, past);
+            seat.outbox.recall(channel.clone(), alias, past, &mut self.press);
         }
         self.mark_dirty(id);
     }
@@ -316,6 +325,7 @@ impl Hub {
         }
         let seat = self.seats.get_mut(id)?;
         seat.subs.retain(|other| other.alias != alias);
+        seat.outbox.purge_signals(alias);
         if !goes_on {
             outcome.purged = seat.outbox.purge(alias);
             seat.weigh(self.press.account());

@@ -1,55 +1,36 @@
-//! The newest event of each key of a channel, as its store keeps it.
+//! The newest event of each key of a channel, as its store keeps it: in chunks that readers share.
+//! Whoever asks gets references to them; a publish that changes one which is shared makes a copy of
+//! that one.
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use slab::Slab;
 
-use super::history::{CHUNK_BYTES, CHUNK_EVENTS, Chunk};
+use super::history::{Chunk, Newest};
 use crate::proto::event::{Event, Payload};
 
-/// No entry.
-const NONE: u32 = u32::MAX;
-
-/// A key and its newest event, in the list of all by age.
-#[derive(Debug)]
+/// A key, by its hash, and where its newest event is.
+#[derive(Debug, Clone, Copy)]
 struct Entry {
-    event: Arc<Event>,
-    older: u32,
-    newer: u32,
+    hash: u64,
+    offset: u64,
 }
 
 /// The newest event of each key. Events without a key are not kept.
 ///
-/// Invariants: `table` names every entry of `entries` by the hash of its key; the list from
-/// `oldest` to `newest` has each once, in the order of offsets; `bytes` is the sum of what they
-/// take.
-#[derive(Debug)]
+/// Invariants: `table` names every event of `chunks`, each of which has another key; a chunk is
+/// under an offset that is none behind its first and behind all of those before it; no chunk is
+/// empty; `bytes` is the sum of what the events take.
+#[derive(Debug, Default)]
 pub struct Keyed {
-    entries: Slab<Entry>,
-    table: HashTable<u32>,
+    table: HashTable<Entry>,
     hasher: RandomState,
-    oldest: u32,
-    newest: u32,
+    chunks: BTreeMap<u64, Arc<Chunk>>,
     bytes: usize,
-    /// What was last shown, until something changes.
-    shown: Option<Vec<Arc<Chunk>>>,
-}
-
-impl Default for Keyed {
-    fn default() -> Self {
-        Self {
-            entries: Slab::new(),
-            table: HashTable::new(),
-            hasher: RandomState::default(),
-            oldest: NONE,
-            newest: NONE,
-            bytes: 0,
-            shown: None,
-        }
-    }
 }
 
 impl Keyed {
@@ -59,81 +40,99 @@ impl Keyed {
     pub fn put(&mut self, event: &Arc<Event>, keys_max: usize) -> isize {
         let Some(key) = event.key.as_deref() else { return 0 };
         let before = self.bytes;
-        self.shown = None;
         let hash = self.hasher.hash_one(key);
-        let same = |entries: &Slab<Entry>, at: u32| {
-            entries.get(at as usize).is_some_and(|entry| entry.event.key.as_deref() == Some(key))
+        let chunks = &self.chunks;
+        let same = |entry: &Entry| {
+            entry.hash == hash
+                && find(chunks, entry.offset).is_some_and(|old| old.key.as_deref() == Some(key))
         };
-        let found = self.table.find(hash, |at| same(&self.entries, *at)).copied();
-        match (found, is_tombstone(&event.payload)) {
-            (Some(at), true) => self.remove(at),
-            (None, true) => {}
-            (Some(at), false) => {
-                self.unlink(at);
-                if let Some(entry) = self.entries.get_mut(at as usize) {
-                    self.bytes = self.bytes + size(event) - size(&entry.event);
-                    entry.event = Arc::clone(event);
+        let removes = is_tombstone(&event.payload);
+        match self.table.find_entry(hash, same) {
+            Ok(mut found) => {
+                let offset = found.get().offset;
+                if removes {
+                    found.remove();
+                } else {
+                    found.get_mut().offset = event.offset;
                 }
-                self.link(at);
+                self.take(offset);
             }
-            (None, false) => {
-                if self.entries.len() >= keys_max.max(1) {
+            Err(_) if removes => {}
+            Err(_) => {
+                if self.table.len() >= keys_max.max(1) {
                     self.shed();
                 }
-                let entry = Entry { event: Arc::clone(event), older: NONE, newer: NONE };
-                let at = u32::try_from(self.entries.insert(entry)).unwrap_or(NONE);
-                self.bytes += size(event);
-                self.link(at);
-                let (entries, hasher) = (&self.entries, &self.hasher);
-                self.table.insert_unique(hash, at, |at| {
-                    let entry = entries.get(*at as usize);
-                    hasher
-                        .hash_one(entry.and_then(|entry| entry.event.key.as_deref()).unwrap_or(""))
-                });
+                let entry = Entry { hash, offset: event.offset };
+                self.table.insert_unique(hash, entry, |entry| entry.hash);
             }
+        }
+        if !removes {
+            self.bytes += size(event);
+            self.append(event);
         }
         let (after, before) = (isize::try_from(self.bytes), isize::try_from(before));
         after.unwrap_or(isize::MAX) - before.unwrap_or(isize::MAX)
     }
 
-    /// The newest event of each key, the oldest first; nothing when there is none.
-    pub fn snapshot(&mut self) -> Vec<Arc<Chunk>> {
-        if self.shown.is_none() {
-            let mut chunks = Vec::with_capacity(self.entries.len().div_ceil(CHUNK_EVENTS));
-            let (mut part, mut bytes) = (Vec::new(), 0);
-            for event in self.iter() {
-                if part.len() == CHUNK_EVENTS || bytes > CHUNK_BYTES {
-                    chunks.push(Arc::new(Chunk::snapshot(std::mem::take(&mut part).into())));
-                    bytes = 0;
-                }
-                bytes += event.payload.len();
-                part.push(Arc::clone(event));
-            }
-            if !part.is_empty() {
-                chunks.push(Arc::new(Chunk::snapshot(part.into())));
-            }
-            self.shown = Some(chunks);
+    /// Adds an event behind all others.
+    fn append(&mut self, event: &Arc<Event>) {
+        if let Some(mut last) = self.chunks.last_entry()
+            && last.get().as_newest().is_some_and(Newest::has_room)
+            && let Some(newest) = Arc::make_mut(last.get_mut()).as_newest_mut()
+        {
+            return newest.push(event);
         }
-        self.shown.clone().unwrap_or_default()
+        self.chunks.insert(event.offset, Arc::new(Chunk::newest(event)));
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Arc<Event>> {
-        let mut at = self.oldest;
-        std::iter::from_fn(move || {
-            let entry = self.entries.get(at as usize)?;
-            at = entry.newer;
-            Some(&entry.event)
-        })
+    /// Takes an event out of its chunk, and makes that one with the next where little is left.
+    fn take(&mut self, offset: u64) {
+        let Some((first, chunk)) = self.chunks.range_mut(..=offset).next_back() else { return };
+        let first = *first;
+        let Some(newest) = Arc::make_mut(chunk).as_newest_mut() else { return };
+        let Some(event) = newest.take(offset) else { return };
+        self.bytes -= size(&event);
+        if !newest.is_sparse() {
+            return;
+        }
+        if newest.live() == 0 {
+            self.chunks.remove(&first);
+            return;
+        }
+        let behind = (Bound::Excluded(first), Bound::Unbounded);
+        let newest = self.chunks.get(&first).and_then(|chunk| chunk.as_newest());
+        if let Some(newest) = newest
+            && let Some((next, other)) = self.chunks.range(behind).next()
+            && other.as_newest().is_some_and(|other| newest.merges(other))
+            && let next = *next
+            && let Some(other) = self.chunks.remove(&next)
+            && let Some(chunk) = self.chunks.get_mut(&first)
+            && let (Some(newest), Some(other)) =
+                (Arc::make_mut(chunk).as_newest_mut(), other.as_newest())
+        {
+            newest.append(other);
+        }
+    }
+
+    /// The newest event of each key, the oldest first; nothing when there is none.
+    pub fn snapshot(&self) -> Vec<Arc<Chunk>> {
+        self.chunks.values().map(Arc::clone).collect()
+    }
+
+    /// The chunks of those after that offset, the oldest first; the first may have others too.
+    pub fn after(&self, offset: u64) -> impl Iterator<Item = &Arc<Chunk>> {
+        let first = self.chunks.range(..=offset).next_back().map_or(0, |(first, _)| *first);
+        self.chunks.range(first..).map(|(_, chunk)| chunk).filter(move |c| c.last() > offset)
     }
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.table.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.table.is_empty()
     }
 
     /// What it takes, in bytes.
@@ -145,54 +144,30 @@ impl Keyed {
     /// none.
     pub fn shed(&mut self) -> usize {
         let before = self.bytes;
-        self.shown = None;
-        if self.oldest != NONE {
-            self.remove(self.oldest);
+        let oldest =
+            self.chunks.first_key_value().and_then(|(_, chunk)| chunk.as_newest()?.oldest());
+        if let Some(oldest) = oldest.cloned() {
+            let hash = self.hasher.hash_one(oldest.key.as_deref().unwrap_or_default());
+            if let Ok(found) = self.table.find_entry(hash, |entry| entry.offset == oldest.offset) {
+                found.remove();
+            }
+            self.take(oldest.offset);
         }
         before - self.bytes
     }
-
-    fn remove(&mut self, at: u32) {
-        self.unlink(at);
-        let Some(entry) = self.entries.try_remove(at as usize) else { return };
-        self.bytes -= size(&entry.event);
-        let hash = self.hasher.hash_one(entry.event.key.as_deref().unwrap_or(""));
-        if let Ok(found) = self.table.find_entry(hash, |other| *other == at) {
-            found.remove();
-        }
-    }
-
-    /// Takes an entry out of the list.
-    fn unlink(&mut self, at: u32) {
-        let Some(entry) = self.entries.get(at as usize) else { return };
-        let (older, newer) = (entry.older, entry.newer);
-        match self.entries.get_mut(older as usize) {
-            Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
-        }
-        match self.entries.get_mut(newer as usize) {
-            Some(entry) => entry.older = older,
-            None => self.newest = older,
-        }
-    }
-
-    /// Puts an entry at the end of the list.
-    fn link(&mut self, at: u32) {
-        let older = std::mem::replace(&mut self.newest, at);
-        match self.entries.get_mut(older as usize) {
-            Some(entry) => entry.newer = at,
-            None => self.oldest = at,
-        }
-        if let Some(entry) = self.entries.get_mut(at as usize) {
-            (entry.older, entry.newer) = (older, NONE);
-        }
-    }
 }
 
-/// What an entry takes: the event, its key, its payload and the frame that was made of it.
+/// The event of that offset.
+fn find(chunks: &BTreeMap<u64, Arc<Chunk>>, offset: u64) -> Option<&Arc<Event>> {
+    chunks.range(..=offset).next_back()?.1.as_newest()?.get(offset)
+}
+
+/// What a key takes: the event, its payload, a frame of it, which most have, all that was made of
+/// a large one, and its places.
 fn size(event: &Event) -> usize {
     let key = event.key.as_ref().map_or(0, |key| key.len());
-    size_of::<Event>() + size_of::<Entry>() + key + 2 * event.payload.len()
+    let places = size_of::<Entry>() + 2 * size_of::<(u64, Arc<Event>)>();
+    size_of::<Event>() + places + key + event.payload.len() + event.bytes()
 }
 
 /// Whether an event takes its key back.
@@ -203,6 +178,7 @@ pub fn is_tombstone(payload: &Payload) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::history::CHUNK_EVENTS;
     use crate::core::outbox::tests::keyed_event;
     use std::collections::BTreeMap;
     use std::sync::OnceLock;
@@ -220,10 +196,10 @@ mod tests {
         })
     }
 
-    fn shown(keyed: &mut Keyed) -> Vec<u64> {
+    fn shown(keyed: &Keyed) -> Vec<u64> {
         let all = keyed.snapshot();
-        let offsets = |chunk: &Arc<Chunk>| (0..chunk.len()).map(|at| chunk.offset(at)).collect();
-        all.iter().flat_map(|chunk| -> Vec<u64> { offsets(chunk) }).collect()
+        let events = all.iter().flat_map(|chunk| (0..chunk.len()).filter_map(|at| chunk.event(at)));
+        events.map(|event| event.offset).collect()
     }
 
     #[test]
@@ -250,13 +226,46 @@ mod tests {
                 }
                 let mut wanted: Vec<u64> = model.values().copied().collect();
                 wanted.sort_unstable();
-                assert_eq!(shown(&mut keyed), wanted, "seed {seed}, offset {offset}");
+                assert_eq!(shown(&keyed), wanted, "seed {seed}, offset {offset}");
                 assert_eq!((keyed.len(), keyed.table.len()), (wanted.len(), wanted.len()));
                 assert_eq!(keyed.memory(), usize::try_from(memory).unwrap());
             }
             while keyed.shed() > 0 {}
             assert!(keyed.is_empty() && keyed.memory() == 0 && keyed.snapshot().is_empty());
         }
+    }
+
+    /// What readers have does not change, whatever is published; and little is in more chunks than
+    /// it needs.
+    #[test]
+    fn chunks_are_shared_and_few() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut keyed = Keyed::default();
+        let put = |keyed: &mut Keyed, offset: u64, key: usize| {
+            keyed.put(&keyed_event(1, offset, Some(&key.to_string())), 1_000);
+        };
+        for offset in 1..=20_000 {
+            put(&mut keyed, offset, rng.usize(0..1_000));
+        }
+        let before = shown(&keyed);
+        let chunks = keyed.snapshot();
+        assert!(before.len() > 900 && chunks.len() < before.len() / 16, "{}", chunks.len());
+        assert!(Arc::ptr_eq(&chunks[0], &keyed.snapshot()[0]), "nothing is copied");
+        for offset in 20_001..=30_000 {
+            put(&mut keyed, offset, rng.usize(0..1_000));
+        }
+        let events = chunks.iter().flat_map(|c| (0..c.len()).filter_map(|at| c.event(at)));
+        assert_eq!(events.map(|event| event.offset).collect::<Vec<_>>(), before);
+        let after = before[before.len() / 2];
+        let newest = shown(&keyed);
+        let rest = keyed.after(after).flat_map(|c| (0..c.len()).filter_map(|at| c.event(at)));
+        let rest: Vec<u64> = rest.map(|e| e.offset).filter(|offset| *offset > after).collect();
+        assert_eq!(rest, newest.into_iter().filter(|at| *at > after).collect::<Vec<_>>());
+        for offset in 30_001..=30_200 {
+            put(&mut keyed, offset, 7);
+        }
+        let last = keyed.snapshot();
+        assert!(last.iter().all(|chunk| chunk.len() <= CHUNK_EVENTS), "of one key alone, too");
     }
 
     #[test]

@@ -72,6 +72,7 @@ counters! {
     RejectedOverloaded => ("upgrade_rejected", Some(("reason", "overloaded")), "Handshakes answered with an HTTP error, by its code."),
     RejectedUnavailable => ("upgrade_rejected", Some(("reason", "unavailable")), "Handshakes answered with an HTTP error, by its code."),
     RejectedUpgrade => ("upgrade_rejected", Some(("reason", "upgrade_required")), "Handshakes answered with an HTTP error, by its code."),
+    SignalsTold => ("signals", None, "Values and ends of signals that channels were told of."),
     Upgrades => ("upgrades", None, "Handshakes answered with 101."),
 }
 

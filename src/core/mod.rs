@@ -2,16 +2,21 @@
 //! reads a clock: `now` is an argument.
 
 pub mod account;
+pub mod browse;
 pub mod dedupe;
 pub mod farewell;
 pub mod history;
 pub mod hub;
+pub mod identity;
 pub mod keyed;
 pub mod latest;
 pub mod metrics;
+pub mod notice;
 pub mod outbox;
 pub mod policy;
 pub mod prefix;
+pub mod presence;
 pub mod run;
 pub mod session;
+pub mod signals;
 pub mod wheel;

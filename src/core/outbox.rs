@@ -1,10 +1,11 @@
-//! The bounded outbound queue of one connection: a control lane that nothing is dropped from, and
-//! a data lane of references to runs, with the holes that a policy tore standing where they are.
+//! The bounded outbound queue of one connection: a control lane that nothing is dropped from, a lane
+//! of signals in which the newest of each waits, and a data lane of references to runs, with the
+//! holes that a policy tore standing where they are.
 
 use std::collections::{HashSet, VecDeque};
-use std::io::IoSlice;
 use std::rc::Rc;
 
+mod browse;
 mod control;
 mod item;
 mod lag;
@@ -12,12 +13,17 @@ mod lane;
 mod own;
 mod past;
 mod room;
+mod signals;
 mod tally;
+mod write;
 
+pub use browse::{Browse, Leaf};
 pub use item::Slice;
 pub use lag::{Reader, Shown};
+pub use signals::{Fits, News};
 
 use item::Item;
+use signals::Signals;
 use tally::Tally;
 
 use super::latest::Frame;
@@ -61,6 +67,8 @@ pub struct Outbox {
     control: Vec<u8>,
     /// Bytes of `control` already written.
     control_from: u32,
+    /// Bytes of `control` that nobody asked for, since it was last empty.
+    pushed: u32,
     /// Subscriptions that lag, in `data`.
     lags: u32,
     /// Things of the time before a subscription, in `data`.
@@ -71,6 +79,8 @@ pub struct Outbox {
     events: usize,
     /// Made where a channel is looked for in the lane, gone when that is empty.
     tally: Option<Box<Tally>>,
+    /// There while signals wait.
+    signals: Option<Box<Signals>>,
 }
 
 /// What a write achieved, for the counters.
@@ -100,13 +110,14 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.control_bytes() == 0 && self.data.is_empty()
+        self.control_bytes() == 0 && self.data.is_empty() && self.signals.is_none()
     }
 
     /// Whether nothing waits that could be written: at most a subscription that lags is in front,
     /// whose events are first to be fetched.
     pub fn is_idle(&self) -> bool {
         self.control_bytes() == 0
+            && self.signals.is_none()
             && matches!(self.data.front(), None | Some(Item::Lag(_) | Item::Recall(_)))
     }
 
@@ -196,7 +207,7 @@ impl Outbox {
             Item::Frame(_) | Item::Gone | Item::Last(_) => None,
             Item::Gap(gap) => Some((gap.alias, &gap.channel)),
             Item::Lag(lag) => Some((lag.alias, lag.channel())),
-            Item::Recall(recall) => Some((recall.alias, &recall.channel)),
+            Item::Recall(recall) => recall.channel(),
             Item::Past(slice) | Item::Slice(slice) => {
                 Some((slice.run.alias(), slice.run.channel()))
             }
@@ -217,7 +228,7 @@ impl Outbox {
                 Item::Gap(gap) => begun || !gone(gap.alias),
                 Item::Gone => false,
                 Item::Lag(lag) => !gone(lag.alias),
-                Item::Recall(recall) => !gone(recall.alias),
+                Item::Recall(recall) => recall.channel().is_none_or(|(alias, _)| !gone(alias)),
                 Item::Past(slice) | Item::Slice(slice) if gone(slice.run.alias()) => {
                     slice.to = slice.droppable(begun);
                     begun
@@ -228,10 +239,11 @@ impl Outbox {
         self.recount();
     }
 
-    /// Takes everything out of the data lane, but a frame that is on its way. Returns the events
-    /// that went.
+    /// Takes everything out of the data lane and that of signals, but a frame that is on its way.
+    /// Returns the events that went.
     pub fn clear_data(&mut self) -> u64 {
         let before = self.events;
+        self.clear_signals();
         self.data.truncate(usize::from(self.cut > 0));
         if let Some(Item::Past(slice) | Item::Slice(slice)) = self.data.front_mut() {
             slice.to = slice.droppable(true);
@@ -277,198 +289,12 @@ impl Outbox {
         sums
     }
 
-    /// Encodes the notices that the next write reaches as they are true at `now_ns`, but one that
-    /// is half written.
-    fn write_notices(&mut self, now_ns: impl Fn() -> u64) {
-        let begun = usize::from(self.cut > 0);
-        let mut now = None;
-        let items = self.data.iter_mut().filter(|item| !matches!(item, Item::Gone));
-        for item in items.take(SLICES_MAX).skip(begun) {
-            if let Item::Gap(gap) = item {
-                gap.tell(*now.get_or_insert_with(&now_ns));
-            }
-        }
-    }
-
-    /// All that waits, where that is one slice that no byte was written of: the usual case. Not a
-    /// large event.
-    pub fn sole(&self) -> Option<&[u8]> {
-        self.sole_slice().and_then(|slice| slice.run.piece(slice.from, slice.to))
-    }
-
-    #[inline]
-    fn sole_slice(&self) -> Option<&Slice> {
-        match self.data.front() {
-            Some(Item::Slice(slice))
-                if self.data.len() == 1 && self.control.is_empty() && self.cut == 0 =>
-            {
-                Some(slice)
-            }
-            Some(_) | None => None,
-        }
-    }
-
-    /// The bytes to write next, in order, as at most [`SLICES_MAX`] slices. Returns how many.
-    pub fn gather<'a>(
-        &'a mut self,
-        now_ns: impl Fn() -> u64,
-        slices: &mut [IoSlice<'a>; SLICES_MAX],
-    ) -> usize {
-        self.write_notices(now_ns);
-        let mut count = 0;
-        let mut add = |bytes: &'a [u8]| {
-            if !bytes.is_empty()
-                && let Some(slot) = slices.get_mut(count)
-            {
-                *slot = IoSlice::new(bytes);
-                count += 1;
-            }
-            count < SLICES_MAX
-        };
-        let mut items = self.data.iter();
-        let mut control = self.control.get(self.control_from as usize..).unwrap_or_default();
-        if self.cut > 0
-            && let Some(front) = items.next()
-        {
-            // The frame on its way, then the control lane, then what follows that frame. Between
-            // the fragments of a large event only some of the lane may pass.
-            let (end, last) = front.boundary(self.cut);
-            if let Some(large) = front.large() {
-                large.slices(self.cut, end).into_iter().all(&mut add);
-                if end < last {
-                    let (passing, rest) = control.split_at(self.passing());
-                    control = rest;
-                    add(passing);
-                    large.slices(end, last).into_iter().all(&mut add);
-                }
-            }
-            let (first, rest) = front.split();
-            add(first.get(self.cut..).unwrap_or_default());
-            add(control);
-            add(rest);
-        } else {
-            add(control);
-        }
-        for item in items {
-            let more = match item.large() {
-                Some(large) => large.slices(0, large.len()).into_iter().all(&mut add),
-                None => !matches!(item, Item::Lag(_) | Item::Recall(_)) && add(item.as_bytes()),
-            };
-            if !more {
-                break;
-            }
-        }
-        count
-    }
-
-    /// Takes `written` bytes off the front, in the order of [`Outbox::gather`].
-    pub fn advance(&mut self, written: usize, sink: &mut impl Delivered) {
-        if written == self.bytes && self.sole_slice().is_some() {
-            return self.advance_sole(sink);
-        }
-        self.advance_many(written, sink);
-    }
-
-    // Apart, so that the usual case does not save the registers that this needs.
-    #[inline(never)]
-    fn advance_many(&mut self, mut written: usize, sink: &mut impl Delivered) {
-        if self.cut > 0 {
-            let (end, last) = self.data.front().map_or((0, 0), |front| front.boundary(self.cut));
-            let step = written.min(end - self.cut);
-            written -= step;
-            self.advance_front(step, sink);
-            if end < last && self.cut == end {
-                let step = written.min(self.passing());
-                written -= step;
-                self.advance_control(step);
-                let step = written.min(last - end);
-                written -= step;
-                self.advance_front(step, sink);
-            }
-        }
-        if self.cut == 0 || self.data.is_empty() {
-            let step = written.min(self.control_bytes());
-            written -= step;
-            self.advance_control(step);
-        }
-        while written > 0 && !self.data.is_empty() {
-            let left = self.data.front().map_or(0, Item::len) - self.cut;
-            let step = written.min(left);
-            written -= step;
-            self.advance_front(step, sink);
-        }
-        if self.data.is_empty() {
-            self.tally = None;
-        }
-        self.check();
-    }
-
-    /// Takes off the slice that is all that waits.
-    fn advance_sole(&mut self, sink: &mut impl Delivered) {
-        if let Some(Item::Slice(slice)) = self.data.pop_front() {
-            sink.delivered(&slice.run, slice.to - slice.from);
-        }
-        (self.bytes, self.events) = (0, 0);
-        // Most have none: to look is less than to drop what is not there.
-        if self.tally.is_some() {
-            self.tally = None;
-        }
-        self.check();
-    }
-
-    /// Takes `step` bytes, at most what is left of it, off the front item.
-    fn advance_front(&mut self, step: usize, sink: &mut impl Delivered) {
-        let Some(front) = self.data.front_mut() else { return };
-        let done = match front {
-            Item::Slice(slice) => {
-                self.bytes -= step;
-                let at = slice.run.start(slice.from) + self.cut + step;
-                let frame = slice.run.frame_at(at).min(slice.to);
-                let frames = frame - slice.from;
-                self.events -= frames as usize;
-                self.cut = at - slice.run.start(frame);
-                if frames > 0 {
-                    sink.delivered(&slice.run, frames);
-                }
-                slice.from = frame;
-                slice.from == slice.to
-            }
-            Item::Frame(frame) => {
-                self.cut += step;
-                let done = self.cut == frame.len();
-                if done && frame.offset.is_some() {
-                    sink.shown(frame);
-                }
-                done
-            }
-            Item::Past(slice) => {
-                let at = slice.run.start(slice.from) + self.cut + step;
-                let frame = slice.run.frame_at(at).min(slice.to);
-                self.cut = at - slice.run.start(frame);
-                if frame > slice.from {
-                    sink.recovered(&slice.run, frame - slice.from);
-                }
-                slice.from = frame;
-                let done = slice.from == slice.to;
-                self.recalls -= u32::from(done);
-                done
-            }
-            Item::Gap(_) | Item::Gone | Item::Lag(_) | Item::Last(_) | Item::Recall(_) => {
-                self.cut += step;
-                self.cut == front.as_bytes().len()
-            }
-        };
-        if done {
-            self.cut = 0;
-            self.pop_front();
-        }
-    }
-
     fn check(&self) {
         debug_assert_eq!((self.bytes, self.events), self.sums(), "sums of the data lane");
         debug_assert_eq!(self.lags, self.count_lags(), "subscriptions that lag");
         debug_assert_eq!(self.recalls, self.count_recalls(), "what is before subscriptions");
         self.check_control();
+        self.check_signals();
         debug_assert!(
             self.data.iter().skip(1).all(|item| match item {
                 Item::Slice(slice) => slice.fits(),

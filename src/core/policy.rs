@@ -49,6 +49,31 @@ pub struct Keep {
     pub durable: bool,
 }
 
+/// What is shown of those who have a channel by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoomRule {
+    /// Who they are, where that is shown.
+    pub presence: Option<PresenceRule>,
+    /// Whether they may show signals to each other.
+    pub signals: bool,
+}
+
+impl RoomRule {
+    /// Whether there is anything to show.
+    pub fn is_on(self) -> bool {
+        self.presence.is_some() || self.signals
+    }
+}
+
+/// How presence is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresenceRule {
+    /// How long a connection that ended still counts as there, in milliseconds.
+    pub linger_ms: u64,
+    /// With more members than this they are only counted.
+    pub members_max: usize,
+}
+
 /// What a namespace says about its channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyRule {
@@ -64,6 +89,8 @@ pub struct PolicyRule {
     pub keys_max: usize,
     /// Whether clients may subscribe to patterns (`prefix:*`).
     pub patterns: bool,
+    /// What is shown of those who have them.
+    pub room: RoomRule,
 }
 
 impl Default for PolicyRule {
@@ -76,6 +103,7 @@ impl Default for PolicyRule {
             choice: true,
             keys_max: 10_000,
             patterns: false,
+            room: RoomRule::default(),
         }
     }
 }
@@ -97,6 +125,8 @@ pub struct Policies {
     default: PolicyRule,
     namespaces: HashMap<String, PolicyRule>,
     strict: bool,
+    /// Whether any of them has a room.
+    rooms: bool,
 }
 
 impl Policies {
@@ -105,7 +135,9 @@ impl Policies {
         default: PolicyRule,
         namespaces: impl IntoIterator<Item = (String, PolicyRule)>,
     ) -> Self {
-        Self { default, namespaces: namespaces.into_iter().collect(), strict: false }
+        let namespaces: HashMap<_, _> = namespaces.into_iter().collect();
+        let rooms = default.room.is_on() || namespaces.values().any(|rule| rule.room.is_on());
+        Self { default, namespaces, strict: false, rooms }
     }
 
     /// With `true`, a channel of a namespace that is not named does not exist.
@@ -133,6 +165,15 @@ impl Policies {
         }
         let rule = self.of(prefix).ok_or(Closed::Unknown)?;
         if rule.patterns { Ok(rule) } else { Err(Closed::Namespace) }
+    }
+
+    /// What is shown of those who have a channel by name; `None` where nothing is. Costs nothing
+    /// where no namespace shows anything.
+    pub fn room(&self, channel: &str) -> Option<RoomRule> {
+        if !self.rooms {
+            return None;
+        }
+        self.of(channel).map(|rule| rule.room).filter(|room| room.is_on())
     }
 
     /// The rule for a channel; `None` where its namespace must be configured and is not.

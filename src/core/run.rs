@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 mod joined;
 mod part;
+mod pin;
 
 pub use joined::JOINED_BYTES_MAX;
 use part::Part;
+pub use pin::Pin;
 
 use super::account::{Account, Charge};
 use crate::proto::encoder::Encoder;
@@ -335,6 +337,7 @@ pub struct Press {
     encoder: Encoder,
     account: Account,
     recalled: Recalled,
+    pins: pin::Pins,
     /// The text under way that several events share, kept for its memory.
     text: Vec<u8>,
 }

@@ -232,11 +232,11 @@ pub fn check(request: &Request<'_>) -> Result<(), CommandError> {
         Command::Unsubscribe { channel } => check_pattern(request.id, channel),
         Command::Auth => refuse(ErrorCode::Unauthorized, "this node has no key to check a token"),
         Command::History(history) => check_channel(request.id, history.channel),
-        Command::Presence => refuse(ErrorCode::NotEnabled, "presence is not enabled here"),
-        Command::Request => {
+        Command::Presence { channel } => check_channel(request.id, channel),
+        Command::Request(_) => {
             refuse(ErrorCode::UnknownMethod, "no application answers requests on this node")
         }
-        Command::Signal => refuse(ErrorCode::NotEnabled, "signals are not enabled here"),
+        Command::Signal(signal) => check_channel(request.id, signal.channel),
     }
 }
 

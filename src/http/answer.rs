@@ -100,6 +100,7 @@ impl From<PublishError> for Refusal {
                 "the node has as many channels as it holds: publish on one that is there",
             ),
             PublishError::Data(why) => Self::bad(why),
+            PublishError::Key => Self::bad(error.to_string()),
             PublishError::UnknownChannel => Self::new(
                 StatusCode::NOT_FOUND,
                 ErrorCode::UnknownChannel.as_str(),

@@ -30,6 +30,8 @@ enum Place {
     Health,
     Metrics,
     Page(&'static page::Asset),
+    /// As of [`Place::Events`].
+    Presence(String),
     Publish,
     Ready,
     /// As of [`Place::Events`].
@@ -148,6 +150,7 @@ fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, R
         _ => match (of_channel(path), page::find(path)) {
             (Some((channel, "events")), _) => (ALLOW_PUT, Place::Events(channel.to_owned())),
             (Some((channel, "history")), _) => (ALLOW_GET, Place::History(channel.to_owned())),
+            (Some((channel, "presence")), _) => (ALLOW_GET, Place::Presence(channel.to_owned())),
             (Some((channel, "snapshot")), _) => (ALLOW_GET, Place::Snapshot(channel.to_owned())),
             (_, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
             (_, None) => return Err(Refusal::not_found()),
@@ -176,7 +179,7 @@ async fn go(
     let node = peer.doors.shard.node();
     let status = hyper::StatusCode::OK;
     match place {
-        Place::Channels => api::channels::list(node, request.uri().query()),
+        Place::Channels => api::channels::list(node, request.uri().query()).await,
         Place::Disconnect => api::clients::disconnect(peer, request).await,
         Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
@@ -185,6 +188,7 @@ async fn go(
         }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
+        Place::Presence(channel) => api::presence::answer(peer, &channel),
         Place::Publish => api::publish::post(peer, request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
@@ -193,7 +197,9 @@ async fn go(
             Refusal::unavailable(ErrorCode::Unavailable, "the store of durable channels is away"),
         ),
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
-        Place::Snapshot(channel) => api::history::snapshot(peer, &channel).await,
+        Place::Snapshot(channel) => {
+            api::history::snapshot(peer, &channel, request.uri().query()).await
+        }
         Place::Stats => Ok(api::stats::answer(node).await),
     }
 }

@@ -41,6 +41,7 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
     }
     let node = NodeGauges {
         channels: node.channel_count(),
+        rooms: node.rooms().len() as u64,
         kept_bytes: node.store().kept_bytes() as u64,
         memory_limit: node.memory().limit() as u64,
         store: StoreGauges::of(node),
@@ -69,6 +70,7 @@ struct Scrape {
 #[derive(Debug)]
 struct NodeGauges {
     channels: u64,
+    rooms: u64,
     kept_bytes: u64,
     memory_limit: u64,
     store: StoreGauges,
@@ -114,6 +116,10 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("channels", "Living channels.", None, MetricType::Gauge)?
             .encode_gauge(&self.node.channels)?;
+        let help = "Channels that show who has them, with somebody there.";
+        encoder
+            .encode_descriptor("rooms", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.node.rooms)?;
         let help = "What all outbound queues may take of memory together.";
         encoder
             .encode_descriptor("memory_limit_bytes", help, None, MetricType::Gauge)?
@@ -242,6 +248,7 @@ mod tests {
             vec![shard.clone(), shard],
             NodeGauges {
                 channels: 7,
+                rooms: 6,
                 kept_bytes: 8,
                 memory_limit: 9,
                 store: StoreGauges { up: false, waiting: 6, seconds: Histogram::default() },
@@ -251,6 +258,7 @@ mod tests {
         for line in [
             concat!("weir_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "weir_channels 7",
+            "weir_rooms 6",
             "weir_memory_limit_bytes 9",
             "weir_store_kept_bytes 8",
             "weir_slow_consumers{shard=\"1\",state=\"full\"} 3",

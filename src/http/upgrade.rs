@@ -12,7 +12,7 @@ use super::connection::Peer;
 use super::{guard, query};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
-use crate::proto::format::{NARROW_BITS, Spoken, Subprotocol};
+use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
@@ -65,7 +65,7 @@ pub(super) fn answer(
     let Some(place) = node.admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
-    let deflate = if compression.deflate { agree(headers, WISH) } else { None };
+    let deflate = agree(headers, compression, WISH);
     let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate, batch };
     let was = was(query);
     peer.guest.set(Some(Guest { place, spoken, was }));
@@ -92,18 +92,26 @@ fn batch(query: Option<&str>, subprotocol: Subprotocol) -> Result<bool, Refusal>
 }
 
 /// As [`answer`], for the echo: speaks no subprotocol and takes anybody.
+///
+/// Compression is agreed on as there, but that clients may compress their messages together, so
+/// that a conformance suite sees that too; `?alone=1` asks them not to, as `/ws` does.
 pub(super) fn echo(peer: &Peer, request: &Request<Incoming>) -> Result<Response, Refusal> {
     check_request(request)?;
     let headers = request.headers();
     check_upgrade(headers)?;
     let accept = check_key(headers)?;
-    let agreed = agree(headers, Wish::default());
+    let client_alone = query::value(request.uri().query(), "alone")?.as_deref() == Some("1");
+    let compression = peer.doors.shard.node().options().compression;
+    let agreed = agree(headers, compression, Wish { client_alone, ..WISH });
     peer.echo.set(Some(agreed));
     Ok(switching(accept, None, agreed))
 }
 
-/// What is agreed about compression.
-fn agree(headers: &HeaderMap, wish: Wish) -> Option<Agreed> {
+/// What is agreed about permessage-deflate.
+fn agree(headers: &HeaderMap, compression: Compression, wish: Wish) -> Option<Agreed> {
+    if !compression.deflate {
+        return None;
+    }
     let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     negotiate(lines.iter().filter_map(|line| line.to_str().ok()), wish)
 }

@@ -21,13 +21,16 @@ pub enum Command<'a> {
     /// Answered with `pong`.
     Ping,
     /// Who is on a channel.
-    Presence,
+    Presence {
+        /// Which.
+        channel: &'a str,
+    },
     /// An event for a channel.
     Publish(Publish<'a>),
     /// A question to the application.
-    Request,
+    Request(Call<'a>),
     /// A short-lived value shown to a channel.
-    Signal,
+    Signal(Signal<'a>),
     /// Begin to receive a channel.
     Subscribe(Subscribe<'a>),
     /// Stop receiving a channel.
@@ -79,6 +82,39 @@ pub struct History<'a> {
     /// Whether they are wanted from the head backwards.
     pub reverse: bool,
 }
+
+/// The fields of `signal`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Signal<'a> {
+    /// To which channel.
+    pub channel: &'a str,
+    /// Which of the client's signals there; 1 to [`SIGNAL_NAME_BYTES_MAX`] bytes.
+    pub name: &'a str,
+    /// The JSON value, token for token as it came; `None` ends the signal.
+    pub data: Option<&'a [u8]>,
+    /// For how long it holds, in milliseconds; at most [`SIGNAL_TTL_MS_MAX`].
+    pub ttl_ms: u64,
+}
+
+/// The fields of `request`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call<'a> {
+    /// What is asked of the application.
+    pub method: &'a str,
+    /// The JSON value that goes with it.
+    pub data: Option<&'a [u8]>,
+}
+
+/// The longest name of a signal, in bytes.
+pub const SIGNAL_NAME_BYTES_MAX: usize = 64;
+
+/// How long a signal holds where the command does not say, and at most, in milliseconds.
+pub const SIGNAL_TTL_MS: u64 = 5_000;
+/// See [`SIGNAL_TTL_MS`].
+pub const SIGNAL_TTL_MS_MAX: u64 = 60_000;
+
+/// The longest name of a method, in bytes.
+pub const METHOD_BYTES_MAX: usize = 255;
 
 /// Events of one `history` where the command does not say, and at most.
 pub const HISTORY_LIMIT: usize = 100;

@@ -261,20 +261,13 @@ impl Encoder {
         let message = std::mem::take(&mut self.message);
         let opcode = if base == Format::Bin { Opcode::Binary } else { Opcode::Text };
         let mut out = Vec::new();
-        let packed = match format {
-            Format::BinDeflateNarrow | Format::JsonDeflateNarrow => {
-                let deflater = self.deflater(NARROW_BITS);
-                deflater.frame(opcode, &message, NARROW_BITS, &mut out)
-            }
-            Format::JsonGzip => {
+        let packed = match format.window_bits() {
+            Some(bits) => self.deflater(bits).frame(opcode, &message, bits, &mut out),
+            None => {
                 let mut stream = Vec::new();
                 let smaller = self.deflater(WINDOW_BITS_MAX).gzip(&message, &mut stream);
                 out = whole(Opcode::Binary, &stream).into_vec();
                 smaller
-            }
-            Format::Bin | Format::BinDeflate | Format::Json | Format::JsonDeflate => {
-                let deflater = self.deflater(WINDOW_BITS_MAX);
-                deflater.frame(opcode, &message, WINDOW_BITS_MAX, &mut out)
             }
         };
         self.count_bytes(packed, message.len(), out.len());
@@ -286,18 +279,10 @@ impl Encoder {
     /// Appends the frame of a text that several events share: compressed where that form is, by
     /// permessage-deflate, and where it pays.
     pub fn push_text(&mut self, format: Format, text: &[u8], out: &mut Vec<u8>) {
-        let bits = match format {
-            Format::JsonDeflate => WINDOW_BITS_MAX,
-            Format::JsonDeflateNarrow => NARROW_BITS,
-            Format::Bin
-            | Format::BinDeflate
-            | Format::BinDeflateNarrow
-            | Format::Json
-            | Format::JsonGzip => return frame::push_text(text, out),
-        };
-        if text.len() < self.compression.threshold {
+        let small = text.len() < self.compression.threshold;
+        let Some(bits) = format.window_bits().filter(|_| !small) else {
             return frame::push_text(text, out);
-        }
+        };
         let before = out.len();
         let packed = self.deflater(bits).frame(Opcode::Text, text, bits, out);
         self.count_bytes(packed, text.len(), out.len() - before);

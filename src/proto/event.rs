@@ -70,6 +70,24 @@ impl Event {
         self.payload.len() + self.frames.bytes()
     }
 
+    /// One for tests, with nothing made of it but `frames`.
+    #[cfg(test)]
+    pub(in crate::proto) fn sample(payload: Payload, frames: Frames) -> Self {
+        Self {
+            channel: "telemetry:h1".parse().expect("a good name"),
+            alias: Alias(12),
+            offset: 300,
+            ts_ms: 1_732_153_200_123,
+            taken_ns: 0,
+            key: Some("cpu0".into()),
+            from: None,
+            hidden_from: None,
+            payload,
+            json_frame: OnceLock::new(),
+            frames,
+        }
+    }
+
     /// Keeps what [`Event::append_frame`] has appended of plain JSON, for those who ask again.
     pub fn keep_json_frame(&self, frame: &[u8]) {
         self.json_frame.get_or_init(|| Box::from(frame));

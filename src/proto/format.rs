@@ -47,9 +47,15 @@ pub struct Compression {
     pub threshold: usize,
 }
 
+impl Compression {
+    /// The level where nobody asks for another: the first at which telemetry with all the digits of
+    /// its numbers shrinks to a quarter (benches/deflate.rs).
+    pub const LEVEL: u32 = 2;
+}
+
 impl Default for Compression {
     fn default() -> Self {
-        Self { deflate: true, gzip: true, level: 1, threshold: 1024 }
+        Self { deflate: true, gzip: true, level: Self::LEVEL, threshold: 1024 }
     }
 }
 
@@ -144,6 +150,16 @@ impl Format {
         match self {
             Self::Bin | Self::BinDeflate | Self::BinDeflateNarrow => Self::Bin,
             Self::Json | Self::JsonDeflate | Self::JsonDeflateNarrow | Self::JsonGzip => Self::Json,
+        }
+    }
+
+    /// The bits of the window that it is compressed within by permessage-deflate; `None` where it is
+    /// not.
+    pub fn window_bits(self) -> Option<u8> {
+        match self {
+            Self::BinDeflate | Self::JsonDeflate => Some(WINDOW_BITS_MAX),
+            Self::BinDeflateNarrow | Self::JsonDeflateNarrow => Some(NARROW_BITS),
+            Self::Bin | Self::Json | Self::JsonGzip => None,
         }
     }
 

@@ -14,4 +14,5 @@ pub mod name;
 pub mod position;
 pub mod push;
 pub mod rate;
+pub mod room;
 pub mod ws;

@@ -7,6 +7,7 @@ use super::error::CommandError;
 use super::event::Event;
 use super::name::ClientId;
 use super::position::Position;
+use super::room::RoomPush;
 
 /// One message to one client.
 #[derive(Debug)]
@@ -20,6 +21,13 @@ pub enum Push<'a> {
     },
     /// A command failed.
     Error(&'a CommandError),
+    /// What a room tells, and its answers.
+    Room(RoomPush<'a>),
+    /// The answer to `signal`.
+    Ok {
+        /// The command's id.
+        id: u64,
+    },
     /// Events that this client will not get.
     Lagged {
         /// Of which channel.
@@ -70,6 +78,9 @@ pub enum Push<'a> {
         recovered: Option<bool>,
         /// Whether the channel was subscribed already, and only its options changed.
         updated: bool,
+        /// What others show there, each an object without its first brace; `None` where nothing
+        /// may be shown.
+        signals: Option<&'a [&'a [u8]]>,
     },
     /// The answer to `subscribe` with a pattern.
     SubscribedPattern {

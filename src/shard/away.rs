@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::door::{LARGE_BYTES, Wanted};
 use super::inbound::Text;
-use crate::proto::command::{Command, History, Request, Subscribe};
+use crate::proto::command::{Call, Command, History, Request, Signal, Subscribe};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
 use crate::proto::encoder::Frames;
@@ -97,6 +97,17 @@ enum What {
         limit: usize,
         reverse: bool,
     },
+    Presence(Box<str>),
+    Call {
+        method: Box<str>,
+        data: Option<Box<[u8]>>,
+    },
+    Signal {
+        channel: Box<str>,
+        name: Box<str>,
+        data: Option<Box<[u8]>>,
+        ttl_ms: u64,
+    },
     Unsubscribe(Box<str>),
 }
 
@@ -123,9 +134,16 @@ impl Asked {
             Command::Unsubscribe { channel } => What::Unsubscribe((*channel).into()),
             Command::Auth => What::Plain(Command::Auth),
             Command::Ping => What::Plain(Command::Ping),
-            Command::Presence => What::Plain(Command::Presence),
-            Command::Request => What::Plain(Command::Request),
-            Command::Signal => What::Plain(Command::Signal),
+            Command::Presence { channel } => What::Presence((*channel).into()),
+            Command::Request(Call { method, data }) => {
+                What::Call { method: (*method).into(), data: data.map(Box::from) }
+            }
+            Command::Signal(Signal { channel, name, data, ttl_ms }) => What::Signal {
+                channel: (*channel).into(),
+                name: (*name).into(),
+                data: data.map(Box::from),
+                ttl_ms: *ttl_ms,
+            },
         };
         Some(Self { id: request.id, what })
     }
@@ -154,6 +172,11 @@ impl Asked {
                 limit: *limit,
                 reverse: *reverse,
             }),
+            What::Presence(channel) => Command::Presence { channel },
+            What::Call { method, data } => Command::Request(Call { method, data: data.as_deref() }),
+            What::Signal { channel, name, data, ttl_ms } => {
+                Command::Signal(Signal { channel, name, data: data.as_deref(), ttl_ms: *ttl_ms })
+            }
             What::Unsubscribe(channel) => Command::Unsubscribe { channel },
         };
         Request { id: self.id, command }
@@ -360,9 +383,11 @@ mod tests {
             r#"{"type":"unsubscribe","channel":"room:*","id":3}"#,
             r#"{"type":"auth"}"#,
             r#"{"type":"history","id":4,"channel":"a","since":{"epoch":"k","offset":7},"limit":9,"reverse":true}"#,
-            r#"{"type":"presence"}"#,
-            r#"{"type":"request"}"#,
-            r#"{"type":"signal"}"#,
+            r#"{"type":"presence","channel":"room:1"}"#,
+            r#"{"type":"request","id":5,"method":"m","data":[1]}"#,
+            r#"{"type":"request","method":"m"}"#,
+            r#"{"type":"signal","channel":"a","name":"n\u0061","data":{"x":1},"ttl_ms":7}"#,
+            r#"{"type":"signal","channel":"a","name":"n","data":null}"#,
         ] {
             let Done::Request(asked) = run(text.as_bytes()).done else { panic!("{text}") };
             assert_eq!(asked.request(), Parser::new().parse(text.as_bytes()).unwrap(), "{text}");

@@ -8,9 +8,11 @@ use super::away::Asked;
 use super::durable::{Pause, Until, counter};
 use super::flush::OutOfTurn;
 use super::local::{Shard, Socket};
+use super::signals::entries;
 use crate::core::hub::{Join, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
+use crate::core::presence::Parting;
 use crate::core::session;
 use crate::proto::command::{Command, Publish, Request, Subscribe};
 use crate::proto::dialect::json;
@@ -104,9 +106,13 @@ impl Shard {
                 Some(prefix) => self.unsubscribe_pattern(asker, id, (prefix, channel))?,
                 None => self.unsubscribe(asker, id, channel)?,
             },
-            // `session::check` has refused these.
             Command::History(history) => until = self.history(asker, id, history)?,
-            Command::Auth | Command::Presence | Command::Request | Command::Signal => {}
+            Command::Presence { channel } => self.presence(asker, id, channel)?,
+            Command::Signal(signal) => {
+                return Ok(self.signal(asker, id, signal)?.map(Pause::Mailbox));
+            }
+            // `session::check` has refused these.
+            Command::Auth | Command::Request(_) => {}
         }
         let asked = until.as_ref().and_then(|_| Asked::of(request));
         Ok(asked.zip(until).map(|(asked, until)| Pause::Again(Box::new(asked), until)))
@@ -187,7 +193,9 @@ impl Shard {
             let mut writer = OutOfTurn(self);
             let outcome = self.hub.borrow_mut().update(which, join, &mut writer, now_ms);
             let recovered = recovered(subscribe, position);
-            let push = Push::Subscribed { id, channel, position, alias, recovered, updated: true };
+            let (updated, signals) = (true, None);
+            let push =
+                Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
             self.answer(asker.id, &push);
             // A close comes behind the answer.
             self.settle(outcome);
@@ -220,12 +228,15 @@ impl Shard {
             }
             outcome
         };
+        let signals = self.enter_room(asker, (&joined.channel, alias));
         if let Some(whole) = recovered {
             let counter = if whole { Counter::RecoveriesWhole } else { Counter::RecoveriesNot };
             self.metrics.add(counter, 1);
         }
         let alias = alias.0;
-        let push = Push::Subscribed { id, channel, position, alias, recovered, updated: false };
+        let (updated, signals) = (false, signals.as_deref().map(entries));
+        let signals = signals.as_deref();
+        let push = Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
         self.answer(asker.id, &push);
         // A close comes behind the answer.
         self.settle(outcome);
@@ -239,13 +250,18 @@ impl Shard {
         channel: &str,
     ) -> Result<(), CommandError> {
         let have = self.node.store().find(channel);
+        let have_alias = have.as_ref().map(|have| have.alias);
         let now_ms = asker.now.node_ns / 1_000_000;
         let ended = have.and_then(|have| {
             let (which, mut writer) = ((asker.id, have.alias), OutOfTurn(self));
             self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)
         });
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;
+        if let Some(have) = have_alias {
+            self.end_signals_on(asker.author.client, have);
+        }
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
+        self.leave_room(asker.author.client, channel, (Parting::Asked, last), asker.now);
         self.answer(asker.id, &Push::Unsubscribed { id, channel });
         // A close comes behind the answer.
         self.settle(outcome);
@@ -327,8 +343,8 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
         Command::Auth => Counter::CommandsAuth,
         Command::History(_) => Counter::CommandsHistory,
-        Command::Presence => Counter::CommandsPresence,
-        Command::Request => Counter::CommandsRequest,
-        Command::Signal => Counter::CommandsSignal,
+        Command::Presence { .. } => Counter::CommandsPresence,
+        Command::Request(_) => Counter::CommandsRequest,
+        Command::Signal(_) => Counter::CommandsSignal,
     }
 }

@@ -228,21 +228,6 @@ impl Node {
         Err(StoreError::Away)
     }
 
-    /// The newest event of each key of a channel.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Node::read`].
-    pub async fn snapshot(&self, channel: &str, keep: Keep) -> Result<Read, StoreError> {
-        for _ in 0..LOADS {
-            match self.store().snapshot(channel, keep, self.clock().now()) {
-                Err(StoreError::Unloaded) => self.load(channel, keep).await?,
-                done => return done,
-            }
-        }
-        Err(StoreError::Away)
-    }
-
     async fn load(&self, channel: &str, keep: Keep) -> Result<(), StoreError> {
         let log = self.durable().ok_or(StoreError::Away)?;
         let loading = log.load(channel, keep)?;

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::local::Local;
+use crate::proto::format::Spoken;
 use crate::proto::ws::deflate::{Agreed, Deflater, Inbound, Inflaters};
 use crate::proto::ws::frame::{self, Opcode};
 use crate::proto::ws::message::{Decoder, Message};
@@ -21,14 +22,12 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// Bytes that are inflated at once: few, so that the suite sees the decoder pause wherever it may.
 const INFLATED_BYTES: usize = 1_000;
 
-/// The level of compression; a conformance suite wants bytes, not speed.
-const LEVEL: u32 = 1;
-
 /// One connection that is echoed.
 struct Echo {
     decoder: Decoder,
     inflaters: Inflaters,
-    /// What compresses, and the window the client gave us; `None` where that was not agreed.
+    /// What compresses, and its window; `None` where that was not agreed, or the client allows no
+    /// window that [events](Spoken::format) are compressed within.
     deflater: Option<(Deflater, u8)>,
     out: Vec<u8>,
 }
@@ -43,8 +42,9 @@ enum Next {
 impl Local {
     /// Echoes a WebSocket whose 101 has been written, until it ends.
     pub fn echo(&self, mut stream: TcpStream, early: Vec<u8>, agreed: Option<Agreed>) {
+        let level = self.node().options().compression.level;
         self.spawn(async move {
-            let mut echo = Echo::new(agreed);
+            let mut echo = Echo::new(agreed, level);
             if let Err(error) = echo.run(&mut stream, early).await {
                 tracing::debug!(%error, "an echoed connection broke off");
             }
@@ -53,12 +53,12 @@ impl Local {
 }
 
 impl Echo {
-    fn new(agreed: Option<Agreed>) -> Self {
+    fn new(agreed: Option<Agreed>, level: u32) -> Self {
         let decoder = agreed.map(|agreed| Decoder::inflating(Inbound::new(&agreed)));
-        let deflater = agreed.map(|agreed| {
-            let bits = agreed.server_window_bits;
-            (Deflater::with_window(LEVEL, 0, bits), bits)
-        });
+        let spoken = Spoken { deflate: agreed, ..Spoken::default() };
+        let bits = spoken.format().window_bits();
+        // Without a threshold: most messages of a suite are small.
+        let deflater = bits.map(|bits| (Deflater::with_window(level, 0, bits), bits));
         let (inflaters, out) = (Inflaters::default(), Vec::new());
         Self { decoder: decoder.unwrap_or_default(), inflaters, deflater, out }
     }

@@ -83,6 +83,15 @@ impl Shard {
                 seat.outbox.withdraw();
                 return flushed;
             }
+            if seat.outbox.is_recalling() {
+                // In its turn, and not before what is live.
+                if hub.queue_recall(id)
+                    && let Some(mailbox) = self.mailbox()
+                {
+                    mailbox.wake();
+                }
+                return Flushed::All;
+            }
             if !seat.outbox.waits_for_refill() || !hub.refill(id, || node_ns) {
                 return Flushed::All;
             }

@@ -8,6 +8,7 @@ use super::inbound::unread_max;
 use super::local::{Ending, Local, Shard};
 use crate::core::hub::{Left, Seat, SeatId};
 use crate::core::metrics::{Counter, Gauges};
+use crate::core::presence::Parting;
 use crate::core::session::Beat;
 use crate::core::wheel::SLOT_MS;
 use crate::proto::close::CloseReason;
@@ -141,8 +142,15 @@ impl Shard {
         let held_back = self.hub.borrow().held_back(id);
         let now = self.node.clock().now();
         let store = self.node.store();
-        self.hub.borrow_mut().leave_all(id, |left, last| match left {
-            Left::Channel(channel) => store.unsubscribe(channel.as_str(), self.id, last, now),
+        let parting = if self.node.draining() { Parting::Drained } else { Parting::Lost };
+        let mut hub = self.hub.borrow_mut();
+        let Some(client) = hub.seat(id).map(|seat| seat.author.client) else { return held_back };
+        self.end_signals(client);
+        hub.leave_all(id, |left, last| match left {
+            Left::Channel(channel) => {
+                store.unsubscribe(channel.as_str(), self.id, last, now);
+                self.leave_room(client, channel.as_str(), (parting, last), now);
+            }
             Left::Prefix(prefix) if last => store.unsubscribe_prefix(prefix, self.id),
             Left::Prefix(_) => {}
         });
@@ -294,6 +302,7 @@ pub(super) async fn time(local: Local) {
         }
         turn += 1;
         shard.expire(now_ms, &mut due);
+        shard.expire_signals(now_ms);
         if turn.is_multiple_of(FULL_EVERY) {
             shard.cut_slow(now_ms);
         } else {
@@ -301,6 +310,7 @@ pub(super) async fn time(local: Local) {
         }
         shard.look_at_memory(now_ms);
         shard.drain_some(now_ms);
+        shard.look_at_rooms().await;
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());
         }

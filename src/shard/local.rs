@@ -14,9 +14,11 @@ use super::durable::Owed;
 use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, Place};
+use super::room::RoomDues;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::session::Session;
+use crate::core::signals::Shown;
 use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
@@ -77,6 +79,10 @@ pub(super) struct Shard {
     pub(super) drain: RefCell<Option<(Vec<SeatId>, u64, usize)>>,
     pub(super) empty: Notify,
     pub(super) told: Told,
+    /// The signals that its clients show.
+    pub(super) shown: RefCell<Shown>,
+    /// When rooms are looked at.
+    pub(super) room_dues: RoomDues,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -133,6 +139,8 @@ impl Local {
             drain: RefCell::new(None),
             empty: Notify::new(),
             told: Told::default(),
+            shown: RefCell::default(),
+            room_dues: RoomDues::default(),
             node,
         }))
     }

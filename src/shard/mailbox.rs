@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::slow::SlowPeer;
+use super::tell::Notices;
 use crate::core::metrics::Snapshot;
+use crate::core::notice::Notice;
 use crate::proto::event::Event;
 use crate::proto::name::{ClientId, ShardId};
-use crate::store::{Answered, Deliver};
+use crate::store::{Answered, Deliver, Tell};
 
 /// Events in a mailbox at which publishers are held back.
 const EVENTS_MAX: usize = 8_192;
@@ -40,9 +42,13 @@ pub(super) enum Order {
 #[derive(Debug, Default)]
 struct Inner {
     mail: Vec<Arc<Event>>,
-    /// Payload of the mail, and of what is in hand.
+    /// Payload of the mail and of notices, and of what is in hand.
     bytes: usize,
     orders: Vec<Order>,
+    /// What rooms tell; counted in `bytes` too.
+    notices: Vec<Arc<Notice>>,
+    /// How many there were.
+    told: u64,
     /// Events that the shard has taken and not yet fanned out.
     in_hand: usize,
     /// The shard has ended: nothing is taken any more.
@@ -87,6 +93,23 @@ impl Mailbox {
         crowded
     }
 
+    fn notify(&self, notice: Arc<Notice>) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return false;
+        }
+        inner.bytes += notice.bytes();
+        inner.notices.push(notice);
+        inner.told += 1;
+        let first = inner.notices.len() == 1;
+        let crowded = inner.crowded();
+        drop(inner);
+        if first {
+            self.bell.notify_one();
+        }
+        crowded
+    }
+
     pub(super) fn order(&self, order: Order) {
         let mut inner = self.inner.lock();
         if inner.closed {
@@ -122,13 +145,17 @@ impl Mailbox {
         inner.in_hand = mail.len();
     }
 
-    /// Takes all orders. `orders` must be empty; its room is reused.
-    pub(super) fn take_orders(&self, orders: &mut Vec<Order>) {
-        std::mem::swap(&mut self.inner.lock().orders, orders);
+    /// Takes all orders and notices. `orders` must be empty; its room is reused.
+    pub(super) fn take_orders(&self, orders: &mut Vec<Order>, notices: &mut Notices) {
+        let mut inner = self.inner.lock();
+        std::mem::swap(&mut inner.orders, orders);
+        if !inner.notices.is_empty() {
+            notices.take(&mut inner.notices);
+        }
     }
 
-    /// Says how many events of the last [`Mailbox::take`] were fanned out, and their payload, and
-    /// lets waiting publishers go on when there is room again.
+    /// Says how many events of the last [`Mailbox::take`] were fanned out, and their payload and
+    /// that of notices, and lets waiting publishers go on when there is room again.
     pub(super) fn settle(&self, events: usize, bytes: usize) {
         let mut inner = self.inner.lock();
         inner.in_hand = inner.in_hand.saturating_sub(events);
@@ -248,6 +275,16 @@ impl Deliver for Mailboxes {
     }
 }
 
+impl Tell for Mailboxes {
+    fn tell(&self, shard: ShardId, notice: Arc<Notice>) -> bool {
+        self.of(shard).is_some_and(|mailbox| mailbox.notify(notice))
+    }
+
+    fn told(&self, shard: ShardId) -> u64 {
+        self.of(shard).map_or(0, |mailbox| mailbox.inner.lock().told)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::OnceLock;
@@ -315,13 +352,35 @@ mod tests {
     }
 
     #[test]
+    fn what_rooms_tell_counts_until_everybody_has_it() {
+        use crate::core::notice::Frames;
+
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let mailbox = &mailboxes.all()[0];
+        let notice =
+            |bytes| Arc::new(Notice::Presence(Frames::new(Alias(1), vec![0; bytes], Vec::new())));
+        assert!(!mailboxes.tell(ShardId(0), notice(10)));
+        assert!(mailboxes.tell(ShardId(0), notice(BYTES_MAX)), "whoever floods is held back");
+        let mut notices = Notices::default();
+        mailbox.take_orders(&mut Vec::new(), &mut notices);
+        assert!(!notices.is_empty() && mailbox.is_crowded(), "nobody has it yet");
+        let mut room = mailboxes.room(ShardId(0));
+        assert!(!is_ready(&mut room));
+        mailbox.settle(0, notice(BYTES_MAX).bytes());
+        assert!(is_ready(&mut room) && mailbox.depth() == 0);
+        mailbox.close();
+        assert!(!mailboxes.tell(ShardId(0), notice(BYTES_MAX)), "nobody is there");
+        assert!(mailbox.inner.lock().notices.is_empty());
+    }
+
+    #[test]
     fn orders_come_without_the_mail() {
         let mailboxes = Mailboxes::new(1);
         let mailbox = &mailboxes.all()[0];
         mailbox.push(event(1));
         mailbox.order(Order::Drain);
         let mut orders = Vec::new();
-        mailbox.take_orders(&mut orders);
+        mailbox.take_orders(&mut orders, &mut Notices::default());
         assert_eq!((orders.len(), mailbox.depth()), (1, 1));
     }
 }

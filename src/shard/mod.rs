@@ -19,7 +19,11 @@ mod mailbox;
 pub mod memory;
 mod node;
 mod pattern;
+mod recall;
+mod room;
+mod signals;
 mod slow;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod turn;

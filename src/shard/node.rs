@@ -17,10 +17,15 @@ use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
 use crate::core::policy::Policies;
 use crate::core::session::Heartbeat;
+use crate::core::signals::Budget;
 use crate::proto::format::Compression;
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::push::Last;
+use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, Durable, NewEvent, Published, Store, StoreError};
+
+/// The part of `limits.memory` that signals may take beside it.
+const SIGNALS_SHARE: usize = 8;
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -70,6 +75,9 @@ pub enum PublishError {
     /// The data is not JSON that can be carried; says why.
     #[error("the data cannot be published: {0}")]
     Data(&'static str),
+    /// The key is longer than 255 bytes.
+    #[error("a key has at most 255 bytes")]
+    Key,
     /// The mailboxes did not drain within `publish_timeout`.
     #[error("the node is overloaded: try again later")]
     Overloaded,
@@ -114,6 +122,8 @@ pub struct Node {
     store: Arc<dyn Store>,
     /// What keeps the durable events of it.
     pub(super) log: Option<Arc<dyn Durable>>,
+    rooms: Rooms,
+    signals: Budget,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
     draining: AtomicBool,
@@ -130,10 +140,12 @@ impl Node {
         let memory = Ledger::new(options.memory_max, mailboxes.all().len());
         Self {
             memory,
+            signals: Budget::new(options.memory_max / SIGNALS_SHARE),
             farewells: Mutex::default(),
             speakers: Speakers::default(),
             options,
             store,
+            rooms: Rooms::new(Arc::clone(&mailboxes) as _),
             log: None,
             mailboxes,
             clock: Clock::start(),
@@ -162,6 +174,16 @@ impl Node {
     /// Where its events live.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Who has which channel, where that is shown.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// What signals take of memory, and may.
+    pub(super) fn signals(&self) -> &Budget {
+        &self.signals
     }
 
     pub(super) fn mailboxes(&self) -> &Arc<Mailboxes> {

@@ -37,7 +37,14 @@ impl Shard {
         let join = Join { policy, position, keys_max, max_rate };
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
         let now_ms = asker.now.node_ns / 1_000_000;
-        let outcome = self.hub.borrow_mut().subscribe_pattern(which, join, &mut writer, now_ms);
+        let outcome = {
+            let mut hub = self.hub.borrow_mut();
+            let outcome = hub.subscribe_pattern(which, join, &mut writer, now_ms);
+            if !updated && subscribe.snapshot && rule.keep.keys > 0 {
+                hub.browse(asker.id, prefix);
+            }
+            outcome
+        };
         let pattern = subscribe.channel;
         self.answer(asker.id, &Push::SubscribedPattern { id, pattern, updated });
         // A close comes behind the answer.

@@ -14,7 +14,7 @@ use super::node::{Node, NodeOptions, PublishError};
 use crate::core::hub::Join;
 use crate::core::metrics::Counter;
 use crate::core::outbox::OutboxLimit;
-use crate::core::policy::{Policies, Policy, PolicyRule};
+use crate::core::policy::{Policies, Policy, PolicyRule, PresenceRule, RoomRule};
 use crate::proto::event::{Author, Payload};
 use crate::proto::format::{Compression, Spoken};
 use crate::proto::name::{ClientId, ShardId};
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options() -> NodeOptions {
     let rule = PolicyRule { keys_max: 10, ..PolicyRule::default() };
+    let presence = Some(PresenceRule { linger_ms: 0, members_max: 10 });
+    let room = RoomRule { presence, signals: false };
     NodeOptions {
         node_name: "test".to_owned(),
         connections_max: 100,
@@ -41,7 +43,7 @@ fn options() -> NodeOptions {
         drain: Duration::from_secs(10),
         publish_timeout: Duration::from_millis(300),
         slow_disconnect: None,
-        policies: Policies::new(rule, []),
+        policies: Policies::new(rule, [("room".to_owned(), PolicyRule { room, ..rule })]),
         compression: Compression::default(),
     }
 }
@@ -183,6 +185,12 @@ fn a_panic_ends_its_connection_with_1011_and_no_other() {
         let shard = &local.0;
         let mut bystander = Client::connect(&local).await;
         let mut unlucky = Client::connect(&local).await;
+        let subscribe = br#"{"type":"subscribe","channel":"room:1"}"#;
+        unlucky.send(Opcode::Text, subscribe).await;
+        let (_, subscribed) = unlucky.frame().await.unwrap();
+        assert!(subscribed.starts_with(br#"{"type":"subscribed""#));
+        let present = || shard.node.rooms().presence("room:1").clients;
+        assert_eq!(present(), 1);
         let parser = shard.parser.borrow_mut();
         let give_back = move || drop(parser);
         unlucky.send(Opcode::Text, br#"{"type":"ping"}"#).await;
@@ -190,6 +198,7 @@ fn a_panic_ends_its_connection_with_1011_and_no_other() {
         assert!(first == 0x81 && push.starts_with(br#"{"type":"disconnect","code":1011"#));
         let (first, close) = unlucky.frame().await.unwrap();
         assert_eq!((first, &close[..2]), (0x88, &1011_u16.to_be_bytes()[..]));
+        assert_eq!(present(), 0, "it has left its room");
         give_back();
         bystander.send(Opcode::Text, br#"{"type":"ping"}"#).await;
         assert_eq!(bystander.frame().await.unwrap(), (0x81, br#"{"type":"pong"}"#.to_vec()));

@@ -12,6 +12,7 @@ use super::flush::{Flushed, OutOfTurn, wake};
 use super::life;
 use super::local::{Local, Shard};
 use super::mailbox::{Mailbox, Order};
+use super::tell::Notices;
 use crate::core::hub::Outcome;
 use crate::core::metrics::{Counter, Snapshot, Timing};
 use crate::core::policy::Policy;
@@ -22,7 +23,7 @@ use crate::proto::event::Event;
 const WRITES_A_TURN: usize = 256;
 
 /// Members that a turn hands runs to before others have their chance; one channel may have more.
-const OFFERS_A_TURN: usize = 10_000;
+pub(super) const OFFERS_A_TURN: usize = 10_000;
 
 /// Events that a turn lays out before others have their chance.
 const EVENTS_A_TURN: usize = 8_192;
@@ -53,6 +54,7 @@ async fn turns(local: Local) {
     let clock = shard.node.clock();
     let (mut mail, mut orders) = (Vec::new(), Vec::new());
     let mut in_hand: VecDeque<Arc<Event>> = VecDeque::new();
+    let mut notices = Notices::default();
     // Rounds since the shard last had nothing to do.
     let mut streak = 0_u32;
     let mut hold = Hold::default();
@@ -60,8 +62,9 @@ async fn turns(local: Local) {
     let mut yielded = true;
     let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
+        shard.send_signals();
         // Orders do not wait for the end of a stream of events.
-        mailbox.take_orders(&mut orders);
+        mailbox.take_orders(&mut orders, &mut notices);
         for order in orders.drain(..) {
             shard.obey(order);
         }
@@ -69,7 +72,9 @@ async fn turns(local: Local) {
             mailbox.take(&mut mail);
             in_hand.extend(mail.drain(..));
         }
-        let idle = in_hand.is_empty() && !shard.is_due() && !shard.is_cutting();
+        let recalls = shard.recalls();
+        let idle = in_hand.is_empty() && notices.is_empty() && !recalls;
+        let idle = idle && !shard.is_due() && !shard.is_cutting();
         // Answers of durable events may be all there is to write.
         if idle && shard.hub.borrow().dirty() == 0 {
             streak = 0;
@@ -87,8 +92,13 @@ async fn turns(local: Local) {
         }
         let started_ns = clock.node_ns();
         let (events, bytes) = shard.fan_out(&mut in_hand);
+        let bytes = if notices.is_empty() { bytes } else { bytes + shard.tell(&mut notices) };
         mailbox.settle(events, bytes);
         yielded = shard.write_round(started_ns).await;
+        if shard.recalls() {
+            shard.recall_round(clock.node_ns().saturating_sub(started_ns)).await;
+            yielded = true;
+        }
         shard.keep_memory().await;
     }
 }
@@ -142,15 +152,22 @@ impl Drop for Ended<'_> {
 }
 
 impl Shard {
-    /// Whether a throttle group is to be flushed.
+    /// When a throttle group is to be flushed, or a signal told.
+    fn next_due(&self) -> Option<u64> {
+        let (flush, signal) = (self.hub.borrow().next_due(), self.next_signal());
+        flush.into_iter().chain(signal).min()
+    }
+
+    /// Whether that is now.
     fn is_due(&self) -> bool {
-        let due_ms = self.hub.borrow().next_due();
+        let due_ms = self.next_due();
         due_ms.is_some_and(|due_ms| due_ms <= self.node.clock().node_ms())
     }
 
-    /// Waits for mail, orders or the next flush of a throttle group; may come back without any.
+    /// Waits for mail, orders, the next flush of a throttle group or the next signal; may come back
+    /// without any.
     async fn rest(&self, mailbox: &Mailbox, mut sleep: Pin<&mut Sleep>) {
-        let Some(due_ms) = self.hub.borrow().next_due() else { return mailbox.ring().await };
+        let Some(due_ms) = self.next_due() else { return mailbox.ring().await };
         // The wheel of the shard is too coarse for a hundred flushes a second.
         sleep.as_mut().reset(self.node.clock().instant(due_ms));
         tokio::select! {

@@ -53,8 +53,8 @@ fn event(channel: &str) -> NewEvent<'_> {
 pub(super) fn check(make: impl Fn(Arc<dyn Deliver>) -> Box<dyn Store>) {
     let parts: [fn(Make<'_>); 7] =
         [sequence, members, prefixes, contents, crowding, catalogue, survives_sweeps];
-    let kept: [fn(Make<'_>); 5] =
-        [past::recovery, past::reading, past::keys, past::retries, past::race];
+    let kept: [fn(Make<'_>); 6] =
+        [past::recovery, past::reading, past::keys, past::pages, past::retries, past::race];
     for part in parts.into_iter().chain(kept) {
         part(&make);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Now, Reading, Wish};
+use crate::core::browse::Leaf;
 use crate::core::dedupe::Dedupe;
 use crate::core::history::{History, Past};
 use crate::core::keyed::Keyed;
@@ -181,6 +182,8 @@ impl Kept {
             }
             self.history.since(place, wish.keep.history, now.node_ns)
         });
+        // What was read may lie elsewhere now.
+        self.settle();
         match recovered {
             Some(Some(past)) => (Some(true), Some(past).filter(|past| !past.is_empty())),
             other => {
@@ -196,9 +199,20 @@ impl Kept {
     }
 
     /// The newest event of each key.
-    pub(super) fn snapshot(&mut self, head: Position) -> Option<Past> {
+    pub(super) fn snapshot(&self, head: Position) -> Option<Past> {
         let chunks = self.keyed.snapshot();
         (!chunks.is_empty()).then_some(Past { chunks, after: 0, upto: head.offset })
+    }
+
+    /// Whether the newest events of some keys are kept.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.keyed.is_empty()
+    }
+
+    /// The newest event of each key after that offset, the oldest of them.
+    pub(super) fn leaf(&self, head: Position, after: u64) -> Option<Leaf> {
+        let chunk = Arc::clone(self.keyed.after(after).next()?);
+        Some(Leaf { head: head.offset, chunk })
     }
 
     /// The chunks that a reading needs; `None` when it names a place that is none.
@@ -206,6 +220,7 @@ impl Kept {
         let mut past = Self::read_nothing(head, reading)?;
         let after = past.after;
         let all = self.history.all(head.offset, reading.keep.history, now.node_ns);
+        self.settle();
         let oldest = all.after.max(after);
         let limit = u64::try_from(reading.limit).unwrap_or(u64::MAX);
         let (from, to) = if reading.since.is_some() && !reading.reverse {

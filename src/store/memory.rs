@@ -24,8 +24,8 @@ use super::{
     Begun, ChannelInfo, Deliver, Joined, NewEvent, Now, Published, Read, Reading, Store,
     StoreError, Wish,
 };
+use crate::core::browse::{Bookmark, Leaf, Listing};
 use crate::core::history::Past;
-use crate::core::policy::Keep;
 use crate::proto::event::Event;
 use crate::proto::name::{Alias, ChannelName, ShardId};
 use crate::proto::position::{Epoch, Position};
@@ -34,7 +34,7 @@ use crate::proto::position::{Epoch, Position};
 const SEGMENTS: usize = 256;
 
 /// A channel without subscribers, by name or by pattern, of whose events nothing is kept, is freed
-/// after this long without an event, in milliseconds.
+/// after this long without an event or a reading, in milliseconds.
 pub const IDLE_MS: u64 = 60_000;
 
 /// The most channels without subscribers by name in one segment, 1,048,576 in all. The least recently
@@ -46,6 +46,12 @@ const IDLE_MAX: usize = 4_096;
 /// ones.
 const IDLE_FREED: usize = IDLE_MAX / 8;
 
+/// Channels of one answer to whoever lists those that are keyed.
+const LISTED_MAX: usize = 512;
+
+/// After a look at so many the answer may have none.
+const LOOKED_MAX: usize = 4_096;
+
 #[derive(Debug)]
 struct Channel {
     name: ChannelName,
@@ -56,7 +62,7 @@ struct Channel {
     /// The shards that have it by pattern, as of this generation of the prefixes.
     by_pattern: ShardSet,
     generation: u64,
-    /// The last event or subscription, node milliseconds.
+    /// The last event, subscription or reading, node milliseconds.
     used_ms: u64,
     /// It was restored from elsewhere, and is let go by whoever did that.
     durable: bool,
@@ -112,6 +118,33 @@ impl Segment {
                 Equal | Greater => true,
             }
         });
+    }
+
+    /// The first channels after the number `after` that have that prefix, and the newest events of
+    /// some keys; and whether there may be others. Counts in `looked` at how many it has looked.
+    fn keyed(
+        &self,
+        prefix: &str,
+        after: u64,
+        looked: &mut usize,
+    ) -> (Vec<(ChannelName, Alias)>, bool) {
+        // Those with the lowest numbers so far, the highest of them on top.
+        let mut found = BinaryHeap::new();
+        *looked += self.channels.len();
+        for channel in &self.channels {
+            if channel.alias.0 > after
+                && channel.kept.as_ref().is_some_and(|kept| kept.has_keys())
+                && channel.name.as_str().starts_with(prefix)
+            {
+                found.push((channel.alias.0, &channel.name));
+                if found.len() > LISTED_MAX {
+                    found.pop();
+                }
+            }
+        }
+        let found = found.into_sorted_vec();
+        let most = found.len() == LISTED_MAX;
+        (found.into_iter().map(|(alias, name)| (name.clone(), Alias(alias))).collect(), most)
     }
 
     /// Frees the channels without subscribers that `keep` does not want.
@@ -305,6 +338,7 @@ impl Store for Memory {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
         let channel = self.channel(&mut segment, (hash, name), reading.keep.durable)?;
+        channel.used_ms = now.node_ns / 1_000_000;
         let head = channel.head;
         let past = match &mut channel.kept {
             Some(kept) => kept.read(head, reading, now),
@@ -315,15 +349,27 @@ impl Store for Memory {
         Ok(Read { head, events: past.map(|past| unpack(&past, reading)) })
     }
 
-    fn snapshot(&self, name: &str, keep: Keep, now: Now) -> Result<Read, StoreError> {
+    fn keyed(&self, prefix: &str, from: Bookmark) -> Listing {
+        let Bookmark { mut part, mut after } = from;
+        let mut looked = 0;
+        while let Some(segment) = self.segments.get(part as usize) {
+            let (channels, most) = segment.lock().keyed(prefix, after, &mut looked);
+            let more = Bookmark { part, after: channels.last().map_or(0, |(_, alias)| alias.0) };
+            (part, after) = (part + 1, 0);
+            let next = if most { more } else { Bookmark { part, after } };
+            let last = part as usize >= self.segments.len() && !most;
+            if !channels.is_empty() || looked >= LOOKED_MAX || last {
+                return Listing { channels, next: (!last).then_some(next) };
+            }
+        }
+        Listing::default()
+    }
+
+    fn leaf(&self, name: &str, alias: Alias, after: u64) -> Option<Leaf> {
         let hash = self.hasher.hash_one(name);
-        let mut segment = self.segment(hash).lock();
-        let channel = self.channel(&mut segment, (hash, name), keep.durable)?;
-        channel.used_ms = now.node_ns / 1_000_000;
-        let head = channel.head;
-        let past = channel.kept.as_mut().and_then(|kept| kept.snapshot(head));
-        drop(segment);
-        Ok(Read { head, events: Some(past.iter().flat_map(|past| past.events()).collect()) })
+        let segment = self.segment(hash).lock();
+        let channel = segment.find(hash, name).filter(|channel| channel.alias == alias)?;
+        channel.kept.as_ref()?.leaf(channel.head, after)
     }
 
     fn kept_bytes(&self) -> usize {

@@ -8,18 +8,19 @@ mod entry;
 mod kept;
 pub mod memory;
 mod prefixes;
+pub mod rooms;
 mod shard_set;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-pub use deliver::Deliver;
+pub use deliver::{Deliver, Tell};
 pub use durable::{Answered, Durable, Loading, Ticket, Told};
 pub use entry::{
     Begun, ChannelInfo, Joined, NewEvent, Now, Published, Read, Reading, StoreError, Wish,
 };
 
-use crate::core::policy::Keep;
-use crate::proto::name::ShardId;
+use crate::core::browse::{Bookmark, Leaf, Listing};
+use crate::proto::name::{Alias, ShardId};
 
 /// Gives a channel its sequence.
 ///
@@ -42,6 +43,9 @@ use crate::proto::name::ShardId;
 /// 8. An event with the `message_id` of one that was published on the channel less than
 ///    [`crate::core::dedupe::WINDOW_MS`] ago, or among the last 1,024 that had one, is not
 ///    published again.
+/// 9. Whoever reads the newest events of the channels of a prefix, after it has subscribed to that
+///    prefix, gets of each channel the newest of each key, and not one that was published after the
+///    head that it is told with it.
 ///
 /// What is said to be durable ([`Keep::durable`]) lives elsewhere as well, and is made here by whoever
 /// reads it there: until then it is [`StoreError::Unloaded`]. [`Durable`] has the way of its events.
@@ -75,12 +79,13 @@ pub trait Store: Send + Sync {
     /// [`StoreError`] when the channel cannot be read.
     fn read(&self, channel: &str, reading: Reading<'_>, now: Now) -> Result<Read, StoreError>;
 
-    /// The newest event of each key of a channel, in the order of offsets.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the channel cannot be read.
-    fn snapshot(&self, channel: &str, keep: Keep, now: Now) -> Result<Read, StoreError>;
+    /// Channels with that prefix of which the newest event of each key is kept, some at a time: as
+    /// [`crate::core::browse::Shelf::list`] has it.
+    fn keyed(&self, prefix: &str, from: Bookmark) -> Listing;
+
+    /// The newest event of each key of a channel after that offset, the oldest of them; `None`
+    /// where there are no more, or the channel is not the one of that number.
+    fn leaf(&self, channel: &str, alias: Alias, after: u64) -> Option<Leaf>;
 
     /// Memory of all that is kept, in bytes.
     fn kept_bytes(&self) -> usize;

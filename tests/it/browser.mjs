@@ -206,6 +206,29 @@ async function changed() {
   weir.close();
 }
 
+async function signals() {
+  const [one, other] = [connect(), connect()];
+  const seen = { lists: [], signals: [] };
+  assert.equal(one.signal("shown:1", "typing", true), false, "not yet connected");
+  await one.publish("shown:1", "ready"); // Waits for the connection.
+  other.subscribe("shown:1", {
+    subscribed: ({ signals }) => seen.lists.push(signals),
+    signal: ({ from, name, data }) => seen.signals.push([from.client, name, data]),
+  });
+  await until("the list", () => seen.lists.length === 1);
+  assert.deepEqual(seen.lists, [[]]);
+  let subscribed = false;
+  one.subscribe("shown:1", { subscribed: () => { subscribed = true; } });
+  await until("the subscription", () => subscribed);
+  assert.equal(one.signal("shown:1", "typing", true, { ttl_ms: 60000 }), true);
+  const { client: id } = one;
+  await until("the signal", () => seen.signals.length === 1);
+  one.close();
+  await until("its end", () => seen.signals.length === 2);
+  assert.deepEqual(seen.signals, [[id, "typing", true], [id, "typing", null]]);
+  other.close();
+}
+
 async function boundedWait() {
   const { weir } = watched();
   await until("the connection", () => weir.state === "open");
@@ -222,7 +245,7 @@ async function boundedWait() {
 
 const steps = [
   readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
-  changed, boundedWait,
+  changed, signals, boundedWait,
 ];
 for (const step of steps) {
   await step();

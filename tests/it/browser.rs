@@ -26,7 +26,7 @@ fn the_browser_client_does_what_the_readme_says_and_comes_back_once() {
         skip("no `node` with a WebSocket: it needs Node 20.10 or later");
         return;
     };
-    let gateway = Gateway::start();
+    let gateway = Gateway::configured("[[namespace]]\nname = \"shown\"\nsignals = true\n");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("tests/it/browser.mjs");
     node.arg(script).arg(gateway.addr.to_string()).arg(root.join("README.md"));

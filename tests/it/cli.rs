@@ -226,7 +226,14 @@ fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
 
 #[test]
 fn help_of_each_command_has_an_example() {
-    for command in ["serve", "pub", "sub", "check", "config"] {
+    let all = out(&run(&["--help"], ""));
+    let (_, listed) = all.split_once("Commands:\n").unwrap();
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let commands: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"serve"), "{all}");
+    let page = include_str!("../../docs/operation.md");
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        assert!(page.contains(&format!("`weir {command}")), "{command} is not documented");
         let output = run(&[command, "--help"], "");
         assert_eq!(output.status.code(), Some(0));
         let text = out(&output);

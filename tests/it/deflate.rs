@@ -2,11 +2,12 @@
 //! wrongly.
 
 use flate2::{Compress, Compression, FlushCompress};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, now};
-use crate::raw::{Raw, masked};
+use crate::raw::{Raw, handshake_request, masked};
 use crate::threats::PAUSE;
+use crate::{snapshot, window};
 
 const OFFER: (&str, &str) = ("Sec-WebSocket-Extensions", "permessage-deflate");
 
@@ -25,7 +26,7 @@ fn flushed(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of a compressed message.
-fn deflated(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut out = flushed(bytes);
     assert!(out.ends_with(&[0, 0, 0xFF, 0xFF]));
     out.truncate(out.len() - 4);
@@ -65,6 +66,108 @@ fn sound_offers_are_taken_and_nonsense_is_declined() {
     assert_eq!(answer.header("sec-websocket-extensions"), None);
     raw.send(&masked(TEXT, &deflated(b"{}")));
     assert_eq!(raw.close_code(), Some(1002));
+}
+
+/// A connection to the echo, and what it has agreed on about compression.
+fn echo(gateway: &Gateway, query: &str, offer: &str) -> (Raw, Option<String>) {
+    let mut raw = Raw::open(gateway.addr);
+    let request = handshake_request(gateway.addr, &[(OFFER.0, offer)]);
+    raw.send(request.replacen("/ws", &format!("/echo{query}"), 1).as_bytes());
+    let answer = raw.answer();
+    assert_eq!(answer.status, 101, "{}", answer.head);
+    let agreed = answer.header("sec-websocket-extensions").map(str::to_owned);
+    (raw, agreed)
+}
+
+/// Goal: the suite that speaks to the echo sees what clients of `/ws` see: the same terms, but that
+/// a client may compress its messages together, and messages compressed within the same windows.
+#[test]
+fn the_echo_agrees_as_the_gateway_does_and_compresses_as_it_does() {
+    let gateway = Gateway::echoing("");
+    let offers = [
+        "permessage-deflate",
+        "permessage-deflate; client_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate; client_max_window_bits",
+        "permessage-deflate; client_max_window_bits=9; server_max_window_bits=9",
+        "permessage-deflate; server_max_window_bits=11, permessage-deflate",
+        "permessage-deflate; server_max_window_bits=12",
+        "permessage-deflate; server_max_window_bits=14",
+        "permessage-deflate; server_max_window_bits=15",
+        "permessage-deflate; what",
+    ];
+    let mut rng = fastrand::Rng::with_seed(3);
+    let text = window::twins(&mut rng, b"0123456789abcdef", 8_000);
+    for offer in offers {
+        let (_, answer) = Raw::offering(&gateway, &[(OFFER.0, offer)]);
+        let ws = answer.header("sec-websocket-extensions").map(str::to_owned);
+        assert_eq!(echo(&gateway, "?alone=1", offer).1, ws, "{offer}");
+        let (mut raw, agreed) = echo(&gateway, "", offer);
+        let together = |agreed: String| agreed.replacen("; client_no_context_takeover", "", 1);
+        let asked_for = offer.contains("client_no_context_takeover");
+        let wanted = if asked_for { ws } else { ws.map(together) };
+        assert_eq!(agreed, wanted, "{offer}");
+
+        let bits = agreed.map_or(0, |agreed| match agreed.split_once("server_max_window_bits=") {
+            Some((_, bits)) => bits.parse().unwrap(),
+            None => 15,
+        });
+        raw.send(&masked(0x81, text.as_bytes()));
+        let (first, payload) = raw.frame().unwrap();
+        assert_eq!(first, if bits < 12 { 0x81 } else { 0xC1 }, "{offer}");
+        let inflated = || window::inflate(&payload, bits).unwrap();
+        let read = if bits < 12 { payload.clone() } else { inflated() };
+        assert!(read == text.as_bytes(), "{offer}");
+        // All windows from 12 to 14 bits are one.
+        if (12..15).contains(&bits) {
+            assert!(window::inflate(&payload, 12).is_ok_and(|it| it == read), "{offer}");
+        }
+    }
+    let off = Gateway::echoing("[compression]\ndeflate = false\n");
+    assert_eq!(echo(&off, "", OFFER.1).1, None);
+}
+
+/// Goal: `/echo` reads what points back to messages before, and `?alone=1` does not: there the
+/// client was asked not to.
+#[test]
+fn only_the_echo_without_alone_keeps_what_was_said() {
+    let gateway = Gateway::echoing("");
+    let mut state = Compress::new(Compression::default(), false);
+    let mut message = || {
+        let mut out = Vec::with_capacity(2_000);
+        state.compress_vec(&b"0123456789".repeat(50), &mut out, FlushCompress::Sync).unwrap();
+        out.truncate(out.len() - 4);
+        masked(TEXT, &out)
+    };
+    let (first, second) = (message(), message());
+    for (query, closed) in [("", None), ("?alone=1", Some(1007))] {
+        let (mut raw, _) = echo(&gateway, query, OFFER.1);
+        for frame in [&first, &second, &masked(0x88, &1000_u16.to_be_bytes())] {
+            raw.send(frame);
+        }
+        assert_eq!(raw.frame().map(|(first, _)| first), Some(TEXT));
+        if closed.is_none() {
+            assert_eq!(raw.frame().map(|(first, _)| first), Some(TEXT));
+        }
+        assert_eq!(raw.close_code(), closed.or(Some(1000)), "{query}");
+    }
+}
+
+/// Goal: telemetry with all the digits of its numbers takes a quarter of its bytes, as the level
+/// stands when nobody sets it.
+#[test]
+fn a_snapshot_of_a_dashboard_shrinks_to_a_quarter() {
+    let gateway = Gateway::configured("shards = 1\n[limits]\nmessage_bytes = \"128KiB\"\n");
+    let (mut raw, _) = Raw::offering(&gateway, &[OFFER]);
+    raw.ask(r#"{"type":"subscribe","id":1,"channel":"room:1"}"#);
+    let data = String::from_utf8(snapshot::snapshot()).unwrap();
+    assert!((60_000..65_536).contains(&data.len()), "{} bytes", data.len());
+    let mut publisher = Client::connect(&gateway);
+    publisher.send_text(&format!(r#"{{"type":"publish","channel":"room:1","data":{data}}}"#));
+    let (first, payload) = raw.frame().unwrap();
+    assert_eq!(first, TEXT);
+    let event: Value = serde_json::from_slice(&window::inflate(&payload, 15).unwrap()).unwrap();
+    assert_eq!(event["data"], serde_json::from_str::<Value>(&data).unwrap());
+    assert!(payload.len() * 4 <= data.len(), "{} of {} bytes", payload.len(), data.len());
 }
 
 #[test]
@@ -108,7 +211,20 @@ fn a_message_that_is_compressed_wrongly_ends_its_connection() {
     let cut = &good[..good.len() / 2];
     let mut turned = good.clone();
     turned[0] ^= 0x06;
-    let cases: [(&str, Vec<u8>, u16); 9] = [
+    // A last block, and behind it what begins no other.
+    let mut last = Vec::with_capacity(good.len() + 64);
+    let mut state = Compress::new(Compression::default(), false);
+    state.compress_vec(publish("x").as_bytes(), &mut last, FlushCompress::Finish).unwrap();
+    let tail = [&last[..], &[0xFF; 5]].concat();
+    let (front, back) = good.split_at(good.len() / 2);
+    let cases: [(&str, Vec<u8>, u16); 12] = [
+        ("RSV1 on a pong", masked(0xCA, b""), 1002),
+        (
+            "RSV1 again on what goes on with a compressed message",
+            [masked(0x41, front), masked(0xC0, back)].concat(),
+            1002,
+        ),
+        ("bytes behind a last block", masked(TEXT, &tail), 1007),
         ("RSV1 on a continuation", [masked(0x01, b"{"), masked(0xC0, b"}")].concat(), 1002),
         ("RSV1 on a ping", masked(0xC9, b""), 1002),
         ("RSV1 on a close", masked(0xC8, b""), 1002),

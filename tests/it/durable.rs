@@ -148,6 +148,45 @@ fn http_waits_for_the_disk_and_reads_what_is_there() {
     assert_eq!(offset(&get("/api/v1/channels/dash:9/snapshot")), 0, "nobody has published there");
 }
 
+/// Goal: a pattern begins with the newest events of the durable channels that are in memory; what is on
+/// disk alone is shown when somebody has read it.
+#[test]
+fn a_pattern_shows_what_is_in_memory() {
+    let mut durable = Durable::start();
+    let shown = |durable: &Durable| {
+        let mut viewer = Client::connect(durable.gateway());
+        viewer.ask(json!({"type": "subscribe", "channel": "dash:*"}));
+        viewer.send(&json!({"type": "publish", "channel": "dash:end", "data": 0}));
+        // Live events come behind what is shown, and this one has no key.
+        let mut shown = BTreeSet::new();
+        loop {
+            let message = viewer.next();
+            match (message["type"].as_str(), message["channel"].as_str()) {
+                (Some("event"), Some("dash:end")) => return shown,
+                (Some("event"), Some(channel)) => {
+                    assert_eq!(message["snapshot"], true, "{message}");
+                    shown.insert((channel.to_owned(), offset(&message)));
+                }
+                other => panic!("{other:?}: {message}"),
+            }
+        }
+    };
+    let mut client = Client::connect(durable.gateway());
+    for (channel, key) in [("dash:1", "a"), ("dash:1", "b"), ("dash:1", "a"), ("dash:2", "a")] {
+        client.ask(json!({"type": "publish", "channel": channel, "key": key, "data": 1}));
+    }
+    let one = [("dash:1".to_owned(), 2), ("dash:1".to_owned(), 3)];
+    let both: BTreeSet<_> = one.iter().cloned().chain([("dash:2".to_owned(), 1)]).collect();
+    assert_eq!(shown(&durable), both);
+    durable.restart();
+    assert_eq!(shown(&durable), BTreeSet::new(), "on disk alone");
+    let page = durable.gateway().get("/api/v1/channels/dash:1/snapshot?limit=1").text();
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((offset(&page), &page["more"]), (3, &json!(true)), "{page}");
+    assert_eq!(offset(&page["events"][0]), 2, "{page}");
+    assert_eq!(shown(&durable), BTreeSet::from(one));
+}
+
 /// Goal: a client that pipelines gets its answers in the order of its publishes, its own commands see
 /// what it published before, and patterns see durable channels as any other.
 #[test]

@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use crate::deflate::deflated;
 use crate::harness::{Client, Gateway};
 use crate::raw::{Raw, handshake_request, masked};
 
@@ -136,6 +137,8 @@ fn a_bad_binary_publish_is_answered_and_changes_nothing() {
         ("a kind alone", vec![0x02], "bad_request"),
         ("an event", vec![0x01, 0x02, 1, 1, 1, b'1'], "bad_request"),
         ("a reserved flag", on(0x22, &[b"1"]), "bad_request"),
+        ("another", on(0x42, &[b"1"]), "bad_request"),
+        ("the last of them", on(0x82, &[b"1"]), "bad_request"),
         ("a varint of 11 bytes", [&[0x02, 0x02][..], &[0x80; 10], &[0]].concat(), "bad_request"),
         ("a varint of 65 bits", [&[0x02, 0x02][..], &[0xFF; 9], &[2]].concat(), "bad_request"),
         ("a cut varint", vec![0x02, 0x02, 0x80], "bad_request"),
@@ -191,13 +194,17 @@ fn gzip_holds_json_text_where_it_was_agreed() {
     assert_eq!(raw.ask(r#"{"type":"ping"}"#)["type"], "pong", "text is taken as well");
     assert!(gateway.metric("weir_compressed_bytes_total{kind=\"in\"}") > 0.0);
     let stream = gzip(text.as_bytes());
+    let mut damaged = stream.clone();
+    damaged[20] ^= 0x40;
     errors(
         &mut raw,
         &[
             ("no gzip", text.as_bytes().to_vec(), "bad_request"),
             ("nothing", vec![], "bad_request"),
             ("a cut stream", stream[..stream.len() - 9].to_vec(), "bad_request"),
+            ("a damaged stream", damaged, "bad_request"),
             ("a tail", [&stream[..], b"\0"].concat(), "bad_request"),
+            ("two members", [&stream[..], &stream[..]].concat(), "bad_request"),
             ("bytes that are not UTF-8", gzip(b"\"\xFF\""), "bad_request"),
             ("text that is not JSON", gzip(b"{"), "bad_request"),
         ],
@@ -212,6 +219,45 @@ fn gzip_holds_json_text_where_it_was_agreed() {
     assert_eq!(raw.close_code(), Some(1009), "larger than a message may be");
     let mut json = Raw::websocket(&gateway);
     errors(&mut json, &[("a binary frame where JSON is spoken", stream, "bad_request")]);
+}
+
+/// Goal: a line of a batch that is wrong costs itself alone, in whatever form the batch comes, and
+/// also where the lines around it, or the whole batch, are worked on beside the shard.
+#[test]
+fn a_bad_line_in_the_middle_of_a_batch_costs_only_itself() {
+    let toml = "shards = 1\n[limits]\nmessage_bytes = \"4MiB\"\nqueue_bytes = \"32MiB\"\n";
+    let gateway = Gateway::configured(toml);
+    let mut reader = Client::connect(&gateway);
+    reader.subscribe("room:1");
+    let deflate = ("Sec-WebSocket-Extensions", "permessage-deflate");
+    for pad in [10, 400_000] {
+        let data = format!("\"{}\"", "0123456789".repeat(pad / 10));
+        let good =
+            |id| format!(r#"{{"type":"publish","channel":"room:1","id":{id},"data":{data}}}"#);
+        let bad = [r#"{"type":"publish","channel":"room:1","data":"#, &data, "}}"].concat();
+        let batch = [&good(1)[..], &bad, "[1,", "", &good(2), "\u{1}", &good(3)].join("\n");
+        for (what, offer, message) in [
+            ("plain", vec![], masked(0x81, batch.as_bytes())),
+            ("permessage-deflate", vec![deflate], masked(0xC1, &deflated(batch.as_bytes()))),
+            ("gzip", vec![GZIP], masked(BINARY, &gzip(batch.as_bytes()))),
+        ] {
+            let (mut raw, _) = Raw::offering(&gateway, &offer);
+            raw.send(&message);
+            for wanted in ["1", "bad_request", "bad_request", "2", "bad_request", "3"] {
+                let answer = raw.json();
+                let found = answer["code"].as_str().map(str::to_owned);
+                let found = found.unwrap_or_else(|| answer["id"].to_string());
+                assert_eq!(found, wanted, "{what}, {pad} bytes: {answer}");
+            }
+            for _ in 0..3 {
+                assert_eq!(
+                    reader.expect("event")["data"].as_str().map(str::len),
+                    Some(pad),
+                    "{what}"
+                );
+            }
+        }
+    }
 }
 
 /// Large messages are worked on elsewhere; nothing overtakes them on their connection.

@@ -132,8 +132,10 @@ fn nothing_falls_between_the_past_and_the_present() {
         let first = client.subscribe("room:1");
         let epoch = first["epoch"].as_str().unwrap().to_owned();
         let mut place = offset(&first);
+        let mut head = place;
         for coming in 0..COMINGS {
-            for _ in 0..20 {
+            // All that was missed, so that it never is more than may be recovered; and some more.
+            while place < head + 20 {
                 let event = client.expect("event");
                 assert_eq!(offset(&event), place + 1, "{event}");
                 place += 1;
@@ -153,6 +155,7 @@ fn nothing_falls_between_the_past_and_the_present() {
                 (&answer["type"], &answer["recovered"]),
                 (&json!("subscribed"), &json!(true))
             );
+            head = offset(&answer);
         }
         drop(end);
     });
@@ -237,7 +240,54 @@ fn whoever_comes_sees_the_newest_of_each_key() {
     let answer: Value = serde_json::from_str(&answer.text()).unwrap();
     assert_eq!((offsets(&answer), offset(&answer)), (vec![4, 7, 8], 8));
     assert!(answer["events"].as_array().unwrap().iter().all(|event| event["snapshot"] == true));
+    let part = |query: &str| {
+        let answer = gateway.get(&format!("/api/v1/channels/dash:1/snapshot?{query}"));
+        let value: Value = serde_json::from_str(&answer.text()).unwrap();
+        let found = value["events"].as_array().map(|_| offsets(&value));
+        (answer.status, found.unwrap_or_default(), value["more"] == true)
+    };
+    assert_eq!(part("limit=2"), (200, vec![4, 7], true));
+    assert_eq!(part("limit=2&after=4"), (200, vec![7, 8], false));
+    assert_eq!(part("after=8"), (200, vec![], false));
+    for bad in ["limit=0", "limit=1001", "limit=x", "after=-1", "after=x"] {
+        assert_eq!(part(bad).0, 400, "{bad}");
+    }
     assert_eq!(gateway.get("/api/v1/channels/room:1/snapshot").status, 409);
+}
+
+/// Goal: no answer is larger than it may be, and who goes on from the last offset gets the rest.
+#[test]
+fn an_answer_over_http_has_its_bound() {
+    let gateway = Gateway::configured(
+        "[[namespace]]\nname = \"big\"\nhistory = 1000\nkeyed = true\nmax_keys = 100\n",
+    );
+    let data = "x".repeat(60_000);
+    for key in 0..40 {
+        let body = json!({"channel": "big:1", "key": key.to_string(), "data": data}).to_string();
+        assert_eq!(gateway.post("/api/v1/publish", &body).status, 200);
+    }
+    let read = |query: &str| -> Value {
+        let answer = gateway.get(&format!("/api/v1/channels/big:1/{query}"));
+        assert!(answer.text().len() < 1_200_000, "{query}");
+        serde_json::from_str(&answer.text()).unwrap()
+    };
+    let first = read("history?limit=1000");
+    assert_eq!(offsets(&first).len(), 18, "until it is too much");
+    let since = |offset: u64| format!("since={}.{offset}", first["epoch"].as_str().unwrap());
+    let mut all = Vec::new();
+    while all.len() < 40 {
+        let since = since(all.last().copied().unwrap_or(0));
+        all.extend(offsets(&read(&format!("history?limit=1000&{since}"))));
+    }
+    assert_eq!(all, (1..=40).collect::<Vec<u64>>());
+    let (mut all, mut more) = (Vec::new(), true);
+    while std::mem::take(&mut more) {
+        let after = all.last().copied().unwrap_or(0);
+        let part = read(&format!("snapshot?after={after}"));
+        all.extend(offsets(&part));
+        more = part["more"] == true;
+    }
+    assert_eq!(all, (1..=40).collect::<Vec<u64>>());
 }
 
 /// Goal: whoever has the channel by pattern does not get the same again by name.
@@ -303,6 +353,13 @@ fn the_command_line_reads_the_past() {
     let place = format!("{epoch}.3");
     assert_eq!(lines(&["history", "room:1", "--since", &place]), [4, 5]);
     assert_eq!(lines(&["sub", "room:1", "--since", &place, "--count", "2"]), [4, 5]);
+    // More than one answer has.
+    let data = json!("x".repeat(60_000));
+    for _ in 6..=45 {
+        publisher.publish("room:1", &data);
+    }
+    assert_eq!(lines(&["history", "room:1"]), (1..=45).collect::<Vec<_>>());
+    assert_eq!(lines(&["history", "room:1", "--limit", "30"]), (16..=45).collect::<Vec<_>>());
     let refused = finished(&mut weir(&["history", "other:1", "--url", &url]));
     assert_eq!(refused.status.code(), Some(1));
     let usage = finished(&mut weir(&["sub", "a", "b", "--since", &place]));

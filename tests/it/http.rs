@@ -132,6 +132,29 @@ fn bodies_are_bounded() {
     assert_eq!(Answer::read(&raw.rest()).status, 413);
 }
 
+/// Many are looked at beside the shard.
+#[test]
+fn many_channels_are_listed_as_few_are() {
+    const MANY: usize = 10_000;
+    let gateway = Gateway::start();
+    let name = |n: usize| format!("many:{n:05}");
+    let lines = (0..MANY).map(|n| format!("{{\"channel\":\"{}\",\"data\":{n}}}\n", name(n)));
+    let lines = lines.collect::<String>();
+    assert_eq!(ndjson(&gateway, lines.as_bytes()).json()["accepted"], MANY);
+    for (query, first, count, next) in [
+        ("limit=1000", 0, 1_000, Some(999)),
+        ("limit=2&after=many:00009", 10, 2, Some(11)),
+        ("limit=10&after=many:09994", 9_995, 5, None),
+        ("prefix=many:012", 1_200, 100, None),
+    ] {
+        let page = gateway.get(&format!("/api/v1/channels?{query}")).json();
+        let found = page["channels"].as_array().unwrap().iter();
+        let found: Vec<_> = found.map(|one| one["channel"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(found, (first..first + count).map(name).collect::<Vec<_>>(), "{query}");
+        assert_eq!(page["next"], json!(next.map(name)), "{query}");
+    }
+}
+
 #[test]
 fn live_channels_are_listed_in_order_and_pages() {
     let gateway = Gateway::start();

@@ -12,6 +12,7 @@ mod handshake;
 mod harness;
 mod history;
 mod http;
+mod kid;
 mod large;
 mod lifecycle;
 mod listen;
@@ -19,10 +20,13 @@ mod memory;
 mod mended;
 mod outside;
 mod pattern_rate;
+mod pattern_snapshot;
 mod patterns;
+mod presence;
 mod protocol;
 mod rate;
 mod raw;
+mod signals;
 mod slow;
 mod slow_bad;
 mod spoken;
@@ -31,3 +35,6 @@ mod threats;
 mod was;
 #[path = "../support/window.rs"]
 mod window;
+
+#[path = "../../benches/shared/snapshot.rs"]
+mod snapshot;

@@ -68,6 +68,25 @@ fn a_gateway_that_is_dropped_lets_go_of_its_port() {
     wait_for("its listeners to close", || TcpStream::connect(address).err());
 }
 
+/// What is kept of an event has one byte for the length of its key: behind a longer one the rest of
+/// it used to come back as a part of the data.
+#[test]
+fn a_key_that_no_client_may_send_is_refused_to_programs_too() {
+    let listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let config = weir::Config { listen, shards: 1, ..weir::Config::default() };
+    let gateway = weir::Gateway::builder().config(config).build().unwrap();
+    let (handle, channel) = (gateway.handle(), "room:1".parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let publish = |bytes| {
+        let key = "k".repeat(bytes);
+        let published = handle.publish(&channel, Some(&key), b"1".to_vec());
+        runtime.block_on(published).map(|position| position.offset)
+    };
+    assert_eq!(publish(255), Ok(1));
+    assert_eq!(publish(256), Err(weir::PublishError::Key));
+    assert_eq!(publish(0), Ok(2));
+}
+
 /// Two clients with a queue that the socket does not take: one goes, one unsubscribes.
 #[test]
 fn every_event_is_delivered_or_counted_as_dropped() {

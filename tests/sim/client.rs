@@ -11,6 +11,7 @@ use weir::proto::ws::frame::Opcode;
 
 use crate::model::{Head, covered, entry, meant, newest};
 use crate::spoken;
+use crate::sub::Sub;
 use crate::tally::Tally;
 
 /// One published event as the model keeps it; its offset is its place in the log, from 1.
@@ -47,36 +48,9 @@ pub(crate) enum Answer {
     /// To a channel that it did not have by name: the offset that it comes back to, where it is
     /// said to get all since; and whether it is shown the newest event of each key.
     Begun { since: Option<u64>, snapshot: bool },
-    /// To a pattern, and the heads of its channels when it was answered.
-    Pattern(Vec<Head>),
-}
-
-/// A subscription as its client knows it.
-#[derive(Debug, Clone, Default)]
-struct Sub {
-    /// 0 where it is by pattern, of a channel that was not there.
-    alias: u64,
-    dead: Option<u64>,
-    by_name: bool,
-    /// The offsets up to here need not be told: one of several subscriptions has ended, and the
-    /// others began later.
-    spared: u64,
-    /// Nor does what is due of holes up to here have to be shown, for the same reason.
-    excused: u64,
-    /// Where the subscription by name, and the last of those by pattern, began.
-    named: u64,
-    patterned: u64,
-    /// The offsets up to here were read, told as lost, or are not for it.
-    told: u64,
-    /// The last hole, and the last event of it that was shown.
-    hole: (u64, u64),
-    shown: u64,
-    /// What is to be shown of it: the newest event of each key.
-    owed: BTreeMap<Option<Box<str>>, u64>,
-    /// What is to be shown first, since it has just come; and whether it may be taken back, since
-    /// the subscription has ended and another goes on.
-    first: VecDeque<u64>,
-    taken: bool,
+    /// To a pattern, and the heads of its channels when it was answered; and whether the newest
+    /// event of each key is shown of those that were not had before.
+    Pattern { heads: Vec<Head>, snapshot: bool },
 }
 
 /// What a client has asked to happen when it is slow, on one channel.
@@ -240,7 +214,8 @@ impl Client {
             }
             "event" => {
                 let (offset, data) = (number("offset"), number("data"));
-                let sub = &self.subs[&channel];
+                let sub = self.subs.get_mut(&channel).unwrap();
+                sub.pass(None, logs);
                 let first = sub.first.is_empty() || sub.taken;
                 assert!(first, "{channel} {offset} before what is shown first");
                 let told = self.told(&channel, (offset, offset), logs);
@@ -345,7 +320,10 @@ impl Client {
 
     fn shown(&mut self, channel: &str, (offset, data): (u64, u64), logs: &Logs) {
         let asked = self.asked[channel];
+        let sub = &self.subs[channel];
+        let spared = sub.told < offset && self.throttled(sub.alias, offset);
         let sub = self.subs.get_mut(channel).unwrap();
+        sub.pass(Some(offset), logs);
         let entry = entry(&logs[&sub.alias], offset);
         if let Some(first) = sub.first.pop_front() {
             if sub.taken && first != offset {
@@ -353,7 +331,13 @@ impl Client {
                 return self.shown(channel, (offset, data), logs);
             }
             assert_eq!((offset, data), (first, entry.number), "each key, the oldest first");
-            self.tally.begun[1] += 1;
+            self.tally.begun[if sub.by_page { 2 } else { 1 }] += 1;
+            return;
+        }
+        if sub.by_page && spared && offset > sub.hole.1 {
+            // Read for the page, and then left out for a newer one: it may be shown.
+            assert!(entry.number == data && entry.hidden_from != Some(self.id));
+            sub.hole = (offset, offset);
             return;
         }
         assert!(asked.latest && entry.number == data && entry.hidden_from != Some(self.id));
@@ -368,7 +352,7 @@ impl Client {
         let answer = self.answers.pop_front().expect("answers come in order");
         let updated = text["updated"] == true;
         let tally = &mut self.tally;
-        let Answer::Pattern(heads) = answer else {
+        let Answer::Pattern { heads, snapshot } = answer else {
             let (alias, head) = (text["alias"].as_u64().unwrap(), text["offset"].as_u64().unwrap());
             tally.subscribed[if updated { 2 } else { 0 }] += 1;
             let (mut told, mut first) = (head, VecDeque::new());
@@ -381,7 +365,7 @@ impl Client {
                     }
                 }
                 Answer::Plain("subscribed") if updated => {}
-                other @ (Answer::Begun { .. } | Answer::Pattern(_) | Answer::Plain(_)) => {
+                other @ (Answer::Begun { .. } | Answer::Pattern { .. } | Answer::Plain(_)) => {
                     panic!("answers come in order, not {other:?}")
                 }
             }
@@ -398,7 +382,11 @@ impl Client {
         let prefix = channel.strip_suffix('*').unwrap();
         assert_eq!(self.patterns.insert(prefix.to_owned()), !updated, "{text}");
         for Head { channel, alias, offset, dead } in heads {
-            let sub = Sub { alias, dead, told: offset, ..Sub::default() };
+            let mut first = VecDeque::new();
+            if snapshot && alias != 0 {
+                first = newest(self.id, &logs[&alias], offset);
+            }
+            let sub = Sub { alias, dead, told: offset, first, by_page: snapshot, ..Sub::default() };
             let sub = self.subs.entry(channel.to_owned()).or_insert(sub);
             sub.patterned = if updated { sub.patterned } else { sub.patterned.max(offset) };
         }
@@ -465,6 +453,7 @@ impl Client {
             let told = sub.told.max(sub.spared);
             let (_, owed) = self.owed(sub.alias, logs, told, log.len() as u64 + 1);
             assert_eq!(owed, 0, "{} {channel}: silence after {}", self.id, sub.told);
+            sub.pass(None, logs);
             assert!(
                 sub.first.is_empty() || sub.taken,
                 "{} {channel}: {:?} not shown",
@@ -472,19 +461,6 @@ impl Client {
                 sub.first
             );
             self.settled(&sub, logs);
-        }
-    }
-}
-
-impl Sub {
-    /// Looks for the life of a channel that was not there when its pattern was subscribed to.
-    fn find(&mut self, channel: &str, logs: &Logs) {
-        if self.alias == 0 {
-            let lives = logs.lives.get(channel).map_or(&[][..], Vec::as_slice);
-            let dead = self.dead.and_then(|dead| lives.iter().position(|life| *life == dead));
-            // Once it lives, it does so for as long as the pattern is there.
-            let next = lives.get(dead.map_or(0, |dead| dead + 1));
-            self.alias = next.copied().unwrap_or(0);
         }
     }
 }

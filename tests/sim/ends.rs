@@ -52,8 +52,8 @@ impl World {
         if std::mem::replace(&mut connection.ending, true) {
             return;
         }
-        let (store, seat) = (&self.store, connection.seat);
-        let Shard { id, hub, net, heads, .. } = &mut self.shards[connection.shard];
+        let (store, seat, at) = (&self.store, connection.seat, connection.shard);
+        let Shard { id, hub, net, heads, .. } = &mut self.shards[at];
         let outcome = hub.settle_all(seat, net, self.now_ms);
         self.tally.count(&outcome);
         let whole = outcome.overflowed.is_empty() && !connection.policies.values().any(is_strict);
@@ -64,7 +64,7 @@ impl World {
         frame::push_text(&text, &mut last);
         frame::close(reason.code().unwrap(), reason.text(), &mut last);
         hub.seat(seat).unwrap().outbox.push_last(last.into_boxed_slice());
-        net.flush(seat, hub, self.now_ms);
+        self.shards[at].flush(seat, (&self.store, &self.mailboxes), self.now_ms);
     }
 
     /// The client is gone, with whatever it had not read.

@@ -11,6 +11,7 @@ mod model;
 mod net;
 mod pattern;
 mod spoken;
+mod sub;
 mod tally;
 #[path = "../support/window.rs"]
 mod window;

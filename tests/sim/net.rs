@@ -5,13 +5,15 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use weir::core::browse::{Bookmark, Leaf, Listing, Shelf};
 use weir::core::hub::{Hub, Seat, SeatId, Writer};
 use weir::core::latest::Frame;
 use weir::core::outbox::{Delivered, SLICES_MAX};
 use weir::core::run::Run;
 use weir::proto::event::Event;
-use weir::proto::name::ShardId;
-use weir::store::Deliver;
+use weir::proto::name::{Alias, ChannelName, ShardId};
+use weir::store::memory::Memory;
+use weir::store::{Deliver, Store};
 
 /// A mailbox is crowded beyond this many events.
 pub(crate) const CROWDED: usize = 40;
@@ -92,16 +94,38 @@ impl Delivered for Count<'_> {
     }
 }
 
+/// Where a shard reads what patterns are shown: the store; and how much it has in hand.
+pub(crate) struct Shelves<'a> {
+    pub(crate) store: &'a Memory,
+    pub(crate) mailboxes: &'a Mailboxes,
+    pub(crate) shard: ShardId,
+    pub(crate) in_hand: usize,
+}
+
+impl Shelf for Shelves<'_> {
+    fn list(&self, prefix: &str, from: Bookmark) -> Listing {
+        self.store.keyed(prefix, from)
+    }
+
+    fn leaf(&self, channel: &ChannelName, alias: Alias, after: u64) -> Option<Leaf> {
+        self.store.leaf(channel.as_str(), alias, after)
+    }
+
+    fn mail(&self) -> u64 {
+        (self.in_hand + self.mailboxes.depth(self.shard)) as u64
+    }
+}
+
 impl Net {
     /// Writes until the socket takes no more, and fetches what was missed as it goes.
-    pub(crate) fn flush(&mut self, id: SeatId, hub: &mut Hub, now_ms: u64) {
+    pub(crate) fn flush(&mut self, id: SeatId, hub: &mut Hub, shelf: &Shelves<'_>, now_ms: u64) {
         loop {
             let seat = hub.seat(id).unwrap();
             self.write(id, seat);
             if seat.blocked {
                 return seat.outbox.withdraw();
             }
-            if !hub.refill(id, || now_ms * 1_000_000) {
+            if !hub.refill(id, || now_ms * 1_000_000) && !hub.turn_page(id, shelf) {
                 return;
             }
         }

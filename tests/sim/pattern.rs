@@ -32,6 +32,10 @@ impl World {
         let join = Join { policy, position, keys_max: self.keys_max, max_rate };
         let which = (seat, prefix);
         let outcome = shard.hub.subscribe_pattern(which, join, &mut shard.net, self.now_ms);
+        let snapshot = self.rng.u8(0..3) > 0 && self.keep.keys > 0 && !updated;
+        if snapshot {
+            shard.hub.browse(seat, prefix);
+        }
         let shard = connection.shard;
         self.rerate(index);
         let mut heads = Vec::new();
@@ -43,7 +47,7 @@ impl World {
             heads.push(Head { channel, alias, offset, dead });
         }
         let push = Push::SubscribedPattern { id: None, pattern, updated };
-        self.answer(index, &push, Answer::Pattern(heads));
+        self.answer(index, &push, Answer::Pattern { heads, snapshot });
         if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
             // What was held back was under the policy before.
             self.connections[index].policies.insert(pattern, before);

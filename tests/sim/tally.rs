@@ -22,8 +22,9 @@ pub(crate) struct Tally {
     /// Subscriptions, ends of them, and changes; and the same of patterns.
     pub(crate) subscribed: [u64; 3],
     pub(crate) patterns: [u64; 3],
-    /// Events that were to be recovered, and newest events shown at the beginning.
-    pub(crate) begun: [u64; 2],
+    /// Events that were to be recovered, newest events shown at the beginning, and those of channels
+    /// of a pattern.
+    pub(crate) begun: [u64; 3],
     /// What was read or told of channels had by pattern alone.
     pub(crate) by_pattern: u64,
     /// What was read or told of channels had by pattern, and by name with a rate.

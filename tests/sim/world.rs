@@ -19,7 +19,7 @@ use weir::store::memory::{IDLE_MS, Memory};
 use weir::store::{NewEvent, Now, Store, Wish};
 
 use crate::client::{Answer, Client, Entry, Logs, Way};
-use crate::net::{Mailboxes, Net, Socket};
+use crate::net::{Mailboxes, Net, Shelves, Socket};
 use crate::spoken::{self, frame_bytes};
 use crate::tally::Tally;
 
@@ -51,6 +51,15 @@ pub(crate) struct Shard {
     pub(crate) heads: HashMap<u64, u64>,
     /// The longest frame so far.
     longest: usize,
+}
+
+impl Shard {
+    /// Writes what waits for a connection.
+    pub(crate) fn flush(&mut self, id: SeatId, from: (&Memory, &Mailboxes), now_ms: u64) {
+        let ((store, mailboxes), shard, in_hand) = (from, self.id, self.in_hand.len());
+        let shelf = Shelves { store, mailboxes, shard, in_hand };
+        self.net.flush(id, &mut self.hub, &shelf, now_ms);
+    }
 }
 
 /// A connection, seen from both ends.
@@ -94,7 +103,7 @@ pub(crate) struct World {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) store: Memory,
     /// What is kept of every channel.
-    keep: Keep,
+    pub(crate) keep: Keep,
     pub(crate) shards: Vec<Shard>,
     pub(crate) connections: Vec<Connection>,
     clients: u64,
@@ -220,7 +229,7 @@ impl World {
         frame::push_text(&text, seat.outbox.control());
         connection.client.answers.push_back(answer);
         if self.rng.bool() {
-            shard.net.flush(connection.seat, &mut shard.hub, self.now_ms);
+            shard.flush(connection.seat, (&self.store, &self.mailboxes), self.now_ms);
         } else {
             shard.hub.mark_dirty(connection.seat);
         }
@@ -305,7 +314,8 @@ impl World {
         self.rerate(index);
         let (position, alias) = (joined.head, joined.alias.0);
         let recovered = begun.and_then(|begun| begun.recovered);
-        let push = Push::Subscribed { id: None, channel, position, alias, recovered, updated };
+        let (id, signals) = (None, None);
+        let push = Push::Subscribed { id, channel, position, alias, recovered, updated, signals };
         self.answer(index, &push, answer);
         if let Some(before) = before.filter(|_| !outcome.overflowed.is_empty()) {
             // What was held back was under the policy before.
@@ -409,7 +419,7 @@ impl World {
         let shard = &mut self.shards[index];
         for _ in 0..self.rng.usize(0..20) {
             let Some(id) = shard.hub.next_dirty() else { break };
-            shard.net.flush(id, &mut shard.hub, self.now_ms);
+            shard.flush(id, (&self.store, &self.mailboxes), self.now_ms);
         }
     }
 
@@ -447,10 +457,9 @@ impl World {
 
     fn writable(&mut self, index: usize) {
         let connection = &self.connections[index];
-        let Shard { hub, net, .. } = &mut self.shards[connection.shard];
-        let seat = hub.seat(connection.seat).unwrap();
-        seat.blocked = false;
-        net.flush(connection.seat, hub, self.now_ms);
+        let shard = &mut self.shards[connection.shard];
+        shard.hub.seat(connection.seat).unwrap().blocked = false;
+        shard.flush(connection.seat, (&self.store, &self.mailboxes), self.now_ms);
     }
 
     fn time(&mut self) {

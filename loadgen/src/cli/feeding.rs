@@ -11,9 +11,10 @@ use super::work::Work;
 use super::{positive, seconds};
 use crate::engine::conduct::{self, Cut};
 use crate::engine::publisher::Feed;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing};
+use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::scenario::recover::{self, Storms};
 use crate::scenario::{churn, slow};
@@ -93,6 +94,9 @@ struct ReturnArgs {
     /// Seconds after a failed return until the next try.
     #[arg(long, default_value = "0.2", value_parser = seconds, value_name = "S")]
     retry: Duration,
+    /// The share of the clients that is cut; with less than all, latency is that of the others.
+    #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "S")]
+    share: f64,
     /// The run is invalid when a subscription is not recovered.
     #[arg(long)]
     expect_recovered: bool,
@@ -119,14 +123,15 @@ impl SlowArgs {
         self.fanout.work(&self.foreign, work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         let slow = conduct::Slow {
             share: self.share,
             bytes_per_second: self.bytes_per_second,
             buffer_bytes: self.slow_buffer,
         };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, self.foreign)?;
-        slow::run(connecting, subscribing, slow, run)
+        slow::run(&connecting, subscribing, slow, run)
     }
 }
 
@@ -135,17 +140,27 @@ impl ChurnArgs {
         self.fanout.work(&ForeignArgs::default(), work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign
             .refuse("templates say neither how to unsubscribe nor where events go on")?;
         let churn = conduct::Churn { rate: self.churn_rate, reconnect: self.reconnect };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        churn::run(connecting, subscribing, churn, run)
+        churn::run(&connecting, subscribing, churn, run)
     }
 }
 
 /// Why there are no cuts with templates.
 const NO_SINCE: &str = "templates have no hole for `since`, the place to come back to";
+
+/// What is not there to be recovered is not waited for.
+fn check_recovered(fanout: &FanoutArgs, returning: &ReturnArgs) -> Result<(), RunError> {
+    if !(fanout.pattern && returning.expect_recovered) {
+        return Ok(());
+    }
+    let text = "--expect-recovered: a pattern has no place to come back to, and recovers nothing";
+    Err(RunError::Usage(text.to_owned()))
+}
 
 impl RecoverArgs {
     pub(super) fn work(&self, work: &mut Work) {
@@ -153,11 +168,13 @@ impl RecoverArgs {
         self.returning.work(work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
+        check_recovered(&self.fanout, &self.returning)?;
         let cut = self.returning.cut(self.cut_rate);
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(connecting, subscribing, (cut, None), run)
+        recover::run(&connecting, subscribing, (cut, None), run)
     }
 }
 
@@ -167,12 +184,14 @@ impl StormArgs {
         self.returning.work(work);
     }
 
-    pub(super) fn run(self, connecting: &Connecting) -> Result<Report, RunError> {
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
+        check_recovered(&self.fanout, &self.returning)?;
         let cut = self.returning.cut(0.0);
         let storms = Storms { rounds: self.rounds, limit: self.limit };
+        let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(connecting, subscribing, (cut, Some(storms)), run)
+        recover::run(&connecting, subscribing, (cut, Some(storms)), run)
     }
 }
 
@@ -189,6 +208,7 @@ impl ReturnArgs {
             away_ns: nanos(self.away),
             retry_ns: nanos(self.retry),
             expects_recovered: self.expect_recovered,
+            share: self.share,
         }
     }
 }

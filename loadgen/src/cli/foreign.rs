@@ -4,8 +4,8 @@
 use clap::Args;
 
 use super::work::Work;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
-use crate::scenario::common::Subscribing;
 use crate::wire::foreign::Foreign;
 use crate::wire::template::{Hole, Template};
 
@@ -112,8 +112,8 @@ impl ForeignArgs {
         if !self.is_there() {
             return;
         }
-        if self.subscribe_frame.is_some() && subscribing.per_connection == 0 {
-            subscribing.per_connection = 1;
+        if self.subscribe_frame.is_some() && subscribing.subscriptions == 0 {
+            subscribing.subscriptions = 1;
         }
         subscribing.foreign = Some(Foreign {
             hello: self.hello_frame,

@@ -9,14 +9,13 @@ use rustix::event::epoll::EventFlags;
 use crate::clock::{self, SECOND};
 use crate::engine::books::number;
 use crate::engine::conduct::{Churn, Conduct, Credit, Cut, Slow};
-use crate::engine::opening::subscribe;
 use crate::engine::shared::Phase;
 use crate::engine::socket;
 use crate::engine::worker::{State, Worker, add};
 use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::verdict::Stands;
-use crate::wire::frame;
+use crate::wire::{command, frame};
 
 /// Acts made between two looks at the sockets.
 const ACTS_PER_TURN: u64 = 64;
@@ -78,7 +77,7 @@ impl Worker {
     pub(super) fn act(&mut self, phase: Phase) -> u64 {
         let now = clock::now();
         let flows = matches!(phase, Phase::Warm | Phase::Measure);
-        match &self.wanted.conduct {
+        match &self.wanted.subscribing.conduct {
             Conduct::Steady => u64::MAX,
             Conduct::Slow(slow) => self.read_slow(*slow, phase, now),
             Conduct::Churn(churn) if flows => self.churn(*churn, now),
@@ -103,7 +102,7 @@ impl Worker {
 
     /// A fresh connection that is slow on purpose is no longer read from.
     pub(super) fn slow_down(&mut self, at: usize) -> Result<(), Fault> {
-        if !self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads)) {
+        if !self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads)) {
             return Ok(());
         }
         self.acts.slow.push(Reader { at, credit: Credit::default() });
@@ -148,12 +147,16 @@ impl Worker {
 
     /// One of the connections that wait for nothing, from a random place on.
     fn pick(&mut self) -> Option<usize> {
+        let (id, threads) = (self.id, self.wanted.threads);
+        let conduct = &self.wanted.subscribing.conduct;
+        let stays =
+            |at: usize| matches!(conduct, Conduct::Cut(cut) if !cut.has(number(at, id, threads)));
         let count = self.conns.len();
         let start = self.acts.dice.usize(..count.max(1));
         let places = (0..count.min(PICKS_MAX)).map(|nth| (start + nth) % count);
         places.into_iter().find(|at| {
             let conn = &self.conns[*at];
-            conn.state == State::Ready && conn.due == 0 && conn.asked == 0
+            conn.state == State::Ready && conn.due == 0 && conn.asked == 0 && !stays(*at)
         })
     }
 
@@ -187,8 +190,8 @@ impl Worker {
 
     /// Unsubscribes from what is subscribed to, or the other way round.
     fn toggle(&mut self, at: usize, due: u64) -> Result<(), Fault> {
-        let slot = self.acts.dice.u32(..self.wanted.subscriptions.max(1));
-        let name = self.wanted.channel_name(number(at, self.id, self.wanted.threads), slot);
+        let slot = self.acts.dice.u32(..self.wanted.commands().max(1));
+        let name = self.wanted.name(number(at, self.id, self.wanted.threads), slot);
         // One command at a time, so that its answer is known to be the last word.
         let id = self.asked.push(due, number(at, self.id, self.wanted.threads));
         self.conns[at].asked = id;
@@ -196,11 +199,11 @@ impl Worker {
             Stands::On => {
                 self.books.ledger.leaving(at, slot);
                 self.books.moves.unsubscribed += 1;
-                format!(r#"{{"type":"unsubscribe","id":{id},"channel":"{name}"}}"#)
+                command::unsubscribe(&name, id)
             }
             Stands::Off | Stands::Leaving => {
                 self.books.moves.subscribed += 1;
-                subscribe(&name, id, None, self.wanted.max_rate)
+                command::subscribe(&name, id, None, self.wanted.subscribing.wishes)
             }
         };
         self.out.clear();
@@ -239,7 +242,8 @@ impl Worker {
             self.acts.storms += 1;
             let due = self.shared.storm_at.load(Ordering::Relaxed) + cut.away_ns;
             for at in 0..self.conns.len() {
-                if self.conns[at].state == State::Ready {
+                let is_cut = cut.has(number(at, self.id, self.wanted.threads));
+                if is_cut && self.conns[at].state == State::Ready {
                     self.cut(at, due);
                 }
             }
@@ -277,12 +281,14 @@ impl Worker {
         self.books.back.record(waited);
         add(&self.tally().back);
         self.tally().last_back.store(now, Ordering::Relaxed);
-        if !matches!(self.wanted.conduct, Conduct::Cut(_)) || self.wanted.subscriptions == 0 {
+        if !matches!(self.wanted.subscribing.conduct, Conduct::Cut(_))
+            || self.wanted.subscribing.subscriptions == 0
+        {
             self.conns[at].due = 0;
         }
     }
 
-    /// The first event since a connection came back is here.
+    /// The first event since a connection came back is here, and all that it had missed.
     pub(super) fn served(&mut self, at: usize, now: u64) {
         let due = std::mem::take(&mut self.conns[at].due);
         self.books.served.record(now.saturating_sub(due));

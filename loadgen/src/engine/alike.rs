@@ -90,15 +90,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::ledger::tests::wanted;
-    use crate::engine::shared::{Phase, Wanted};
+    use crate::engine::ledger::tests::{subscribing, wanted};
+    use crate::engine::shared::Phase;
+    use crate::engine::wanted::{Subscribing, Wanted};
     use crate::plan::Span;
 
     const NOW: u64 = 7_000_000;
 
     fn ledger(verify: bool, sample: u64) -> Ledger {
         let target = "ws://127.0.0.1:1/ws".parse().expect("valid");
-        Ledger::new(Arc::new(Wanted { target, sample, ..wanted(verify) }), 2)
+        let subscribing = Subscribing { sample, ..subscribing(verify) };
+        Ledger::new(Arc::new(Wanted { target, subscribing, ..wanted(verify) }), 2)
     }
 
     fn from(connection: u32) -> Arrival {
@@ -106,6 +108,7 @@ mod tests {
             at: connection as usize,
             connection,
             slow: false,
+            apart: false,
             now: NOW,
             phase: Phase::Measure,
             measured: Span { from: 0, until: u64::MAX },

@@ -29,7 +29,7 @@ impl Worker {
             self.is_settled = drains;
             return SECOND / 500;
         }
-        let Conduct::Echo(Echo { rate, window, .. }) = &self.wanted.conduct else {
+        let Conduct::Echo(Echo { rate, window, .. }) = &self.wanted.subscribing.conduct else {
             return u64::MAX;
         };
         let (rate, window) = (rate / f64::from(self.wanted.threads), *window);
@@ -78,7 +78,7 @@ impl Worker {
         if self.conns[at].state != State::Ready {
             return;
         }
-        let Conduct::Echo(echo) = &self.wanted.conduct else { return };
+        let Conduct::Echo(echo) = &self.wanted.subscribing.conduct else { return };
         let connection = number(at, self.id, self.wanted.threads);
         let threads = u64::from(self.wanted.threads);
         // Numbers of different threads differ.
@@ -88,7 +88,8 @@ impl Worker {
         self.text.clear();
         echo.frame.fill(&values, &mut self.text);
         self.out.clear();
-        let is_binary = self.wanted.foreign.as_ref().is_some_and(|foreign| foreign.binary);
+        let is_binary =
+            self.wanted.subscribing.foreign.as_ref().is_some_and(|foreign| foreign.binary);
         let opcode = if is_binary { frame::Opcode::Binary } else { frame::Opcode::Text };
         frame::push_client(opcode, &self.text, &mut self.out);
         self.books.requests += 1;
@@ -100,7 +101,7 @@ impl Worker {
     /// Finds the answers in a text; false when it holds none.
     pub(super) fn echoed(&mut self, at: usize, text: &[u8], phase: Phase) -> bool {
         let wanted = Arc::clone(&self.wanted);
-        let Conduct::Echo(echo) = &wanted.conduct else { return false };
+        let Conduct::Echo(echo) = &wanted.subscribing.conduct else { return false };
         let closed = echo.rate == 0.0;
         let refused = text.starts_with(br#"{"type":"error""#);
         let (now, measured) = (clock::now(), self.shared.span());

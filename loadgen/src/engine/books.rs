@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::ledger::Ledger;
-use crate::engine::shared::Wanted;
+use crate::engine::wanted::Wanted;
 use crate::latency::Latency;
 
 /// What a thread brings home.

@@ -44,15 +44,18 @@ impl Ledger {
     }
 
     fn coded(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
-        let (channel, seat) = if self.follows || self.wanted.until_last {
+        let (channel, seat) = if self.follows || self.wanted.subscribing.until_last {
             self.called(event.alias, from)
         } else {
             (None, None)
         };
         let offset = event.offset;
         if event.is_snapshot {
-            if self.wanted.verify {
-                self.snapshot((event.key, offset), channel, from);
+            self.snapshot((event.key, offset), channel, from);
+            if from.slow
+                && let Some(due) = self.due_of(event)
+            {
+                self.aged(due, from);
             }
             return Meaning::Counted;
         }
@@ -79,8 +82,8 @@ impl Ledger {
 
     /// The channel that a connection knows by an alias, and its seat there.
     fn called(&self, alias: u64, from: Arrival) -> (Option<u32>, Option<usize>) {
-        let first = from.at * self.wanted.subscriptions as usize;
-        let slot = (0..self.wanted.subscriptions)
+        let first = from.at * self.wanted.subscribing.subscriptions as usize;
+        let slot = (0..self.wanted.subscribing.subscriptions)
             .find(|slot| self.coded.aliases.get(first + *slot as usize) == Some(&Some(alias)));
         let channel = slot.map(|slot| self.wanted.channel(from.connection, slot));
         (channel, slot.map(|slot| first + slot as usize))

@@ -40,6 +40,15 @@ pub(crate) struct Cut {
     pub(crate) retry_ns: u64,
     /// Whether every subscription must be recovered.
     pub(crate) expects_recovered: bool,
+    /// The share of connections that are cut; where it is not all, latency is that of the others.
+    pub(crate) share: f64,
+}
+
+impl Cut {
+    /// Whether a connection is one of those that are cut.
+    pub(crate) fn has(self, connection: u32) -> bool {
+        is_of(self.share, connection)
+    }
 }
 
 /// Requests.
@@ -69,18 +78,21 @@ pub(crate) struct Slow {
 impl Slow {
     /// Whether a connection is one of the slow, which are spread evenly.
     pub(crate) fn has(self, connection: u32) -> bool {
-        let below = |count: f64| (count * self.share + 1e-9).floor();
-        below(f64::from(connection) + 1.0) > below(f64::from(connection))
+        is_of(self.share, connection)
     }
-}
 
-impl Slow {
     /// How often each is read from: before its buffer, which the kernel doubles, has filled at its
     /// pace.
     pub(crate) fn every(self) -> u64 {
         let filled = u64::from(self.buffer_bytes).saturating_mul(SECOND);
         (filled / self.bytes_per_second.max(1)).clamp(SECOND / 1_000, SECOND / 10)
     }
+}
+
+/// Whether a connection is of a share of all, which is spread evenly.
+fn is_of(share: f64, connection: u32) -> bool {
+    let below = |count: f64| (count * share + 1e-9).floor();
+    below(f64::from(connection) + 1.0) > below(f64::from(connection))
 }
 
 /// What a slow connection may read; what it does not find stays its own for a second.
@@ -113,6 +125,16 @@ impl Conduct {
     /// Whether a connection is slow on purpose.
     pub(crate) fn is_slow(&self, connection: u32) -> bool {
         matches!(self, Self::Slow(slow) if slow.has(connection))
+    }
+
+    /// Whether a connection's latency is nobody else's: it is slow on purpose, or cut beside others
+    /// that are not.
+    pub(crate) fn is_apart(&self, connection: u32) -> bool {
+        match self {
+            Self::Slow(slow) => slow.has(connection),
+            Self::Cut(cut) => cut.share < 1.0 && cut.has(connection),
+            Self::Churn(_) | Self::Echo(_) | Self::Steady => false,
+        }
     }
 
     /// How long after a failed return the next is tried.

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use crate::clock::{self, SECOND};
 use crate::engine::books::Books;
 use crate::engine::epochs::Start;
-use crate::engine::shared::{Phase, Shared, Total, Wanted};
+use crate::engine::shared::{Phase, Shared, Total};
+use crate::engine::wanted::Wanted;
 use crate::engine::worker::Worker;
 use crate::fault::{Fault, Invalid, RunError};
 use crate::latency::Latency;
@@ -162,7 +163,7 @@ impl Result {
 
     /// Where each channel stood when it was subscribed to.
     pub(crate) fn starts(&self) -> Vec<Start> {
-        let mut starts = vec![Start::default(); self.wanted.channels as usize];
+        let mut starts = vec![Start::default(); self.wanted.subscribing.channels as usize];
         for book in &self.books {
             for (start, base) in starts.iter_mut().zip(&book.ledger.bases) {
                 start.merge(*base, &book.ledger.epochs);

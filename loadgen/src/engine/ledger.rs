@@ -2,20 +2,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::alike::Alike;
 use crate::engine::coded::Coded;
 use crate::engine::conduct::Conduct;
 use crate::engine::epochs::{Base, Epochs};
+use crate::engine::holes::Holes;
 use crate::engine::lasts::Lasts;
-use crate::engine::shared::{Phase, Wanted};
+use crate::engine::shared::Phase;
+use crate::engine::wanted::Wanted;
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::{self, Span};
 use crate::series::Slices;
 use crate::verdict::{Broken, Kind, Place, Seat, Stands, Verdict};
-use crate::wire::marks::{self, Event, Marks, Push};
+use crate::wire::marks::{self, Event, Marks};
 
 /// Where a text came from, and when.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +29,8 @@ pub(crate) struct Arrival {
     pub(crate) connection: u32,
     /// Whether it is one of those that are slow on purpose.
     pub(crate) slow: bool,
+    /// Whether its latency does not count.
+    pub(crate) apart: bool,
     pub(crate) now: u64,
     pub(crate) phase: Phase,
     pub(crate) measured: Span,
@@ -53,6 +58,8 @@ pub(crate) enum Meaning {
 pub(crate) struct Count {
     pub(crate) delivered: u64,
     pub(crate) told: u64,
+    /// Latest values that were shown again.
+    pub(crate) shown: u64,
 }
 
 /// The books. Invariant: `seats` has `subscriptions` entries for each connection of the thread.
@@ -60,7 +67,7 @@ pub(crate) struct Count {
 pub(crate) struct Ledger {
     pub(super) wanted: Arc<Wanted>,
     pub(super) marks: Marks,
-    seats: Vec<Seat>,
+    pub(super) seats: Vec<Seat>,
     lines: bool,
     /// What the last event was like.
     pub(super) alike: Alike,
@@ -76,7 +83,9 @@ pub(crate) struct Ledger {
     /// Where each channel stood when it was subscribed to.
     pub(crate) bases: Vec<Base>,
     /// The keys that each seat was shown since it last subscribed or was told of a loss, as hashes.
-    shown: HashMap<usize, HashSet<u64>>,
+    pub(super) shown: HashMap<usize, HashSet<u64>>,
+    /// What is to be shown under `latest`; `None` where that was not asked for or nobody looks.
+    pub(super) holes: Option<Holes>,
     pub(crate) all: Count,
     /// Of connections that are slow on purpose.
     pub(crate) slow: Count,
@@ -84,9 +93,13 @@ pub(crate) struct Ledger {
     pub(crate) recovered: (u64, u64),
     /// Events that were missed meanwhile and are owed by the former.
     pub(crate) owed: u64,
+    /// Seats that wait for what they missed, and the last offset of it.
+    pub(super) catching: HashMap<usize, u64>,
     /// What is to be recorded still: when the last events were due and came, and how many did so.
     same: ((u64, u64), u32),
     pub(crate) latency: Latency,
+    /// How old what slow connections see is, while it is measured.
+    pub(crate) ages: Latency,
     pub(crate) slices: Slices,
     /// With `until_last`.
     pub(crate) lasts: Lasts,
@@ -95,7 +108,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(wanted: Arc<Wanted>, connections: usize) -> Self {
-        let seats = connections * wanted.subscriptions as usize;
+        let seats = connections * wanted.subscribing.subscriptions as usize;
         Self {
             marks: Marks::new(),
             seats: vec![Seat::default(); seats],
@@ -104,20 +117,24 @@ impl Ledger {
             coded: Coded::new(wanted.target.format, seats),
             until_sample: 0,
             dice: fastrand::Rng::with_seed(0x5EED),
-            follows: wanted.verify || matches!(wanted.conduct, Conduct::Cut(_)),
+            follows: wanted.subscribing.verify
+                || matches!(wanted.subscribing.conduct, Conduct::Cut(_)),
             epochs: Epochs::default(),
-            bases: vec![Base::default(); wanted.channels as usize],
+            bases: vec![Base::default(); wanted.subscribing.channels as usize],
             shown: HashMap::new(),
+            holes: wanted.subscribing.shows_latest().then(|| Holes::new(wanted.subscribing.keys)),
             all: Count::default(),
             slow: Count::default(),
             recovered: (0, 0),
             owed: 0,
+            catching: HashMap::new(),
             same: ((0, 0), 0),
             latency: Latency::new(),
+            ages: Latency::new(),
             slices: Slices::new(),
             lasts: Lasts::default(),
             verdict: Verdict::default(),
-            may_show: wanted.verify,
+            may_show: wanted.subscribing.verify,
             wanted,
         }
     }
@@ -135,7 +152,7 @@ impl Ledger {
     fn message(&mut self, text: &[u8], from: Arrival) -> Meaning {
         match marks::event(text) {
             Some(event) => self.event(&event, from),
-            None => self.push(text, from),
+            None => self.told(text, from),
         }
     }
 
@@ -145,12 +162,16 @@ impl Ledger {
 
     pub(super) fn event(&mut self, event: &Event<'_>, from: Arrival) -> Meaning {
         let is_snapshot = self.may_show && self.marks.is_snapshot(event);
-        let channel =
-            if self.follows || self.wanted.until_last { self.channel(event.channel) } else { None };
+        let channel = if self.follows || self.wanted.subscribing.until_last {
+            self.channel(event.channel)
+        } else {
+            None
+        };
         if is_snapshot {
             // What is shown again is neither a delivery nor in time.
-            if self.wanted.verify {
-                self.snapshot((self.marks.key(event), event.offset()), channel, from);
+            self.snapshot((self.marks.key(event), event.offset()), channel, from);
+            if let Some(due) = self.marks.due(event).filter(|_| from.slow) {
+                self.aged(due, from);
             }
             return Meaning::Counted;
         }
@@ -175,7 +196,7 @@ impl Ledger {
             rest = behind;
             let named = event.channel.and_then(|channel| u32::try_from(channel).ok());
             let channel = named.unwrap_or_else(|| self.wanted.channel(from.connection, 0));
-            if self.wanted.verify {
+            if self.wanted.subscribing.verify {
                 let seq = (event.seq, event.seq);
                 let seat = self.seat(Some(channel), from);
                 self.check((Some(channel), seat), seq, from, |seat| seat.event(event.seq));
@@ -202,7 +223,7 @@ impl Ledger {
     /// Draws how many events are passed over until the next sample.
     #[cold]
     fn draw(&mut self) {
-        let others = self.wanted.sample.saturating_sub(1);
+        let others = self.wanted.subscribing.sample.saturating_sub(1);
         if others > 0 {
             self.until_sample = self.dice.u64(0..=others.saturating_mul(2));
         }
@@ -211,16 +232,23 @@ impl Ledger {
     /// Records how long an event took; `place` is its channel and offset.
     #[inline]
     pub(super) fn arrived(&mut self, due: u64, place: Option<(u32, u64)>, from: Arrival) {
-        if from.slow || !from.measured.has(due) {
-            return;
+        if from.apart || !from.measured.has(due) {
+            return self.aged(due, from);
         }
         if (due, from.now) != self.same.0 {
             self.record();
             self.same.0 = (due, from.now);
         }
         self.same.1 += 1;
-        if let Some(place) = place.filter(|_| self.wanted.until_last) {
+        if let Some(place) = place.filter(|_| self.wanted.subscribing.until_last) {
             self.lasts.note(place, due, from.now);
+        }
+    }
+
+    /// What a slow connection sees, event or latest value, is as old as this.
+    pub(super) fn aged(&mut self, due: u64, from: Arrival) {
+        if from.slow && from.phase == Phase::Measure {
+            self.ages.record(plan::latency(due, from.now));
         }
     }
 
@@ -241,6 +269,10 @@ impl Ledger {
         channel: Option<u32>,
         from: Arrival,
     ) {
+        self.count(from).shown += 1;
+        if !self.wanted.subscribing.verify {
+            return;
+        }
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let seat = self.seat(channel, from);
@@ -250,151 +282,93 @@ impl Ledger {
             let again = (!is_new).then_some((Kind::SnapshotAgain, offset, offset));
             seat.snapshot(offset).or(again)
         });
+        if let Some((seat, holes)) = seat.zip(self.holes.as_mut()) {
+            let last = self.seats[seat].position().map_or(0, |(_, last)| last);
+            let broken = holes.shown(seat, offset, last);
+            broken.into_iter().for_each(|broken| self.accuse(channel, from, broken));
+        }
     }
 
     /// A connection's accounts begin before the first event.
     pub(crate) fn begin(&mut self, at: usize) {
-        let subscriptions = self.wanted.subscriptions as usize;
-        for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
-            *seat = Seat::default();
-            seat.subscribed(Place { epoch: 0, offset: 0, recovered: None });
+        for seat in self.of_connection(at) {
+            self.seats[seat] = Seat::default();
+            self.seats[seat].subscribed(Place { epoch: 0, offset: 0, recovered: None });
         }
-    }
-
-    fn push(&mut self, text: &[u8], from: Arrival) -> Meaning {
-        let Ok(push) = serde_json::from_slice::<Push<'_>>(text) else {
-            return Meaning::Wrong(Fault::not_json(text));
-        };
-        let channel = push.channel.as_ref().and_then(|name| self.channel(name.as_bytes()));
-        match push.kind.as_ref() {
-            "subscribed" => self.subscribed(channel, &push, from),
-            "unsubscribed" if self.unsubscribed(channel, from) => {
-                Meaning::Unsubscribed { id: push.id.unwrap_or(0) }
-            }
-            "lagged" => self.lagged(channel, &push, (text, from)),
-            "event" => Meaning::Wrong(Fault::unreadable(text)),
-            // The close frame behind it says the same.
-            "disconnect" if from.slow => Meaning::Counted,
-            "error" | "unsubscribed" | "disconnect" => {
-                // Nothing more is owed of what the server has ended.
-                match push.kind.as_ref() {
-                    "disconnect" => self.ended(from.at),
-                    "unsubscribed" => {
-                        self.seat(channel, from).into_iter().for_each(|at| self.seats[at].left());
-                    }
-                    _ => {}
-                }
-                let why = push.message.or(push.reason).unwrap_or_default();
-                Meaning::Wrong(Fault::Denied(format!("{}: {why}", push.kind)))
-            }
-            _ => Meaning::Counted,
-        }
-    }
-
-    /// Events are told lost.
-    fn lagged(
-        &mut self,
-        channel: Option<u32>,
-        push: &Push<'_>,
-        (text, from): (&[u8], Arrival),
-    ) -> Meaning {
-        let first = push.from.as_ref().and_then(serde_json::Value::as_u64);
-        let (Some(first), Some(last), Some(dropped)) = (first, push.to, push.dropped) else {
-            return self.malformed(channel, (0, 0), (text, from));
-        };
-        if last < first || first == 0 {
-            return self.malformed(channel, (first, last), (text, from));
-        }
-        self.may_show = true;
-        let lost = (last - first).saturating_add(1);
-        let told = &mut self.count(from).told;
-        *told = told.saturating_add(lost);
-        let seat = self.seat(channel, from);
-        seat.into_iter().for_each(|seat| drop(self.shown.remove(&seat)));
-        self.check((channel, seat), (first, last), from, |seat| seat.lagged(first, last));
-        // A hole may have events that were left out as was asked.
-        let fewer = self.wanted.is_throttled();
-        if if fewer { dropped > lost } else { dropped != lost } {
-            self.accuse(channel, from, (Kind::Miscounted, first, last));
-        }
-        Meaning::Counted
-    }
-
-    fn malformed(
-        &mut self,
-        channel: Option<u32>,
-        (first, last): (u64, u64),
-        (text, from): (&[u8], Arrival),
-    ) -> Meaning {
-        self.accuse(channel, from, (Kind::Malformed, first, last));
-        Meaning::Wrong(Fault::unreadable(text))
-    }
-
-    fn subscribed(&mut self, channel: Option<u32>, push: &Push<'_>, from: Arrival) -> Meaning {
-        let Some((at, channel)) = self.seat(channel, from).zip(channel) else {
-            return Meaning::Wrong(Fault::OtherChannel);
-        };
-        self.coded.call(at, push.alias);
-        let answer = push.id.map_or(Meaning::Counted, |id| Meaning::Subscribed { id });
-        if push.updated {
-            return answer;
-        }
-        match push.recovered {
-            Some(true) => self.recovered.0 += 1,
-            Some(false) => self.recovered.1 += 1,
-            None => {}
-        }
-        let Some(epoch) = self.epochs.number(push.epoch.as_deref().unwrap_or_default()) else {
-            return Meaning::Wrong(Fault::TooManyEpochs);
-        };
-        let said = push.offset.unwrap_or(0);
-        let base = &mut self.bases[channel as usize];
-        base.saw(epoch, said, from.phase == Phase::Open);
-        let top = self.wanted.made(channel, from.made).map(|made| base.low.saturating_add(made));
-        let offset = top.map_or(said, |top| said.min(top));
-        if offset < said {
-            self.accuse(Some(channel), from, (Kind::Ahead, offset + 1, said));
-        }
-        self.shown.remove(&at);
-        let place = Place { epoch, offset, recovered: push.recovered };
-        let left = self.seats[at].position().filter(|left| left.0 == epoch);
-        if push.recovered == Some(true) {
-            let missed = left.map_or(0, |(_, left)| offset.saturating_sub(left));
-            self.owed = self.owed.saturating_add(missed);
-        }
-        if let Some(broken) = self.seats[at].subscribed(place) {
-            self.accuse(Some(channel), from, broken);
-        }
-        answer
-    }
-
-    /// Whether a subscription has ended because it was asked to.
-    fn unsubscribed(&mut self, channel: Option<u32>, from: Arrival) -> bool {
-        let asked = self.seat(channel, from).map(|at| &mut self.seats[at]);
-        asked.filter(|seat| seat.stands() == Stands::Leaving).map(Seat::left).is_some()
     }
 
     /// A connection has ended: its subscriptions have.
     pub(crate) fn ended(&mut self, at: usize) {
-        let subscriptions = self.wanted.subscriptions as usize;
-        for seat in &mut self.seats[at * subscriptions..(at + 1) * subscriptions] {
-            seat.left();
-        }
+        self.of_connection(at).for_each(|seat| self.leave(seat));
     }
 
-    /// How a connection's nth subscription stands.
+    /// Nothing more is owed to a seat.
+    pub(super) fn leave(&mut self, seat: usize) {
+        self.seats[seat].left();
+        self.catching.remove(&seat);
+        self.holes.iter_mut().for_each(|holes| holes.forget(seat));
+    }
+
+    /// Whether a connection has all that it had missed and is to recover.
+    pub(crate) fn caught_up(&mut self, at: usize) -> bool {
+        if self.catching.is_empty() {
+            return true;
+        }
+        let (seats, catching) = (&self.seats, &mut self.catching);
+        let waits = |seat: &usize, last: u64| {
+            seats[*seat].position().is_none_or(|(_, position)| position < last)
+        };
+        let mut all = true;
+        let subscriptions = self.wanted.subscribing.subscriptions as usize;
+        for seat in at * subscriptions..(at + 1) * subscriptions {
+            match catching.get(&seat) {
+                Some(last) if waits(&seat, *last) => all = false,
+                Some(_) => drop(catching.remove(&seat)),
+                None => {}
+            }
+        }
+        all
+    }
+
+    /// How many subscriptions wait to be shown something.
+    pub(crate) fn unshown(&self) -> u64 {
+        self.holes.as_ref().map_or(0, Holes::unshown)
+    }
+
+    /// The seats of a connection.
+    fn of_connection(&self, at: usize) -> Range<usize> {
+        let subscriptions = self.wanted.subscribing.subscriptions as usize;
+        at * subscriptions..(at + 1) * subscriptions
+    }
+
+    /// The seats of a connection's nth command: one, or by pattern all.
+    pub(super) fn of_command(&self, at: usize, slot: u32) -> Range<usize> {
+        let all = self.of_connection(at);
+        if self.wanted.subscribing.pattern {
+            return all;
+        }
+        let seat = all.start + slot as usize;
+        seat..(seat + 1).min(all.end)
+    }
+
+    /// How the subscription of a connection's nth command stands.
     pub(crate) fn stands(&self, at: usize, slot: u32) -> Stands {
-        self.seats[at * self.wanted.subscriptions as usize + slot as usize].stands()
+        self.of_command(at, slot).next().map_or(Stands::Off, |seat| self.seats[seat].stands())
     }
 
     /// An unsubscribe is sent.
     pub(crate) fn leaving(&mut self, at: usize, slot: u32) {
-        self.seats[at * self.wanted.subscriptions as usize + slot as usize].leaving();
+        self.of_command(at, slot).for_each(|seat| self.seats[seat].leaving());
     }
 
-    /// Where a connection's nth subscription was left, which is asked for with `since`.
+    /// Where a connection's nth subscription was left, which is asked for with `since`; a pattern
+    /// has no place.
     pub(crate) fn since(&mut self, at: usize, slot: u32) -> Option<(&str, u64)> {
-        let seat = self.seats.get_mut(at * self.wanted.subscriptions as usize + slot as usize)?;
+        if self.wanted.subscribing.pattern {
+            return None;
+        }
+        let place = self.of_command(at, slot).next()?;
+        let seat = self.seats.get_mut(place)?;
         let (epoch, offset) = seat.position()?;
         let name = self.epochs.name(epoch)?;
         seat.asks();
@@ -422,8 +396,8 @@ impl Ledger {
         }
     }
 
-    fn accuse(&mut self, channel: Option<u32>, from: Arrival, broken: Broken) {
-        if self.wanted.verify {
+    pub(super) fn accuse(&mut self, channel: Option<u32>, from: Arrival, broken: Broken) {
+        if self.wanted.subscribing.verify {
             self.verdict.add(Some(from.connection), channel, broken);
         }
     }
@@ -432,12 +406,17 @@ impl Ledger {
     /// violation.
     pub(crate) fn finish(&mut self, heads: &[Option<u64>], connection_of: impl Fn(usize) -> u32) {
         let wanted = Arc::clone(&self.wanted);
-        for (at, seats) in self.seats.chunks(wanted.subscriptions.max(1) as usize).enumerate() {
+        for (at, seats) in
+            self.seats.chunks(wanted.subscribing.subscriptions.max(1) as usize).enumerate()
+        {
             let connection = connection_of(at);
-            for (slot, seat) in (0..wanted.subscriptions).zip(seats) {
+            for (slot, seat) in (0..wanted.subscribing.subscriptions).zip(seats) {
                 let channel = wanted.channel(connection, slot);
                 let head = heads.get(channel as usize).copied().flatten();
-                if let Some(broken) = head.and_then(|head| seat.finish(head)) {
+                let Some(head) = head else { continue };
+                let place = at * wanted.subscribing.subscriptions as usize + slot as usize;
+                let hole = self.holes.as_ref().and_then(|holes| holes.finish(place));
+                for broken in seat.finish(head).into_iter().chain(hole) {
                     self.verdict.add(Some(connection), Some(channel), broken);
                 }
             }
@@ -446,14 +425,14 @@ impl Ledger {
 
     /// The number behind the prefix of a channel's name.
     pub(super) fn channel(&self, name: &[u8]) -> Option<u32> {
-        let digits = name.strip_prefix(self.wanted.prefix.as_bytes())?;
+        let digits = name.strip_prefix(self.wanted.subscribing.prefix.as_bytes())?;
         let (number, rest) = marks::number(digits)?;
         if rest.is_empty() { u32::try_from(number).ok() } else { None }
     }
 
     pub(super) fn seat(&self, channel: Option<u32>, from: Arrival) -> Option<usize> {
         let slot = self.wanted.slot(from.connection, channel?)?;
-        Some(from.at * self.wanted.subscriptions as usize + slot as usize)
+        Some(from.at * self.wanted.subscribing.subscriptions as usize + slot as usize)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::engine::conduct::Cut;
+use crate::engine::wanted::Subscribing;
 use crate::verdict::Kind;
+use crate::wire::command::Wishes;
 
 pub(crate) fn wanted(verify: bool) -> Wanted {
     Wanted {
@@ -14,34 +16,47 @@ pub(crate) fn wanted(verify: bool) -> Wanted {
         connect_rate: 0.0,
         inflight: 1,
         timeout_ns: 1,
+        subscribing: subscribing(verify),
+    }
+}
+
+pub(crate) fn subscribing(verify: bool) -> Subscribing {
+    Subscribing {
         channels: 3,
         subscriptions: 2,
         prefix: "load:".into(),
         verify,
         sample: 1,
         until_last: false,
-        max_rate: 0.0,
+        wishes: Wishes::default(),
+        pattern: false,
+        keys: 0,
         foreign: None,
         conduct: Conduct::Steady,
     }
 }
 
-fn ledger(verify: bool) -> Ledger {
+/// The same, with other subscriptions.
+pub(crate) fn with(subscribing: Subscribing) -> Arc<Wanted> {
+    Arc::new(Wanted { subscribing, ..wanted(false) })
+}
+
+pub(in crate::engine) fn ledger(verify: bool) -> Ledger {
     Ledger::new(Arc::new(wanted(verify)), 2)
 }
 
 /// Books of connections that are cut, with so many events made.
 fn cut(verify: bool) -> Ledger {
-    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false };
+    let cut = Cut { rate: 1.0, away_ns: 0, retry_ns: 0, expects_recovered: false, share: 1.0 };
     let conduct = Conduct::Cut(cut);
-    Ledger::new(Arc::new(Wanted { conduct, ..wanted(verify) }), 2)
+    Ledger::new(with(Subscribing { conduct, ..subscribing(verify) }), 2)
 }
 
-fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
+pub(in crate::engine) fn say(ledger: &mut Ledger, connection: u32, text: &str) -> Vec<Meaning> {
     hear(ledger, connection, text, (Phase::Drain, u64::MAX))
 }
 
-fn hear(
+pub(in crate::engine) fn hear(
     ledger: &mut Ledger,
     connection: u32,
     text: &str,
@@ -51,6 +66,7 @@ fn hear(
         at: connection as usize,
         connection,
         slow: false,
+        apart: false,
         now: 5_000_000,
         phase,
         measured: Span { from: 9, until: 10 },
@@ -62,11 +78,15 @@ fn hear(
     meanings
 }
 
-fn event(channel: u32, offset: u64) -> String {
+pub(in crate::engine) fn event(channel: u32, offset: u64) -> String {
     format!(r#"{{"type":"event","channel":"load:{channel}","offset":{offset},"data":{{"ts":9}}}}"#)
 }
 
-fn subscribe(ledger: &mut Ledger, connection: u32, channel: u32) -> Vec<Meaning> {
+pub(in crate::engine) fn subscribe(
+    ledger: &mut Ledger,
+    connection: u32,
+    channel: u32,
+) -> Vec<Meaning> {
     let text = format!(r#"{{"type":"subscribed","id":1,"channel":"load:{channel}","offset":10}}"#);
     say(ledger, connection, &text)
 }
@@ -166,8 +186,9 @@ fn what_the_server_has_ended_owes_nothing() {
 
 #[test]
 fn with_a_rate_events_may_be_left_out_but_not_the_last() {
-    let throttled = Wanted { max_rate: 1.0, ..wanted(true) };
-    let mut ledger = Ledger::new(Arc::new(throttled), 2);
+    let throttled =
+        Subscribing { wishes: Wishes { max_rate: 1.0, slow: None }, ..subscribing(true) };
+    let mut ledger = Ledger::new(with(throttled), 2);
     subscribe(&mut ledger, 0, 0);
     for offset in [11, 15] {
         say(&mut ledger, 0, &event(0, offset));
@@ -207,7 +228,7 @@ fn subscribed(ledger: &mut Ledger, rest: &str) {
     say(ledger, 0, &format!(r#"{{"type":"subscribed","id":1,"channel":"load:0",{rest}}}"#));
 }
 
-fn kinds(ledger: &Ledger) -> Vec<Kind> {
+pub(in crate::engine) fn kinds(ledger: &Ledger) -> Vec<Kind> {
     ledger.verdict.listed.iter().map(|broken| broken.kind).collect()
 }
 
@@ -247,6 +268,26 @@ fn what_an_answer_to_since_must_say() {
         subscribed(&mut ledger, answer);
         assert_eq!(kinds(&ledger), Vec::from_iter(found), "{answer}");
     }
+}
+
+#[test]
+fn who_recovers_has_caught_up_with_the_last_event_that_was_missed() {
+    let mut ledger = cut(false);
+    subscribed(&mut ledger, r#""epoch":"a","offset":10"#);
+    assert!(ledger.caught_up(0), "nothing was missed");
+    ledger.ended(0);
+    ledger.since(0, 0);
+    subscribed(&mut ledger, r#""epoch":"a","offset":12,"recovered":true"#);
+    for (offset, has_all) in [(11, false), (12, true), (13, true)] {
+        say(&mut ledger, 0, &event(0, offset));
+        assert_eq!((ledger.caught_up(0), ledger.caught_up(1)), (has_all, true), "{offset}");
+    }
+    ledger.ended(0);
+    ledger.since(0, 0);
+    subscribed(&mut ledger, r#""epoch":"a","offset":99,"recovered":true"#);
+    assert!(!ledger.caught_up(0));
+    ledger.ended(0);
+    assert!(ledger.caught_up(0), "it begins anew");
 }
 
 #[test]
@@ -362,7 +403,7 @@ fn an_event_in_another_order_does_not_vanish() {
 
 #[test]
 fn every_connection_is_sampled_whatever_their_number() {
-    let mut ledger = Ledger::new(Arc::new(Wanted { sample: 17, ..wanted(false) }), 2);
+    let mut ledger = Ledger::new(with(Subscribing { sample: 17, ..subscribing(false) }), 2);
     let mut sampled = [0; 34];
     for nth in 0..34 * 600 {
         let before = ledger.latency.count();

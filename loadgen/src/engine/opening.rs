@@ -15,8 +15,8 @@ use crate::engine::socket;
 use crate::engine::worker::{State, Worker, add};
 use crate::fault::Fault;
 use crate::plan::Plan;
-use crate::wire::frame;
 use crate::wire::template::Values;
+use crate::wire::{command, frame};
 
 impl Worker {
     /// Opens what may be opened, and says how long to wait for events.
@@ -95,7 +95,7 @@ impl Worker {
         conn.deadline = clock::now() + self.wanted.timeout_ns;
         self.opening += 1;
         self.pending.push_back((conn.deadline, at));
-        let buffer = match &self.wanted.conduct {
+        let buffer = match &self.wanted.subscribing.conduct {
             Conduct::Slow(slow) if slow.has(index) => Some(slow.buffer_bytes),
             Conduct::Slow(_)
             | Conduct::Steady
@@ -133,26 +133,26 @@ impl Worker {
             self.books.handshakes.record(now.saturating_sub(self.conns[at].born));
         }
         let connection = number(at, self.id, self.wanted.threads);
-        if self.wanted.foreign.is_some() {
+        if self.wanted.subscribing.foreign.is_some() {
             return self.greet(at, now);
         }
-        let recovers = matches!(self.wanted.conduct, Conduct::Cut(_));
+        let recovers = matches!(self.wanted.subscribing.conduct, Conduct::Cut(_));
         self.out.clear();
-        for slot in 0..self.wanted.subscriptions {
+        for slot in 0..self.wanted.commands() {
             let since = recovers.then(|| self.books.ledger.since(at, slot)).flatten();
             let id = u64::from(slot) + 1;
-            let name = self.wanted.channel_name(connection, slot);
-            let text = subscribe(&name, id, since, self.wanted.max_rate);
+            let name = self.wanted.name(connection, slot);
+            let text = command::subscribe(&name, id, since, self.wanted.subscribing.wishes);
             frame::push_client(frame::Opcode::Text, text.as_bytes(), &mut self.out);
         }
         self.send(at)?;
-        self.subscribed(at, self.wanted.subscriptions, now)
+        self.subscribed(at, self.wanted.commands(), now)
     }
 
     /// Says to a server that is not Weir what its templates say.
     fn greet(&mut self, at: usize, now: u64) -> Result<(), Fault> {
         let wanted = Arc::clone(&self.wanted);
-        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        let Some(foreign) = &wanted.subscribing.foreign else { return Ok(()) };
         let connection = number(at, self.id, wanted.threads);
         self.out.clear();
         if let Some(hello) = &foreign.hello {
@@ -160,7 +160,7 @@ impl Worker {
             foreign.push(hello, &values, &mut self.out);
         }
         if let Some(subscribe) = &foreign.subscribe {
-            for slot in 0..wanted.subscriptions {
+            for slot in 0..wanted.subscribing.subscriptions {
                 let name = wanted.channel_name(connection, slot);
                 foreign.push(subscribe, &wanted.values(connection, slot, &name), &mut self.out);
             }
@@ -168,13 +168,13 @@ impl Worker {
         self.send(at)?;
         // The publisher begins when all are ready, so each account begins with the first event.
         self.books.ledger.begin(at);
-        self.subscribed(at, foreign.answers(wanted.subscriptions), now)
+        self.subscribed(at, foreign.answers(wanted.subscribing.subscriptions), now)
     }
 
     /// Takes a message of a server that is not Weir.
     pub(super) fn foreign(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
         let wanted = Arc::clone(&self.wanted);
-        let Some(foreign) = &wanted.foreign else { return Ok(()) };
+        let Some(foreign) = &wanted.subscribing.foreign else { return Ok(()) };
         if let Some(pong) = foreign.pong.as_ref().filter(|_| foreign.is_ping(text)) {
             self.out.clear();
             let values = Values { connection: from.connection, ..Values::default() };
@@ -183,7 +183,7 @@ impl Worker {
         }
         self.books.ledger.foreign(text, from);
         let State::Subscribing { left } = self.conns[from.at].state else { return Ok(()) };
-        let names: Vec<String> = (0..wanted.subscriptions.max(1))
+        let names: Vec<String> = (0..wanted.subscribing.subscriptions.max(1))
             .map(|slot| wanted.channel_name(from.connection, slot))
             .collect();
         let each = (0..).zip(&names);
@@ -229,7 +229,7 @@ impl Worker {
             if !over {
                 let limit = Duration::from_nanos(self.wanted.timeout_ns);
                 let subscribing = matches!(self.conns[at].state, State::Subscribing { .. });
-                let fault = if subscribing && self.wanted.foreign.is_some() {
+                let fault = if subscribing && self.wanted.subscribing.foreign.is_some() {
                     Fault::Unexpected { limit, heard: self.heard.clone() }
                 } else {
                     Fault::Silent { limit }
@@ -241,7 +241,8 @@ impl Worker {
 
     /// A connection has ended by itself.
     pub(super) fn fail(&mut self, at: usize, fault: Fault) {
-        let slow = self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads));
+        let slow =
+            self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads));
         self.books.ledger.ended(at);
         let conn = &mut self.conns[at];
         let was = conn.state;
@@ -254,7 +255,8 @@ impl Worker {
         }
         if was != State::Ready && conn.due > 0 {
             conn.state = State::Away;
-            self.returns.push(Reverse((clock::now() + self.wanted.conduct.retry_ns(), at)));
+            self.returns
+                .push(Reverse((clock::now() + self.wanted.subscribing.conduct.retry_ns(), at)));
             add(&self.tally().retries);
             return self.shared.blame(fault);
         }
@@ -265,35 +267,5 @@ impl Worker {
         }
         add(if was == State::Ready { &self.tally().lost } else { &self.tally().failed });
         self.shared.blame(fault);
-    }
-}
-
-/// A command that subscribes, from a place on if there is one, with a rate unless that is 0.
-pub(super) fn subscribe(
-    channel: &str,
-    id: u64,
-    since: Option<(&str, u64)>,
-    max_rate: f64,
-) -> String {
-    let since = since.map_or_else(String::new, |(epoch, offset)| {
-        let epoch = serde_json::Value::from(epoch);
-        format!(r#","since":{{"epoch":{epoch},"offset":{offset}}}"#)
-    });
-    let rate = if max_rate > 0.0 { format!(r#","max_rate":{max_rate}"#) } else { String::new() };
-    format!(r#"{{"type":"subscribe","id":{id},"channel":"{channel}"{since}{rate}}}"#)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_is_escaped_in_since() {
-        let text = subscribe("a", 1, Some(("x\"\\", 7)), 0.0);
-        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(
-            (read["since"]["epoch"].as_str(), read["id"].as_u64()),
-            (Some("x\"\\"), Some(1))
-        );
     }
 }

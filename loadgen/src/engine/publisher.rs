@@ -10,12 +10,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::{self, SECOND};
-use crate::engine::shared::{Phase, Shared, Wanted};
+use crate::engine::shared::{Phase, Shared};
+use crate::engine::wanted::Wanted;
+use crate::engine::window::{PAUSE_MAX, Window};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
 use crate::target::Format;
 use crate::wire::marks::Push;
+use crate::wire::telemetry::Telemetry;
 use crate::wire::template::Values;
 use crate::wire::{binary, frame, payload};
 
@@ -25,12 +28,6 @@ const OUT_BYTES_MAX: usize = 1 << 20;
 const READS_MAX: u32 = 64;
 /// One read takes at most this much.
 const READ_BYTES: usize = 32 << 10;
-/// How long a publisher whose window is full waits for room. Each look takes the CPU from the server
-/// or from a receiver where there are few, so it looks as seldom as does not hold the run up.
-const PAUSE_MIN: u64 = SECOND / 10_000;
-const PAUSE_MAX: u64 = SECOND / 1_000;
-/// In a narrower window every event that may leave is waited for.
-const WINDOW_WIDE: u64 = 64;
 /// Events made between two looks at the clock.
 const BATCH: u64 = 64;
 
@@ -43,8 +40,8 @@ pub(crate) struct Feed {
     pub(crate) window: u64,
     /// Size of `data` in bytes.
     pub(crate) payload_bytes: usize,
-    /// Keys that a channel's events take turns with; 0 no keys.
-    pub(crate) keys: u64,
+    /// Whether it is telemetry, and not filled with one character.
+    pub(crate) telemetry: bool,
 }
 
 impl Feed {
@@ -89,6 +86,7 @@ struct Publisher {
     /// How much of `out` has been sent.
     gone: usize,
     text: Vec<u8>,
+    telemetry: Option<Telemetry>,
     total: u64,
     /// Events made per channel.
     made: Vec<u64>,
@@ -104,35 +102,6 @@ struct Publisher {
     done: Published,
 }
 
-/// Where a window stands. Invariant: `forgiven` never exceeds what was sent.
-#[derive(Debug, Default)]
-struct Window {
-    forgiven: u64,
-    taken: u64,
-    moved_at: u64,
-    pause: u64,
-    /// A pause has just ended.
-    rested: bool,
-}
-
-impl Window {
-    /// How long to wait for room.
-    fn rest(&mut self) -> u64 {
-        self.rested = true;
-        self.pause
-    }
-
-    /// There is `room` for events in a window of `size`. Where that is little after a pause, the next
-    /// one may be longer; where it is much, subscribers may soon have nothing to take.
-    fn adapt(&mut self, room: u64, size: u64) {
-        if !std::mem::take(&mut self.rested) || size < WINDOW_WIDE {
-            return;
-        }
-        let pause = if room > size / 8 { self.pause / 2 } else { self.pause * 5 / 4 };
-        self.pause = pause.clamp(PAUSE_MIN, PAUSE_MAX);
-    }
-}
-
 /// Connects and starts the thread; it begins with [`Phase::Warm`].
 pub(crate) fn start(
     wanted: Arc<Wanted>,
@@ -140,10 +109,13 @@ pub(crate) fn start(
     feed: Feed,
 ) -> Result<JoinHandle<Published>, Fault> {
     let limit = Duration::from_nanos(wanted.timeout_ns);
-    let (stream, input) = wanted.target.dial(limit)?;
+    // Its answers are few: they need no compression.
+    let target = wanted.target.clone();
+    let format = target.format;
+    let (stream, input) = target.speaking(format, false).dial(limit)?;
     stream.set_nonblocking(true)?;
     let mut out = Vec::with_capacity(OUT_BYTES_MAX);
-    if let Some(foreign) = &wanted.foreign
+    if let Some(foreign) = &wanted.subscribing.foreign
         && let Some(hello) = &foreign.hello
     {
         // No receiver has this number.
@@ -151,7 +123,7 @@ pub(crate) fn start(
         foreign.push(hello, &values, &mut out);
     }
     let done = Published {
-        sent: vec![0; wanted.channels as usize],
+        sent: vec![0; wanted.subscribing.channels as usize],
         lateness: Latency::new(),
         unsent: 0,
         errors: 0,
@@ -166,14 +138,15 @@ pub(crate) fn start(
         out,
         gone: 0,
         text: Vec::new(),
+        telemetry: feed.telemetry.then(|| Telemetry::new(feed.payload_bytes)),
         total: 0,
-        made: vec![0; wanted.channels as usize],
+        made: vec![0; wanted.subscribing.channels as usize],
         under_way: VecDeque::new(),
         passed: 0,
         flushed: 0,
         free_at: 0,
         seats: wanted.seats(),
-        window: Window { pause: PAUSE_MIN, ..Window::default() },
+        window: Window::new(),
         wanted,
         shared,
         feed,
@@ -280,7 +253,7 @@ impl Publisher {
             self.window.taken = taken;
             self.window.moved_at = now;
         }
-        let channels = u128::from(self.wanted.channels);
+        let channels = u128::from(self.wanted.subscribing.channels);
         let mean = u128::from(taken) * channels / u128::from(self.seats.max(1));
         let mean = u64::try_from(mean).unwrap_or(u64::MAX).saturating_add(self.window.forgiven);
         let ahead = self.total.saturating_sub(mean);
@@ -297,9 +270,9 @@ impl Publisher {
 
     /// Appends one event that is due at `at`, and says its channel.
     fn event(&mut self, at: u64) -> u64 {
-        let channels = u64::from(self.wanted.channels);
+        let channels = u64::from(self.wanted.subscribing.channels);
         let channel = self.total % channels;
-        if self.wanted.foreign.is_some() {
+        if self.wanted.subscribing.foreign.is_some() {
             self.foreign(at, channel);
             return channel;
         }
@@ -310,32 +283,42 @@ impl Publisher {
         let mut digits = itoa::Buffer::new();
         self.text.clear();
         self.text.extend_from_slice(br#"{"type":"publish","channel":""#);
-        self.text.extend_from_slice(self.wanted.prefix.as_bytes());
+        self.text.extend_from_slice(self.wanted.subscribing.prefix.as_bytes());
         self.text.extend_from_slice(digits.format(channel).as_bytes());
         if let Some(key) = self.key() {
             self.text.extend_from_slice(br#"","key":"k"#);
             self.text.extend_from_slice(digits.format(key).as_bytes());
         }
         self.text.extend_from_slice(br#"","data":"#);
-        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.data(&[("ts", at)]);
         self.text.push(b'}');
         frame::push_client(frame::Opcode::Text, &self.text, &mut self.out);
         self.count(channel);
         channel
     }
 
+    /// Appends an event's data.
+    fn data(&mut self, marks: &[(&str, u64)]) {
+        let bytes = self.feed.payload_bytes;
+        match &mut self.telemetry {
+            Some(telemetry) => telemetry.push(marks, bytes, &mut self.text),
+            None => payload::push(marks, bytes, &mut self.text),
+        }
+    }
+
     /// The number of the next event's key, if events have keys.
     fn key(&self) -> Option<u64> {
-        (self.total / u64::from(self.wanted.channels)).checked_rem(self.feed.keys)
+        (self.total / u64::from(self.wanted.subscribing.channels))
+            .checked_rem(self.wanted.subscribing.keys)
     }
 
     /// Appends one event as a binary frame.
     fn binary(&mut self, at: u64, channel: u64) {
         self.text.clear();
-        let name = format!("{}{channel}", self.wanted.prefix);
+        let name = format!("{}{channel}", self.wanted.subscribing.prefix);
         let key = self.key().map(|key| format!("k{key}"));
         binary::push_publish(&name, key.as_deref(), &mut self.text);
-        payload::push(&[("ts", at)], self.feed.payload_bytes, &mut self.text);
+        self.data(&[("ts", at)]);
         frame::push_client(frame::Opcode::Binary, &self.text, &mut self.out);
         self.count(channel);
     }
@@ -354,14 +337,14 @@ impl Publisher {
     fn foreign(&mut self, at: u64, channel: u64) {
         let seq = self.count(channel);
         let wanted = Arc::clone(&self.wanted);
-        let Some(foreign) = &wanted.foreign else { return };
+        let Some(foreign) = &wanted.subscribing.foreign else { return };
         let Some(publish) = &foreign.publish else { return };
-        let (marks, mut data) = ([("ts", at), ("seq", seq), ("ch", channel)], Vec::new());
-        payload::push(&marks, self.feed.payload_bytes, &mut data);
-        let name = format!("{}{channel}", wanted.prefix);
+        self.text.clear();
+        self.data(&[("ts", at), ("seq", seq), ("ch", channel)]);
+        let name = format!("{}{channel}", wanted.subscribing.prefix);
         let values = Values {
             channel: &name,
-            payload: &data,
+            payload: &self.text,
             connection: wanted.connections,
             id: self.total + 1,
             seq,
@@ -437,15 +420,17 @@ impl Publisher {
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Text | frame::Opcode::Binary => match &self.wanted.foreign {
-                    None => answer(frame.payload, &mut self.done),
-                    Some(foreign) if foreign.is_ping(frame.payload) => {
-                        if let Some(pong) = &foreign.pong {
-                            foreign.push(pong, &Values::default(), &mut self.out);
+                frame::Opcode::Text | frame::Opcode::Binary => {
+                    match &self.wanted.subscribing.foreign {
+                        None => answer(frame.payload, &mut self.done),
+                        Some(foreign) if foreign.is_ping(frame.payload) => {
+                            if let Some(pong) = &foreign.pong {
+                                foreign.push(pong, &Values::default(), &mut self.out);
+                            }
                         }
+                        Some(_) => {}
                     }
-                    Some(_) => {}
-                },
+                }
                 frame::Opcode::Pong => {}
             }
         }
@@ -464,30 +449,5 @@ fn answer(text: &[u8], done: &mut Published) {
                 done.first_error = push.message.unwrap_or_default().into_owned();
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wide_window_is_looked_at_seldom_and_never_runs_dry() {
-        let mut window = Window { pause: PAUSE_MIN, ..Window::default() };
-        let mut after = |room, size| {
-            assert!(window.rest() >= PAUSE_MIN);
-            window.adapt(room, size);
-            // Without a pause before it, a look says nothing about pauses.
-            window.adapt(0, size);
-            window.pause
-        };
-        assert_eq!(after(1, 1), PAUSE_MIN, "one event is waited for as closely as can be");
-        assert_eq!(after(0, 63), PAUSE_MIN);
-        assert_eq!(after(8, 64), PAUSE_MIN * 5 / 4);
-        for _ in 0..20 {
-            after(0, 512);
-        }
-        assert_eq!(after(64, 512), PAUSE_MAX);
-        assert_eq!(after(65, 512), PAUSE_MAX / 2);
     }
 }

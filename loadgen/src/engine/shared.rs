@@ -1,129 +1,12 @@
 //! What threads tell each other while a run goes on: the phase, and one line of counters each.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::clock;
-use crate::engine::conduct::Conduct;
 use crate::fault::Fault;
 use crate::plan::Span;
 use crate::process::RunQueue;
-use crate::target::{Format, Target};
-use crate::wire::foreign::Foreign;
-use crate::wire::template::Values;
-
-/// What a run wants from its receivers.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    pub(crate) target: Target,
-    pub(crate) connections: u32,
-    pub(crate) threads: u32,
-    pub(crate) private_tables: bool,
-    pub(crate) sources: u8,
-    /// Connections a second over all threads; 0 as fast as `inflight` allows.
-    pub(crate) connect_rate: f64,
-    /// Handshakes under way at once, per thread.
-    pub(crate) inflight: u32,
-    /// The longest a connection may take until it is ready.
-    pub(crate) timeout_ns: u64,
-    /// How many channels exist.
-    pub(crate) channels: u32,
-    /// How many of them each connection subscribes to; 0 none.
-    pub(crate) subscriptions: u32,
-    /// What a channel's name begins with; its number follows.
-    pub(crate) prefix: String,
-    /// Whether every event is read and held against the promise.
-    pub(crate) verify: bool,
-    /// Without `verify`, the due time of each nth event is read.
-    pub(crate) sample: u64,
-    /// Whether the last receiver of each event is looked for.
-    pub(crate) until_last: bool,
-    /// Flushes a second that each subscription asks for; 0 every event.
-    pub(crate) max_rate: f64,
-    /// What connections do besides reading.
-    pub(crate) conduct: Conduct,
-    /// The server's own protocol, where it is not Weir.
-    pub(crate) foreign: Option<Foreign>,
-}
-
-impl Wanted {
-    /// Subscriptions over all connections that are not slow on purpose.
-    pub(crate) fn seats(&self) -> u64 {
-        u64::from(self.connections - self.slow()) * u64::from(self.subscriptions)
-    }
-
-    /// Connections that are slow on purpose.
-    pub(crate) fn slow(&self) -> u32 {
-        let slow = (0..self.connections).filter(|connection| self.conduct.is_slow(*connection));
-        u32::try_from(slow.count()).unwrap_or(u32::MAX)
-    }
-
-    /// Whether an event says no more than that it came and when it was due, or its offset where that
-    /// is followed: then most need no more than a glance.
-    pub(crate) fn skims(&self) -> bool {
-        let is_text = self.target.format == Format::Json && !self.target.is_batched();
-        is_text
-            && self.foreign.is_none()
-            && !self.until_last
-            && !matches!(self.conduct, Conduct::Echo(_))
-    }
-
-    /// Whether subscriptions ask for fewer events: what is left out is then no loss.
-    pub(crate) fn is_throttled(&self) -> bool {
-        self.max_rate > 0.0
-    }
-
-    /// What the templates of a connection's nth subscription are filled with.
-    pub(crate) fn values<'a>(&self, connection: u32, slot: u32, channel: &'a str) -> Values<'a> {
-        // The hello is the first command.
-        Values { channel, connection, id: u64::from(slot) + 2, ..Values::default() }
-    }
-
-    /// The name of a connection's nth channel.
-    pub(crate) fn channel_name(&self, connection: u32, slot: u32) -> String {
-        format!("{}{}", self.prefix, self.channel(connection, slot))
-    }
-
-    /// How many of `made` events are a channel's, which are dealt in turn; `None` when nobody counts.
-    pub(crate) fn made(&self, channel: u32, made: u64) -> Option<u64> {
-        let channels = u64::from(self.channels);
-        let extra = u64::from(u64::from(channel) < made % channels);
-        (made < u64::MAX).then(|| made / channels + extra)
-    }
-
-    /// What makes two runs the same work, for the report.
-    pub(crate) fn sizes(&self) -> BTreeMap<&'static str, f64> {
-        let mut sizes = BTreeMap::from([
-            ("connections", f64::from(self.connections)),
-            ("connect_rate", self.connect_rate),
-            ("channels", f64::from(self.channels)),
-            ("subscriptions", f64::from(self.subscriptions)),
-            ("verify", f64::from(u8::from(self.verify))),
-        ]);
-        if self.until_last {
-            sizes.insert("until_last", 1.0);
-        }
-        if self.is_throttled() {
-            sizes.insert("max_rate", self.max_rate);
-        }
-        sizes
-    }
-
-    /// The channel of a connection's nth subscription.
-    pub(crate) fn channel(&self, connection: u32, slot: u32) -> u32 {
-        (connection % self.channels + slot) % self.channels
-    }
-
-    /// Which subscription of the connection a channel is; `None` when it has not asked for it.
-    pub(crate) fn slot(&self, connection: u32, channel: u32) -> Option<u32> {
-        if channel >= self.channels {
-            return None;
-        }
-        let slot = (channel + self.channels - connection % self.channels) % self.channels;
-        (slot < self.subscriptions).then_some(slot)
-    }
-}
 
 /// The parts of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,10 +77,16 @@ counters! {
     delivered: saturating_add,
     /// Events told by `lagged`.
     told: saturating_add,
+    /// Latest values that were shown again.
+    shown: saturating_add,
+    /// Subscriptions that are owed some, under `latest`.
+    unshown: saturating_add,
     /// Requests that wait for their answers.
     open: saturating_add,
     /// Bytes read from sockets.
     bytes: saturating_add,
+    /// What they are when they are inflated.
+    unpacked: saturating_add,
     /// System calls that read something.
     reads: saturating_add,
     cpu_ns: saturating_add,
@@ -206,6 +95,7 @@ counters! {
     /// Events received by connections that are slow on purpose.
     slow_delivered: saturating_add,
     slow_told: saturating_add,
+    slow_shown: saturating_add,
     /// Slow connections that have ended.
     slow_gone: saturating_add,
     /// Slow connections that the server has let go of, while they were not read.
@@ -223,6 +113,13 @@ counters! {
     /// When the last connection came back, and was served.
     last_back: max,
     last_served: max,
+}
+
+impl Total {
+    /// Events received, by the slow too.
+    pub(crate) fn received(&self) -> u64 {
+        self.delivered.saturating_add(self.slow_delivered)
+    }
 }
 
 impl Tally {

@@ -16,12 +16,14 @@ use crate::engine::books::{Books, number};
 use crate::engine::conduct::Conduct;
 use crate::engine::ledger::{Arrival, Meaning};
 use crate::engine::pending::Pending;
-use crate::engine::shared::{Phase, Shared, Tally, Wanted};
+use crate::engine::shared::{Phase, Shared, Tally};
 use crate::engine::socket;
+use crate::engine::wanted::Wanted;
 use crate::fault::Fault;
 use crate::machine;
 use crate::plan::Plan;
 use crate::process::RunQueue;
+use crate::wire::inflate::Inflate;
 use crate::wire::{frame, handshake};
 
 /// One read takes at most this much.
@@ -106,10 +108,14 @@ pub(crate) struct Worker {
     said_settled: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
+    /// Where permessage-deflate was agreed on.
+    inflate: Option<Inflate>,
     /// Whether events that are like the last one may take the cheap way.
     skims: bool,
     reads: u64,
     bytes: u64,
+    /// What compressed messages are larger than they were on the wire.
+    grown: i64,
     queue: RunQueue,
     pub(crate) books: Books,
 }
@@ -160,8 +166,10 @@ impl Worker {
             full_at: 0,
             opened_at: clock::now(),
             skims: wanted.skims(),
+            inflate: wanted.target.deflate.then(Inflate::new),
             reads: 0,
             bytes: 0,
+            grown: 0,
             queue: RunQueue::own(),
             books,
             wanted,
@@ -223,10 +231,17 @@ impl Worker {
         tally.told.store(all.told, Ordering::Relaxed);
         tally.slow_delivered.store(slow.delivered, Ordering::Relaxed);
         tally.slow_told.store(slow.told, Ordering::Relaxed);
+        tally.shown.store(all.shown, Ordering::Relaxed);
+        tally.slow_shown.store(slow.shown, Ordering::Relaxed);
+        tally.unshown.store(self.books.ledger.unshown(), Ordering::Relaxed);
         tally.bytes.store(self.bytes, Ordering::Relaxed);
+        let unpacked = self.bytes.saturating_add_signed(self.grown);
+        tally.unpacked.store(unpacked, Ordering::Relaxed);
         tally.reads.store(self.reads, Ordering::Relaxed);
         tally.open.store(self.asked.open(), Ordering::Relaxed);
-        if self.is_settled && !self.said_settled && matches!(self.wanted.conduct, Conduct::Echo(_))
+        if self.is_settled
+            && !self.said_settled
+            && matches!(self.wanted.subscribing.conduct, Conduct::Echo(_))
         {
             self.said_settled = true;
             self.shared.settle();
@@ -253,7 +268,7 @@ impl Worker {
     }
 
     fn is_slow(&self, at: usize) -> bool {
-        self.wanted.conduct.is_slow(number(at, self.id, self.wanted.threads))
+        self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads))
     }
 
     /// Reads once into the thread's buffer, behind what the connection carried over.
@@ -299,27 +314,34 @@ impl Worker {
         let now = clock::now();
         let mut used = 0;
         if self.conns[at].state == State::Upgrading {
-            let Some(len) = handshake::answer(input, self.wanted.target.format.subprotocol())?
-            else {
+            let Some(len) = handshake::answer(input, self.wanted.target.offer())? else {
                 return Ok(0);
             };
             used = len;
             self.upgraded(at, now)?;
         }
         let connection = number(at, self.id, self.wanted.threads);
-        let slow = self.wanted.conduct.is_slow(connection);
+        let conduct = &self.wanted.subscribing.conduct;
+        let (slow, apart) = (conduct.is_slow(connection), conduct.is_apart(connection));
         // Both as they are behind the read: a thread that was held up has read what came meanwhile.
         let (made, phase) = (self.shared.made.load(Ordering::Acquire), self.shared.phase());
-        let from = Arrival { at, connection, slow, now, phase, measured: self.shared.span(), made };
+        let from =
+            Arrival { at, connection, slow, apart, now, phase, measured: self.shared.span(), made };
         let before = self.books.ledger.all.delivered;
         let mut joined = Vec::new();
         loop {
             if self.skims {
                 used += self.books.ledger.alike(&input[used..], from);
             }
-            let found = frame::next(&mut input[used..], &mut joined).map_err(Fault::BadFrame)?;
+            let rest = &mut input[used..];
+            let found = match self.inflate {
+                None => frame::next(rest, &mut joined),
+                Some(_) => frame::next_deflated(rest, &mut joined),
+            };
+            let found = found.map_err(Fault::BadFrame)?;
             let Some((frame, len)) = found else { break };
             match frame.opcode {
+                opcode if frame.is_deflated => self.deflated(opcode, frame.payload, from)?,
                 frame::Opcode::Text => {
                     self.text(frame.payload, from)?;
                     if self.skims {
@@ -328,31 +350,62 @@ impl Worker {
                 }
                 frame::Opcode::Ping => self.pong(at, frame.payload)?,
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
-                frame::Opcode::Binary if self.wanted.foreign.is_some() => {
-                    self.text(frame.payload, from)?;
-                }
-                frame::Opcode::Binary => {
-                    if let Meaning::Wrong(fault) = self.books.ledger.binary(frame.payload, from) {
-                        return Err(fault);
-                    }
-                }
+                frame::Opcode::Binary => self.binary(frame.payload, from)?,
                 frame::Opcode::Pong => {}
             }
             used += len;
         }
         let conn = &self.conns[at];
-        if conn.due > 0 && conn.state == State::Ready && self.books.ledger.all.delivered > before {
+        if conn.due > 0
+            && conn.state == State::Ready
+            && self.books.ledger.all.delivered > before
+            && self.books.ledger.caught_up(at)
+        {
             self.served(at, now);
         }
         Ok(used)
     }
 
+    /// Takes a compressed message.
+    #[cold]
+    fn deflated(
+        &mut self,
+        opcode: frame::Opcode,
+        packed: &[u8],
+        from: Arrival,
+    ) -> Result<(), Fault> {
+        // Set apart while it is read from.
+        let Some(mut inflate) = self.inflate.take() else { return Ok(()) };
+        let outcome = match inflate.text(packed) {
+            Ok(text) => {
+                self.grown += size(text) - size(packed);
+                // No control frame is compressed.
+                let is_binary = opcode == frame::Opcode::Binary;
+                if is_binary { self.binary(text, from) } else { self.text(text, from) }
+            }
+            Err(error) => Err(Fault::BadDeflate(error)),
+        };
+        self.inflate = Some(inflate);
+        outcome
+    }
+
+    fn binary(&mut self, payload: &[u8], from: Arrival) -> Result<(), Fault> {
+        if self.wanted.subscribing.foreign.is_some() {
+            return self.text(payload, from);
+        }
+        match self.books.ledger.binary(payload, from) {
+            Meaning::Wrong(fault) => Err(fault),
+            Meaning::Counted | Meaning::Subscribed { .. } | Meaning::Unsubscribed { .. } => Ok(()),
+        }
+    }
+
     fn text(&mut self, text: &[u8], from: Arrival) -> Result<(), Fault> {
-        if matches!(self.wanted.conduct, Conduct::Echo(_)) && self.echoed(from.at, text, from.phase)
+        if matches!(self.wanted.subscribing.conduct, Conduct::Echo(_))
+            && self.echoed(from.at, text, from.phase)
         {
             return Ok(());
         }
-        if self.wanted.foreign.is_some() {
+        if self.wanted.subscribing.foreign.is_some() {
             return self.foreign(text, from);
         }
         let (mut subscribed, mut refused, mut wrong) = (0, 0, None);
@@ -426,6 +479,10 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn size(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn add(counter: &AtomicU64) {

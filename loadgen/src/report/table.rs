@@ -130,8 +130,18 @@ impl Rows {
                 fanout.delivered_per_second, fanout.megabytes_per_second, fanout.events_per_read
             ),
         );
+        if let Some(wire) = fanout.wire_bytes_per_delivery {
+            let mut text = format!("{wire:.0} B on the wire");
+            if let Some(inflated) = fanout.inflated_bytes_per_delivery {
+                text.push_str(&format!(", {inflated:.0} B inflated"));
+            }
+            self.add("per delivery", text);
+        }
         let Fanout { expected_total, delivered_total, told_total, .. } = fanout;
         let mut whole = format!("{delivered_total} delivered, {told_total} told lost");
+        if fanout.shown_total > 0 {
+            whole.push_str(&format!(", {} shown", fanout.shown_total));
+        }
         if *expected_total > 0 {
             whole = format!("{expected_total} expected, {whole}");
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::SECOND;
-use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
-use crate::engine::shared::{Shared, Wanted};
+use crate::engine::shared::Shared;
+use crate::engine::wanted::{Subscribing, Wanted};
 use crate::fault::{Fault, Invalid, RunError};
 use crate::host::Host;
 use crate::machine;
@@ -17,8 +17,10 @@ use crate::scenario::drain;
 use crate::scenario::moment::{Moment, Stretch, ratio};
 use crate::sections::Sections;
 use crate::series::Series;
-use crate::target::{Format, Target};
-use crate::wire::foreign::Foreign;
+use crate::target::Target;
+
+/// Accounts that are kept: so many take a gigabyte.
+const SEATS_MAX: u64 = 40_000_000;
 
 /// How to connect, as the command line says.
 #[derive(Debug, Clone)]
@@ -35,24 +37,6 @@ pub(crate) struct Connecting {
     pub(crate) progress: bool,
 }
 
-/// Which channels the connections subscribe to, and how closely they look.
-#[derive(Debug, Clone)]
-pub(crate) struct Subscribing {
-    pub(crate) channels: u32,
-    pub(crate) per_connection: u32,
-    pub(crate) prefix: String,
-    pub(crate) verify: bool,
-    pub(crate) sample: u64,
-    pub(crate) until_last: bool,
-    /// Flushes a second that each subscription asks for; 0 every event.
-    pub(crate) max_rate: f64,
-    pub(crate) conduct: Conduct,
-    /// The server's own protocol, where it is not Weir.
-    pub(crate) foreign: Option<Foreign>,
-    /// How events are written.
-    pub(crate) format: Format,
-}
-
 impl Connecting {
     /// Checks the machine and meets the server, then opens all connections.
     pub(crate) fn open(&self, subscribing: Subscribing) -> Result<Crew, RunError> {
@@ -60,10 +44,17 @@ impl Connecting {
         let sources = if self.target.address.is_ipv4() { self.sources } else { Some(0) };
         let layout = machine::layout(self.connections, self.threads, sources)?;
         self.check_pid()?;
-        let target = self.target.speaking(subscribing.format);
-        target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
+        let seats = u64::from(self.connections) * u64::from(subscribing.subscriptions);
+        if seats > SEATS_MAX {
+            return Err(RunError::Usage(format!(
+                "{} connections with {} channels each are {seats} accounts, and at most {SEATS_MAX} \
+                 are kept",
+                self.connections, subscribing.subscriptions
+            )));
+        }
+        self.target.dial(self.timeout).map_err(|fault| self.server_error(fault))?;
         let mut crew = Crew::start(Wanted {
-            target,
+            target: self.target.clone(),
             connections: self.connections,
             threads: layout.threads,
             private_tables: layout.private_tables,
@@ -71,15 +62,7 @@ impl Connecting {
             connect_rate: self.rate,
             inflight: self.inflight,
             timeout_ns: u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX),
-            channels: subscribing.channels,
-            subscriptions: subscribing.per_connection,
-            prefix: subscribing.prefix,
-            verify: subscribing.verify,
-            sample: subscribing.sample,
-            until_last: subscribing.until_last,
-            max_rate: subscribing.max_rate,
-            conduct: subscribing.conduct,
-            foreign: subscribing.foreign,
+            subscribing,
         })?;
         crew.watch(self.server_pid);
         let mut progress = self.progress.then(|| Progress::new(self.connections));

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::clock::{self, SECOND};
 use crate::engine::crew::Result as CrewResult;
+use crate::engine::wanted::Subscribing;
 use crate::fault::{Invalid, RunError};
 use crate::latency::Latency;
 use crate::process;
 use crate::report::{Idle, Report};
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::moment::{Moment, Stretch, ratio};
 
 /// The largest p99 of the generator's own lateness with a plan.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::clock::{self, SECOND};
 use crate::engine::conduct::Conduct;
 use crate::engine::crew::Crew;
-use crate::engine::shared::{Total, Wanted};
+use crate::engine::shared::Total;
+use crate::engine::wanted::Wanted;
 use crate::fault::Invalid;
 
 /// What is left must go on arriving; after this long without anything the run is over.
@@ -66,7 +67,8 @@ pub(crate) fn hold(time: Duration, stands: impl Fn() -> bool) -> bool {
 /// Waits until those who are away are back and served, or nothing more can be hoped for.
 pub(crate) fn calm(crew: &Crew, limit: Duration) {
     let end = end_of(limit);
-    let served = matches!(crew.wanted.conduct, Conduct::Cut(_)) && crew.wanted.subscriptions > 0;
+    let served = matches!(crew.wanted.subscribing.conduct, Conduct::Cut(_))
+        && crew.wanted.subscribing.subscriptions > 0;
     while clock::now() < end && crew.broken().is_none() {
         let total = crew.shared.total();
         if total.back >= total.cut && (!served || total.served >= total.cut) {
@@ -102,21 +104,24 @@ pub(crate) fn drain(crew: &Crew, limit: Duration) -> End {
     }
 }
 
-/// Everything that has come, been told or ended.
+/// Everything that has come, been told or shown, or ended.
 fn arrived(total: &Total) -> u64 {
     let slow = total.slow_delivered.saturating_add(total.slow_told);
     let all = total.delivered.saturating_add(total.told);
-    all.saturating_add(slow).saturating_add(total.slow_gone)
+    let shown = total.shown.saturating_add(total.slow_shown);
+    all.saturating_add(slow).saturating_add(shown).saturating_add(total.slow_gone)
 }
 
 /// Whether everybody has what was sent, the slow too. Whole rounds over the channels: an upper bound
 /// that is exact when they divide.
 fn is_all(wanted: &Wanted, sent: u64, total: &Total) -> bool {
-    let due = |seats: u64| u128::from(sent) * u128::from(seats) / u128::from(wanted.channels);
+    let due =
+        |seats: u64| u128::from(sent) * u128::from(seats) / u128::from(wanted.subscribing.channels);
     let (seats, slow) = (wanted.seats(), wanted.slow());
     let slow_got = total.slow_delivered.saturating_add(total.slow_told);
-    let slow_due = due(u64::from(slow) * u64::from(wanted.subscriptions));
-    u128::from(total.delivered.saturating_add(total.told)) >= due(seats)
+    let slow_due = due(u64::from(slow) * u64::from(wanted.subscribing.subscriptions));
+    total.unshown == 0
+        && u128::from(total.delivered.saturating_add(total.told)) >= due(seats)
         && (total.slow_gone >= u64::from(slow) || u128::from(slow_got) >= slow_due)
 }
 
@@ -124,13 +129,15 @@ fn is_all(wanted: &Wanted, sent: u64, total: &Total) -> bool {
 mod tests {
     use super::*;
     use crate::engine::conduct::Slow;
-    use crate::engine::ledger::tests::wanted;
+    use crate::engine::ledger::tests::{subscribing, with};
+    use crate::engine::wanted::Subscribing;
 
     #[test]
     fn nothing_is_over_while_the_slow_may_still_read() {
         let slow = Slow { share: 0.5, bytes_per_second: 0, buffer_bytes: 0 };
         // Two connections of two seats each on three channels, one of them slow.
-        let wanted = Wanted { conduct: Conduct::Slow(slow), ..wanted(true) };
+        let subscribing = Subscribing { conduct: Conduct::Slow(slow), ..subscribing(true) };
+        let wanted = with(subscribing);
         let total = |delivered, slow_delivered, slow_told, slow_gone| {
             let rest = Total::default();
             Total { delivered, slow_delivered, slow_told, slow_gone, ..rest }

@@ -8,11 +8,12 @@ use crate::engine::conduct::Conduct;
 use crate::engine::crew::{Crew, Result as CrewResult};
 use crate::engine::lasts::Lasts;
 use crate::engine::publisher::{self, Feed, Published};
-use crate::engine::shared::{Phase, Total, Wanted};
+use crate::engine::shared::{Phase, Total};
+use crate::engine::wanted::{Subscribing, Wanted};
 use crate::fault::{Count, Invalid, RunError};
 use crate::process;
 use crate::report::{Fanout, Report, UntilLast};
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::drain::{End, calm, drain};
 use crate::scenario::moment::{Stretch, ratio};
 
@@ -63,7 +64,7 @@ pub(crate) fn measure(
     let verify = subscribing.verify;
     let crew = connecting.open(subscribing)?;
     let (wanted, shared) = (crew.wanted.clone(), crew.shared.clone());
-    if wanted.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
+    if wanted.subscribing.foreign.as_ref().is_some_and(|foreign| foreign.expect.is_none()) {
         // Nobody says when the subscriptions stand.
         clock::sleep(SECOND / 2);
     }
@@ -94,7 +95,7 @@ pub(crate) fn measure(
     }
     // What lies between two epochs is owed to nobody; nor does anybody know what is owed where
     // clients come and go, or ask for less.
-    let is_open = wanted.conduct.is_moving() || wanted.is_throttled() || renewed > 0;
+    let is_open = wanted.subscribing.conduct.is_moving() || wanted.is_throttled() || renewed > 0;
     let expected = if is_open { 0 } else { expected(&wanted, &feeder) };
     report.fanout = Some(figures(&stretch, &feeder, &done, (total, expected)));
     check_conduct(&mut report, &done, total);
@@ -142,7 +143,9 @@ fn flow(
 fn check_conduct(report: &mut Report, done: &CrewResult, total: Total) {
     let away = total.cut - total.back;
     report.invalidate((away > 0).then(|| Invalid::NotBack { away, why: done.fault.clone() }));
-    if matches!(done.wanted.conduct, Conduct::Cut(_)) && done.wanted.subscriptions > 0 {
+    if matches!(done.wanted.subscribing.conduct, Conduct::Cut(_))
+        && done.wanted.subscribing.subscriptions > 0
+    {
         let connections = total.back.saturating_sub(total.served);
         report.invalidate(Count::NotServed.of(connections));
     }
@@ -153,8 +156,8 @@ fn check_conduct(report: &mut Report, done: &CrewResult, total: Total) {
 /// Deliveries that the whole run owes.
 fn expected(wanted: &Wanted, feeder: &Published) -> u64 {
     let mut expected = 0;
-    for connection in (0..wanted.connections).filter(|c| !wanted.conduct.is_slow(*c)) {
-        for slot in 0..wanted.subscriptions {
+    for connection in (0..wanted.connections).filter(|c| !wanted.subscribing.conduct.is_slow(*c)) {
+        for slot in 0..wanted.subscribing.subscriptions {
             let channel = wanted.channel(connection, slot) as usize;
             expected += feeder.sent.get(channel).copied().unwrap_or(0);
         }
@@ -170,23 +173,30 @@ fn figures(
 ) -> Fanout {
     let Stretch { from, to } = stretch;
     let per_second = |count| stretch.per_second(count);
+    let bytes = to.total.bytes - from.total.bytes;
+    let unpacked = to.total.unpacked - from.total.unpacked;
+    let got = to.total.received() - from.total.received();
+    let for_each = |bytes| (got > 0).then(|| ratio(bytes, got));
     let delivered = stretch.delivered();
     let (total, expected_total) = whole;
     Fanout {
         seconds: ratio(stretch.nanos(), SECOND),
-        channels: done.wanted.channels,
+        channels: done.wanted.subscribing.channels,
         published: stretch.published(),
         published_per_second: per_second(stretch.published()),
         delivered,
         delivered_per_second: per_second(delivered),
         events_per_read: ratio(delivered, to.total.reads - from.total.reads),
-        megabytes_per_second: per_second(to.total.bytes - from.total.bytes) / 1e6,
+        megabytes_per_second: per_second(bytes) / 1e6,
+        wire_bytes_per_delivery: for_each(bytes),
+        inflated_bytes_per_delivery: for_each(unpacked).filter(|_| done.wanted.target.deflate),
         published_total: feeder.sent.iter().sum(),
         expected_total,
         delivered_total: total.delivered,
         told_total: total.told,
+        shown_total: total.shown,
         latency: done.latency.summary(),
-        until_last: done.wanted.until_last.then(|| until_last(&done.wanted, done)),
+        until_last: done.wanted.subscribing.until_last.then(|| until_last(&done.wanted, done)),
         lateness: feeder.lateness.summary(),
         held_back: feeder.held_back,
         stalls: feeder.stalls,
@@ -195,9 +205,9 @@ fn figures(
 
 /// How long the last subscriber waited for each event.
 fn until_last(wanted: &Wanted, done: &CrewResult) -> UntilLast {
-    let mut seats = vec![0_u64; wanted.channels as usize];
+    let mut seats = vec![0_u64; wanted.subscribing.channels as usize];
     for connection in 0..wanted.connections {
-        for slot in 0..wanted.subscriptions {
+        for slot in 0..wanted.subscribing.subscriptions {
             seats[wanted.channel(connection, slot) as usize] += 1;
         }
     }

@@ -9,10 +9,11 @@ use crate::engine::conduct::{Conduct, Cut};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
 use crate::engine::shared::Total;
+use crate::engine::wanted::Subscribing;
 use crate::fault::{Count, RunError};
 use crate::latency::Latency;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::fanout::{self, Fed, Times};
 use crate::scenario::moment::{Stretch, ratio};
 use crate::sections::{Recover, Round};
@@ -32,6 +33,11 @@ pub(crate) fn run(
     (cut, storms): (Cut, Option<Storms>),
     (feed, times): (Feed, Times),
 ) -> Result<Report, RunError> {
+    if !(0..connecting.connections).any(|connection| cut.has(connection)) {
+        let text =
+            format!("--share {} of {} connections cuts nobody", cut.share, connecting.connections);
+        return Err(RunError::Usage(text));
+    }
     subscribing.conduct = Conduct::Cut(cut);
     let mut rounds = Vec::new();
     let name = if storms.is_some() { "storm" } else { "recover" };
@@ -41,7 +47,7 @@ pub(crate) fn run(
         }
         Some(storms) => {
             for _ in 0..storms.rounds {
-                rounds.push(storm(crew, storms.limit));
+                rounds.push(storm(crew, (cut, storms.limit)));
                 if !hold(crew, times.duration) {
                     return;
                 }
@@ -75,6 +81,7 @@ pub(crate) fn run(
     let rounds = storms.map_or(0.0, |storms| f64::from(storms.rounds));
     report.sizes.extend([
         ("cut_rate", cut.rate),
+        ("cut_share", cut.share),
         ("away_seconds", ratio(cut.away_ns, SECOND)),
         ("storm_rounds", rounds),
     ]);
@@ -82,12 +89,13 @@ pub(crate) fn run(
     Ok(report)
 }
 
-/// Cuts all, and waits until all are back and served.
-fn storm(crew: &Crew, limit: Duration) -> Round {
+/// Cuts all that are to be cut, and waits until all are back and served.
+fn storm(crew: &Crew, (cut, limit): (Cut, Duration)) -> Round {
     let before = crew.shared.total();
     let start = clock::now();
     let end = start + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-    let wanted = u64::from(crew.wanted.connections);
+    let wanted = (0..crew.wanted.connections).filter(|connection| cut.has(*connection));
+    let wanted = wanted.count() as u64;
     crew.shared.storm_at.store(start, Ordering::Relaxed);
     crew.shared.storms.fetch_add(1, Ordering::Release);
     loop {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::blaster::{Blast, Blaster};
 use crate::engine::shared::Phase;
+use crate::engine::wanted::Subscribing;
 use crate::fault::{Invalid, RunError};
 use crate::machine;
 use crate::process;
 use crate::report::{Fanout, Report};
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::moment::{Stretch, ratio};
 use crate::target::Target;
 
@@ -66,6 +67,9 @@ pub(crate) fn run(
         expected_total: 0,
         delivered_total: to.total.delivered,
         told_total: 0,
+        shown_total: 0,
+        wire_bytes_per_delivery: None,
+        inflated_bytes_per_delivery: None,
         latency: done.latency.summary(),
         until_last: None,
         lateness: None,

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use crate::engine::conduct::{Conduct, Slow};
 use crate::engine::crew::Crew;
 use crate::engine::publisher::Feed;
+use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
+use crate::latency::Latency;
 use crate::process::MemoryPoint;
 use crate::report::Report;
-use crate::scenario::common::{Connecting, Subscribing, hold};
+use crate::scenario::common::{Connecting, hold};
 use crate::scenario::fanout::{self, Times};
 use crate::sections;
 
@@ -32,10 +34,11 @@ pub(crate) fn run(
     let measured = |crew: &Crew| {
         hold(crew, times.duration);
     };
-    let (channels, per_connection) = (subscribing.channels, subscribing.per_connection);
+    let (channels, per_connection) = (subscribing.channels, subscribing.subscriptions);
     let fed = fanout::measure("slow", connecting, subscribing, (feed, times), measured)?;
-    let mut closes: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut closes, mut ages): (BTreeMap<String, u64>, _) = (BTreeMap::new(), Latency::new());
     for book in &fed.done.books {
+        ages.merge(&book.ledger.ages);
         for (why, count) in &book.closes {
             *closes.entry(why.clone()).or_default() += count;
         }
@@ -60,12 +63,15 @@ pub(crate) fn run(
         ("slow_bytes_per_second", pace),
         ("slow_buffer", buffer),
     ]);
+    report.distributions.extend(ages.distribution("slow_age"));
     report.sections.slow = Some(sections::Slow {
         connections: connections.len() as u64,
         bytes_per_second: slow.bytes_per_second,
         expected_total,
         delivered_total: fed.total.slow_delivered,
         told_total: fed.total.slow_told,
+        shown_total: fed.total.slow_shown,
+        age: ages.summary(),
         dropped_early: fed.total.slow_hung,
         closes,
         memory,

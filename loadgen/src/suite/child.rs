@@ -104,6 +104,7 @@ impl Gateway {
     pub(crate) fn start(
         program: &Path,
         shards: u32,
+        config: Option<PathBuf>,
         log: PathBuf,
         interrupts: &Interrupts,
     ) -> Result<Self, RunError> {
@@ -113,7 +114,10 @@ impl Gateway {
             .map_err(no_port)?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", &address.to_string(), "--shards", &shards.to_string()]);
-        // The measured gateway has the settings of its defaults, not those of this shell.
+        if let Some(config) = config {
+            command.arg("--config").arg(config);
+        }
+        // The measured gateway has the settings of its defaults and its run, not those of this shell.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("WEIR_")) {
                 command.env_remove(name);

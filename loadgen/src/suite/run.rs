@@ -42,7 +42,7 @@ impl Suite {
     fn clear(&self) -> Result<(), RunError> {
         fs::create_dir_all(&self.out).map_err(|error| cannot_write(&self.out, error))?;
         for case in &SET {
-            for extension in ["json", "html", "txt", "log", "err"] {
+            for extension in ["json", "html", "txt", "log", "err", "toml"] {
                 // Most are not there.
                 fs::remove_file(self.path(case, extension)).ok();
             }
@@ -54,10 +54,21 @@ impl Suite {
         self.out.join(format!("{}.{extension}", case.name))
     }
 
+    /// Writes the gateway's configuration, if the run has one.
+    fn config(&self, case: &Case) -> Result<Option<PathBuf>, RunError> {
+        if case.config.is_empty() {
+            return Ok(None);
+        }
+        let path = self.path(case, "toml");
+        fs::write(&path, case.config).map_err(|error| cannot_write(&path, error))?;
+        Ok(Some(path))
+    }
+
     /// One run; its exit code.
     fn one(&self, case: &Case, interrupts: &Interrupts) -> Result<u8, RunError> {
         let log = self.path(case, "log");
-        let gateway = Gateway::start(&self.server, case.shards, log, interrupts)?;
+        let config = self.config(case)?;
+        let gateway = Gateway::start(&self.server, case.shards, config, log, interrupts)?;
         let failed = |error| RunError::Machine(format!("cannot find this program: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(case.arguments).arg(gateway.url());

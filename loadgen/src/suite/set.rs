@@ -20,16 +20,25 @@ pub(crate) struct Case {
     pub(crate) from: Scale,
     /// Shards of the gateway: each has its own table of descriptors.
     pub(crate) shards: u32,
+    /// The gateway's configuration beyond its defaults.
+    pub(crate) config: &'static str,
     /// The command line without the address and what the suite adds.
     pub(crate) arguments: &'static [&'static str],
 }
 
 const fn small(name: &'static str, arguments: &'static [&'static str]) -> Case {
-    Case { name, from: Scale::Small, shards: 1, arguments }
+    Case { name, from: Scale::Small, shards: 1, config: "", arguments }
 }
 
+/// A small run of channels that keep their past.
+const fn kept(name: &'static str, arguments: &'static [&'static str]) -> Case {
+    Case { config: HISTORY, ..small(name, arguments) }
+}
+
+const HISTORY: &str = "[defaults]\nhistory = 1000\n";
+
 const fn full(name: &'static str, arguments: &'static [&'static str]) -> Case {
-    Case { name, from: Scale::Full, shards: 6, arguments }
+    Case { name, from: Scale::Full, shards: 6, config: "", arguments }
 }
 
 /// Every run, in order. A run's name is the name of its report in a baseline: a run that becomes
@@ -70,8 +79,8 @@ pub(crate) const SET: [Case; 16] = [
             "--verify",
         ],
     ),
-    small(
-        "recover-1k",
+    kept(
+        "recover-1k-history",
         &[
             "recover",
             "-c",
@@ -83,11 +92,24 @@ pub(crate) const SET: [Case; 16] = [
             "--duration",
             "3",
             "--verify",
+            "--expect-recovered",
         ],
     ),
-    small(
-        "storm-1k",
-        &["storm", "-c", "1000", "--rounds", "2", "--rate", "100", "--duration", "1", "--verify"],
+    kept(
+        "storm-1k-history",
+        &[
+            "storm",
+            "-c",
+            "1000",
+            "--rounds",
+            "2",
+            "--rate",
+            "100",
+            "--duration",
+            "1",
+            "--verify",
+            "--expect-recovered",
+        ],
     ),
     full("idle-100k", &["idle", "-c", "100000", "--settle", "3", "--hold", "10"]),
     // A window of one: each event has reached all before the next one leaves.

@@ -85,6 +85,8 @@ impl fmt::Display for FrameError {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: Opcode,
+    /// By permessage-deflate: the payload is to be inflated.
+    pub(crate) is_deflated: bool,
     pub(crate) payload: &'a [u8],
 }
 
@@ -93,6 +95,7 @@ struct Piece<'a> {
     /// `None` for the continuation of a message.
     opcode: Option<Opcode>,
     is_last: bool,
+    is_deflated: bool,
     payload: &'a [u8],
     /// With its header.
     len: usize,
@@ -108,21 +111,38 @@ pub(crate) fn next<'a>(
     input: &'a mut [u8],
     joined: &'a mut Vec<u8>,
 ) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    read::<false>(input, joined)
+}
+
+/// The same where permessage-deflate was agreed on. Apart, so that nobody else pays for it.
+pub(crate) fn next_deflated<'a>(
+    input: &'a mut [u8],
+    joined: &'a mut Vec<u8>,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+    read::<true>(input, joined)
+}
+
+#[inline]
+fn read<'a, const DEFLATES: bool>(
+    input: &'a mut [u8],
+    joined: &'a mut Vec<u8>,
+) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
     if input.first().is_some_and(|first| first & 0x80 == 0) {
-        put_control_first(input)?;
+        put_control_first::<DEFLATES>(input)?;
     }
     let input = &*input;
-    let Some(first) = piece(input)? else { return Ok(None) };
+    let Some(first) = piece::<DEFLATES>(input)? else { return Ok(None) };
     let opcode = first.opcode.ok_or(FrameError::Stray)?;
     if first.is_last {
-        return Ok(Some((Frame { opcode, payload: first.payload }, first.len)));
+        let Piece { is_deflated, payload, len, .. } = first;
+        return Ok(Some((Frame { opcode, is_deflated, payload }, len)));
     }
     join(input, (opcode, &first), joined)
 }
 
 /// The length of the header and the payload, where `frame` is a text message in one frame.
 pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
-    let piece = piece(frame).ok().flatten()?;
+    let piece = piece::<false>(frame).ok().flatten()?;
     let is_whole = piece.is_last && piece.opcode == Some(Opcode::Text) && piece.len == frame.len();
     is_whole.then_some((piece.len - piece.payload.len(), piece.payload))
 }
@@ -131,9 +151,9 @@ pub(crate) fn whole_text(frame: &[u8]) -> Option<(usize, &[u8])> {
 /// must not wait until the message is whole.
 #[cold]
 #[inline(never)]
-fn put_control_first(input: &mut [u8]) -> Result<(), FrameError> {
+fn put_control_first<const DEFLATES: bool>(input: &mut [u8]) -> Result<(), FrameError> {
     let mut used = 0;
-    while let Some(piece) = piece(&input[used..])? {
+    while let Some(piece) = piece::<DEFLATES>(&input[used..])? {
         let (is_last, len) = (piece.is_last, piece.len);
         if piece.opcode.is_some_and(Opcode::is_control) {
             input[..used + len].rotate_right(len);
@@ -160,7 +180,7 @@ fn join<'a>(
     joined.extend_from_slice(first.payload);
     let mut used = first.len;
     loop {
-        let Some(next) = piece(&input[used..])? else { return Ok(None) };
+        let Some(next) = piece::<true>(&input[used..])? else { return Ok(None) };
         if next.opcode.is_some() {
             return Err(FrameError::Unfinished);
         }
@@ -170,15 +190,17 @@ fn join<'a>(
         joined.extend_from_slice(next.payload);
         used += next.len;
         if next.is_last {
-            return Ok(Some((Frame { opcode, payload: joined }, used)));
+            let is_deflated = first.is_deflated;
+            return Ok(Some((Frame { opcode, is_deflated, payload: joined }, used)));
         }
     }
 }
 
 #[inline]
-fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
+fn piece<const DEFLATES: bool>(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
     let [first, second, rest @ ..] = input else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let is_deflated = DEFLATES && first & 0x70 != 0;
+    if first & 0x70 != 0 && !(DEFLATES && may_be_deflated(*first)) {
         return Err(FrameError::ReservedBits);
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
@@ -208,7 +230,14 @@ fn piece(input: &[u8]) -> Result<Option<Piece<'_>>, FrameError> {
         return Err(FrameError::TooBig);
     }
     let Some(payload) = rest.get(len_size..len_size + len) else { return Ok(None) };
-    Ok(Some(Piece { opcode, is_last, payload, len: 2 + len_size + len }))
+    Ok(Some(Piece { opcode, is_last, is_deflated, payload, len: 2 + len_size + len }))
+}
+
+/// Whether what has reserved bits is the first frame of a compressed message: the first bit alone,
+/// and of no continuation or control frame.
+#[cold]
+fn may_be_deflated(first: u8) -> bool {
+    first & 0x70 == 0x40 && matches!(first & 0x0F, 0x1 | 0x2)
 }
 
 /// A fixed mask: RFC 6455 wants it unpredictable to guard proxies, of which loopback has none.
@@ -272,7 +301,7 @@ mod tests {
             }
             let whole = bytes.len();
             bytes.extend_from_slice(b"\x81");
-            let frame = Frame { opcode: Opcode::Text, payload: &payload };
+            let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: &payload };
             assert_eq!(next(&mut bytes, &mut Vec::new()), Ok(Some((frame, whole))), "{len} bytes");
         }
     }
@@ -302,6 +331,28 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_frame_of_a_message_may_be_compressed_and_only_where_that_was_agreed_on() {
+        for (bytes, expected) in [
+            (b"\xC1\x01a".as_slice(), Ok(Some((true, b"a".as_slice(), 3)))),
+            (b"\xC2\x01a", Ok(Some((true, b"a", 3)))),
+            (b"\x81\x01a", Ok(Some((false, b"a", 3)))),
+            (b"\x41\x01a\x80\x01b", Ok(Some((true, b"ab", 6)))),
+            (b"\x41\x01a\xC0\x01b", Err(FrameError::ReservedBits)),
+            (b"\xC9\x00", Err(FrameError::ReservedBits)),
+            (b"\xE1\x00", Err(FrameError::ReservedBits)),
+            (b"\xA1\x00", Err(FrameError::ReservedBits)),
+        ] {
+            let (mut input, mut joined) = (bytes.to_vec(), Vec::new());
+            let found = next_deflated(&mut input, &mut joined)
+                .map(|next| next.map(|(frame, len)| (frame.is_deflated, frame.payload, len)));
+            assert_eq!(found, expected, "{bytes:02x?}");
+            let refused = next(&mut bytes.to_vec(), &mut Vec::new()).is_err();
+            assert_eq!(refused, bytes[0] & 0x40 != 0 || bytes[0] & 0x20 != 0, "{bytes:02x?}");
+        }
+        assert_eq!(whole_text(b"\xC1\x01a"), None, "no text before it is inflated");
+    }
+
+    #[test]
     fn a_message_in_fragments_is_one_message() {
         let mut bytes = *b"\x01\x02ab\x00\x00\x00\x01c\x80\x02de";
         for cut in 0..bytes.len() {
@@ -309,7 +360,7 @@ mod tests {
         }
         let mut joined = b"of an earlier one".to_vec();
         let mut behind = [bytes.as_slice(), b"\x89\x00"].concat();
-        let frame = Frame { opcode: Opcode::Text, payload: b"abcde" };
+        let frame = Frame { opcode: Opcode::Text, is_deflated: false, payload: b"abcde" };
         assert_eq!(next(&mut behind, &mut joined), Ok(Some((frame, bytes.len()))));
         let mut endless = Vec::new();
         let part = vec![b'x'; 1 << 20];
@@ -344,7 +395,10 @@ mod tests {
             let mut rest = [&input[used..], &bytes[cut..]].concat();
             if cut == 7 {
                 let next = next(&mut rest, &mut joined).expect("frames").expect("whole");
-                assert_eq!(next.0, Frame { opcode: Opcode::Pong, payload: b"q" });
+                assert_eq!(
+                    next.0,
+                    Frame { opcode: Opcode::Pong, is_deflated: false, payload: b"q" }
+                );
             }
         }
         assert_eq!(

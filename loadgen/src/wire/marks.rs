@@ -67,6 +67,8 @@ pub(crate) struct Push<'a> {
     pub(crate) alias: Option<u64>,
     #[serde(default)]
     pub(crate) updated: bool,
+    #[serde(default)]
+    pub(crate) pattern: bool,
     /// A number in `disconnect`, a name in `error`.
     pub(crate) code: Option<serde_json::Value>,
     pub(crate) from: Option<serde_json::Value>,

@@ -2,10 +2,13 @@
 //! frame's text.
 
 pub(crate) mod binary;
+pub(crate) mod command;
 pub(crate) mod foreign;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
+pub(crate) mod inflate;
 pub(crate) mod marks;
 pub(crate) mod payload;
+pub(crate) mod telemetry;
 pub(crate) mod template;

@@ -2,8 +2,14 @@
 
 /// Appends an object of `bytes` bytes, or as many as its marks need.
 pub(crate) fn push(marks: &[(&str, u64)], bytes: usize, out: &mut Vec<u8>) {
-    let mut digits = itoa::Buffer::new();
     let start = out.len();
+    push_marks(marks, out);
+    push_fill(bytes.saturating_sub(out.len() - start), out);
+}
+
+/// The front of an object: its marks, each with a comma behind it.
+pub(super) fn push_marks(marks: &[(&str, u64)], out: &mut Vec<u8>) {
+    let mut digits = itoa::Buffer::new();
     out.push(b'{');
     for (name, number) in marks {
         out.push(b'"');
@@ -12,9 +18,13 @@ pub(crate) fn push(marks: &[(&str, u64)], bytes: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(digits.format(*number).as_bytes());
         out.push(b',');
     }
-    out.extend_from_slice(br#""fill":""#);
-    let room = bytes.saturating_sub(out.len() - start + 2);
-    out.resize(out.len() + room, b'x');
+}
+
+/// The end of an object, filled up to so many bytes.
+pub(super) fn push_fill(bytes: usize, out: &mut Vec<u8>) {
+    let (front, end) = (br#""fill":""#, br#""}"#);
+    out.extend_from_slice(front);
+    out.resize(out.len() + bytes.saturating_sub(front.len() + end.len()), b'x');
     out.extend_from_slice(br#""}"#);
 }
 

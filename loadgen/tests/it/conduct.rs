@@ -45,6 +45,7 @@ fn a_trickle_is_enough_for_small_events() {
     let ran = fed("slow", Sin::None, &["--share", "0.5", "--bytes-per-second", "200000"]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert!(ran.text.contains("3 connections that read 200000 B/s"), "{}", ran.text);
+    assert!(ran.text.contains("slow see  "), "{}", ran.text);
     assert!(!ran.text.contains("slow ended"), "{}", ran.text);
 }
 
@@ -64,11 +65,13 @@ fn what_the_slow_miss_untold_is_a_violation() {
 #[test]
 fn churn_keeps_every_account() {
     let extra = ["--per-connection", "2", "--churn-rate", "200", "--reconnect", "0.2"];
-    let ran = fed("churn", Sin::None, &extra);
-    assert_eq!(ran.code, 0, "{}", ran.text);
-    assert!(ran.text.contains("0 violations"), "{}", ran.text);
-    assert!(ran.text.contains("unsubscribed,"), "{}", ran.text);
-    assert!(ran.text.contains("answered  "), "{}", ran.text);
+    for extra in [extra.as_slice(), &["--pattern", "--churn-rate", "200", "--reconnect", "0.2"]] {
+        let ran = fed("churn", Sin::None, extra);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        assert!(ran.text.contains("0 violations"), "{}", ran.text);
+        assert!(ran.text.contains("unsubscribed,"), "{}", ran.text);
+        assert!(ran.text.contains("answered  "), "{}", ran.text);
+    }
 }
 
 #[test]
@@ -83,13 +86,25 @@ fn what_was_missed_is_owed_where_it_was_recovered() {
     for scenario in ["recover", "storm"] {
         let ran = fed(scenario, Sin::None, &[]);
         assert_eq!(ran.code, 0, "{}", ran.text);
-        assert!(ran.text.contains(" events missed), 0 not"), "{}", ran.text);
+        assert!(ran.text.contains(" events, 0 not"), "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
         assert!(ran.text.contains("until served"), "{}", ran.text);
         let ran = fed(scenario, Sin::Hole, &[]);
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains("neither came nor were told"), "{}", ran.text);
     }
+}
+
+#[test]
+fn by_pattern_nothing_is_recovered_and_nothing_that_follows_is_left_out() {
+    let ran = fed("recover", Sin::None, &["--pattern"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 subscriptions with 0 events, 0 not"), "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    let url = "ws://127.0.0.1:1/";
+    let ran = run(&["storm", "--pattern", "--expect-recovered", url]);
+    assert_eq!(ran.code, 64, "{}", ran.text);
+    assert!(ran.text.contains("a pattern has no place to come back to"), "{}", ran.text);
 }
 
 #[test]
@@ -124,12 +139,35 @@ fn without_verify_a_return_asks_for_no_more_than_it_missed() {
 }
 
 #[test]
+fn a_share_is_cut_and_the_others_are_measured() {
+    let json = std::env::temp_dir().join(format!("weir-share-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    for scenario in ["recover", "storm"] {
+        let extra = ["--share", "0.5", "--expect-recovered", "--away", "0.3", "--json", file];
+        let ran = fed(scenario, Sin::None, &extra);
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        let report = crate::schema::checked(&json);
+        let recovered = report["recover"]["recovered_events"].as_u64().expect("a number");
+        assert!(recovered > 0, "{}", ran.text);
+        if scenario == "storm" {
+            assert_eq!(report["recover"]["rounds"][0]["cut"], 3, "{}", ran.text);
+        }
+        // Whoever was away has events that are 0.3 s late; nobody else has.
+        let latency = report["fanout"]["latency"]["max_ms"].as_f64().expect("a number");
+        assert!(latency < 250.0, "{}", ran.text);
+    }
+    std::fs::remove_file(&json).expect("it can go");
+    let ran = run(&["storm", "--share", "0", "ws://127.0.0.1:1/"]);
+    assert_eq!(ran.code, 64, "{}", ran.text);
+}
+
+#[test]
 fn where_nothing_is_recovered_a_new_account_begins() {
     for scenario in ["recover", "storm"] {
         let ran = fed(scenario, Sin::Forget, &[]);
         assert_eq!(ran.code, 0, "{}", ran.text);
         assert!(
-            ran.text.contains("recovered        0 subscriptions (0 events missed)"),
+            ran.text.contains("recovered        0 subscriptions with 0 events"),
             "{}",
             ran.text
         );
@@ -212,6 +250,7 @@ fn what_makes_no_sense_is_usage() {
         ["slow", "--share", "2", "ws://127.0.0.1:1/"],
         ["churn", "--churn-rate", "0", "ws://127.0.0.1:1/"],
         ["echo", "--request-frame", "no number", "ws://127.0.0.1:1/"],
+        ["fanout", "--slow", "never", "ws://127.0.0.1:1/"],
     ] {
         assert_eq!(run(&arguments).code, 64, "{arguments:?}");
     }

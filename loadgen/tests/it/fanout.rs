@@ -43,6 +43,50 @@ fn what_is_told_lost_is_no_violation() {
 }
 
 #[test]
+fn under_latest_what_is_told_lost_must_be_shown() {
+    let asked = ["--rate", "200", "--verify", "--late-max", "2000", "--slow", "latest"];
+    for (sin, code, said) in [
+        (Sin::LagAndShow, 0, "2 told lost, 2 shown"),
+        (Sin::Lag, 1, "offsets 5 to 5 hold newest events of keys that were missed and not shown"),
+        (
+            Sin::LagAndShowStale,
+            1,
+            "offsets 4 to 4 were shown although a newer event of their key was missed",
+        ),
+    ] {
+        let ran = fanout(sin, &asked);
+        assert_eq!(ran.code, code, "{}", ran.text);
+        assert!(ran.text.contains(said), "{said}: {}", ran.text);
+    }
+    // Who does not ask for it is owed nothing but the telling.
+    let ran = fanout(Sin::LagAndShow, &asked[..5]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+}
+
+#[test]
+fn by_pattern_each_channel_of_each_connection_has_an_account() {
+    let run = |sin| {
+        let url = relay::start(sin);
+        let short = ["-c", "6", "--channels", "3", "--warmup", "0.2", "--duration", "0.5"];
+        let rest = ["--rate", "200", "--late-max", "2000", "--pattern", "--verify", &url];
+        run(&[["fanout"].as_slice(), &short, &rest].concat())
+    };
+    let ran = run(Sin::None);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    for (sin, how) in [
+        (Sin::Drop, "neither came nor were told"),
+        (Sin::Repeat, "came or were told twice"),
+        (Sin::Miscount, "were told with another number than theirs"),
+    ] {
+        let ran = run(sin);
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains("3 violations"), "one per channel: {}", ran.text);
+        assert!(ran.text.contains(&format!("offsets 5 to 5 {how}")), "{}", ran.text);
+    }
+}
+
+#[test]
 fn a_broken_promise_is_listed_with_connection_channel_and_offsets() {
     for (sin, how) in [
         (Sin::Drop, "neither came nor were told"),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::{DeflateEncoder, GzEncoder};
 
 use crate::relay::{Said, accept, send};
 use crate::{Ran, run};
@@ -46,6 +46,16 @@ fn zipped(channel: &str, _: u8, offset: u64, data: &str) -> Vec<u8> {
     ))
 }
 
+/// A message by permessage-deflate, without the four bytes that are not sent.
+fn deflated(channel: &str, _: u8, offset: u64, data: &str) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    let head = format!(r#"{{"type":"event","channel":"{channel}","offset":{offset},"ts":17"#);
+    encoder.write_all(format!(r#"{head},"data":{data}}}"#).as_bytes()).expect("memory");
+    encoder.flush().expect("memory");
+    let packed = encoder.get_ref();
+    packed[..packed.len() - 4].to_vec()
+}
+
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).expect("memory");
@@ -54,6 +64,11 @@ fn gzip(text: &str) -> Vec<u8> {
 
 /// A gateway with one channel; its alias differs from one connection to the next.
 fn start(encode: Encode, fifth: Fifth) -> String {
+    start_as(0x82, encode, fifth)
+}
+
+/// The same, whose frames of events begin with this byte.
+fn start_as(first: u8, encode: Encode, fifth: Fifth) -> String {
     let (url, heard) = accept();
     std::thread::spawn(move || {
         let mut streams: HashMap<usize, TcpStream> = HashMap::new();
@@ -86,14 +101,14 @@ fn start(encode: Encode, fifth: Fifth) -> String {
                 let alias = if is_sin && fifth == Fifth::Stranger { 99 } else { *alias };
                 let mut payload = encode(&channel, alias, offset, data);
                 if is_sin && fifth == Fifth::Garbage {
-                    payload = b"\x09".to_vec();
+                    payload = b"\xFF\xFF".to_vec();
                 }
                 let is_sent = !(is_sin && fifth == Fifth::Nothing);
                 if let Some(stream) = streams.get_mut(id).filter(|_| is_sent) {
                     let [.., high, low] = payload.len().to_be_bytes();
                     let len = if payload.len() < 126 { vec![low] } else { vec![126, high, low] };
                     // Whoever has left is not told.
-                    stream.write_all(&[&[0x82], len.as_slice(), &payload].concat()).ok();
+                    stream.write_all(&[&[first], len.as_slice(), &payload].concat()).ok();
                 }
             }
         }
@@ -113,8 +128,9 @@ fn data<'a>(text: &'a str, channel: &str) -> &'a str {
 
 fn fanout(url: &str, format: &str, extra: &[&str]) -> Ran {
     let short = ["fanout", "-c", "4", "--rate", "80", "--warmup", "0.1", "--duration", "0.6"];
-    let last = ["--drain", "3", "--size", "60", "--late-max", "2000", "--format", format, url];
-    run(&[short.as_slice(), extra, &last].concat())
+    let size = if extra.contains(&"--size") { [].as_slice() } else { &["--size", "60"] };
+    let last = ["--drain", "3", "--late-max", "2000", "--format", format, url];
+    run(&[short.as_slice(), extra, size, &last].concat())
 }
 
 #[test]
@@ -147,6 +163,37 @@ fn a_binary_frame_that_is_no_event_is_a_sentence() {
         assert_eq!(ran.code, 2, "{}", ran.text);
         assert!(ran.text.contains("a binary frame that is no event"), "{}", ran.text);
     }
+}
+
+#[test]
+fn compressed_messages_are_verified_and_counted_on_the_wire_and_inflated() {
+    let json = std::env::temp_dir().join(format!("weir-deflate-{}.json", std::process::id()));
+    let file = json.to_str().expect("UTF-8");
+    let extra = ["--deflate", "--payload", "telemetry", "--size", "4000", "--verify"];
+    let url = start_as(0xC1, deflated, Fifth::Event);
+    let ran = fanout(&url, "json", &[extra.as_slice(), &["--json", file]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("0 violations"), "{}", ran.text);
+    let report = crate::schema::checked(&json);
+    std::fs::remove_file(&json).expect("it can go");
+    let figure = |name: &str| report["fanout"][name].as_f64().expect("a number");
+    let (wire, inflated) =
+        (figure("wire_bytes_per_delivery"), figure("inflated_bytes_per_delivery"));
+    assert!((4_050.0..4_300.0).contains(&inflated), "{inflated}: {}", ran.text);
+    assert!(wire > 500.0 && wire * 2.0 < inflated, "{wire}: {}", ran.text);
+    let ran = fanout(&start_as(0xC1, deflated, Fifth::Nothing), "json", &extra);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert!(ran.text.contains("offsets 5 to 5 neither came nor were told"), "{}", ran.text);
+}
+
+#[test]
+fn what_does_not_inflate_and_who_does_not_compress_is_a_sentence() {
+    let ran = fanout(&start_as(0xC1, deflated, Fifth::Garbage), "json", &["--deflate"]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("a compressed message that is no deflate stream"), "{}", ran.text);
+    let ran = fanout(&start_as(0xC1, deflated, Fifth::Event), "json", &[]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("reserved bits are set and no extension was agreed"), "{}", ran.text);
 }
 
 #[test]

@@ -35,6 +35,10 @@ pub(crate) enum Sin {
     Ignore,
     /// Does not send it and says so.
     Lag,
+    /// The same, and shows it as a latest value.
+    LagAndShow,
+    /// The same, and shows the one before it.
+    LagAndShowStale,
     /// Does not send it and says that it lost two.
     Miscount,
     /// Refuses publishes from offset 5 on.
@@ -69,6 +73,9 @@ struct Channel {
     renewed: bool,
     subscribers: Vec<usize>,
 }
+
+/// A client, and what the names of its channels begin with.
+type Pattern = (usize, String);
 
 /// Starts a relay and says its URL.
 pub(crate) fn start(sin: Sin) -> String {
@@ -111,11 +118,15 @@ fn listen(id: usize, mut stream: TcpStream, said: &SyncSender<Said>) -> Option<(
     }
 }
 
-/// Agrees to whatever subprotocol was asked for.
+/// Agrees to whatever subprotocol and compression were asked for.
 fn consent(head: &[u8]) -> Vec<u8> {
     let head = String::from_utf8_lossy(head);
     let asked = head.lines().find(|line| line.starts_with("Sec-WebSocket-Protocol:"));
-    let line = asked.map_or_else(String::new, |line| format!("{line}\r\n"));
+    let mut line = asked.map_or_else(String::new, |line| format!("{line}\r\n"));
+    if head.contains("permessage-deflate") {
+        let agreed = "permessage-deflate; server_no_context_takeover";
+        line.push_str(&format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
+    }
     [CONSENT.strip_suffix(b"\r\n").expect("an end"), line.as_bytes(), b"\r\n"].concat()
 }
 
@@ -144,6 +155,7 @@ fn read_client(stream: &mut TcpStream) -> Option<String> {
 fn hub(heard: &Receiver<Said>, sin: Sin) {
     let mut channels: HashMap<String, Channel> = HashMap::new();
     let mut streams: HashMap<usize, TcpStream> = HashMap::new();
+    let mut patterns: Vec<Pattern> = Vec::new();
     while let Ok(said) = heard.recv() {
         let (id, text) = match said {
             Said::Joined(id, stream) => {
@@ -168,7 +180,16 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
         }
         let name = text.split(r#""channel":""#).nth(1).and_then(|rest| rest.split('"').next());
         let name = name.expect("a channel").to_owned();
-        let channel = channels.entry(name.clone()).or_default();
+        if name.ends_with('*') {
+            let answer = by_pattern(&mut channels, &mut patterns, (id, &name), &text);
+            send(&mut streams, id, &answer.replace("NUMBER", &number));
+            continue;
+        }
+        let channel = channels.entry(name.clone()).or_insert_with(|| {
+            let has = |(_, prefix): &&Pattern| name.starts_with(prefix);
+            let subscribers = patterns.iter().filter(has).map(|(id, _)| *id).collect();
+            Channel { subscribers, ..Channel::default() }
+        });
         if text.starts_with(r#"{"type":"subscribe""#) {
             for answer in subscribe(channel, (id, &number), &name, &text, sin) {
                 send(&mut streams, id, &answer);
@@ -194,6 +215,27 @@ fn hub(heard: &Receiver<Said>, sin: Sin) {
             }
         }
     }
+}
+
+/// Subscribes a client to a pattern or ends that; its answer, with a place for the number.
+fn by_pattern(
+    channels: &mut HashMap<String, Channel>,
+    patterns: &mut Vec<Pattern>,
+    (id, name): (usize, &str),
+    text: &str,
+) -> String {
+    let prefix = name.trim_end_matches('*').to_owned();
+    let is_asked = text.starts_with(r#"{"type":"subscribe""#);
+    for (_, channel) in channels.iter_mut().filter(|(name, _)| name.starts_with(&prefix)) {
+        channel.subscribers.retain(|subscriber| *subscriber != id);
+        channel.subscribers.extend(is_asked.then_some(id));
+    }
+    patterns.retain(|pattern| *pattern != (id, prefix.clone()));
+    if !is_asked {
+        return format!(r#"{{"type":"unsubscribed","id":NUMBER,"channel":"{name}"}}"#);
+    }
+    patterns.push((id, prefix));
+    format!(r#"{{"type":"subscribed","id":NUMBER,"channel":"{name}","pattern":true}}"#)
 }
 
 /// The answer to a publish.
@@ -295,15 +337,8 @@ fn publish(
             Sin::Cut => drop(streams.remove(id).map(|s| s.shutdown(std::net::Shutdown::Both))),
             Sin::Drop => {}
             Sin::Garbage => send(streams, *id, "no JSON"),
-            Sin::Hostile | Sin::Lag | Sin::Miscount => {
-                let dropped = if sin == Sin::Miscount { 2 } else { 1 };
-                let hostile = sin == Sin::Hostile;
-                let (dropped, from, to) =
-                    if hostile { (u64::MAX, 0, u64::MAX) } else { (dropped, 5, 5) };
-                let lagged = format!(
-                    r#"{{"type":"lagged","channel":"{name}","dropped":{dropped},"from":{from},"to":{to}}}"#
-                );
-                send(streams, *id, &lagged);
+            Sin::Hostile | Sin::Lag | Sin::LagAndShow | Sin::LagAndShowStale | Sin::Miscount => {
+                lag(name, &event, sin).iter().for_each(|text| send(streams, *id, text));
             }
             Sin::Restart => {
                 send(streams, *id, &subscribed(name, "e", offset));
@@ -325,6 +360,24 @@ fn publish(
             }
         }
     }
+}
+
+/// That `event` is lost, and what is shown of it.
+fn lag(name: &str, event: &str, sin: Sin) -> Vec<String> {
+    let (dropped, from, to) = if sin == Sin::Hostile {
+        (u64::MAX, 0, u64::MAX)
+    } else {
+        (if sin == Sin::Miscount { 2 } else { 1 }, 5, 5)
+    };
+    let range = format!(r#""dropped":{dropped},"from":{from},"to":{to}"#);
+    let mut said = vec![format!(r#"{{"type":"lagged","channel":"{name}",{range}}}"#)];
+    let shown = event.replace(r#","data":"#, r#","snapshot":true,"data":"#);
+    if sin == Sin::LagAndShow {
+        said.push(shown);
+    } else if sin == Sin::LagAndShowStale {
+        said.push(shown.replace(r#""offset":5"#, r#""offset":4"#));
+    }
+    said
 }
 
 /// What nobody has asked for.

@@ -3,20 +3,22 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::newest::Newest;
 use crate::proto::encoder::Frames;
 use crate::proto::event::{Author, Event, Payload};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
-/// Some events of a channel, in the order of their offsets, which never change.
-#[derive(Debug)]
+/// Some events of a channel, in the order of their offsets. They never change while somebody shares
+/// the chunk.
+#[derive(Debug, Clone)]
 pub struct Chunk {
     kept: Kept,
-    /// Whether they are shown as the newest of their keys.
-    snapshot: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Kept {
+    /// The newest events of some keys.
+    Newest(Newest),
     /// Consecutive ones, of which the first has this offset.
     Packed { channel: ChannelName, alias: Alias, first: u64, pack: Pack },
     /// Any, as they are.
@@ -44,22 +46,39 @@ const NO_AUTHOR: u16 = u16::MAX;
 impl Chunk {
     /// A chunk of events as they are, which need not be consecutive, but in order; at least one.
     pub fn of(events: Box<[Arc<Event>]>) -> Self {
-        Self { kept: Kept::Whole(events), snapshot: false }
+        Self { kept: Kept::Whole(events) }
     }
 
-    /// A chunk of events that are shown as the newest of their keys.
-    pub fn snapshot(events: Box<[Arc<Event>]>) -> Self {
-        Self { kept: Kept::Whole(events), snapshot: true }
+    /// A chunk of one event that is the newest of its key.
+    pub fn newest(event: &Arc<Event>) -> Self {
+        Self { kept: Kept::Newest(Newest::of(event)) }
+    }
+
+    /// Its events, where they are the newest of their keys.
+    pub fn as_newest(&self) -> Option<&Newest> {
+        match &self.kept {
+            Kept::Newest(newest) => Some(newest),
+            Kept::Packed { .. } | Kept::Whole(_) => None,
+        }
+    }
+
+    /// As [`Chunk::as_newest`], to be changed.
+    pub fn as_newest_mut(&mut self) -> Option<&mut Newest> {
+        match &mut self.kept {
+            Kept::Newest(newest) => Some(newest),
+            Kept::Packed { .. } | Kept::Whole(_) => None,
+        }
     }
 
     /// Whether its events are shown as the newest of their keys.
     pub fn is_snapshot(&self) -> bool {
-        self.snapshot
+        self.as_newest().is_some()
     }
 
-    /// How many events it has.
+    /// How many events it has, or places for them.
     pub fn len(&self) -> usize {
         match &self.kept {
+            Kept::Newest(newest) => newest.slots.len(),
             Kept::Packed { pack, .. } => pack.ends.len(),
             Kept::Whole(events) => events.len(),
         }
@@ -73,6 +92,7 @@ impl Chunk {
     /// The offset of event `index`.
     pub fn offset(&self, index: usize) -> u64 {
         match &self.kept {
+            Kept::Newest(newest) => newest.slots.get(index).map_or(u64::MAX, |slot| slot.0),
             Kept::Packed { first, .. } => first + index as u64,
             Kept::Whole(events) => events.get(index).map_or(u64::MAX, |event| event.offset),
         }
@@ -91,6 +111,7 @@ impl Chunk {
     /// The index of the first event after that offset; [`Chunk::len`] where there is none.
     pub fn after(&self, offset: u64) -> usize {
         match &self.kept {
+            Kept::Newest(newest) => newest.slots.partition_point(|slot| slot.0 <= offset),
             Kept::Packed { first, pack, .. } => {
                 let missed = (offset + 1).saturating_sub(*first);
                 usize::try_from(missed).unwrap_or(usize::MAX).min(pack.ends.len())
@@ -99,9 +120,10 @@ impl Chunk {
         }
     }
 
-    /// The event `index`; `None` beyond the last.
+    /// The event `index`; `None` beyond the last, and where the place is vacant.
     pub fn event(&self, index: usize) -> Option<Arc<Event>> {
         match &self.kept {
+            Kept::Newest(newest) => newest.slots.get(index)?.1.clone(),
             Kept::Packed { channel, alias, first, pack } => {
                 let offset = first + index as u64;
                 Some(Arc::new(pack.event(index, (channel, *alias), offset)?))
@@ -114,6 +136,8 @@ impl Chunk {
     /// before one for which it does.
     pub(super) fn partition(&self, old: impl Fn(u64) -> bool) -> usize {
         match &self.kept {
+            // They are kept however old they are.
+            Kept::Newest(_) => 0,
             Kept::Packed { pack, .. } => {
                 let (mut low, mut high) = (0, pack.ends.len());
                 while low < high {
@@ -133,18 +157,21 @@ impl Chunk {
     /// When the last event was taken, by the node's clock.
     pub(super) fn last_ns(&self) -> u64 {
         match &self.kept {
+            Kept::Newest(_) => u64::MAX,
             Kept::Packed { pack, .. } => pack.last_ns().unwrap_or(0),
             Kept::Whole(events) => events.last().map_or(0, |event| event.taken_ns),
         }
     }
 
     /// What it takes, in bytes.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let kept = match &self.kept {
+            Kept::Newest(newest) => newest.memory(),
             Kept::Packed { pack, .. } => pack.memory(),
-            // Large events are counted with the frame that was made of each.
+            // With a frame, which most have, and with all that was made of large ones.
             Kept::Whole(events) => {
-                events.iter().map(|event| 2 * event.payload.len() + size_of::<Event>()).sum()
+                let bytes = |event: &Arc<Event>| event.payload.len() + event.bytes();
+                events.iter().map(|event| bytes(event) + size_of::<Event>()).sum()
             }
         };
         size_of::<Self>() + kept
@@ -323,13 +350,23 @@ impl Packer {
         self.pack.memory()
     }
 
+    /// Bytes of its records.
+    pub(super) fn bytes(&self) -> usize {
+        self.pack.bytes.len()
+    }
+
     /// What it has so far, in just the memory that it needs.
     pub(super) fn chunk(&self) -> Option<Chunk> {
-        let (channel, alias, first) = self.place.clone()?;
-        let mut pack = self.pack.clone();
+        Self { place: self.place.clone(), pack: self.pack.clone() }.take()
+    }
+
+    /// The same, without a copy; nothing is left.
+    pub(super) fn take(&mut self) -> Option<Chunk> {
+        let (channel, alias, first) = self.place.take()?;
+        let mut pack = std::mem::take(&mut self.pack);
         pack.bytes.shrink_to_fit();
         pack.ends.shrink_to_fit();
         pack.authors.shrink_to_fit();
-        Some(Chunk { kept: Kept::Packed { channel, alias, first, pack }, snapshot: false })
+        Some(Chunk { kept: Kept::Packed { channel, alias, first, pack } })
     }
 }

@@ -112,6 +112,7 @@ impl Hub {
         let patterns = &self.patterns;
         let seat = self.seats.get_mut(id)?;
         let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
+        seat.outbox.end_browse(Some(prefix));
         let purged = seat.outbox.purge_where(|alias, name: &ChannelName| {
             let name = name.as_str();
             name.starts_with(prefix) && !by_name(alias) && !patterns.covers(id, name)
@@ -160,6 +161,9 @@ impl Hub {
     /// stays queued.
     pub(super) fn leave_patterns(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         let Some(mine) = self.patterns.mine(id).map(std::mem::take) else { return };
+        if let Some(seat) = self.seats.get_mut(id) {
+            seat.outbox.end_browse(None);
+        }
         for alias in mine.lags.keys() {
             let Some(topic) = self.topics.get_mut(alias) else { continue };
             topic.end_user();

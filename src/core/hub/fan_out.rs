@@ -138,6 +138,9 @@ impl Hub {
         if !self.patterns.late.is_empty() {
             self.begin_late();
         }
+        if !self.patterns.waiting.is_empty() {
+            self.wake_browsers();
+        }
         self.touched = touched;
         if self.tables.bytes() > self.tables_max {
             self.cut_tables(writer, now_ms, outcome);

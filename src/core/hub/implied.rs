@@ -281,18 +281,19 @@ impl Hub {
         Some(Member { standing, position, ..member })
     }
 
-    /// Flushes the group of a pattern that is due first, or forgets it. Returns to how many
-    /// members.
+    /// Flushes the group of a pattern that is due first, or forgets it. Returns what that counts as,
+    /// in members: those that were looked at too, for they may all have the channel on another way.
     pub(super) fn flush_by_pattern(&mut self, moment: &mut Moment<'_, impl Writer>) -> usize {
-        let Some((due_ms, alias, key, rate)) = self.patterns.dues.pop_first() else { return 0 };
+        let Some((due_ms, alias, key, rate)) = self.patterns.dues.pop_first() else { return 1 };
         let pattern = self.patterns.all.get(key as usize);
         let mut rated = pattern.into_iter().flat_map(|pattern| &pattern.rated);
-        let Some(rated) = rated.find(|rated| rated.rate == rate) else { return 0 };
+        let Some(rated) = rated.find(|rated| rated.rate == rate) else { return 1 };
+        let looks = rated.members.len();
         let group = rated.groups.get(&alias).filter(|group| group.owes());
         let latest = self.topics.get(&alias).and_then(|topic| topic.latest.as_ref());
         let Some((group, latest)) = group.zip(latest) else {
             self.patterns.forget_group((alias, key, rate));
-            return 0;
+            return 1;
         };
         let (after, since, head) = (group.flushed, group.since, latest.head());
         let came = rated.members.iter().any(|member| member.position > since);
@@ -317,7 +318,7 @@ impl Hub {
         }
         self.give((alias, after), &mut members, moment);
         self.end_group(alias);
-        members.len()
+        looks
     }
 
     /// Gives members what the table of a channel has after the offset `after`.

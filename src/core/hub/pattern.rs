@@ -157,6 +157,8 @@ pub(super) struct Patterns {
     /// When groups of patterns are to be flushed, or forgotten.
     pub(super) dues: BTreeSet<Due>,
     pub(super) late: Vec<Late>,
+    /// Who waits for so many events to be handed around, to be shown what was read meanwhile.
+    pub(super) waiting: Vec<(u64, Listed)>,
 }
 
 impl Patterns {

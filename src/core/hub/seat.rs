@@ -104,6 +104,8 @@ pub struct Seat {
     pub(super) long: bool,
     /// It is in the list of those whose data lane was long.
     pub(super) roomy: bool,
+    /// It is among those whose next writes are to be fetched out of the past.
+    pub(super) recalling: bool,
     pub(super) subs: Vec<Sub>,
 }
 
@@ -125,6 +127,7 @@ impl Seat {
             over: false,
             long: false,
             roomy: false,
+            recalling: false,
             subs: Vec::new(),
         }
     }

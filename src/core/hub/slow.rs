@@ -73,7 +73,7 @@ pub struct SlowClient {
     pub author: Arc<Author>,
     /// How it is slow.
     pub state: SlowState,
-    /// Bytes of events that wait, and of answers and notices.
+    /// Bytes of events that wait, of signals, and of answers and notices.
     pub queued_bytes: usize,
     /// Events that wait.
     pub queued_events: usize,
@@ -184,7 +184,7 @@ impl Seat {
     }
 
     fn queued_bytes(&self) -> usize {
-        self.outbox.data_bytes() + self.outbox.control_bytes()
+        self.outbox.data_bytes() + self.outbox.signal_bytes() + self.outbox.control_bytes()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the hub: who gets what of a batch, and the books of who sits where.
 
 mod both;
+mod browse;
 mod edges;
 mod forms;
 mod implied;
@@ -8,7 +9,9 @@ mod joined;
 mod latest;
 mod memory;
 mod pattern;
+mod signals;
 mod tables;
+mod tell;
 mod throttle;
 
 use std::collections::BTreeSet;

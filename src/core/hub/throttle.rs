@@ -17,8 +17,8 @@ use crate::proto::event::Event;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
 
-/// Members that one fan-out flushes groups to before others have their chance; one group may have
-/// more.
+/// Members that one fan-out flushes groups to, or looks at for that, before others have their
+/// chance; one group may have more.
 const FLUSHES_A_TURN: usize = 10_000;
 
 /// When groups are to be flushed. Each pending group is in it once.
@@ -84,10 +84,30 @@ impl Topic {
         at.ok().and_then(|at| list.get(at)).map_or(&[], |group| &group.members)
     }
 
+    /// The members with and without a rate.
+    pub(super) fn all_members(&self) -> impl Iterator<Item = &Member> {
+        let groups = self.groups.iter().flat_map(|groups| &groups.list);
+        self.members.iter().chain(groups.flat_map(|group| &group.members))
+    }
+
     /// How many members have a rate.
     pub(super) fn grouped(&self) -> usize {
         let groups = self.groups.iter().flat_map(|groups| &groups.list);
         groups.map(|group| group.members.len()).sum()
+    }
+
+    /// The offset after which a rate holds back events for a member, which are yet to come.
+    pub(super) fn held_after(&self, sub: Sub) -> Option<u64> {
+        let group = self.groups.as_ref()?.get(sub.rate?)?;
+        let member = group.members.get(sub.member as usize)?;
+        Some(self.known_after(group.flushed.max(member.position)))
+    }
+
+    /// The offset after which the table has what was published after `after`: it may have seen
+    /// nothing before.
+    pub(super) fn known_after(&self, after: u64) -> u64 {
+        let floor = self.latest.as_ref().map_or(u64::MAX, |latest| latest.floor());
+        after.max(floor.saturating_sub(1))
     }
 
     /// What was not yet fanned out is for a member, whatever position it began at.
@@ -395,7 +415,7 @@ impl Hub {
         }
     }
 
-    /// Flushes the groups that are due at `upto_ms`. Returns to how many members.
+    /// Flushes the groups that are due at `upto_ms`. Returns what that counts as, in members.
     pub(super) fn flush_due(
         &mut self,
         writer: &mut impl Writer,

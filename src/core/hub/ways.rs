@@ -92,7 +92,11 @@ impl Hub {
 
     /// What is held back for a seat by a pattern, of one channel: the events after an offset, for
     /// a member.
-    fn held(&self, (id, sub): (SeatId, PatternSub), alias: Alias) -> Option<(u64, Member)> {
+    pub(super) fn held(
+        &self,
+        (id, sub): (SeatId, PatternSub),
+        alias: Alias,
+    ) -> Option<(u64, Member)> {
         let pattern = self.patterns.all.get(sub.pattern as usize)?;
         let rated = pattern.rated.iter().find(|rated| Some(rated.rate) == sub.rate)?;
         let member = rated.members.get(sub.member as usize)?;

@@ -33,6 +33,21 @@ impl Outbox {
         &mut self.control
     }
 
+    /// Whether `len` more bytes may wait that nobody asked for, where `max` may. Answers do not
+    /// count: of those the client has as many as it asks for.
+    pub fn takes_pushes(&self, len: usize, max: usize) -> bool {
+        let pushed = (self.pushed as usize).min(self.control_bytes());
+        pushed == 0 || pushed + len <= max
+    }
+
+    /// Appends frames that nobody asked for.
+    pub fn push_notice(&mut self, parts: [&[u8]; 2]) {
+        for part in parts {
+            self.control().extend_from_slice(part);
+            self.pushed = self.pushed.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Appends a ping or a pong. While a large event is on its way it passes the messages
     /// that wait: they cannot stand between fragments, and it can.
     pub fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -103,6 +118,7 @@ impl Outbox {
         if self.control_bytes() == 0 {
             self.control = Vec::new();
             self.control_from = 0;
+            self.pushed = 0;
         } else if self.keeps_much() {
             self.drop_written(self.frame_on_its_way());
             if self.control.capacity() > 4 * self.control.len().max(WRITTEN_BYTES) {

@@ -138,8 +138,18 @@ impl Item {
             Self::Lag(lag) => Some(lag.alias),
             Self::Slice(slice) => Some(slice.run.alias()),
             Self::Past(slice) => Some(slice.run.alias()),
-            Self::Recall(recall) => Some(recall.alias),
+            Self::Recall(recall) => recall.channel().map(|(alias, _)| alias),
             Self::Frame(_) | Self::Gone | Self::Last(_) => None,
+        }
+    }
+
+    /// The first offset of its channel that it has, or names as lost.
+    pub(super) fn begins(&self) -> Option<u64> {
+        match self {
+            Self::Gap(gap) => Some(gap.hole.from),
+            Self::Lag(lag) => lag.begins(),
+            Self::Past(slice) | Self::Slice(slice) => Some(slice.run.offset(slice.from)),
+            Self::Frame(_) | Self::Gone | Self::Last(_) | Self::Recall(_) => None,
         }
     }
 

@@ -385,6 +385,12 @@ impl Lag {
         &self.channel
     }
 
+    /// The first offset that is missed and not shown.
+    pub(super) fn begins(&self) -> Option<u64> {
+        let shown = self.shown.map(|(after, _)| after + 1);
+        shown.or(self.missed.map(|missed| missed.from))
+    }
+
     /// When the first event was taken that it has missed and is yet to be told of, node clock.
     pub(super) fn missed_since(&self) -> Option<u64> {
         self.missed.map(|missed| missed.taken_ns)

@@ -6,26 +6,67 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Outbox;
+use super::browse::Browse;
 use super::item::{Item, Slice};
 use crate::core::history::{Chunk, Past};
-use crate::core::run::Run;
+use crate::core::run::{Pin, Press, Run};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
 /// What is left to be fetched, at its place in the lane.
 #[derive(Debug)]
-pub(super) struct Recall {
-    pub(super) channel: ChannelName,
-    pub(super) alias: Alias,
-    past: Past,
-    /// The next chunk.
-    next: usize,
+pub(super) struct Recall(pub(super) Source);
+
+/// Where it is fetched.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// In chunks of one channel, the next one last.
+    Channel {
+        channel: ChannelName,
+        alias: Alias,
+        chunks: Vec<Rc<Pin>>,
+        /// The offsets that are meant: after the first, up to the second.
+        meant: (u64, u64),
+    },
+    /// In the channels of a pattern.
+    Prefix(Browse),
+}
+
+impl Recall {
+    /// The channel, where it is one.
+    pub(super) fn channel(&self) -> Option<(Alias, &ChannelName)> {
+        match &self.0 {
+            Source::Channel { channel, alias, .. } => Some((*alias, channel)),
+            Source::Prefix(_) => None,
+        }
+    }
+
+    /// What is left of a pattern, where it is one.
+    pub(super) fn browse(&self) -> Option<&Browse> {
+        match &self.0 {
+            Source::Channel { .. } => None,
+            Source::Prefix(browse) => Some(browse),
+        }
+    }
+
+    /// Memory that it takes, as a share of what others have too.
+    pub(super) fn share_bytes(&self) -> usize {
+        let pinned = match &self.0 {
+            Source::Channel { chunks, .. } => {
+                chunks.iter().map(|pin| pin.bytes() / Rc::strong_count(pin)).sum()
+            }
+            Source::Prefix(browse) => browse.share_bytes(),
+        };
+        size_of::<Self>() + pinned
+    }
 }
 
 impl Outbox {
     /// Puts the time before a subscription behind what is queued.
-    pub fn recall(&mut self, channel: ChannelName, alias: Alias, past: Past) {
+    pub fn recall(&mut self, channel: ChannelName, alias: Alias, past: Past, press: &mut Press) {
         if !past.chunks.is_empty() {
-            let recall = Recall { channel, alias, past, next: 0 };
+            let meant = (past.after, past.upto);
+            let chunks = past.chunks.into_iter().rev().map(|chunk| press.pin(chunk)).collect();
+            let recall = Recall(Source::Channel { channel, alias, chunks, meant });
             self.recalls += 1;
             self.push_back(Item::Recall(Box::new(recall)));
         }
@@ -45,14 +86,13 @@ impl Outbox {
     /// after the first, up to the second.
     pub fn next_chunk(&mut self) -> Option<(Arc<Chunk>, (u64, u64))> {
         let Some(Item::Recall(recall)) = self.data.front_mut() else { return None };
-        let chunk = recall.past.chunks.get(recall.next).map(Arc::clone);
-        recall.next += 1;
-        let meant = (recall.past.after, recall.past.upto);
-        if recall.next >= recall.past.chunks.len() {
+        let Source::Channel { chunks, meant, .. } = &mut recall.0 else { return None };
+        let (pin, meant) = (chunks.pop(), *meant);
+        if chunks.is_empty() {
             self.recalls -= 1;
             self.pop_front();
         }
-        Some((chunk?, meant))
+        Some((Arc::clone(pin?.chunk()), meant))
     }
 
     /// Puts frames `from..to` of a run of the past before everything else, but those that are

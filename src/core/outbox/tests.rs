@@ -3,8 +3,10 @@
 
 mod fragments;
 mod random;
+mod signals;
 
 use std::collections::BTreeSet;
+use std::io::IoSlice;
 use std::sync::{Arc, OnceLock};
 
 use std::rc::Rc;
@@ -139,6 +141,8 @@ pub(in crate::core) enum Got {
     Lagged(u64, u64, u64, u64),
     /// A close frame.
     Last,
+    /// A signal of that channel with that name, and its value; without one its end.
+    Signal(u64, String, Option<u64>),
 }
 
 /// Puts a byte stream together into frames.
@@ -210,6 +214,10 @@ impl Reader {
             Some("event") if value["snapshot"] == true => Got::Shown(alias, number("offset")),
             Some("event") => Got::Event(alias, number("offset")),
             Some("lagged") => Got::Lagged(alias, number("from"), number("to"), number("dropped")),
+            Some("signal") => {
+                let name = value["name"].as_str().unwrap().to_owned();
+                Got::Signal(alias, name, value["data"].as_u64())
+            }
             other => panic!("nobody sends {other:?}"),
         }
     }

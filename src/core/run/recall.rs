@@ -32,7 +32,8 @@ impl Press {
         let (from, to) = (chunk.after(after), chunk.after(upto));
         let key = (Arc::as_ptr(chunk).addr(), format);
         if let Some(run) = self.recalled.0.get(&key).and_then(|(_, run)| run.upgrade()) {
-            return Some((run, (narrow(from), narrow(to))));
+            let frames = frames_of(chunk, &run, (after, upto), 0);
+            return Some((run, frames));
         }
         // All of it for everybody, unless little of it is wanted.
         let whole = 2 * (to.saturating_sub(from)) >= chunk.len();
@@ -45,7 +46,8 @@ impl Press {
             }
             known.insert(key, (Arc::downgrade(chunk), Rc::downgrade(&run)));
         }
-        Some((run, (narrow(from - first), narrow(to - first))))
+        let frames = frames_of(chunk, &run, (after, upto), first);
+        Some((run, frames))
     }
 
     fn lay_chunk(
@@ -71,6 +73,15 @@ impl Press {
         }
         Some(run)
     }
+}
+
+/// The frames after the first of these offsets, up to the second, in a run of the events of a chunk
+/// from `first` on: a vacant place has none.
+fn frames_of(chunk: &Chunk, run: &Run, (after, upto): (u64, u64), first: usize) -> (u32, u32) {
+    if chunk.is_snapshot() {
+        return (run.after(after), run.after(upto));
+    }
+    (narrow(chunk.after(after) - first), narrow(chunk.after(upto) - first))
 }
 
 /// A chunk has at most as many events as a run has frames.

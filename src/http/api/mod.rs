@@ -4,5 +4,6 @@ pub(super) mod body;
 pub(super) mod channels;
 pub(super) mod clients;
 pub(super) mod history;
+pub(super) mod presence;
 pub(super) mod publish;
 pub(super) mod stats;

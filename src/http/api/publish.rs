@@ -22,8 +22,11 @@ use crate::proto::position::Position;
 use crate::shard::{PublishError, Publishing};
 use crate::store::{NewEvent, Published};
 
-/// Lines between two turns of the shard's other work.
-const LINES_PER_TURN: usize = 32;
+/// Bytes of lines between two turns of the shard's other work.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// What a line costs beside its bytes, where work is counted in bytes.
+const LINE_COST: usize = 2 * 1024;
 
 /// Durable events of one body that wait to be on disk.
 const LINES_WAITING: usize = 1_024;
@@ -50,6 +53,25 @@ struct Rejected {
     line: usize,
     code: &'static str,
     message: Cow<'static, str>,
+}
+
+/// Work that is left until others have their chance, in bytes.
+struct Turn(usize);
+
+impl Turn {
+    fn begin() -> Self {
+        Self(TURN_BYTES)
+    }
+
+    /// Counts a line of so many bytes; whether others have their chance before it.
+    fn is_over(&mut self, bytes: usize) -> bool {
+        let over = self.0 == 0;
+        if over {
+            *self = Self::begin();
+        }
+        self.0 = self.0.saturating_sub(bytes + LINE_COST);
+        over
+    }
 }
 
 /// `POST /api/v1/publish`.
@@ -152,8 +174,9 @@ async fn lines(peer: &Peer, text: &Bytes) -> Response {
     let mut lines = Lines::default();
     // Durable events that are on their way to the disk, which takes them together.
     let mut waiting: VecDeque<(usize, Publishing)> = VecDeque::new();
+    let mut turn = Turn::begin();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        if (index + 1).is_multiple_of(LINES_PER_TURN) {
+        if turn.is_over(line.len()) {
             tokio::task::yield_now().await;
         }
         if line.trim_ascii().is_empty() {
@@ -222,5 +245,23 @@ fn check_key(key: Option<&str>) -> Result<Option<Box<str>>, Refusal> {
         Some(key) if key.len() > KEY_BYTES_MAX => Err(Refusal::bad("a key has at most 255 bytes")),
         Some(key) => Ok(Some(Box::from(key))),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_have_their_chance_after_so_many_lines_or_so_much_of_them() {
+        for (bytes, lines) in [(0, 32), (100, 31), (6 * 1024, 8), (63 * 1024, 1), (1 << 30, 1)] {
+            let mut turn = Turn::begin();
+            for _ in 0..3 {
+                let whole = (0..lines).all(|_| !turn.is_over(bytes));
+                assert!(whole, "{bytes}");
+                assert!(turn.is_over(bytes), "{bytes}: after {lines} lines");
+                turn = Turn::begin();
+            }
+        }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn answer(node: &Arc<Node>) -> Response {
         "draining": node.draining(),
         "full": node.full(),
         "channels": node.channel_count(),
+        "rooms": node.rooms().len(),
         "memory_limit": node.memory().limit(),
         "store": store(node),
         "total": total.as_ref().map(picture),

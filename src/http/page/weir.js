@@ -60,7 +60,7 @@ export class Weir {
 
   /**
    * `handlers`: `state(state, detail)`, `welcome(message)`, `disconnect(message)`; and, for all
-   * channels, `event(event)` and `lagged(notice)`.
+   * channels, `event(event)`, `lagged(notice)` and `signal(signal)`.
    */
   constructor(url, handlers = {}) {
     this.#url = url;
@@ -73,7 +73,7 @@ export class Weir {
   /**
    * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
    * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
-   * `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
+   * `signal`, `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
    * into `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
@@ -97,6 +97,16 @@ export class Weir {
   send(channel, data, options = {}) {
     if (this.state !== "open") return false;
     return this.#send(JSON.stringify({ type: "publish", channel, ...options, data }));
+  }
+
+  /**
+   * Shows a short-lived value to a channel, which is to be subscribed; `null` ends it. `options`:
+   * `ttl_ms`. Whether it could be sent: failures are not told. What others show comes to the
+   * handler `signal`, and what they show already is in `signals` of `subscribed`.
+   */
+  signal(channel, name, data, options = {}) {
+    if (this.state !== "open") return false;
+    return this.#send(JSON.stringify({ type: "signal", channel, name, ...options, data }));
   }
 
   /** Ends the client for good. */
@@ -150,6 +160,10 @@ export class Weir {
       case "lagged":
         told?.lagged?.(message);
         this.#handlers.lagged?.(message);
+        return;
+      case "signal":
+        told?.signal?.(message);
+        this.#handlers.signal?.(message);
         return;
       case "subscribed":
         // The offset of a change, and of a return that is whole, is ahead of what has come: those

@@ -5,23 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::dialect::bin::parse_event;
 use crate::proto::gzip;
-use crate::proto::name::Alias;
-use crate::proto::ws::deflate::tests::{DISTANCES, inflate, twins};
+use crate::proto::ws::deflate::tests::window;
 
 fn event(payload: Payload) -> Arc<Event> {
-    Arc::new(Event {
-        channel: "telemetry:h1".parse().unwrap(),
-        alias: Alias(12),
-        offset: 300,
-        ts_ms: 1_732_153_200_123,
-        taken_ns: 0,
-        key: Some("cpu0".into()),
-        from: None,
-        hidden_from: None,
-        payload,
-        json_frame: OnceLock::new(),
-        frames: Frames::default(),
-    })
+    Arc::new(Event::sample(payload, Frames::default()))
 }
 
 fn numbers(bytes: usize) -> Payload {
@@ -47,13 +34,15 @@ fn read(frame: &[u8], bits: u8) -> (u8, Vec<u8>) {
     if first & 0x40 == 0 {
         return (first & 0xF, payload.to_vec());
     }
-    (first & 0xF, inflate(payload, bits).expect("it points no further back than its window"))
+    (
+        first & 0xF,
+        window::inflate(payload, bits).expect("it points no further back than its window"),
+    )
 }
 
 /// The data that a frame carries, and whether it is a snapshot.
 fn data(frame: &[u8], format: Format) -> (Payload, bool) {
-    let narrow = matches!(format, Format::BinDeflateNarrow | Format::JsonDeflateNarrow);
-    let (opcode, mut message) = read(frame, if narrow { NARROW_BITS } else { WINDOW_BITS_MAX });
+    let (opcode, mut message) = read(frame, format.window_bits().unwrap_or(WINDOW_BITS_MAX));
     if format.base() == Format::Bin {
         assert_eq!(opcode, 2);
         let event = parse_event(&message).unwrap();
@@ -109,16 +98,17 @@ fn every_form_says_the_same() {
 
 #[test]
 fn no_form_points_past_the_window_of_its_reader() {
-    for (distance, level) in DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l))) {
-        let text = [b"\"", &twins(distance)[..], b"\""].concat();
-        let payload = Payload::Json(text.into());
+    let cases = window::DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l)));
+    for (distance, level) in cases {
+        let mut rng = fastrand::Rng::with_seed(distance as u64);
+        let text = window::twins(&mut rng, b"0123456789abcdef", distance);
+        let payload = Payload::Json(format!("\"{text}\"").into_bytes().into());
         let mut encoder = Encoder::new(Compression { level, ..Compression::default() });
         let event = event(payload.clone());
         for format in Format::ALL {
             let what = format!("{format:?}, level {level}, {distance} bytes back");
             let frame = event.frame(format, &mut encoder);
-            let deflated = !matches!(format, Format::Bin | Format::Json | Format::JsonGzip);
-            assert_eq!(frame[0] & 0x40 != 0, deflated, "{what}");
+            assert_eq!(frame[0] & 0x40 != 0, format.window_bits().is_some(), "{what}");
             assert_eq!(data(frame, format), (payload.clone(), false), "{what}");
             let shown = event.snapshot_frame(format, &mut encoder);
             assert_eq!(data(&shown, format), (payload.clone(), true), "{what}");

@@ -1,12 +1,11 @@
 //! A large event says the same in every form as a small one, in fragments that any client joins.
 
-use flate2::{Decompress, FlushDecompress};
 use proptest::prelude::*;
 
 use super::*;
 use crate::proto::encoder::Frames;
 use crate::proto::gzip;
-use crate::proto::name::Alias;
+use crate::proto::ws::deflate::tests::window;
 use crate::proto::ws::frame::parse_server;
 
 const KINDS: [Kind; 2] = [Kind::Event, Kind::Snapshot];
@@ -14,19 +13,7 @@ const KINDS: [Kind; 2] = [Kind::Event, Kind::Snapshot];
 fn event(payload: Payload, formats: &[Format], fragment: usize) -> Event {
     let compression = Compression { threshold: 0, ..Compression::default() };
     let frames = Frames::from(Bodies::new(&payload, formats, compression, fragment));
-    Event {
-        channel: "telemetry:h1".parse().unwrap(),
-        alias: Alias(12),
-        offset: 300,
-        ts_ms: 1_732_153_200_123,
-        taken_ns: 0,
-        key: Some("cpu0".into()),
-        from: None,
-        hidden_from: None,
-        payload,
-        json_frame: OnceLock::new(),
-        frames,
-    }
+    Event::sample(payload, frames)
 }
 
 /// A payload of so many numbers, which compress, with line breaks between them.
@@ -80,15 +67,9 @@ fn join(mut bytes: &[u8], fragment: usize) -> (Opcode, bool, Vec<u8>) {
 /// The message that a client reads in it.
 fn read(large: &Large, format: Format, fragment: usize) -> (Opcode, Vec<u8>) {
     let (opcode, deflated, message) = join(&wire(large), fragment);
-    let narrow = matches!(format, Format::BinDeflateNarrow | Format::JsonDeflateNarrow);
     let message = if deflated {
-        let input = [&*message, &[0, 0, 0xFF, 0xFF]].concat();
-        let bits = if narrow { NARROW_BITS } else { WINDOW_BITS_MAX };
-        let mut state = Decompress::new_with_window_bits(false, bits);
-        let mut out = Vec::with_capacity(8 << 20);
-        state.decompress_vec(&input, &mut out, FlushDecompress::Sync).unwrap();
-        assert_eq!(state.total_in(), input.len() as u64);
-        out
+        let bits = format.window_bits().expect("compressed within a window");
+        window::inflate(&message, bits).expect("it points no further back than its window")
     } else if opcode == Opcode::Binary && format == Format::JsonGzip {
         gzip::decompress(&message, 8 << 20).unwrap()
     } else {

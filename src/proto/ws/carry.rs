@@ -295,8 +295,11 @@ impl Carry {
     /// nearest cache has it.
     fn copy(&mut self, payload: &[u8], mask: [u8; 4], text: bool) -> Result<(), ProtocolError> {
         for block in payload.chunks(BLOCK_BYTES) {
-            push_unmasked(block, mask, &mut self.message);
-            if text {
+            let whole = self.checked == self.message.len();
+            let ascii = push_unmasked(block, mask, &mut self.message);
+            if text && whole && ascii {
+                self.checked = self.message.len();
+            } else if text {
                 self.check_text(false)?;
             }
         }

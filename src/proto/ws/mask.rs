@@ -1,42 +1,132 @@
-//! Masking, RFC 6455, section 5.3: the payload XOR a key of four bytes, over and over.
+//! Masking, RFC 6455, section 5.3: the payload XOR a key of four bytes, over and over. And whether
+//! ASCII came out, which costs nothing while the bytes are at hand: then nobody need check the text.
 
 /// Unmasks `bytes` in place, or masks them: it is the same.
 ///
 /// The first byte meets `mask[0]`; for a payload that arrives in pieces, rotate the mask.
 #[inline]
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    unmask_ascii(bytes, mask);
+}
+
+/// As [`unmask`]; whether nothing but ASCII came out.
+#[inline]
+pub fn unmask_ascii(bytes: &mut [u8], mask: [u8; 4]) -> bool {
+    if bytes.len() >= WIDE_BYTES_MIN
+        && let Some(ascii) = wide::unmask(bytes, mask)
+    {
+        return ascii;
+    }
+    unmask_plainly(bytes, mask)
+}
+
+/// Appends `bytes` to `out` and unmasks them on the way: one pass over both, where a copy that is
+/// unmasked takes two. Whether nothing but ASCII was appended.
+pub fn push_unmasked(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) -> bool {
+    if bytes.len() >= WIDE_BYTES_MIN
+        && let Some(ascii) = wide::push(bytes, mask, out)
+    {
+        return ascii;
+    }
+    push_plainly(bytes, mask, out)
+}
+
+/// Fewer bytes are not worth asking what the processor has.
+const WIDE_BYTES_MIN: usize = 512;
+
+/// The bits that no character of ASCII has.
+const BEYOND_ASCII: u64 = 0x8080_8080_8080_8080;
+
+// The compiler turns the loops below into vectors of what the target has.
+
+#[inline(always)]
+fn unmask_plainly(bytes: &mut [u8], mask: [u8; 4]) -> bool {
     let word_mask = u32::from_ne_bytes(mask);
     let long_mask = u64::from(word_mask) << 32 | u64::from(word_mask);
-    // The compiler turns this loop into vectors of what the target has. Loads need no alignment.
+    let mut seen = 0;
+    // Loads need no alignment.
     let (longs, tail) = bytes.as_chunks_mut::<8>();
     for long in longs {
-        *long = (u64::from_ne_bytes(*long) ^ long_mask).to_ne_bytes();
+        let plain = u64::from_ne_bytes(*long) ^ long_mask;
+        seen |= plain;
+        *long = plain.to_ne_bytes();
     }
     let (words, tail) = tail.as_chunks_mut::<4>();
     for word in words {
-        *word = (u32::from_ne_bytes(*word) ^ word_mask).to_ne_bytes();
+        let plain = u32::from_ne_bytes(*word) ^ word_mask;
+        seen |= u64::from(plain);
+        *word = plain.to_ne_bytes();
     }
     for (byte, mask) in tail.iter_mut().zip(mask) {
         *byte ^= mask;
+        seen |= u64::from(*byte);
     }
+    seen & BEYOND_ASCII == 0
 }
 
-/// What [`push_unmasked`] moves at once: a store follows the other without a look at the length.
+/// What [`push_plainly`] moves at once: a store follows the other without a look at the length.
 const PUSH_BYTES: usize = 512;
 
-/// Appends `bytes` to `out` and unmasks them on the way: one pass over both, where a copy that is
-/// unmasked takes two.
-pub fn push_unmasked(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+#[inline(always)]
+fn push_plainly(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) -> bool {
     let (chunks, tail) = bytes.as_chunks::<PUSH_BYTES>();
+    let mut seen = 0_u8;
     if !chunks.is_empty() {
         let key = [mask; PUSH_BYTES / 4];
         for chunk in chunks {
-            out.extend(chunk.iter().zip(key.as_flattened()).map(|(byte, key)| byte ^ key));
+            let pairs = chunk.iter().zip(key.as_flattened());
+            out.extend(pairs.map(|(byte, key)| {
+                let plain = byte ^ key;
+                seen |= plain;
+                plain
+            }));
         }
     }
     let start = out.len();
     out.extend_from_slice(tail);
-    unmask(out.get_mut(start..).unwrap_or_default(), mask);
+    let ascii = unmask_plainly(out.get_mut(start..).unwrap_or_default(), mask);
+    ascii && seen.is_ascii()
+}
+
+/// The same loops, compiled for vectors of 32 bytes, where the processor has those. Without them a
+/// text of 64 KiB takes a fifth longer to decode.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    #![expect(unsafe_code, reason = "only the caller knows what the processor has")]
+
+    /// `None` where there are no such vectors, and nothing was done.
+    pub(super) fn unmask(bytes: &mut [u8], mask: [u8; 4]) -> Option<bool> {
+        // SAFETY: the function is safe but for what it asks of the processor, which has it.
+        is_x86_feature_detected!("avx2").then(|| unsafe { unmask_avx2(bytes, mask) })
+    }
+
+    /// As [`unmask`].
+    pub(super) fn push(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) -> Option<bool> {
+        // SAFETY: as above.
+        is_x86_feature_detected!("avx2").then(|| unsafe { push_avx2(bytes, mask, out) })
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn unmask_avx2(bytes: &mut [u8], mask: [u8; 4]) -> bool {
+        super::unmask_plainly(bytes, mask)
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn push_avx2(bytes: &[u8], mask: [u8; 4], out: &mut Vec<u8>) -> bool {
+        super::push_plainly(bytes, mask, out)
+    }
+}
+
+/// Elsewhere the compiler already uses what every processor of the kind has.
+#[cfg(not(target_arch = "x86_64"))]
+mod wide {
+    pub(super) fn unmask(_: &mut [u8], _: [u8; 4]) -> Option<bool> {
+        None
+    }
+
+    pub(super) fn push(_: &[u8], _: [u8; 4], _: &mut Vec<u8>) -> Option<bool> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +178,33 @@ mod tests {
             mask.rotate_left(cut % 4);
             unmask(right, mask);
             assert_eq!(pieces, whole, "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn wide_vectors_do_what_the_plain_loops_do_and_both_see_what_is_not_ascii() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for round in 0..3_000 {
+            let (start, len) = (rng.usize(..64), rng.usize(..3_000));
+            let mask = [(); 4].map(|()| rng.u8(..));
+            let mut text: Vec<u8> =
+                std::iter::repeat_with(|| rng.u8(..128)).take(start + len).collect();
+            let ascii = len == 0 || round % 2 == 0;
+            if !ascii {
+                text[start + rng.usize(..len)] |= 0x80;
+            }
+            let mut masked = text.clone();
+            naive(&mut masked[start..], mask);
+            for unmask in [unmask_ascii, unmask_plainly] {
+                let mut bytes = masked.clone();
+                assert_eq!(unmask(&mut bytes[start..], mask), ascii, "{len} bytes");
+                assert!(bytes == text, "{len} bytes");
+            }
+            for push in [push_unmasked, push_plainly] {
+                let mut out = text[..start].to_vec();
+                assert_eq!(push(&masked[start..], mask, &mut out), ascii, "{len} bytes");
+                assert!(out == text, "{len} bytes");
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::deflate::{Inbound, Inflaters};
 use super::error::ProtocolError;
 use super::frame::{Opcode, parse_client_with};
 use super::mask::unmask;
-use super::utf8::{BLOCK_BYTES, unmask_text};
+use super::utf8::unmask_text;
 
 /// A message, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Decoder {
                 && let Some(frame) = input.split_off_mut(..size.saturating_add(header.payload_len))
             {
                 let payload = frame.get_mut(size..).unwrap_or_default();
-                if header.opcode == Opcode::Text && payload.len() > BLOCK_BYTES {
+                if header.opcode == Opcode::Text {
                     unmask_text(payload, header.mask)?;
                     return Ok(Some(Message::Text(payload)));
                 }

@@ -1,7 +1,7 @@
 //! Text that arrives in pieces: checked block by block, refused at the first byte that is wrong.
 
 use super::error::ProtocolError;
-use super::mask::unmask;
+use super::mask::unmask_ascii;
 
 /// What is unmasked, moved and checked at once, so that each step finds it in the nearest cache. A
 /// whole number of masks.
@@ -38,7 +38,11 @@ pub(super) fn unmask_text(text: &mut [u8], mask: [u8; 4]) -> Result<(), Protocol
     while end < text.len() {
         let start = end;
         end = text.len().min(start + BLOCK_BYTES);
-        unmask(text.get_mut(start..end).unwrap_or_default(), mask);
+        let ascii = unmask_ascii(text.get_mut(start..end).unwrap_or_default(), mask);
+        if ascii && checked == start {
+            checked = end;
+            continue;
+        }
         let fresh = text.get(checked..end).unwrap_or_default();
         checked += check_front(fresh, end == text.len())?;
     }

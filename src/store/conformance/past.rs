@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Make, event, join, now, put, start};
+use crate::core::browse::Bookmark;
 use crate::core::dedupe::WINDOW_MS;
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::{Event, Payload};
-use crate::proto::name::ShardId;
+use crate::proto::name::{Alias, ShardId};
 use crate::proto::position::Position;
 use crate::store::{Begun, NewEvent, Read, Reading, Store, Wish};
 
@@ -100,18 +101,27 @@ pub(super) fn reading(make: Make<'_>) {
     assert_eq!((fresh.head.offset, fresh.events.map(|events| events.len())), (0, Some(0)));
 }
 
+/// The newest events of a channel's keys, as they are read some at a time.
+fn newest(store: &dyn Store, channel: &str) -> Vec<u64> {
+    let (mut after, mut newest) = (0, Vec::new());
+    let Some(there) = store.find(channel) else { return newest };
+    while let Some(leaf) = store.leaf(channel, there.alias, after) {
+        let events = (0..leaf.chunk.len()).filter_map(|at| leaf.chunk.event(at));
+        newest.extend(events.map(|event| event.offset).filter(|offset| *offset > after));
+        after = leaf.chunk.last();
+    }
+    newest
+}
+
 /// The newest event of each key, until it is taken back.
 pub(super) fn keys(make: Make<'_>) {
     let (_, store) = start(make);
     let store = &*store;
     let put = |key, data| keep(store, KEEP, key, data, 1).offset;
     let shown = || {
-        let read =
-            store.snapshot("a", KEEP, now(2)).expect("it is there").events.unwrap_or_default();
         let begun = offsets(&begin(store, None, true, 2));
-        let read: Vec<u64> = read.iter().map(|event| event.offset).collect();
-        assert_eq!(read, begun);
-        read
+        assert_eq!(newest(store, "a"), begun);
+        begun
     };
     assert_eq!(shown(), [0_u64; 0]);
     put(Some("a"), "1");
@@ -134,6 +144,65 @@ pub(super) fn keys(make: Make<'_>) {
     assert_eq!((lost.recovered, offsets(&lost)), (Some(false), vec![7, 8, 9]));
     keep(store, Keep::default(), None, "7", 3);
     assert_eq!(shown(), [0_u64; 0], "nothing is to be kept any more");
+}
+
+/// The channels of a prefix, and the newest events of each, some at a time: while some are read,
+/// others are published.
+pub(super) fn pages(make: Make<'_>) {
+    const CHANNELS: usize = 400;
+    const KEYS: usize = 150;
+    let (_, store) = start(make);
+    let keep = Keep { keys: KEYS, ..Keep::default() };
+    let put = |channel: &str, key: usize| {
+        let new = NewEvent { key: Some(key.to_string().into()), keep, ..event(channel) };
+        store.publish(new, now(1)).expect("the store is there").position.offset
+    };
+    let names: Vec<String> = (0..CHANNELS).map(|n| format!("a:{n}")).collect();
+    for name in &names {
+        put(name, 1);
+    }
+    put("b:1", 1);
+    store.publish(event("a:plain"), now(1)).expect("the store is there");
+    let (mut from, mut found) = (Some(Bookmark::default()), Vec::new());
+    while let Some(at) = from {
+        let listing = store.keyed("a:", at);
+        assert!(listing.channels.len() < CHANNELS, "some at a time");
+        assert_ne!(listing.next, Some(at), "it goes on");
+        // One that comes meanwhile may be among them or not.
+        let fresh = format!("a:fresh-{}", found.len());
+        put(&fresh, 1);
+        found.extend(listing.channels);
+        from = listing.next;
+    }
+    found.retain(|(name, _)| !name.as_str().starts_with("a:fresh"));
+    let mut listed: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    listed.sort_unstable();
+    let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    assert_eq!(listed, wanted, "each once");
+
+    for key in 0..KEYS {
+        put("a:0", key);
+    }
+    let alias = store.find("a:0").expect("it is there").alias;
+    let (mut after, mut shown, mut head) = (0, Vec::new(), KEYS as u64 + 1);
+    while let Some(leaf) = store.leaf("a:0", alias, after) {
+        assert_eq!(leaf.head, head, "the head at that moment");
+        let events = (0..leaf.chunk.len()).filter_map(|at| leaf.chunk.event(at));
+        shown.extend(events.map(|event| event.offset).filter(|offset| *offset > after));
+        assert!(leaf.chunk.last() > after, "it goes on");
+        after = leaf.chunk.last();
+        // What was shown, and what was not, and each once.
+        if head < KEYS as u64 + 3 {
+            head = put("a:0", if head.is_multiple_of(2) { 0 } else { KEYS - 1 });
+        }
+    }
+    assert!(shown.is_sorted_by(|a, b| a < b));
+    let newest = newest(&*store, "a:0");
+    assert_eq!(newest.len(), KEYS);
+    assert!(newest.iter().all(|offset| shown.contains(offset)), "all that is newest");
+    assert!(store.leaf("a:0", Alias(0), 0).is_none(), "another channel");
+    assert!(store.leaf("nowhere", alias, 0).is_none());
 }
 
 /// What is published twice under one id has one place.

@@ -120,6 +120,20 @@ fn what_a_pattern_needs_is_not_freed_for_fresh_names() {
     assert!(put(&fresh.next().unwrap()).is_ok(), "nobody needs them any more");
 }
 
+/// Whoever asks for a position goes on from there: it is good for as long as any other.
+#[test]
+fn a_channel_that_was_read_is_used() {
+    let store = Memory::new(Arc::new(Nobody));
+    let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
+    let sweep = |ms| (0..SEGMENTS).for_each(|_| store.sweep(now(ms)));
+    let begun = 5 * IDLE_MS;
+    let read = store.read("read", Reading::default(), now(begun)).unwrap().head;
+    sweep(begun + IDLE_MS);
+    assert_eq!(store.find("read").map(|found| found.head), Some(read));
+    sweep(begun + IDLE_MS + 1);
+    assert_eq!(store.channel_count(), 0);
+}
+
 #[test]
 fn what_is_kept_is_bounded_and_given_back() {
     use crate::core::history::HistoryRule;

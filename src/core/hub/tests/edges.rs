@@ -102,7 +102,8 @@ fn the_hole_of_one_that_lags_is_told_before_the_close_of_a_drain() {
                     | Got::Event(..)
                     | Got::Lagged(..)
                     | Got::Shown(..)
-                    | Got::Last => {}
+                    | Got::Last
+                    | Got::Signal(..) => {}
                 }
             }
             assert_eq!(told, (1..30).collect::<Vec<_>>(), "{policy:?}, each once: {got:?}");

@@ -417,6 +417,28 @@ fn the_books_are_right_whatever_rates_are_asked_for() {
     }
 }
 
+/// All who have the pattern have its channels by a longer one: a flush looks at each, for nobody.
+#[test]
+fn a_turn_is_bounded_also_where_its_flushes_reach_nobody() {
+    const MEMBERS: u64 = 600;
+    let mut hub = Hub::new(LIMIT);
+    for client in 0..MEMBERS {
+        let id = patterned(&mut hub, client, "c:", rated(1.0));
+        begin_pattern(&mut hub, id, "c:us/", rated(None));
+    }
+    for alias in 10..60 {
+        assert!(hub.load(&on(alias, 1, None), 0));
+    }
+    let mut turns = 1;
+    hub.fan_out(&mut Kernel::default(), 1_000, &mut Outcome::default());
+    while hub.next_due() == Some(1_000) {
+        turns += 1;
+        tick(&mut hub, 1_000);
+    }
+    assert!(turns >= 50 * MEMBERS / 10_000, "50 looks at {MEMBERS} members in {turns} turns");
+    rests(&mut hub);
+}
+
 /// Every group is in the list of dues once, and counted where it owes something.
 fn check(hub: &Hub) {
     let dues: BTreeSet<Due> = hub.patterns.groups().map(|(due, _)| due).collect();

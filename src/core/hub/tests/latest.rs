@@ -111,7 +111,7 @@ fn read(
             assert!(offset > std::mem::replace(shown, offset), "in the order of offsets");
             return;
         }
-        Got::Control(_) | Got::Last => panic!("not queued"),
+        Got::Control(_) | Got::Last | Got::Signal(..) => panic!("not queued"),
     };
     assert!(from > *told && log[index(*told + 1)..index(from)].iter().all(|(_, own)| *own));
     *told = to;
@@ -246,7 +246,7 @@ fn two_channels_that_lag_take_turns() {
     flood(&mut hub, 30..40);
     let aliases = shown(&mut hub, id).into_iter().filter_map(|got| match got {
         Got::Lagged(alias, ..) => Some(alias),
-        Got::Control(_) | Got::Event(..) | Got::Last | Got::Shown(..) => None,
+        Got::Control(_) | Got::Event(..) | Got::Last | Got::Signal(..) | Got::Shown(..) => None,
     });
     assert_eq!(aliases.collect::<Vec<_>>(), [1, 2, 1]);
 }

@@ -37,6 +37,33 @@ fn write(hub: &mut Hub, id: SeatId, share: usize) {
     }
 }
 
+/// The run that is made of the next chunk is on the account as any other.
+#[test]
+fn what_somebody_is_sent_of_the_past_counts_once() {
+    use crate::core::history::{Chunk, Past};
+    let mut hub = Hub::new(LIMIT);
+    let ids = [1, 2].map(|client| seat(&mut hub, client));
+    let chunk = Arc::new(Chunk::of(Box::from([event(1, 1, MIB / 2)])));
+    for id in ids {
+        join(&mut hub, id, 1, Policy::DropOldest);
+        let past = Past { chunks: vec![Arc::clone(&chunk)], after: 0, upto: 1 };
+        hub.recall(id, (&channel(1), Alias(1)), past);
+        hub.seat(id).unwrap().blocked = true;
+        assert!(hub.refill(id, || 0));
+        hub.weigh(id);
+        let memory = hub.memory();
+        assert!(memory > MIB / 2 && memory < MIB / 2 + 16 * 1024, "{memory}");
+    }
+    let shares: Vec<usize> =
+        hub.by_fullness(|_| true).into_iter().map(|(bytes, ..)| bytes).collect();
+    assert!(shares.iter().all(|share| (MIB / 4..MIB / 3).contains(share)), "{shares:?}");
+    for id in ids {
+        received(&mut hub, id);
+        hub.weigh(id);
+    }
+    assert_eq!((hub.memory(), hub.by_fullness(|_| true)), (0, vec![]));
+}
+
 #[test]
 fn what_many_queues_share_counts_once() {
     let mut hub = Hub::new(OutboxLimit { bytes: 2 * MIB, events: 1_000 });

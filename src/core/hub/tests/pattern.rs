@@ -208,7 +208,7 @@ fn the_end_of_a_pattern_takes_back_what_the_seat_has_in_no_other_way() {
                 Got::Event(alias, _) | Got::Shown(alias, _) | Got::Lagged(alias, ..) => {
                     *alias == wanted
                 }
-                Got::Control(_) | Got::Last => false,
+                Got::Control(_) | Got::Last | Got::Signal(..) => false,
             })
         };
         assert_eq!([0, 1, 3].map(of), [false, true, true], "{policy:?}: {got:?}");

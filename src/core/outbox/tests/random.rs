@@ -1,10 +1,12 @@
 //! Random pushes, writes and purges: a reader gets every event, or is told of it, and in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
+use super::signals::news;
 use super::*;
+use crate::core::account::Account;
 use crate::core::outbox::control::WRITTEN_BYTES;
 
 /// Channels of the random tests.
@@ -16,6 +18,7 @@ enum Op {
     Control(usize),
     /// One event in fragments.
     Large(usize, usize),
+    Leave(usize),
     Purge(usize),
     /// With what a full lane does: whether the newest go.
     Push {
@@ -26,6 +29,12 @@ enum Op {
         join: Option<usize>,
         newest: bool,
     },
+    /// Another value of a signal of a channel, or its end.
+    Signal {
+        channel: usize,
+        name: usize,
+        end: bool,
+    },
     Write(usize),
 }
 
@@ -35,7 +44,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1_usize..3).prop_map(Op::Control),
         1 => (40_usize..60).prop_map(Op::Control),
         4 => (0..CHANNELS, 1_usize..1_500).prop_map(|(channel, size)| Op::Large(channel, size)),
+        1 => (0..CHANNELS).prop_map(Op::Leave),
         2 => (0..CHANNELS).prop_map(Op::Purge),
+        16 => (0..CHANNELS, 0..6_usize, any::<bool>())
+            .prop_map(|(channel, name, end)| Op::Signal { channel, name, end }),
         20 => push(),
         4 => Just(Op::Write(1)),
         8 => (1_usize..600).prop_map(Op::Write),
@@ -92,12 +104,63 @@ struct Model {
     dropped: u64,
     lagged: u64,
     purges: u64,
+    signals: Signals,
+}
+
+/// What is shown, and what the reader sees of it.
+#[derive(Default)]
+struct Signals {
+    account: Account,
+    /// By channel and name.
+    shown: BTreeMap<(u64, String), u64>,
+    seen: BTreeMap<(u64, String), u64>,
+    /// The last value of all.
+    last: u64,
+    /// The last value when a channel was left.
+    left: [u64; CHANNELS],
+}
+
+impl Signals {
+    fn put(&mut self, (channel, name, end): (usize, usize, bool)) -> Option<News> {
+        let key = (channel as u64, format!("n{name}"));
+        self.last += 1;
+        let (begins, data) = if end {
+            self.shown.remove(&key)?;
+            (false, None)
+        } else {
+            (self.shown.insert(key.clone(), self.last).is_none(), Some(self.last))
+        };
+        Some(news((key.0, &key.1), data, begins, &self.account))
+    }
+
+    fn read(&mut self, (channel, name): (u64, String), value: Option<u64>) {
+        match value {
+            Some(value) if value > self.left[usize::try_from(channel).unwrap()] => {
+                let before = self.seen.insert((channel, name), value);
+                assert!(before < Some(value), "a newer value is not overtaken");
+            }
+            Some(_) => {}
+            None => drop(self.seen.remove(&(channel, name))),
+        }
+    }
+
+    fn leave(&mut self, channel: usize) {
+        self.shown.retain(|(other, _), _| *other != channel as u64);
+        self.seen.retain(|(other, _), _| *other != channel as u64);
+        self.left[channel] = self.last;
+    }
 }
 
 impl Model {
     fn write(&mut self, room: usize) {
         let wire = write(&mut self.outbox, room, &mut self.sink);
         for frame in self.reader.frames(&wire) {
+            if let [Got::Signal(channel, name, value)] = &frame[..] {
+                let first = std::mem::take(&mut self.passing);
+                assert!(self.controls.is_empty() || first, "control frames go ahead of signals");
+                self.signals.read((*channel, name.clone()), *value);
+                continue;
+            }
             if let [Got::Control(number)] = frame[..] {
                 assert_eq!(Some(number), self.controls.pop_front(), "every control frame in order");
                 self.passing = false;
@@ -132,6 +195,7 @@ impl Model {
             Op::Clear => {
                 self.outbox.clear_data();
                 (0..CHANNELS).for_each(|channel| self.forget(channel));
+                (0..CHANNELS).for_each(|channel| self.signals.leave(channel));
             }
             Op::Control(frames) => self.push_control(frames),
             Op::Purge(channel) => {
@@ -154,8 +218,21 @@ impl Model {
                 let slice = large(channel as u64, due.queued, size);
                 self.push(slice, limit, size % 2 == 0);
             }
+            Op::Leave(channel) => {
+                self.outbox.purge_signals(Alias(channel as u64));
+                self.signals.leave(channel);
+            }
+            Op::Signal { channel, name, end } => {
+                if let Some(news) = self.signals.put((channel, name, end))
+                    && self.outbox.put_signal(&news, limit) == Fits::No
+                {
+                    // It is closed for that.
+                    (0..CHANNELS).for_each(|all| self.apply(&Op::Leave(all), limit));
+                }
+            }
             Op::Write(room) => self.write(room),
         }
+        assert!(self.outbox.signal_bytes() <= limit.bytes && self.outbox.signals() <= limit.events);
         let (waiting, kept) = (self.outbox.control_bytes(), self.outbox.control.len());
         assert!(kept < waiting + waiting.max(WRITTEN_BYTES), "{kept} for {waiting}");
         self.outbox.check();
@@ -206,6 +283,8 @@ impl Model {
         assert_eq!(self.sink.0, self.read, "the counters are right");
         assert!(self.lagged <= self.dropped && (self.purges > 0 || self.lagged == self.dropped));
         assert_eq!((self.outbox.data_bytes(), self.outbox.data_events()), (0, 0));
+        assert_eq!(self.signals.seen, self.signals.shown, "the reader sees what is shown");
+        assert_eq!(self.signals.account.bytes(), 0, "no signal is left");
     }
 }
 

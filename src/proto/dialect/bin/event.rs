@@ -89,28 +89,16 @@ pub fn parse_event(message: &[u8]) -> Option<Received<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::encoder::Frames;
     use crate::proto::gzip;
     use crate::proto::name::Alias;
 
     fn event(alias: u64, offset: u64, key: Option<&str>, payload: Payload) -> Event {
-        Event {
-            channel: "telemetry:h1".parse().unwrap(),
-            alias: Alias(alias),
-            offset,
-            ts_ms: 1_732_153_200_123,
-            taken_ns: 0,
-            key: key.map(Box::from),
-            from: None,
-            hidden_from: None,
-            payload,
-            json_frame: OnceLock::new(),
-            frames: crate::proto::encoder::Frames::default(),
-        }
+        let (alias, key) = (Alias(alias), key.map(Box::from));
+        Event { alias, offset, key, ..Event::sample(payload, Frames::default()) }
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::room::put_room;
 use super::text::write_string;
 use crate::proto::close::CloseReason;
 use crate::proto::error::CommandError;
 use crate::proto::event::{Author, Event, Payload};
-use crate::proto::name::ClientId;
+use crate::proto::name::{ChannelName, ClientId};
 use crate::proto::position::Position;
-use crate::proto::push::{Last, Push};
+use crate::proto::push::{Hole, Last, Push};
 
 /// Writes the JSON text of an event, without line breaks.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
@@ -88,16 +89,20 @@ pub fn payload_end(payload: &Payload) -> &'static [u8] {
     }
 }
 
-/// Writes the JSON text of a reading as HTTP has it: the channel, its head, and events.
+/// Writes the JSON text of a reading as HTTP has it: the channel, its head, and events; where these
+/// are the newest of their keys, whether there are `more`.
 pub fn encode_reading(
     (channel, position): (&str, Position),
-    (events, snapshot): (&[Arc<Event>], bool),
+    (events, more): (&[Arc<Event>], Option<bool>),
     out: &mut Vec<u8>,
 ) {
     string(out, "{\"channel\":", channel);
     string(out, ",\"epoch\":", position.epoch.as_str());
     number(out, ",\"offset\":", position.offset);
-    put_events(out, events, snapshot);
+    if let Some(more) = more {
+        put(out, if more { ",\"more\":true" } else { ",\"more\":false" });
+    }
+    put_events(out, events, more.is_some());
     put(out, "}");
 }
 
@@ -108,6 +113,25 @@ fn put_events(out: &mut Vec<u8>, events: &[Arc<Event>], snapshot: bool) {
         put_event(event, snapshot, out);
     }
     put(out, "]");
+}
+
+/// Writes the JSON text of a signal, or of its end where there is no `data`. Returns where its
+/// `"from"` begins: from there on it is an entry of the list in `subscribed`.
+pub fn encode_signal(
+    channel: &ChannelName,
+    (author, name): (&Author, &str),
+    data: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> usize {
+    answer(out, "signal", None);
+    string(out, ",\"channel\":", channel.as_str());
+    let from = out.len() + 1;
+    put_author(out, author);
+    string(out, ",\"name\":", name);
+    put(out, ",\"data\":");
+    put_value(out, data.unwrap_or(b"null"));
+    put(out, "}");
+    from
 }
 
 fn put_error(out: &mut Vec<u8>, error: &CommandError) {
@@ -124,14 +148,9 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     match *push {
         Push::Disconnect { reason, retry_after_ms } => disconnect(out, reason, retry_after_ms),
         Push::Error(error) => put_error(out, error),
-        Push::Lagged { channel, hole, age_ms } => {
-            answer(out, "lagged", None);
-            string(out, ",\"channel\":", channel);
-            number(out, ",\"dropped\":", hole.dropped);
-            number(out, ",\"from\":", hole.from);
-            number(out, ",\"to\":", hole.to);
-            number(out, ",\"age_ms\":", age_ms);
-        }
+        Push::Room(ref push) => put_room(push, out),
+        Push::Lagged { channel, hole, age_ms } => lagged(out, channel, hole, age_ms),
+        Push::Ok { id } => answer(out, "ok", Some(id)),
         Push::Pong { id } => answer(out, "pong", id),
         Push::History { id, channel, position, events } => {
             answer(out, "history", id);
@@ -145,7 +164,7 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
                 flag(out, ",\"duplicate\":", true);
             }
         }
-        Push::Subscribed { id, channel, position, alias, recovered, updated } => {
+        Push::Subscribed { id, channel, position, alias, recovered, updated, signals } => {
             answer(out, "subscribed", id);
             place(out, channel, position);
             if let Some(recovered) = recovered {
@@ -154,6 +173,9 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
             number(out, ",\"alias\":", alias);
             if updated {
                 flag(out, ",\"updated\":", true);
+            }
+            if let Some(signals) = signals {
+                put_signals(out, signals);
             }
         }
         Push::SubscribedPattern { id, pattern, updated } => {
@@ -188,6 +210,24 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
     put(out, "}");
 }
 
+fn lagged(out: &mut Vec<u8>, channel: &str, hole: Hole, age_ms: u64) {
+    answer(out, "lagged", None);
+    string(out, ",\"channel\":", channel);
+    number(out, ",\"dropped\":", hole.dropped);
+    number(out, ",\"from\":", hole.from);
+    number(out, ",\"to\":", hole.to);
+    number(out, ",\"age_ms\":", age_ms);
+}
+
+fn put_signals(out: &mut Vec<u8>, signals: &[&[u8]]) {
+    put(out, ",\"signals\":[");
+    for (at, signal) in signals.iter().enumerate() {
+        put(out, if at == 0 { "{" } else { ",{" });
+        out.extend_from_slice(signal);
+    }
+    put(out, "]");
+}
+
 fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64>) {
     answer(out, "disconnect", None);
     // 1006 is RFC 6455's number for a connection that ended without a close frame.
@@ -200,7 +240,7 @@ fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64
 }
 
 /// The beginning of a message, up to its `id`.
-fn answer(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
+pub(super) fn answer(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
     put(out, "{\"type\":\"");
     put(out, kind);
     put(out, "\"");
@@ -227,7 +267,7 @@ fn put_author(out: &mut Vec<u8>, author: &Author) {
 
 /// Writes a JSON value on one line: line breaks between tokens go. In a string a raw line break
 /// cannot be.
-fn put_value(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn put_value(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
         out.extend_from_slice(&rest[..at]);
@@ -245,7 +285,7 @@ fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The 13 digits of base 36 that `ClientId` shows.
-fn put_client(out: &mut Vec<u8>, client: ClientId) {
+pub(super) fn put_client(out: &mut Vec<u8>, client: ClientId) {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut text = [b'0'; 13];
     let mut value = client.0;
@@ -256,7 +296,7 @@ fn put_client(out: &mut Vec<u8>, client: ClientId) {
     out.extend_from_slice(&text);
 }
 
-fn put(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -264,17 +304,17 @@ fn put_number(out: &mut Vec<u8>, value: u64) {
     put(out, itoa::Buffer::new().format(value));
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     put(out, name);
     put_number(out, value);
 }
 
-fn string(out: &mut Vec<u8>, name: &str, text: &str) {
+pub(super) fn string(out: &mut Vec<u8>, name: &str, text: &str) {
     put(out, name);
     write_string(text, out);
 }
 
-fn flag(out: &mut Vec<u8>, name: &str, value: bool) {
+pub(super) fn flag(out: &mut Vec<u8>, name: &str, value: bool) {
     put(out, name);
     put(out, if value { "true" } else { "false" });
 }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use super::scan::{Fault, Field, Scanner};
 use super::text::unescape;
 use crate::proto::command::{
-    Command, HISTORY_LIMIT, HISTORY_LIMIT_MAX, History, Publish, Request, Subscribe,
+    Call, Command, HISTORY_LIMIT, HISTORY_LIMIT_MAX, History, METHOD_BYTES_MAX, Publish, Request,
+    SIGNAL_NAME_BYTES_MAX, SIGNAL_TTL_MS, SIGNAL_TTL_MS_MAX, Signal, Subscribe,
 };
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::name::{KEY_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
@@ -88,10 +89,13 @@ struct Fields<'t> {
     limit: Option<&'t [u8]>,
     max_rate: Option<&'t [u8]>,
     message_id: Option<&'t [u8]>,
+    method: Option<&'t [u8]>,
+    name: Option<&'t [u8]>,
     reverse: Option<&'t [u8]>,
     since: Option<&'t [u8]>,
     slow: Option<&'t [u8]>,
     snapshot: Option<&'t [u8]>,
+    ttl_ms: Option<&'t [u8]>,
 }
 
 impl<'t> Fields<'t> {
@@ -114,6 +118,9 @@ impl<'t> Fields<'t> {
             b"max_rate" => &mut self.max_rate,
             b"slow" => &mut self.slow,
             b"snapshot" => &mut self.snapshot,
+            b"method" => &mut self.method,
+            b"name" => &mut self.name,
+            b"ttl_ms" => &mut self.ttl_ms,
             _ => return,
         };
         *slot = Some(field.value);
@@ -155,9 +162,9 @@ impl<'a> Reader<'_, 'a> {
             "unsubscribe" => Ok(Command::Unsubscribe { channel: self.channel()? }),
             "auth" => Ok(Command::Auth),
             "history" => self.history(),
-            "presence" => Ok(Command::Presence),
-            "request" => Ok(Command::Request),
-            "signal" => Ok(Command::Signal),
+            "presence" => Ok(Command::Presence { channel: self.channel()? }),
+            "request" => self.request(),
+            "signal" => self.signal(),
             unknown => Err(unknown_type(unknown)),
         }
     }
@@ -206,6 +213,38 @@ impl<'a> Reader<'_, 'a> {
         let reverse = flag(self.fields.reverse, "reverse must be true or false")?;
         let reverse = reverse.unwrap_or(false);
         Ok(Command::History(History { channel, since, limit, reverse }))
+    }
+
+    fn signal(&mut self) -> Result<Command<'a>, Sentence> {
+        let channel = self.channel()?;
+        let Some(name) = self.fields.name else {
+            return Err("name is missing: name the signal, as in \"name\":\"typing\"".into());
+        };
+        let name =
+            self.string(name).filter(|name| (1..=SIGNAL_NAME_BYTES_MAX).contains(&name.len()));
+        let Some(name) = name else {
+            return Err("name must be a string of 1 to 64 bytes".into());
+        };
+        let Some(data) = self.fields.data else {
+            return Err("data is missing: a signal has a JSON value, and null ends it".into());
+        };
+        let ttl_ms = match present(self.fields.ttl_ms).map(integer) {
+            None => SIGNAL_TTL_MS,
+            Some(Some(ttl_ms @ 1..)) => ttl_ms.min(SIGNAL_TTL_MS_MAX),
+            Some(_) => return Err("ttl_ms must be an integer of at least 1".into()),
+        };
+        Ok(Command::Signal(Signal { channel, name, data: present(Some(data)), ttl_ms }))
+    }
+
+    fn request(&mut self) -> Result<Command<'a>, Sentence> {
+        let Some(method) = self.fields.method else {
+            return Err("method is missing: name what the application is asked".into());
+        };
+        let method = self.string(method);
+        let Some(method) = method.filter(|m| (1..=METHOD_BYTES_MAX).contains(&m.len())) else {
+            return Err("method must be a string of 1 to 255 bytes".into());
+        };
+        Ok(Command::Request(Call { method, data: self.fields.data }))
     }
 
     fn optional_since(&mut self) -> Result<Option<(&'a str, u64)>, Sentence> {

@@ -1,8 +1,6 @@
 //! Compressed messages through the decoder. Every stream runs whole, cut in two, and byte by byte.
 
 use flate2::{Compress, Compression, FlushCompress};
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
 use super::inflater::deflated_bytes_max;
 use super::*;
@@ -11,6 +9,8 @@ use crate::proto::ws::frame::{Opcode, client_frame, parse_server};
 use crate::proto::ws::message::{Decoder, Message};
 
 mod random;
+#[path = "../../../../tests/support/window.rs"]
+pub(in crate::proto) mod window;
 
 const MAX: usize = 1000;
 const RSV1: u8 = 0x40;
@@ -346,45 +346,12 @@ fn what_is_small_or_does_not_shrink_goes_out_as_it_is() {
     }
 }
 
-/// How far apart the twins of a message stand: less than 12 bits hold, just more, and far more.
-pub(in crate::proto) const DISTANCES: [usize; 4] = [3_900, 4_097, 8_000, 20_000];
-
-/// Random letters that end as they begin, `distance` behind, and others that shrink.
-pub(in crate::proto) fn twins(distance: usize) -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(distance as u64);
-    let mut random = |len| -> Vec<u8> {
-        std::iter::repeat_with(|| b"0123456789abcdef"[rng.usize(..16)]).take(len).collect()
-    };
-    let twin = random(300);
-    [&twin[..], &random(distance - 300), &twin, &vec![b'-'; distance / 4]].concat()
-}
-
-/// Inflates a compressed message by a client that has a window of so many bits and no byte more.
-/// Not by zlib-rs, whose window is the largest whatever it is told.
-pub(in crate::proto) fn inflate(message: &[u8], bits: u8) -> Option<Vec<u8>> {
-    let body = [message, &[0, 0, 0xFF, 0xFF]].concat();
-    let mut state = DecompressorOxide::new();
-    let mut ring = vec![0; 1 << bits];
-    let (mut out, mut taken, mut at) = (Vec::new(), 0, 0);
-    loop {
-        let more = inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
-        let (status, input, output) = decompress(&mut state, &body[taken..], &mut ring, at, more);
-        taken += input;
-        out.extend_from_slice(&ring[at..at + output]);
-        at = (at + output) % ring.len();
-        if status != TINFLStatus::HasMoreOutput {
-            let whole = status == TINFLStatus::NeedsMoreInput && taken == body.len();
-            return whole.then_some(out);
-        }
-    }
-}
-
 /// Inflates a frame of ours with a window of so many bits.
 fn inflate_ours(frame: &[u8], bits: u8) -> Option<Vec<u8>> {
     assert_eq!(frame[0] & RSV1, RSV1);
     let plain = [&[frame[0] & !RSV1], &frame[1..]].concat();
     let (_, size) = parse_server(&plain, usize::MAX).unwrap().unwrap();
-    inflate(&frame[size..], bits)
+    window::inflate(&frame[size..], bits).ok()
 }
 
 #[test]
@@ -411,8 +378,10 @@ fn every_level_and_window_is_read_by_a_window_of_that_size() {
 
 #[test]
 fn what_repeats_itself_further_back_than_a_window_is_read_by_it() {
-    for (distance, level) in DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l))) {
-        let text = twins(distance);
+    let cases = window::DISTANCES.into_iter().flat_map(|d| (1..=9).map(move |l| (d, l)));
+    for (distance, level) in cases {
+        let mut rng = fastrand::Rng::with_seed(distance as u64);
+        let text = window::twins(&mut rng, b"0123456789abcdef", distance).into_bytes();
         let case = |bits| format!("{distance} bytes back, level {level}, {bits} bits");
         for bits in 9..=15 {
             let mut out = Vec::new();

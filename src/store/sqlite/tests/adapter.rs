@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
+use crate::core::browse::{Bookmark, Leaf, Listing};
 use crate::core::policy::Keep;
-use crate::proto::name::ShardId;
+use crate::proto::name::{Alias, ShardId};
 use crate::store::memory::Memory;
 use crate::store::sqlite::files;
 use crate::store::sqlite::log::{Parts, Sqlite};
@@ -149,8 +150,12 @@ impl Store for Blocking {
         })
     }
 
-    fn snapshot(&self, channel: &str, keep: Keep, now: Now) -> Result<Read, StoreError> {
-        self.with((channel, keep), now, |keep| self.memory.snapshot(channel, keep, now))
+    fn keyed(&self, prefix: &str, from: Bookmark) -> Listing {
+        self.memory.keyed(prefix, from)
+    }
+
+    fn leaf(&self, channel: &str, alias: Alias, after: u64) -> Option<Leaf> {
+        self.memory.leaf(channel, alias, after)
     }
 
     fn kept_bytes(&self) -> usize {

@@ -10,7 +10,7 @@ use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::Payload;
 use crate::store::sqlite::schema;
-use crate::store::{Durable, NewEvent, Now, Store, StoreError};
+use crate::store::{Durable, NewEvent, Now, Reading, Store, StoreError};
 
 const NOW: Now = Now { unix_ms: 1_700_000_000_000, node_ns: 1_000_000_000 };
 
@@ -147,7 +147,7 @@ fn a_file_that_cannot_be_written_is_tried_again() {
     let fault = store.log.fault().expect("it says why");
     assert!(fault.starts_with("store.path cannot be written: "), "{fault}");
     assert_eq!(put(&store, NOW), Err(StoreError::Away), "at once");
-    let read = store.snapshot("a", Keep::default(), NOW).expect("what is in memory is there");
+    let read = store.read("a", Reading::default(), NOW).expect("what is in memory is there");
     assert_eq!(read.head.offset, 1, "nobody was told of the others");
     holder.execute_batch("COMMIT").unwrap();
     let mut now = NOW;

@@ -72,6 +72,27 @@ fn a_pattern_has_no_position() {
 }
 
 #[test]
+fn what_others_show_stands_last_in_the_answer() {
+    let list: &[&[u8]] = &[b"\"name\":\"a\"}", b"\"name\":\"b\"}"];
+    for (signals, expected) in
+        [(&[][..], r#""signals":[]}"#), (list, r#""signals":[{"name":"a"},{"name":"b"}]}"#)]
+    {
+        let position = Position { epoch: Epoch::from_seed(7), offset: 57 };
+        let (id, channel, recovered, updated) = (None, "room:1", None, false);
+        let signals = Some(signals);
+        let push =
+            Push::Subscribed { id, channel, position, alias: 12, recovered, updated, signals };
+        let mut text = Vec::new();
+        encode_push(&push, &mut text);
+        let head = r#"{"type":"subscribed","channel":"room:1","epoch":"00000007","offset":57"#;
+        assert_eq!(String::from_utf8_lossy(&text), format!(r#"{head},"alias":12,{expected}"#));
+    }
+    let mut text = Vec::new();
+    encode_push(&Push::Ok { id: 4 }, &mut text);
+    assert_eq!(text, br#"{"type":"ok","id":4}"#);
+}
+
+#[test]
 fn pushes_are_written_to_the_letter() {
     let position = Position { epoch: Epoch::from_seed(7), offset: 57 };
     let channel = "room:1";
@@ -82,6 +103,7 @@ fn pushes_are_written_to_the_letter() {
         alias: 12,
         recovered,
         updated,
+        signals: None,
     };
     let error = CommandError::new(Some(3), ErrorCode::BadRequest, "say \"type\"");
     let later = CommandError::new(Some(3), ErrorCode::Unavailable, "away");

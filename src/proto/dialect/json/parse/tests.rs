@@ -150,8 +150,15 @@ fn every_command_is_read() {
         (r#"{"type":"ping"}"#, "None Ping"),
         (r#" {"x":[{}],"id":7 , "type":"ping"} "#, "Some(7) Ping"),
         (r#"{"type":"auth","token":"x"}"#, "None Auth"),
-        (r#"{"type":"signal"}"#, "None Signal"),
-        (r#"{"type":"presence"}"#, "None Presence"),
+        (
+            r#"{"type":"signal","channel":"a","name":"c\u0075r","data":{"x":1},"ttl_ms":70000}"#,
+            "None Signal(Signal { channel: \"a\", name: \"cur\", data: Some([123, 34, 120, 34, 58, 49, 125]), ttl_ms: 60000 })",
+        ),
+        (
+            r#"{"type":"signal","id":1,"channel":"a","name":"c","data":null,"ttl_ms":null}"#,
+            "Some(1) Signal(Signal { channel: \"a\", name: \"c\", data: None, ttl_ms: 5000 })",
+        ),
+        (r#"{"type":"presence","channel":"a"}"#, "None Presence { channel: \"a\" }"),
         (
             r#"{"type":"history","channel":"a"}"#,
             "None History(History { channel: \"a\", since: None, limit: 100, reverse: false })",
@@ -160,7 +167,11 @@ fn every_command_is_read() {
             r#"{"type":"history","channel":"a","since":{"epoch":"k","offset":7},"limit":1000,"reverse":true}"#,
             "None History(History { channel: \"a\", since: Some((\"k\", 7)), limit: 1000, reverse: true })",
         ),
-        (r#"{"type":"request"}"#, "None Request"),
+        (
+            r#"{"type":"request","method":"m","data":1}"#,
+            "None Request(Call { method: \"m\", data: Some([49]) })",
+        ),
+        (r#"{"type":"request","method":"m"}"#, "None Request(Call { method: \"m\", data: None })"),
         (
             r#"{"type":"nope","type":"ping","id":"x","id":9007199254740991}"#,
             "Some(9007199254740991) Ping",
@@ -248,6 +259,41 @@ fn every_bad_field_is_named_with_the_id() {
         assert!(error.starts_with(&format!("{id} bad_request: ")), "{text}: {error}");
         assert!(error.contains(part), "{text}: {error}");
     }
+}
+
+#[test]
+fn what_is_shown_and_asked_has_its_fields() {
+    let signal = |fields: &str| format!(r#"{{"type":"signal","id":3,"channel":"a"{fields}}}"#);
+    let named = |name: &str| signal(&format!(r#","name":{name},"data":1"#));
+    let lasting = |ttl: &str| signal(&format!(r#","name":"n","data":1,"ttl_ms":{ttl}"#));
+    let request = |fields: &str| format!(r#"{{"type":"request","id":3{fields}}}"#);
+    let (long, longest) = (format!("\"{}\"", "x".repeat(65)), format!("\"{}\"", "x".repeat(64)));
+    let cases = [
+        (r#"{"type":"presence","id":3}"#.to_owned(), "channel is missing"),
+        (r#"{"type":"presence","id":3,"channel":[]}"#.to_owned(), "channel must be a string"),
+        (r#"{"type":"signal","id":3,"name":"n","data":1}"#.to_owned(), "channel is missing"),
+        (signal(r#","data":1"#), "name is missing"),
+        (signal(r#","name":"n""#), "data is missing"),
+        (named("1"), "name must be a string of 1 to 64 bytes"),
+        (named("\"\""), "name must be a string of 1 to 64 bytes"),
+        (named(&long), "name must be a string of 1 to 64 bytes"),
+        (lasting("0"), "ttl_ms must be an integer of at least 1"),
+        (lasting("-1"), "ttl_ms must be"),
+        (lasting("1.5"), "ttl_ms must be"),
+        (lasting("\"5\""), "ttl_ms must be"),
+        (request(""), "method is missing"),
+        (request(r#","method":7"#), "method must be a string of 1 to 255 bytes"),
+        (request(r#","method":"""#), "method must be"),
+    ];
+    for (text, part) in cases {
+        let error = read(&text);
+        assert!(
+            error.starts_with("Some(3) bad_request: ") && error.contains(part),
+            "{text}: {error}"
+        );
+    }
+    assert!(read(&named(&longest)).contains("ttl_ms: 5000"));
+    assert!(read(&lasting("18446744073709551615")).contains("ttl_ms: 60000"));
 }
 
 #[test]
