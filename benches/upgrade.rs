@@ -4,6 +4,9 @@
 //! Beside it fastwebsockets (hyper as well), tokio-websockets (its own reader over httparse), and
 //! the floor: httparse, four headers looked at, and the hash. None of them knows routes, hosts,
 //! origins, time limits or a full node.
+//!
+//! `token` is the same with a token (HS256): none on a node that takes them, one that was seen
+//! before, and one that was not, as when a node has just begun.
 
 use std::hint::black_box;
 use std::io::{self, Write as _};
@@ -23,11 +26,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_websockets::ServerBuilder;
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Policies, PolicyRule};
+use weir::core::token::{self, Key, Verifier};
 use weir::http::{Doors, HttpOptions};
 use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
 use weir::proto::ws::handshake::accept_key;
-use weir::shard::{Local, Mailboxes, Node, NodeOptions};
+use weir::shard::{AuthOptions, Local, Mailboxes, Node, NodeOptions};
 use weir::store::memory::Memory;
 
 /// As the `weir` program has it.
@@ -48,6 +52,9 @@ Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
 Accept-Language: en-GB,en;q=0.9\r\nCookie: theme=dark; session=0123456789abcdef0123456789abcdef\
 \r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+
+/// What tokens are signed with.
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// The answer to the key in both.
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -107,6 +114,8 @@ impl AsyncWrite for Client {
 
 /// The doors of a node with room.
 fn doors() -> Rc<Doors> {
+    let keys = vec![Key::secret(SECRET).expect("a secret")];
+    let verifier = Verifier::new(keys, None, None);
     let options = NodeOptions {
         node_name: "bench".to_owned(),
         connections_max: 1_000,
@@ -120,6 +129,7 @@ fn doors() -> Rc<Doors> {
         publish_timeout: Duration::from_secs(1),
         slow_disconnect: None,
         policies: Policies::new(PolicyRule::default(), []),
+        auth: AuthOptions { required: false, verifier: Some(Arc::new(verifier)) },
         compression: Compression::default(),
     };
     let mailboxes = Arc::new(Mailboxes::new(1));
@@ -130,6 +140,7 @@ fn doors() -> Rc<Doors> {
         header_timeout: Duration::from_secs(10),
         header_bytes: 16_384,
         body_bytes: 1 << 20,
+        keys: None,
         origins: Vec::new(),
     };
     Rc::new(Doors::new(Local::new(ShardId(0), node), Rc::new(options)))
@@ -208,8 +219,38 @@ fn upgrade(c: &mut Criterion) {
     group.finish();
 }
 
+/// More tokens than a node remembers, in handshakes of a program.
+fn requests() -> Vec<&'static str> {
+    let of = |at: u32| {
+        let claims = serde_json::json!({"sub": format!("user-{at}"), "exp": u64::from(u32::MAX)});
+        let token = token::sign(&claims, SECRET).expect("a token");
+        let end = format!("\r\nAuthorization: Bearer {token}\r\n\r\n");
+        let request = PLAIN.trim_end().to_owned() + &end;
+        &*Box::leak(request.into_boxed_str())
+    };
+    (0..40_000).map(of).collect()
+}
+
+fn tokens(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let doors = doors();
+    let requests = requests();
+    let ask = |request| {
+        let client = runtime.block_on(doors.upgrade(Client::new(black_box(request))));
+        assert!(client.is_some_and(|client| client.is_answered()));
+    };
+    let mut group = c.benchmark_group("token");
+    group.bench_function("none", |b| b.iter(|| ask(PLAIN)));
+    group.bench_function("seen before", |b| b.iter(|| ask(requests[0])));
+    let mut next = requests.iter().cycle();
+    group.bench_function("verified", |b| b.iter(|| ask(next.next().copied().unwrap_or(PLAIN))));
+    group.finish();
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     upgrade(&mut criterion);
+    tokens(&mut criterion);
     criterion.final_summary();
 }

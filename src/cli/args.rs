@@ -1,11 +1,13 @@
 //! What a user may type.
 
 use crate::cli::client::Url;
-use crate::config::Key;
+use crate::config::{Key, parse_duration};
+use crate::core::access::{BadTemplate, Template};
 use crate::proto::format::Subprotocol;
 use crate::proto::name::{BadName, ChannelName, check_channel, pattern_prefix};
 use crate::proto::rate::Rate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -46,6 +48,10 @@ pub enum Command {
     /// Print who has a channel by name, as one JSON line.
     #[command(after_help = "Example:\n  weir presence room:1")]
     Presence(Presence),
+    /// Sign a token for development with the secret of the configuration.
+    #[command(after_help = "Examples:\n  weir token --sub u1 --role producer --ttl 10m\n  \
+        WEIR_AUTH__HMAC_SECRET_FILE=secret weir token --sub u1 --channels 'room:*'")]
+    Token(Sign),
     /// Validate the settings and print those in force.
     #[command(after_help = "Example:\n  weir check --config weir.toml")]
     Check(Settings),
@@ -80,7 +86,7 @@ pub struct Settings {
     /// Threads that serve connections; 0 is one per core.
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,
-    /// Listen where others can connect, though there is no authentication.
+    /// Listen where others can connect, though auth.required is not set.
     #[arg(long)]
     pub insecure: bool,
     /// How log lines look; text on a terminal and json otherwise.
@@ -128,6 +134,9 @@ pub struct Publish {
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
 }
 
 /// Flags of `weir sub`.
@@ -155,6 +164,9 @@ pub struct Subscribe {
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
 }
 
 /// A rate, as it is sent.
@@ -180,6 +192,80 @@ pub struct History {
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
+}
+
+/// Flags of `weir token`.
+#[derive(Debug, Args)]
+pub struct Sign {
+    /// The user.
+    #[arg(long, value_name = "USER")]
+    pub sub: String,
+    /// A role; may be given several times.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Vec<String>,
+    /// The claim `organization_id`.
+    #[arg(long, value_name = "ID")]
+    pub org: Option<String>,
+    /// A pattern of channels to subscribe to, like 'room:*'; may be given several times.
+    #[arg(long, value_name = "PATTERN", value_parser = template)]
+    pub channels: Vec<String>,
+    /// A pattern of channels to publish on; may be given several times.
+    #[arg(long, value_name = "PATTERN", value_parser = template)]
+    pub publish: Vec<String>,
+    /// Any other claim; its value is JSON, or else a text.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
+    pub claim: Vec<(String, serde_json::Value)>,
+    /// How long it is good for, like 10m or 12h.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = seconds)]
+    pub ttl: u64,
+    /// The configuration that names the secret, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+fn template(text: &str) -> Result<String, BadTemplate> {
+    Template::parse(text).map(|_| text.to_owned())
+}
+
+fn claim(text: &str) -> Result<(String, serde_json::Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a claim is NAME=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
+}
+
+/// At least a second.
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    let ms = parse_duration(text).filter(|ms| *ms >= 1_000);
+    ms.map(|ms| ms / 1_000).ok_or("it is a duration of a second at least, like 30s, 10m or 12h")
+}
+
+/// A token; not for anybody's eyes.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// The token, unless it is empty, as an unset variable of a script is.
+    pub fn text(&self) -> Option<&str> {
+        Some(self.0.trim()).filter(|text| !text.is_empty())
+    }
+}
+
+impl FromStr for Token {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let legal = text.trim().bytes().all(|byte| byte.is_ascii_graphic());
+        if legal { Ok(Self(text.to_owned())) } else { Err("a token has no spaces and is ASCII") }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// Flags of `weir presence`.
@@ -190,6 +276,9 @@ pub struct Presence {
     /// The gateway.
     #[arg(long, env = "WEIR_URL", default_value = URL)]
     pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
 }
 
 /// A place in a channel, as `weir pub` prints its two halves.
@@ -313,6 +402,8 @@ mod tests {
             "weir sub a --since k.5",
             "weir history a --since k.5 --limit 0 --reverse",
             "weir presence a",
+            "weir sub a --token a.b.c",
+            "weir token --sub u1 --role a --role b --channels a:* --claim n=5 --ttl 10m",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -333,6 +424,10 @@ mod tests {
             "weir sub a --url http://h/ws",
             "weir --log-format xml",
             "weir nope",
+            "weir token",
+            "weir token --sub u1 --ttl 5",
+            "weir token --sub u1 --channels a*",
+            "weir token --sub u1 --claim n",
         ] {
             assert_eq!(parse(line).map_err(|e| e.exit_code()).err(), Some(2), "{line}");
         }

@@ -1,5 +1,6 @@
 //! A client of a gateway: connects, reads, writes, answers pings. Does not reconnect.
 
+use crate::cli::args::Token;
 use crate::proto::dialect::bin;
 use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
@@ -10,7 +11,8 @@ use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket}
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming as Body;
 use hyper::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
@@ -67,7 +69,9 @@ impl FromStr for Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ws://{}{}", self.authority, self.path)
+        // A query may have a token in it.
+        let path = self.path.split('?').next().unwrap_or_default();
+        write!(f, "ws://{}{path}", self.authority)
     }
 }
 
@@ -147,9 +151,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects and waits for `welcome`. To be called within a `LocalSet`.
-    pub(super) async fn connect(url: &Url, speaks: Subprotocol) -> Result<Self, ClientError> {
+    pub(super) async fn connect(
+        url: &Url,
+        token: Option<&Token>,
+        speaks: Subprotocol,
+    ) -> Result<Self, ClientError> {
         let silent = |_| ClientError::Silent(url.clone());
-        let stream = timeout(CONNECT_TIMEOUT, upgrade(url, speaks)).await.map_err(silent)??;
+        let stream =
+            timeout(CONNECT_TIMEOUT, upgrade(url, token, speaks)).await.map_err(silent)??;
         let (read, write) = tokio::io::split(stream);
         // Reading and writing are two sockets over the halves of one stream: a read that is
         // given up loses its place in the frame, so it lives in a task of its own.
@@ -323,7 +332,11 @@ fn close_text(payload: &[u8]) -> String {
 }
 
 /// Connects and shakes hands.
-async fn upgrade(url: &Url, speaks: Subprotocol) -> Result<TokioIo<Upgraded>, ClientError> {
+async fn upgrade(
+    url: &Url,
+    token: Option<&Token>,
+    speaks: Subprotocol,
+) -> Result<TokioIo<Upgraded>, ClientError> {
     let connect = |error| ClientError::Connect { url: url.clone(), error };
     let http = |error| ClientError::Http { url: url.clone(), error };
     let stream = TcpStream::connect(&url.authority).await.map_err(connect)?;
@@ -334,7 +347,11 @@ async fn upgrade(url: &Url, speaks: Subprotocol) -> Result<TokioIo<Upgraded>, Cl
         // Its error is the answer's error too.
         drop(connection.with_upgrades().await);
     });
-    let request = Request::get(&url.path)
+    let mut request = Request::get(&url.path);
+    if let Some(token) = token.and_then(Token::text) {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request
         .header(HOST, &url.authority)
         .header(UPGRADE, "websocket")
         .header(CONNECTION, "Upgrade")

@@ -29,7 +29,7 @@ struct Event {
 
 /// Prints them as they came, one line each.
 pub(super) async fn run(flags: History) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url, Subprotocol::Json).await?;
+    let mut client = Client::connect(&flags.url, flags.token.as_ref(), Subprotocol::Json).await?;
     let mut output = Output::new();
     let mut left = flags.limit.unwrap_or(HISTORY_LIMIT as u64);
     let mut since = flags.since.clone();

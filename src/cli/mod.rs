@@ -15,3 +15,4 @@ mod publish;
 pub mod run;
 mod serve;
 mod subscribe;
+mod token;

@@ -21,7 +21,7 @@ struct Answer<'a> {
 
 /// Prints it as one line.
 pub(super) async fn run(flags: Presence) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url, Subprotocol::Json).await?;
+    let mut client = Client::connect(&flags.url, flags.token.as_ref(), Subprotocol::Json).await?;
     let command = json!({"type": "presence", "id": 1, "channel": flags.channel.as_str()});
     client.send(command.to_string().into_bytes()).await?;
     let message = loop {

@@ -2,7 +2,7 @@
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::failure::Failure;
-use crate::cli::{check, files, history, presence, publish, serve, subscribe};
+use crate::cli::{check, files, history, presence, publish, serve, subscribe, token};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ pub fn run() -> ExitCode {
         Some(Command::Sub(flags)) => block_on(subscribe::run(flags)),
         Some(Command::History(flags)) => block_on(history::run(flags)),
         Some(Command::Presence(flags)) => block_on(presence::run(flags)),
+        Some(Command::Token(flags)) => token::run(flags),
         Some(Command::Check(flags)) => check::run(&flags),
         Some(Command::Config) => files::print_template(),
     };

@@ -6,8 +6,12 @@ use crate::cli::output::Output;
 use crate::cli::{demo, files, logging, run};
 use crate::config::Config;
 use crate::server::Gateway;
+use crate::shard::AuthOptions;
 use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What is said of authentication where everybody needs a token.
+const REQUIRED: &str = "required";
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
@@ -26,6 +30,11 @@ pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
 async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     let stop = Stop::listen()?;
     let (shards, wanted) = (config.shards, config.node.connections_max);
+    let auth = match &config.node.auth {
+        AuthOptions { required: true, .. } => REQUIRED,
+        AuthOptions { verifier: Some(_), .. } => "for those who bring a token",
+        AuthOptions { verifier: None, .. } => "off",
+    };
     let store = match &config.store_path {
         Some(path) => format!("sqlite in {}", path.display()),
         None => "memory".to_owned(),
@@ -43,9 +52,10 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     for address in addresses {
         tracing::info!("listening on ws://{address}/ws and http://{address}/");
     }
-    tracing::info!("shards: {shards}, store: {store}, auth: off, connections: {connections}");
-    for address in addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback()) {
-        tracing::warn!("no authentication: whoever reaches {address} may publish and read");
+    tracing::info!("shards: {shards}, store: {store}, auth: {auth}, connections: {connections}");
+    let exposed = addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback());
+    for address in exposed.filter(|_| auth != REQUIRED) {
+        tracing::warn!("auth.required is not set: whoever reaches {address} may come in");
     }
     if with_demo {
         tokio::task::spawn_local(demo::run(gateway.handle()));

@@ -9,9 +9,10 @@ use crate::config::value::Value;
 use crate::core::outbox::OutboxLimit;
 use crate::http::HttpOptions;
 use crate::proto::format::Compression;
-use crate::shard::NodeOptions;
+use crate::shard::{AuthOptions, NodeOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the defaults depend on.
@@ -90,10 +91,11 @@ impl RawConfig {
             0 => machine.cores.clamp(1, SHARDS_MAX),
             shards => shards,
         };
+        let auth = check.auth();
         let config = Config {
-            listen: check.listen(),
+            listen: check.listen(auth.required),
             shards,
-            node: check.node(machine),
+            node: check.node(machine, auth),
             http: check.http(),
             store_memory: check.store_memory(machine),
             store_path: check.store_path(),
@@ -124,7 +126,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn listen(&mut self) -> Vec<SocketAddr> {
+    fn listen(&mut self, guarded: bool) -> Vec<SocketAddr> {
         let Value::List(texts) = self.value(Key::Listen) else { return Vec::new() };
         if texts.is_empty() {
             self.fault(Key::Listen, "is empty, must have an address and a port at least");
@@ -144,9 +146,9 @@ impl Check<'_> {
                 self.fault(Key::Listen, &format!("has {text:?}, which stands there already"));
                 continue;
             }
-            if !self.raw.insecure && !address.ip().to_canonical().is_loopback() {
-                let problem = "is not loopback, and without authentication whoever reaches it \
-                     may publish and read everything: listen on 127.0.0.1, or say --insecure if \
+            if !self.raw.insecure && !guarded && !address.ip().to_canonical().is_loopback() {
+                let problem = "is not loopback, and without auth.required whoever reaches it may \
+                     come in: listen on 127.0.0.1, set auth.required = true, or say --insecure if \
                      the network is yours";
                 self.fault(Key::Listen, &format!("{text:?} {problem}"));
             }
@@ -155,7 +157,7 @@ impl Check<'_> {
         addresses
     }
 
-    fn node(&mut self, machine: &Machine) -> NodeOptions {
+    fn node(&mut self, machine: &Machine, auth: AuthOptions) -> NodeOptions {
         let message_bytes = self.count(Key::LimitsMessageBytes);
         let outbox = OutboxLimit {
             bytes: self.count(Key::LimitsQueueBytes),
@@ -184,6 +186,7 @@ impl Check<'_> {
             slow_disconnect: (!slow.is_zero()).then_some(slow),
             policies: self.policies(),
             compression: self.compression(),
+            auth,
         }
     }
 
@@ -278,6 +281,7 @@ impl Check<'_> {
             header_bytes: self.count(Key::HttpHeaderBytes),
             body_bytes: self.count(Key::HttpBodyBytes),
             origins: self.origins(),
+            keys: self.api_keys().map(Arc::new),
             echo: false,
         }
     }
@@ -318,7 +322,7 @@ impl Check<'_> {
         self.value(key).flag()
     }
 
-    fn text(&mut self, key: Key) -> String {
+    pub(super) fn text(&mut self, key: Key) -> String {
         self.value(key).text()
     }
 
@@ -351,8 +355,13 @@ impl Check<'_> {
         }
     }
 
-    fn fault(&mut self, key: Key, problem: &str) {
+    pub(super) fn fault(&mut self, key: Key, problem: &str) {
         self.push(self.raw.source(key), key.name(), problem.to_owned());
+    }
+
+    /// How many there are.
+    pub(super) fn faults(&self) -> usize {
+        self.bad.len()
     }
 
     pub(super) fn push(&mut self, source: Source, key: &str, problem: String) {

@@ -48,6 +48,13 @@ pub enum Key {
     CompressionThreshold,
     CompressionLevel,
     CompressionGzip,
+    AuthRequired,
+    AuthHmacSecretFile,
+    AuthPublicKeyFile,
+    AuthJwksFile,
+    AuthIssuer,
+    AuthAudience,
+    AuthApiKeysFile,
     DefaultsSlow,
     DefaultsSlowChoice,
     DefaultsMaxKeys,
@@ -60,6 +67,11 @@ pub enum Key {
     DefaultsPresenceLinger,
     DefaultsPresenceMaxMembers,
     DefaultsSignals,
+    DefaultsSubscribe,
+    DefaultsPublish,
+    DefaultsHistoryFor,
+    DefaultsPresenceFor,
+    DefaultsSignalsFor,
     DefaultsDurable,
     StoreKind,
     StorePath,
@@ -92,8 +104,8 @@ const GIB: u64 = 1 << 30;
 pub(super) const SHARDS_MAX: usize = 128;
 
 /// The sections of the file, apart from `[[namespace]]`.
-pub(super) const SECTIONS: [&str; 6] =
-    ["limits", "http", "compression", "defaults", "store", "log"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["limits", "http", "compression", "auth", "defaults", "store", "log"];
 
 const ROWS: [Row; Key::ALL.len()] = [
     row(
@@ -174,6 +186,28 @@ const ROWS: [Row; Key::ALL.len()] = [
     ),
     row("compression.level", Kind::Integer(1, 9), "2", "1 = fastest, 9 = smallest"),
     row("compression.gzip", Kind::Bool, "true", "weir.v1.json+gzip, and gzip in weir.v1.bin"),
+    row("auth.required", Kind::Bool, "false", "every client must bear a token"),
+    row(
+        "auth.hmac_secret_file",
+        Kind::Text,
+        "",
+        "the secret that tokens are signed with (HS256, HS384, HS512)",
+    ),
+    row(
+        "auth.public_key_file",
+        Kind::Text,
+        "",
+        "PEM: public keys that tokens are checked with (RS, PS, ES, EdDSA)",
+    ),
+    row("auth.jwks_file", Kind::Text, "", "keys with names, as a JWK set"),
+    row("auth.issuer", Kind::Text, "", "the `iss` that tokens must have; empty = any"),
+    row("auth.audience", Kind::Text, "", "what `aud` must name; empty = anything"),
+    row(
+        "auth.api_keys_file",
+        Kind::Text,
+        "",
+        "keys of the HTTP API, `name:key` on each line; empty = it answers this machine alone",
+    ),
     row(
         "defaults.slow",
         Kind::Choice(&["drop_oldest", "drop_newest", "latest", "disconnect"]),
@@ -221,6 +255,16 @@ const ROWS: [Row; Key::ALL.len()] = [
         "with more members than this they are only counted",
     ),
     row("defaults.signals", Kind::Bool, "false", "clients may show signals to each other"),
+    row("defaults.subscribe", Kind::List, "anyone", "who may: any one rule suffices"),
+    row("defaults.publish", Kind::List, "anyone", "likewise"),
+    row(
+        "defaults.history_for",
+        Kind::List,
+        "subscribers",
+        "who may read what is kept; subscribers = whoever may subscribe",
+    ),
+    row("defaults.presence_for", Kind::List, "subscribers", "who may see who is there"),
+    row("defaults.signals_for", Kind::List, "subscribers", "who may show signals"),
     row(
         "defaults.durable",
         Kind::Bool,
@@ -251,7 +295,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 53] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -275,6 +319,13 @@ impl Key {
         Self::CompressionThreshold,
         Self::CompressionLevel,
         Self::CompressionGzip,
+        Self::AuthRequired,
+        Self::AuthHmacSecretFile,
+        Self::AuthPublicKeyFile,
+        Self::AuthJwksFile,
+        Self::AuthIssuer,
+        Self::AuthAudience,
+        Self::AuthApiKeysFile,
         Self::DefaultsSlow,
         Self::DefaultsSlowChoice,
         Self::DefaultsMaxKeys,
@@ -287,6 +338,11 @@ impl Key {
         Self::DefaultsPresenceLinger,
         Self::DefaultsPresenceMaxMembers,
         Self::DefaultsSignals,
+        Self::DefaultsSubscribe,
+        Self::DefaultsPublish,
+        Self::DefaultsHistoryFor,
+        Self::DefaultsPresenceFor,
+        Self::DefaultsSignalsFor,
         Self::DefaultsDurable,
         Self::StoreKind,
         Self::StorePath,

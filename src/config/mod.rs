@@ -1,5 +1,7 @@
 //! Settings: what the file, the environment and the flags say, checked once into [`Config`].
 
+mod access;
+mod auth;
 mod check;
 mod environment;
 mod fault;
@@ -17,3 +19,4 @@ pub use fault::{BadSetting, Source};
 pub use key::Key;
 pub use raw::{Inputs, RawConfig};
 pub use render::template;
+pub use unit::parse_duration;

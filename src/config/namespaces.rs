@@ -7,27 +7,31 @@ use super::key::{Key, Kind};
 use super::raw::RawNamespace;
 use super::value::Value;
 use crate::core::history::HistoryRule;
-use crate::core::policy::{Keep, Policies, Policy, PolicyRule, PresenceRule, RoomRule};
+use crate::core::policy::{Access, Keep, Policies, Policy, PolicyRule, PresenceRule, RoomRule};
 
 impl Check<'_> {
     /// The rules of all channels.
     pub(super) fn policies(&mut self) -> Policies {
-        let default = self.rule(None);
+        let (default, everybody) = (self.rule(None), self.grants(None));
         let mut names = HashSet::new();
         let mut rules = Vec::new();
+        let mut granted = Vec::new();
         let raw = self.raw;
         for namespace in &raw.namespaces {
             let name = self.namespace_name(namespace);
             let rule = self.rule(Some(namespace));
+            let grants = self.grants(Some(namespace));
             let Some(name) = name else { continue };
             if names.insert(name.clone()) {
+                granted.push((name.clone(), grants));
                 rules.push((name, rule));
             } else {
                 let problem = format!("{name:?} is configured twice");
                 self.push(namespace.source.clone(), "namespace.name", problem);
             }
         }
-        Policies::new(default, rules).strict(self.flag(Key::StrictNamespaces))
+        let policies = Policies::new(default, rules).guarded(everybody, granted);
+        policies.strict(self.flag(Key::StrictNamespaces))
     }
 
     fn namespace_name(&mut self, namespace: &RawNamespace) -> Option<String> {
@@ -93,18 +97,19 @@ impl Check<'_> {
             choice: rules.value(Key::DefaultsSlowChoice).flag(),
             keys_max,
             patterns: rules.value(Key::DefaultsPatterns).flag(),
+            access: Access::default(),
         }
     }
 }
 
 /// The settings of one namespace: its own, or the defaults.
-struct Rules<'a, 'c, 'r> {
-    check: &'a mut Check<'c>,
-    namespace: Option<&'r RawNamespace>,
+pub(super) struct Rules<'a, 'c, 'r> {
+    pub(super) check: &'a mut Check<'c>,
+    pub(super) namespace: Option<&'r RawNamespace>,
 }
 
 impl Rules<'_, '_, '_> {
-    fn value(&mut self, key: Key) -> Value {
+    pub(super) fn value(&mut self, key: Key) -> Value {
         let written = self.namespace.and_then(|namespace| namespace.get(key));
         let own = written.and_then(|written| {
             let name = key.in_namespace().unwrap_or_default();

@@ -78,6 +78,12 @@ impl RawConfig {
         self.get(key).map_or(Source::Default, |written| written.source.clone())
     }
 
+    /// The text of a setting that somebody has written.
+    pub fn text(&self, key: Key) -> Option<String> {
+        let value = self.get(key)?.value.check(key.row().kind).ok()?;
+        Some(value.text()).filter(|text| !text.is_empty())
+    }
+
     pub(super) fn get(&self, key: Key) -> Option<&Written> {
         self.settings.iter().find(|(other, _)| *other == key).map(|(_, written)| written)
     }

@@ -4,7 +4,7 @@ const DURATIONS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000
 const SIZES: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 /// The milliseconds of `250ms`, `5s`, `10m`, `1h` or `0`; `None` for anything else.
-pub(super) fn parse_duration(text: &str) -> Option<u64> {
+pub fn parse_duration(text: &str) -> Option<u64> {
     if text == "0" {
         return Some(0);
     }

@@ -42,7 +42,11 @@ impl Farewells {
     pub fn remember(&mut self, client: ClientId, last: Last, now_ms: u64) {
         let broken = matches!(
             last.reason,
-            CloseReason::MessageTimeout | CloseReason::Protocol(_) | CloseReason::TooManyErrors
+            CloseReason::AuthTimeout
+                | CloseReason::MessageTimeout
+                | CloseReason::Protocol(_)
+                | CloseReason::TooManyErrors
+                | CloseReason::Unauthorized
         );
         let kept = if broken { &mut self.broken } else { &mut self.cut };
         kept.remember(client, last, now_ms);

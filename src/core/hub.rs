@@ -264,6 +264,13 @@ impl Hub {
         self.topics.get(&alias).map(|topic| &topic.channel)
     }
 
+    /// The channels that the connection has by name.
+    pub fn channels_of(&self, id: SeatId) -> Vec<(ChannelName, Alias)> {
+        let subs = self.seats.get(id).map(|seat| seat.subs.as_slice()).unwrap_or_default();
+        let topics = subs.iter().filter_map(|sub| Some((self.topics.get(&sub.alias)?, sub.alias)));
+        topics.map(|(topic, alias)| (topic.channel.clone(), alias)).collect()
+    }
+
     fn sub(&self, id: SeatId, alias: Alias) -> Option<Sub> {
         self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
     }

@@ -25,6 +25,19 @@ macro_rules! counters {
 
 counters! {
     AcceptErrors => ("accept_errors", None, "Accepts that failed, by lack of descriptors for one."),
+    AuthAudience => ("auth_failures", Some(("reason", "audience")), "Tokens and keys that were refused, by why."),
+    AuthClaims => ("auth_failures", Some(("reason", "claims")), "Tokens and keys that were refused, by why."),
+    AuthEarly => ("auth_failures", Some(("reason", "early")), "Tokens and keys that were refused, by why."),
+    AuthExpired => ("auth_failures", Some(("reason", "expired")), "Tokens and keys that were refused, by why."),
+    AuthIssuer => ("auth_failures", Some(("reason", "issuer")), "Tokens and keys that were refused, by why."),
+    AuthKey => ("auth_failures", Some(("reason", "key")), "Tokens and keys that were refused, by why."),
+    AuthApiKey => ("auth_failures", Some(("reason", "api_key")), "Tokens and keys that were refused, by why."),
+    AuthLong => ("auth_failures", Some(("reason", "long")), "Tokens and keys that were refused, by why."),
+    AuthMalformed => ("auth_failures", Some(("reason", "malformed")), "Tokens and keys that were refused, by why."),
+    AuthNoKey => ("auth_failures", Some(("reason", "no_key")), "Tokens and keys that were refused, by why."),
+    AuthSeveral => ("auth_failures", Some(("reason", "several")), "Tokens and keys that were refused, by why."),
+    AuthSignature => ("auth_failures", Some(("reason", "signature")), "Tokens and keys that were refused, by why."),
+    AuthUser => ("auth_failures", Some(("reason", "user")), "Tokens and keys that were refused, by why."),
     BytesReceived => ("bytes_received", None, "Bytes read from WebSocket clients."),
     BytesSent => ("bytes_sent", None, "Bytes written to WebSocket clients."),
     CommandsPing => ("commands", Some(("type", "ping")), "Commands of clients, by type."),
@@ -72,7 +85,11 @@ counters! {
     RejectedOverloaded => ("upgrade_rejected", Some(("reason", "overloaded")), "Handshakes answered with an HTTP error, by its code."),
     RejectedUnavailable => ("upgrade_rejected", Some(("reason", "unavailable")), "Handshakes answered with an HTTP error, by its code."),
     RejectedUpgrade => ("upgrade_rejected", Some(("reason", "upgrade_required")), "Handshakes answered with an HTTP error, by its code."),
+    RejectedUnauthorized => ("upgrade_rejected", Some(("reason", "unauthorized")), "Handshakes answered with an HTTP error, by its code."),
     SignalsTold => ("signals", None, "Values and ends of signals that channels were told of."),
+    SubscriptionsRevoked => ("subscriptions_revoked", None, "Subscriptions that ended because a token does not allow them any more."),
+    TokensSeen => ("tokens", Some(("how", "seen")), "Tokens that were taken: verified, or seen before."),
+    TokensVerified => ("tokens", Some(("how", "verified")), "Tokens that were taken: verified, or seen before."),
     Upgrades => ("upgrades", None, "Handshakes answered with 101."),
 }
 

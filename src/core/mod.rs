@@ -1,7 +1,9 @@
 //! State: sessions, the hub, outboxes, timers and counters. Never waits, spawns, locks, logs or
 //! reads a clock: `now` is an argument.
 
+pub mod access;
 pub mod account;
+pub mod bearer;
 pub mod browse;
 pub mod dedupe;
 pub mod farewell;
@@ -19,4 +21,6 @@ pub mod presence;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod ticket;
+pub mod token;
 pub mod wheel;

@@ -77,10 +77,16 @@ pub struct Outbox {
     cut: usize,
     bytes: usize,
     events: usize,
-    /// Made where a channel is looked for in the lane, gone when that is empty.
-    tally: Option<Box<Tally>>,
-    /// There while signals wait.
-    signals: Option<Box<Signals>>,
+    /// There while one of the two is.
+    aside: Option<Box<Aside>>,
+}
+
+/// What few queues have. Together, so that an idle one pays for one pointer.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Made where a channel is looked for in the data lane, gone when that is empty.
+    tally: Option<Tally>,
+    signals: Signals,
 }
 
 /// What a write achieved, for the counters.
@@ -110,14 +116,14 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.control_bytes() == 0 && self.data.is_empty() && self.signals.is_none()
+        self.control_bytes() == 0 && self.data.is_empty() && !self.has_signals()
     }
 
     /// Whether nothing waits that could be written: at most a subscription that lags is in front,
     /// whose events are first to be fetched.
     pub fn is_idle(&self) -> bool {
         self.control_bytes() == 0
-            && self.signals.is_none()
+            && !self.has_signals()
             && matches!(self.data.front(), None | Some(Item::Lag(_) | Item::Recall(_)))
     }
 
@@ -259,7 +265,7 @@ impl Outbox {
     }
 
     fn recount(&mut self) {
-        self.tally = None;
+        self.forget_tally();
         (self.bytes, self.events) = self.sums();
         self.lags = self.count_lags();
         self.recalls = self.count_recalls();
@@ -310,7 +316,7 @@ impl Outbox {
         );
         debug_assert!(!matches!(self.data.front(), Some(Item::Gone)), "the front is not vacant");
         debug_assert!(
-            self.data.len() > 100 || self.tally.as_ref().is_none_or(|t| t.is_of(&self.data)),
+            self.data.len() > 100 || self.known_tally().is_none_or(|t| t.is_of(&self.data)),
             "the tally is of this lane"
         );
         debug_assert!(self.cut == 0 || !self.data.is_empty(), "a cut needs a frame");

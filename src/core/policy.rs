@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::access::{Act, Grants, Target, Who};
 use super::history::HistoryRule;
 
 /// What happens at the bound of a subscriber's queue.
@@ -89,8 +90,39 @@ pub struct PolicyRule {
     pub keys_max: usize,
     /// Whether clients may subscribe to patterns (`prefix:*`).
     pub patterns: bool,
+    /// Who may do what.
+    pub access: Access,
     /// What is shown of those who have them.
     pub room: RoomRule,
+}
+
+/// Which [`Grants`] of [`Policies`] are meant, and what everybody may do by them: that costs a look
+/// at one bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    grants: u16,
+    /// A bit for each [`Act`].
+    open: u8,
+}
+
+impl Access {
+    fn of(at: usize, grants: &Grants) -> Self {
+        let open = Act::ALL.into_iter().filter(|act| grants.is_open(*act));
+        let open = open.fold(0, |bits, act| bits | 1 << act as u8);
+        Self { grants: u16::try_from(at).unwrap_or(u16::MAX), open }
+    }
+
+    /// Whether everybody may do that.
+    pub fn is_open(self, act: Act) -> bool {
+        self.open & (1 << act as u8) != 0
+    }
+}
+
+/// Everybody may do everything.
+impl Default for Access {
+    fn default() -> Self {
+        Self::of(0, &Grants::open())
+    }
 }
 
 impl Default for PolicyRule {
@@ -103,6 +135,7 @@ impl Default for PolicyRule {
             choice: true,
             keys_max: 10_000,
             patterns: false,
+            access: Access::default(),
             room: RoomRule::default(),
         }
     }
@@ -125,6 +158,8 @@ pub struct Policies {
     default: PolicyRule,
     namespaces: HashMap<String, PolicyRule>,
     strict: bool,
+    /// As [`Access`] numbers them. At a number that is not there nobody may do anything.
+    grants: Vec<Grants>,
     /// Whether any of them has a room.
     rooms: bool,
 }
@@ -137,7 +172,51 @@ impl Policies {
     ) -> Self {
         let namespaces: HashMap<_, _> = namespaces.into_iter().collect();
         let rooms = default.room.is_on() || namespaces.values().any(|rule| rule.room.is_on());
-        Self { default, namespaces, strict: false, rooms }
+        Self { default, namespaces, strict: false, grants: vec![Grants::open()], rooms }
+    }
+
+    /// With these rules of who may do what, by namespace; the first for all others.
+    #[must_use]
+    pub fn guarded(
+        mut self,
+        default: Grants,
+        namespaces: impl IntoIterator<Item = (String, Grants)>,
+    ) -> Self {
+        let access = Access::of(0, &default);
+        self.grants = vec![default];
+        self.default.access = access;
+        for rule in self.namespaces.values_mut() {
+            rule.access = access;
+        }
+        for (name, grants) in namespaces {
+            if let Some(rule) = self.namespaces.get_mut(&name) {
+                rule.access = Access::of(self.grants.len(), &grants);
+                self.grants.push(grants);
+            }
+        }
+        self
+    }
+
+    /// Whether `who` may do `act` on a channel of this `rule`, or on all of a prefix.
+    ///
+    /// # Errors
+    ///
+    /// What is told to whoever may not.
+    pub fn allow(
+        &self,
+        rule: &PolicyRule,
+        act: Act,
+        who: Who<'_>,
+        target: Target<'_>,
+    ) -> Result<(), String> {
+        if rule.access.is_open(act) {
+            return Ok(());
+        }
+        match self.grants.get(usize::from(rule.access.grants)) {
+            Some(grants) if grants.allow(act, who, target) => Ok(()),
+            Some(grants) => Err(grants.refusal(act, target)),
+            None => Err(Grants::default().refusal(act, target)),
+        }
     }
 
     /// With `true`, a channel of a namespace that is not named does not exist.
@@ -192,6 +271,8 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::access::Rule;
+    use crate::core::bearer::Bearer;
 
     #[test]
     fn a_strict_node_knows_only_configured_namespaces() {
@@ -227,6 +308,26 @@ mod tests {
         }
         closed.open_patterns("other");
         assert!(closed.of_prefix("other:").is_ok());
+    }
+
+    #[test]
+    fn each_namespace_has_its_own_rules() {
+        let users = || Grants::new(|_| vec![Rule::User]);
+        let rule = PolicyRule::default();
+        let names = ["a", "b"].map(|name| (name.to_owned(), rule));
+        let open = Policies::new(rule, names.clone());
+        let policies =
+            Policies::new(rule, names).guarded(users(), [("a".to_owned(), Grants::open())]);
+        let may = |policies: &Policies, channel: &str, who: Who<'_>| {
+            let rule = policies.of(channel).unwrap();
+            policies.allow(&rule, Act::Publish, who, Target::Name(channel)).is_ok()
+        };
+        let known = Bearer::of("u1");
+        for channel in ["x", "a:x", "b:x", "c:x"] {
+            assert!(may(&open, channel, Who::Client(None)));
+            assert_eq!(may(&policies, channel, Who::Client(None)), channel == "a:x", "{channel}");
+            assert!(may(&policies, channel, Who::Client(Some(&known))));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::connection;
+use super::keys::ApiKeys;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::shard::Local;
@@ -52,6 +54,8 @@ pub struct HttpOptions {
     /// Values of `Origin` that browsers may open WebSockets from, beside the same origin; `*` is
     /// any.
     pub origins: Vec<String>,
+    /// Who may use the API; `None` answers this machine alone.
+    pub keys: Option<Arc<ApiKeys>>,
     /// Whether `/echo` sends every message back, for conformance tests.
     pub echo: bool,
 }

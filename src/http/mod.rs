@@ -4,7 +4,9 @@
 mod answer;
 mod api;
 mod connection;
+mod credentials;
 mod guard;
+mod keys;
 mod listen;
 mod page;
 mod query;
@@ -14,6 +16,7 @@ mod unread;
 mod upgrade;
 mod wire;
 
+pub use keys::ApiKeys;
 #[doc(hidden)]
 pub use listen::Doors;
 pub use listen::{HttpOptions, serve};

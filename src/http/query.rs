@@ -26,13 +26,18 @@ pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
 
 /// The value of `name` in a query, decoded; the first where there are several.
 pub(super) fn value(query: Option<&str>, name: &str) -> Result<Option<String>, Refusal> {
-    for pair in query.unwrap_or_default().split('&') {
+    values(query, name).next().transpose()
+}
+
+/// Every value of `name` in a query, decoded.
+pub(super) fn values<'a>(
+    query: Option<&'a str>,
+    name: &'a str,
+) -> impl Iterator<Item = Result<String, Refusal>> + 'a {
+    query.unwrap_or_default().split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key == name {
-            return Ok(Some(decode(&value.replace('+', "%20"))?.into_owned()));
-        }
-    }
-    Ok(None)
+        (key == name).then(|| Ok(decode(&value.replace('+', "%20"))?.into_owned()))
+    })
 }
 
 #[cfg(test)]

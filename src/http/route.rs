@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
+use super::keys::{Pass, Scope};
 use super::listen::Busy;
-use super::{api, guard, page, query, scrape, upgrade, wire};
+use super::{api, credentials, guard, page, query, scrape, upgrade, wire};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 
@@ -54,17 +55,22 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
         let answer = done.unwrap_or_else(|refusal| ended(peer, &request, refusal.answer()));
         return Answer::Ready(Some(answer));
     }
-    match check(peer, &request).and_then(|host| find(peer, &request, host)) {
+    let found = check(peer, &request).and_then(|host| {
+        let pass = pass(peer, &request, host)?;
+        let place = find(&request)?;
+        pass.check(scope(&place)).map(|()| (place, pass))
+    });
+    match found {
         Err(refusal) => {
             peer.doors.shard.metrics().http_error(refusal.code);
             Answer::Ready(Some(ended(peer, &request, refusal.answer())))
         }
-        Ok(place) => {
+        Ok((place, pass)) => {
             let peer = Rc::clone(peer);
             let busy = Busy::new(&peer.doors);
             Answer::Later(Box::pin(async move {
                 let chunked = is_chunked(&request);
-                let done = go(&peer, place, request).await;
+                let done = go((&peer, pass), place, request).await;
                 let mut answer = done.unwrap_or_else(|refusal| {
                     peer.doors.shard.metrics().http_error(refusal.code);
                     refusal.answer()
@@ -88,6 +94,7 @@ fn rejected(code: &str) -> Counter {
         "forbidden" => Counter::RejectedForbidden,
         "method_not_allowed" => Counter::RejectedMethod,
         "overloaded" => Counter::RejectedOverloaded,
+        "token_expired" | "unauthorized" => Counter::RejectedUnauthorized,
         "unavailable" => Counter::RejectedUnavailable,
         "upgrade_required" => Counter::RejectedUpgrade,
         _ => Counter::RejectedBadRequest,
@@ -133,12 +140,43 @@ fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Ref
     Ok(host)
 }
 
-/// Finds the place of a path, and checks its method and who asks.
-fn find(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Place, Refusal> {
+/// Checks who asks, where not everybody may: for whom there are keys, or this machine.
+fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Refusal> {
     let path = request.uri().path();
-    if path == "/metrics" || path.starts_with("/api/") {
-        guard::check_local(peer.ip, request.headers(), host)?;
+    if path != "/metrics" && !path.starts_with("/api/") {
+        return Ok(Pass::ALL);
     }
+    let Some(keys) = &peer.doors.options.keys else {
+        guard::check_local(peer.ip, request.headers(), host)?;
+        return Ok(Pass::ALL);
+    };
+    let checked = credentials::bearer(request.headers()).and_then(|key| keys.check(key));
+    if checked.is_err() {
+        peer.doors.shard.metrics().add(Counter::AuthApiKey, 1);
+    }
+    checked
+}
+
+/// What a key must be for.
+fn scope(place: &Place) -> Scope {
+    match place {
+        Place::Disconnect => Scope::Admin,
+        Place::Events(_) | Place::Publish => Scope::Publish,
+        Place::Channels
+        | Place::Health
+        | Place::History(_)
+        | Place::Metrics
+        | Place::Page(_)
+        | Place::Presence(_)
+        | Place::Ready
+        | Place::Snapshot(_)
+        | Place::Stats => Scope::Read,
+    }
+}
+
+/// Finds the place of a path, and checks its method.
+fn find(request: &Request<Incoming>) -> Result<Place, Refusal> {
+    let path = request.uri().path();
     let (allowed, place) = match path {
         "/healthz" => (ALLOW_GET, Place::Health),
         "/readyz" => (ALLOW_GET, Place::Ready),
@@ -172,24 +210,24 @@ fn of_channel(path: &str) -> Option<(&str, &str)> {
 
 /// Does what was asked.
 async fn go(
-    peer: &Rc<Peer>,
+    (peer, pass): (&Rc<Peer>, Pass),
     place: Place,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let status = hyper::StatusCode::OK;
     match place {
-        Place::Channels => api::channels::list(node, request.uri().query()).await,
+        Place::Channels => api::channels::list(node, &pass, request.uri().query()).await,
         Place::Disconnect => api::clients::disconnect(peer, request).await,
-        Place::Events(channel) => api::publish::raw(peer, &channel, request).await,
+        Place::Events(channel) => api::publish::raw((peer, &pass), &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
         Place::History(channel) => {
-            api::history::history(peer, &channel, request.uri().query()).await
+            api::history::history((peer, &pass), &channel, request.uri().query()).await
         }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
-        Place::Presence(channel) => api::presence::answer(peer, &channel),
-        Place::Publish => api::publish::post(peer, request).await,
+        Place::Presence(channel) => api::presence::answer((peer, &pass), &channel),
+        Place::Publish => api::publish::post((peer, &pass), request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
@@ -198,7 +236,7 @@ async fn go(
         ),
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
         Place::Snapshot(channel) => {
-            api::history::snapshot(peer, &channel, request.uri().query()).await
+            api::history::snapshot((peer, &pass), &channel, request.uri().query()).await
         }
         Place::Stats => Ok(api::stats::answer(node).await),
     }

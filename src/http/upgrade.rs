@@ -9,7 +9,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::answer::{Refusal, Response};
 use super::connection::Peer;
-use super::{guard, query};
+use super::{credentials, guard, query};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
@@ -55,6 +55,7 @@ pub(super) fn answer(
     let query = request.uri().query();
     let batch = batch(query, subprotocol.unwrap_or_default())?;
     guard::check_origin(headers, host, &peer.doors.options.origins)?;
+    let bearer = credentials::who(peer, request)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
@@ -68,7 +69,7 @@ pub(super) fn answer(
     let deflate = agree(headers, compression, WISH);
     let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate, batch };
     let was = was(query);
-    peer.guest.set(Some(Guest { place, spoken, was }));
+    peer.guest.set(Some(Guest { place, spoken, was, bearer }));
     peer.doors.shard.metrics().add(Counter::Upgrades, 1);
     Ok(switching(accept, subprotocol, deflate))
 }

@@ -7,6 +7,8 @@ use super::ws::ProtocolError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
+    /// No token came in the time for one, where one is required.
+    AuthTimeout,
     /// An operator ended it through the API.
     Disconnected,
     /// A panic in this connection's code.
@@ -27,15 +29,19 @@ pub enum CloseReason {
     SlowConsumer,
     /// The socket failed or ended without a close frame.
     Socket,
+    /// The token has ended, and no other came in the time for one.
+    TokenExpired,
     /// More than 100 undecodable or bad messages in a minute.
     TooManyErrors,
+    /// A bad token came, where one is required and no good one was there.
+    Unauthorized,
 }
 
 impl CloseReason {
     /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
-    pub const CODES: [&'static str; 13] = [
+    pub const CODES: [&'static str; 16] = [
         "4503", "1011", "1000", "4002", "1002", "1007", "1009", "4001", "4000", "1006", "4504",
-        "1008", "4004",
+        "1008", "4004", "4501", "4003", "4500",
     ];
 
     /// The place of this reason's code in [`Self::CODES`], for counters.
@@ -56,12 +62,16 @@ impl CloseReason {
             Self::TooManyErrors => 10,
             Self::MessageTimeout => 11,
             Self::Overloaded => 12,
+            Self::AuthTimeout => 13,
+            Self::TokenExpired => 14,
+            Self::Unauthorized => 15,
         }
     }
 
     /// The close code on the wire; `None` when there is no wire to write it to.
     pub fn code(self) -> Option<u16> {
         match self {
+            Self::AuthTimeout => Some(4501),
             Self::Disconnected => Some(4503),
             Self::Internal => Some(1011),
             Self::MessageTimeout => Some(1008),
@@ -72,13 +82,16 @@ impl CloseReason {
             Self::Shutdown => Some(4001),
             Self::SlowConsumer => Some(4000),
             Self::Socket => None,
+            Self::TokenExpired => Some(4003),
             Self::TooManyErrors => Some(4504),
+            Self::Unauthorized => Some(4500),
         }
     }
 
     /// The reason text of the close frame and of the `disconnect` push.
     pub fn text(self) -> &'static str {
         match self {
+            Self::AuthTimeout => "auth_timeout",
             Self::Disconnected => "disconnected_by_server",
             Self::Internal => "internal error",
             Self::MessageTimeout => "a message must be finished within 30 s",
@@ -89,7 +102,9 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::SlowConsumer => "slow_consumer",
             Self::Socket => "connection lost",
+            Self::TokenExpired => "token_expired",
             Self::TooManyErrors => "too_many_errors",
+            Self::Unauthorized => "unauthorized",
         }
     }
 
@@ -108,14 +123,17 @@ impl CloseReason {
     /// Not where the client itself broke off or broke the framing.
     pub fn announced(self) -> bool {
         match self {
-            Self::Disconnected
+            Self::AuthTimeout
+            | Self::Disconnected
             | Self::Internal
             | Self::MessageTimeout
             | Self::Overloaded
             | Self::PingTimeout
             | Self::Shutdown
             | Self::SlowConsumer
-            | Self::TooManyErrors => true,
+            | Self::TokenExpired
+            | Self::TooManyErrors
+            | Self::Unauthorized => true,
             Self::PeerClosed | Self::Protocol(_) | Self::Socket => false,
         }
     }
@@ -149,6 +167,9 @@ mod tests {
             P::Utf8,
         ];
         let others = [
+            R::AuthTimeout,
+            R::TokenExpired,
+            R::Unauthorized,
             R::Disconnected,
             R::Internal,
             R::MessageTimeout,
@@ -163,7 +184,10 @@ mod tests {
         let all: Vec<R> = protocol.map(R::Protocol).into_iter().chain(others).collect();
         for reason in &all {
             match reason {
-                R::Disconnected
+                R::AuthTimeout
+                | R::TokenExpired
+                | R::Unauthorized
+                | R::Disconnected
                 | R::Internal
                 | R::MessageTimeout
                 | R::Overloaded

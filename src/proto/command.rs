@@ -15,7 +15,10 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command<'a> {
     /// A token for this connection.
-    Auth,
+    Auth {
+        /// The token.
+        token: Secret<'a>,
+    },
     /// The kept events of a channel.
     History(History<'a>),
     /// Answered with `pong`.
@@ -38,6 +41,16 @@ pub enum Command<'a> {
         /// Which.
         channel: &'a str,
     },
+}
+
+/// A text that must not be shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret<'a>(pub &'a str);
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// The fields of `publish`.

@@ -20,6 +20,8 @@ pub enum ErrorCode {
     NotSubscribed,
     /// The node cannot take the event now.
     Overloaded,
+    /// A token that has ended.
+    TokenExpired,
     /// Larger than a limit.
     TooLarge,
     /// No valid token.
@@ -36,7 +38,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of [`ErrorCode::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::Internal,
@@ -44,6 +46,7 @@ impl ErrorCode {
         Self::NotEnabled,
         Self::NotSubscribed,
         Self::Overloaded,
+        Self::TokenExpired,
         Self::TooLarge,
         Self::Unauthorized,
         Self::Unavailable,
@@ -67,6 +70,7 @@ impl ErrorCode {
             Self::NotEnabled => "not_enabled",
             Self::NotSubscribed => "not_subscribed",
             Self::Overloaded => "overloaded",
+            Self::TokenExpired => "token_expired",
             Self::TooLarge => "too_large",
             Self::Unauthorized => "unauthorized",
             Self::Unavailable => "unavailable",

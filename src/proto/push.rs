@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::close::CloseReason;
-use super::error::CommandError;
+use super::error::{CommandError, ErrorCode};
 use super::event::Event;
 use super::name::ClientId;
 use super::position::Position;
@@ -97,11 +97,17 @@ pub enum Push<'a> {
         id: Option<u64>,
         /// The channel.
         channel: &'a str,
+        /// Why the server has ended it, where it has.
+        why: Option<(ErrorCode, &'a str)>,
     },
-    /// The first message of a connection.
+    /// The first message of a connection, and the answer to `auth`.
     Welcome {
+        /// The command's id.
+        id: Option<u64>,
         /// The connection's id.
         client: ClientId,
+        /// Who its token says it is; `None` for the anonymous.
+        user: Option<&'a str>,
         /// The name of this node.
         node: &'a str,
         /// How often the server pings, in milliseconds.

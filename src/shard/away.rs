@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::door::{LARGE_BYTES, Wanted};
 use super::inbound::Text;
-use crate::proto::command::{Call, Command, History, Request, Signal, Subscribe};
+use crate::proto::command::{Call, Command, History, Request, Secret, Signal, Subscribe};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
 use crate::proto::encoder::Frames;
@@ -109,6 +109,16 @@ enum What {
         ttl_ms: u64,
     },
     Unsubscribe(Box<str>),
+    Auth(Hidden),
+}
+
+/// A token that was read.
+struct Hidden(Box<str>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
 }
 
 impl Asked {
@@ -132,7 +142,7 @@ impl Asked {
                 reverse: *reverse,
             },
             Command::Unsubscribe { channel } => What::Unsubscribe((*channel).into()),
-            Command::Auth => What::Plain(Command::Auth),
+            Command::Auth { token } => What::Auth(Hidden(token.0.into())),
             Command::Ping => What::Plain(Command::Ping),
             Command::Presence { channel } => What::Presence((*channel).into()),
             Command::Request(Call { method, data }) => {
@@ -178,6 +188,7 @@ impl Asked {
                 Command::Signal(Signal { channel, name, data: data.as_deref(), ttl_ms: *ttl_ms })
             }
             What::Unsubscribe(channel) => Command::Unsubscribe { channel },
+            What::Auth(token) => Command::Auth { token: Secret(&token.0) },
         };
         Request { id: self.id, command }
     }
@@ -381,7 +392,7 @@ mod tests {
             r#"{"type":"subscribe","channel":"a\u0062","id":2,"slow":"latest","max_rate":2.5}"#,
             r#"{"type":"subscribe","channel":"a","since":{"epoch":"e","offset":9}}"#,
             r#"{"type":"unsubscribe","channel":"room:*","id":3}"#,
-            r#"{"type":"auth"}"#,
+            r#"{"type":"auth","token":"a\u0062.c"}"#,
             r#"{"type":"history","id":4,"channel":"a","since":{"epoch":"k","offset":7},"limit":9,"reverse":true}"#,
             r#"{"type":"presence","channel":"room:1"}"#,
             r#"{"type":"request","id":5,"method":"m","data":[1]}"#,

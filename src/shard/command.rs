@@ -1,7 +1,7 @@
 //! Carries out what a client asks.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::away::Asked;
@@ -9,7 +9,8 @@ use super::durable::{Pause, Until, counter};
 use super::flush::OutOfTurn;
 use super::local::{Shard, Socket};
 use super::signals::entries;
-use crate::core::hub::{Join, SeatId};
+use crate::core::access::{Act, Target};
+use crate::core::hub::{Join, Outcome, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
 use crate::core::presence::Parting;
@@ -38,6 +39,17 @@ pub(super) struct Asker<'a> {
     pub(super) subprotocol: Subprotocol,
     /// Work, counted in bytes of messages, until others have their chance.
     pub(super) budget: &'a Cell<usize>,
+    /// It has yet to say who it is.
+    pub(super) stranger: Cell<bool>,
+    /// Who it is since a command of this turn.
+    pub(super) became: RefCell<Option<Arc<Author>>>,
+}
+
+impl Asker<'_> {
+    /// Who it is now.
+    pub(super) fn author(&self) -> Arc<Author> {
+        Arc::clone(self.became.borrow().as_ref().unwrap_or(self.author))
+    }
 }
 
 /// An event that a client publishes, on a channel of a legal name.
@@ -94,6 +106,9 @@ impl Shard {
         request: &Request<'_>,
     ) -> Result<Option<Pause>, CommandError> {
         let id = request.id;
+        if !matches!(request.command, Command::Auth { .. } | Command::Ping) {
+            asker.check_known(id)?;
+        }
         let mut until = None;
         match &request.command {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
@@ -111,8 +126,9 @@ impl Shard {
             Command::Signal(signal) => {
                 return Ok(self.signal(asker, id, signal)?.map(Pause::Mailbox));
             }
+            Command::Auth { token } => self.auth(asker, id, token.0)?,
             // `session::check` has refused these.
-            Command::Auth | Command::Request(_) => {}
+            Command::Request(_) => {}
         }
         let asked = until.as_ref().and_then(|_| Asked::of(request));
         Ok(asked.zip(until).map(|(asked, until)| Pause::Again(Box::new(asked), until)))
@@ -145,12 +161,14 @@ impl Shard {
         new: New<'_>,
     ) -> Result<Option<Pause>, CommandError> {
         let New { channel, key, echo, payload, message_id, frames } = new;
+        asker.check_known(id)?;
         let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::Publish, Target::Name(channel)))?;
         let event = NewEvent {
             channel: Cow::Borrowed(channel),
             key,
             payload,
-            from: Some(Arc::clone(asker.author)),
+            from: Some(asker.author()),
             hidden_from: (!echo).then_some(asker.author.client),
             message_id: message_id.map(Cow::Borrowed),
             keep: rule.keep,
@@ -177,6 +195,7 @@ impl Shard {
     ) -> Result<Option<Until>, CommandError> {
         let channel = subscribe.channel;
         let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::Subscribe, Target::Name(channel)))?;
         if let Some(until) = self.unsettled(asker, rule.keep.durable) {
             return Ok(Some(until));
         }
@@ -249,6 +268,20 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
+        let outcome = self.end_subscription(asker, id, channel)?;
+        self.answer(asker.id, &Push::Unsubscribed { id, channel, why: None });
+        // A close comes behind the answer.
+        self.settle(outcome);
+        Ok(())
+    }
+
+    /// Ends a subscription, and tells nobody yet.
+    pub(super) fn end_subscription(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        channel: &str,
+    ) -> Result<Outcome, CommandError> {
         let have = self.node.store().find(channel);
         let have_alias = have.as_ref().map(|have| have.alias);
         let now_ms = asker.now.node_ns / 1_000_000;
@@ -262,10 +295,7 @@ impl Shard {
         }
         self.node.store().unsubscribe(channel, self.id, last, asker.now);
         self.leave_room(asker.author.client, channel, (Parting::Asked, last), asker.now);
-        self.answer(asker.id, &Push::Unsubscribed { id, channel });
-        // A close comes behind the answer.
-        self.settle(outcome);
-        Ok(())
+        Ok(outcome)
     }
 
     /// Whether the connection may have one more subscription.
@@ -341,7 +371,7 @@ fn kind(command: &Command<'_>) -> Counter {
         Command::Publish(_) => Counter::CommandsPublish,
         Command::Subscribe(_) => Counter::CommandsSubscribe,
         Command::Unsubscribe { .. } => Counter::CommandsUnsubscribe,
-        Command::Auth => Counter::CommandsAuth,
+        Command::Auth { .. } => Counter::CommandsAuth,
         Command::History(_) => Counter::CommandsHistory,
         Command::Presence { .. } => Counter::CommandsPresence,
         Command::Request(_) => Counter::CommandsRequest,

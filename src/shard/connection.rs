@@ -1,11 +1,10 @@
 //! The task of one connection: reads, decodes and asks; writes what the rounds could not; and sees
 //! the close through.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::away::{Away, Worked};
@@ -361,12 +360,12 @@ impl Connection {
         first: First,
     ) -> Result<(Option<Text>, usize), CloseReason> {
         let shard = Rc::clone(&self.local.0);
-        let author = shard.hub.borrow_mut().seat(self.id).map(|seat| Arc::clone(&seat.author));
-        let Some(author) = author else { return Ok((None, 0)) };
+        let Some((author, stranger)) = shard.who(self.id) else { return Ok((None, 0)) };
         let now = shard.node.clock().now();
         let (id, subprotocol) = (self.id, self.subprotocol);
-        let asker = Asker { id, socket, author: &author, now, subprotocol, budget };
-        let max = shard.node.options().message_bytes;
+        let (author, became) = (&author, RefCell::default());
+        let asker = Asker { id, socket, author, now, subprotocol, budget, stranger, became };
+        let max = || asker.message_max(shard.node.options().message_bytes);
         let mut inflaters = shard.inflaters.borrow_mut();
         let before = inflaters.tally();
         let mut rest = bytes;
@@ -379,7 +378,7 @@ impl Connection {
         let kept = loop {
             match next {
                 Next::Away(job) => {
-                    let away = Away::new(*job, max, shard.node.wanted());
+                    let away = Away::new(*job, max(), shard.node.wanted());
                     self.waits = Some(Box::new(Waits::Away(away)));
                     break Ok(None);
                 }
@@ -395,7 +394,7 @@ impl Connection {
                 Next::Lent(job) => {
                     let job = job.of(self.decoder.take_lent());
                     self.waits =
-                        Some(Box::new(Waits::Away(Away::new(job, max, shard.node.wanted()))));
+                        Some(Box::new(Waits::Away(Away::new(job, max(), shard.node.wanted()))));
                     break Ok(None);
                 }
                 Next::Read => {}
@@ -406,7 +405,7 @@ impl Connection {
             }
             let plain = inflaters.tally().1;
             inflaters.allow(budget.get());
-            let decoded = self.decoder.next_with(&mut rest, max, &mut inflaters);
+            let decoded = self.decoder.next_with(&mut rest, max(), &mut inflaters);
             let came = inflaters.tally().1.wrapping_sub(plain);
             asker.spend(usize::try_from(came).unwrap_or(usize::MAX));
             next = match decoded {

@@ -3,6 +3,7 @@
 use super::command::Asker;
 use super::durable::Until;
 use super::local::Shard;
+use crate::core::access::{Act, Target};
 use crate::proto::command::History;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::push::Push;
@@ -24,7 +25,9 @@ impl Shard {
         history: &History<'_>,
     ) -> Result<Option<Until>, CommandError> {
         let History { channel, since, limit, reverse } = *history;
-        let keep = self.policy(id, channel)?.keep;
+        let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::History, Target::Name(channel)))?;
+        let keep = rule.keep;
         if keep.history.size == 0 {
             let message = "nothing is kept of this channel's events";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));

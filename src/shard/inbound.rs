@@ -229,7 +229,8 @@ impl Asker<'_> {
                 if gzip::says(bytes) > large_bytes {
                     return Next::Away(Box::new(Job::Gzip(bytes.to_vec())));
                 }
-                self.resume(local, away::gunzip(bytes, local.0.node.options().message_bytes))
+                let max = self.message_max(local.0.node.options().message_bytes);
+                self.resume(local, away::gunzip(bytes, max))
             }
         }
     }

@@ -209,7 +209,10 @@ impl Shard {
                 }
                 return;
             }
-            let mut beat = seat.session.tick(heartbeat, now_ms);
+            let mut beat = match seat.ticket.as_deref().and_then(|it| it.over(now_ms)) {
+                Some(reason) => Beat::Close(reason),
+                None => seat.session.tick(heartbeat, now_ms),
+            };
             let deaf = seat.outbox.control_bytes() > unread_max(self.node.options());
             if deaf && beat == Beat::Close(CloseReason::PingTimeout) {
                 // It was not read, for it has taken none of its answers.
@@ -218,7 +221,7 @@ impl Shard {
             if beat == Beat::Ping {
                 seat.outbox.push_control(Opcode::Ping, &[]);
             }
-            let wake_at = seat.session.wake_at(heartbeat);
+            let wake_at = seat.wake_at(heartbeat);
             self.arm((id, client), &mut seat.session, wake_at);
             beat
         };

@@ -15,17 +15,18 @@ use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, Place};
 use super::room::RoomDues;
+use crate::core::bearer::Bearer;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::session::Session;
 use crate::core::signals::Shown;
+use crate::core::ticket::Ticket;
 use crate::core::wheel::Wheel;
 use crate::proto::close::CloseReason;
 use crate::proto::dialect::json::{self, Parser};
 use crate::proto::event::Author;
 use crate::proto::format::Spoken;
 use crate::proto::name::{ClientId, ShardId};
-use crate::proto::push::Push;
 use crate::proto::ws::deflate::Inflaters;
 use crate::proto::ws::frame;
 
@@ -61,6 +62,8 @@ pub struct Guest {
     pub spoken: Spoken,
     /// The connection that it says it had before.
     pub was: Option<ClientId>,
+    /// What its token says; `None` is the anonymous.
+    pub bearer: Option<Arc<Bearer>>,
 }
 
 /// The state of one shard. Everything inside is for one thread.
@@ -167,29 +170,29 @@ impl Local {
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
     pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, guest: Guest) {
-        let Guest { place, spoken, was } = guest;
+        let Guest { place, spoken, was, bearer } = guest;
         let shard = &self.0;
         let clock = shard.node.clock();
         let client = ClientId(fastrand::u64(..));
-        let author = Arc::new(Author { client, user: None });
+        let user = bearer.as_deref().map(|bearer| bearer.user().into());
+        let author = Arc::new(Author { client, user });
         let options = shard.node.options();
         let last = was.and_then(|was| shard.node.recall(was));
+        let (unix_ms, now_ms) = (clock.unix_ms(), clock.node_ms());
+        let ticket = match bearer {
+            Some(bearer) => Some(Ticket::known(bearer, unix_ms, now_ms)),
+            None => options.auth.required.then(|| Ticket::stranger(now_ms)),
+        };
         let id = {
             let mut hub = shard.hub.borrow_mut();
-            let id = hub.open_in(spoken.format(), author, clock.node_ms());
+            let id = hub.open_in(spoken.format(), Arc::clone(&author), now_ms);
             if let Some(seat) = hub.seat(id) {
                 seat.session.batch = spoken.batch;
+                seat.ticket = ticket.map(Box::new);
                 let mut text = Vec::with_capacity(160);
-                let welcome = Push::Welcome {
-                    client,
-                    node: &options.node_name,
-                    ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
-                    message_bytes: options.message_bytes,
-                    last,
-                };
-                json::encode_push(&welcome, &mut text);
+                json::encode_push(&shard.welcome(None, &author, last), &mut text);
                 frame::push_text(&text, seat.outbox.control());
-                let wake_at = seat.session.wake_at(options.heartbeat());
+                let wake_at = seat.wake_at(options.heartbeat());
                 shard.arm((id, client), &mut seat.session, wake_at);
             }
             id

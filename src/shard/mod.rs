@@ -1,6 +1,8 @@
 //! Threads: one runtime per core, mailboxes between them, the driver of each socket, the writes,
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
+mod auth;
+mod authority;
 mod away;
 pub mod clock;
 mod command;
@@ -29,6 +31,7 @@ mod tests;
 mod turn;
 mod waits;
 
+pub use authority::{AuthOptions, NotTaken};
 pub use durable::Publishing;
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::authority::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
 use super::durable::Publishing;
@@ -59,6 +60,8 @@ pub struct NodeOptions {
     pub policies: Policies,
     /// What may be compressed on WebSockets, and how.
     pub compression: Compression,
+    /// Who may come in.
+    pub auth: AuthOptions,
 }
 
 impl NodeOptions {
@@ -131,6 +134,7 @@ pub struct Node {
     embedded: AtomicU64,
     memory: Ledger,
     farewells: Mutex<Farewells>,
+    pub(super) taken: Taken,
     pub(super) speakers: Speakers,
 }
 
@@ -142,6 +146,7 @@ impl Node {
             memory,
             signals: Budget::new(options.memory_max / SIGNALS_SHARE),
             farewells: Mutex::default(),
+            taken: Taken::default(),
             speakers: Speakers::default(),
             options,
             store,

@@ -4,7 +4,8 @@ use super::command::{Asker, chosen, not_subscribed, unavailable};
 use super::flush::OutOfTurn;
 use super::local::Shard;
 use super::mailbox::Mailbox;
-use crate::core::hub::Join;
+use crate::core::access::{Act, Target};
+use crate::core::hub::{Join, Outcome};
 use crate::core::policy::{Closed, PolicyRule};
 use crate::proto::command::Subscribe;
 use crate::proto::error::{CommandError, ErrorCode};
@@ -24,6 +25,7 @@ impl Shard {
             return Err(CommandError::new(id, ErrorCode::BadRequest, message));
         }
         let rule = self.pattern_rule(id, prefix)?;
+        self.allow(asker.id, id, &rule, (Act::Subscribe, Target::Prefix(prefix)))?;
         let policy = chosen(id, rule, subscribe.slow)?;
         let updated = self.hub.borrow().has_pattern(asker.id, prefix);
         if !updated {
@@ -59,6 +61,20 @@ impl Shard {
         id: Option<u64>,
         (prefix, pattern): (&str, &str),
     ) -> Result<(), CommandError> {
+        let outcome = self.end_pattern(asker, id, prefix)?;
+        self.answer(asker.id, &Push::Unsubscribed { id, channel: pattern, why: None });
+        // A close comes behind the answer.
+        self.settle(outcome);
+        Ok(())
+    }
+
+    /// Ends a subscription to a pattern, and tells nobody yet.
+    pub(super) fn end_pattern(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        prefix: &str,
+    ) -> Result<Outcome, CommandError> {
         let now_ms = asker.now.node_ns / 1_000_000;
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
         let ended = self.hub.borrow_mut().unsubscribe_pattern(which, &mut writer, now_ms);
@@ -66,10 +82,7 @@ impl Shard {
         if last {
             self.node.store().unsubscribe_prefix(prefix, self.id);
         }
-        self.answer(asker.id, &Push::Unsubscribed { id, channel: pattern });
-        // A close comes behind the answer.
-        self.settle(outcome);
-        Ok(())
+        Ok(outcome)
     }
 
     fn pattern_rule(&self, id: Option<u64>, prefix: &str) -> Result<PolicyRule, CommandError> {

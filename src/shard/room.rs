@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::command::Asker;
 use super::local::Shard;
-use crate::core::identity::Identity;
+use crate::core::access::{Act, Target};
 use crate::core::presence::Parting;
 use crate::core::signals::Signal;
 use crate::proto::error::{CommandError, ErrorCode};
@@ -59,8 +59,7 @@ impl Shard {
         to: (&ChannelName, Alias),
     ) -> Option<Vec<Arc<Signal>>> {
         let rule = self.node.options().policies.room(to.0.as_str())?;
-        let user = asker.author.user.clone();
-        let identity = user.map(|user| Arc::new(Identity { user, info: None }));
+        let identity = self.identity(asker.id);
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
         let Entered { due, signals, fence } = self.node.rooms().enter(to, rule, visitor, asker.now);
         self.room_dues.push(due);
@@ -105,7 +104,9 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
-        if self.policy(id, channel)?.room.presence.is_none() {
+        let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::Presence, Target::Name(channel)))?;
+        if rule.room.presence.is_none() {
             let message = "presence is not enabled for this channel";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));
         }

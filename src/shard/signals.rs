@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::command::{Asker, not_subscribed};
 use super::local::Shard;
+use crate::core::access::{Act, Target};
 use crate::core::metrics::Counter;
 use crate::core::signals::{DATA_BYTES_MAX, Put, RATE, Refused, Shown, Signal, Told};
 use crate::proto::command;
@@ -27,7 +28,9 @@ impl Shard {
         signal: &command::Signal<'_>,
     ) -> Result<Option<ShardId>, CommandError> {
         let command::Signal { channel, name, data, ttl_ms } = *signal;
-        if !self.policy(id, channel)?.room.signals {
+        let rule = self.policy(id, channel)?;
+        self.allow(asker.id, id, &rule, (Act::Signal, Target::Name(channel)))?;
+        if !rule.room.signals {
             let message = "signals are not enabled for this channel: `signals = true` does that";
             return Err(CommandError::new(id, ErrorCode::NotEnabled, message));
         }

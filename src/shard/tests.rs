@@ -44,6 +44,7 @@ fn options() -> NodeOptions {
         publish_timeout: Duration::from_millis(300),
         slow_disconnect: None,
         policies: Policies::new(rule, [("room".to_owned(), PolicyRule { room, ..rule })]),
+        auth: super::AuthOptions::default(),
         compression: Compression::default(),
     }
 }
@@ -73,7 +74,11 @@ impl Client {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
         let place = local.node().admit().unwrap();
-        local.adopt(served, Vec::new(), Guest { place, spoken: Spoken::default(), was: None });
+        local.adopt(
+            served,
+            Vec::new(),
+            Guest { place, spoken: Spoken::default(), was: None, bearer: None },
+        );
         let mut client = Self(stream);
         let (first, welcome) = client.frame().await.unwrap();
         assert!(first == 0x81 && welcome.starts_with(br#"{"type":"welcome""#));

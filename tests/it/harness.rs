@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 pub(crate) use crate::kid::{Kid, finished};
-use crate::raw::{Answer, handshake_request, http, join};
+use crate::raw::{Answer, handshake_request, http, join, sum};
 
 /// How long anything that must happen may take. Long, so that a busy machine fails nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -236,12 +236,6 @@ impl Drop for Gateway {
     }
 }
 
-/// The sum of all samples in a scrape that begin with `prefix`; 0, and not -0, where none does.
-pub(crate) fn sum(scrape: &str, prefix: &str) -> f64 {
-    let lines = scrape.lines().filter(|line| line.starts_with(prefix));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |a, b| a + b)
-}
-
 /// Waits for one future, with a limit.
 fn limited<T>(runtime: &tokio::runtime::Runtime, what: &str, future: impl Future<Output = T>) -> T {
     let limit = async { tokio::time::timeout(PATIENCE, future).await };
@@ -266,6 +260,8 @@ pub(crate) struct Client {
     last_id: u64,
     /// The server-made id of this connection.
     pub(crate) id: String,
+    /// The first message.
+    pub(crate) welcome: Value,
 }
 
 impl Client {
@@ -274,13 +270,24 @@ impl Client {
         Self::connect_with(gateway.addr, "", None)
     }
 
-    /// Connects with a small receive buffer, so that not reading soon blocks the sender.
+    /// Connects with a small receive buffer: not reading soon blocks the sender.
     pub(crate) fn connect_narrow(gateway: &Gateway) -> Self {
         Self::connect_with(gateway.addr, "", Some(4096))
     }
 
     /// Connects to one address of a gateway, with this query, and takes the welcome.
     pub(crate) fn connect_with(addr: SocketAddr, query: &str, buffer: Option<u32>) -> Self {
+        let request = handshake_request(addr, &[]).replacen("/ws", &format!("/ws{query}"), 1);
+        Self::connect_by(addr, &request, buffer)
+    }
+
+    /// Connects with this subprotocol, and takes the welcome.
+    pub(crate) fn speaking(gateway: &Gateway, subprotocol: &str) -> Self {
+        let request = handshake_request(gateway.addr, &[("Sec-WebSocket-Protocol", subprotocol)]);
+        Self::connect_by(gateway.addr, &request, None)
+    }
+
+    fn connect_by(addr: SocketAddr, request: &str, buffer: Option<u32>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream = limited(&runtime, "the handshake", async {
             let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
@@ -290,7 +297,6 @@ impl Client {
             }
             let mut stream = socket.connect(addr).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let request = handshake_request(addr, &[]).replacen("/ws", &format!("/ws{query}"), 1);
             stream.write_all(request.as_bytes()).await.unwrap();
             // Byte by byte: what follows the empty line belongs to the frames.
             let mut head = Vec::new();
@@ -303,10 +309,12 @@ impl Client {
         });
         let mut socket = WebSocket::after_handshake(stream, Role::Client);
         socket.set_auto_close(false);
-        let mut client = Self { runtime, socket, last_id: 0, id: String::new() };
+        let mut client =
+            Self { runtime, socket, last_id: 0, id: String::new(), welcome: Value::Null };
         let welcome = client.next();
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         client.id = welcome["client"].as_str().unwrap().to_owned();
+        client.welcome = welcome;
         client
     }
 
@@ -385,24 +393,25 @@ impl Client {
         answer
     }
 
+    fn ask_for(&mut self, wanted: &str, command: Value) -> Value {
+        let answer = self.ask(command);
+        assert_eq!(answer["type"], wanted, "{answer}");
+        answer
+    }
+
     /// Subscribes; the answer.
     pub(crate) fn subscribe(&mut self, channel: &str) -> Value {
-        let answer = self.ask(json!({"type": "subscribe", "channel": channel}));
-        assert_eq!(answer["type"], "subscribed", "{answer}");
-        answer
+        self.ask_for("subscribed", json!({"type": "subscribe", "channel": channel}))
     }
 
     /// Publishes on a channel that this client is not subscribed to; the answer.
     pub(crate) fn publish(&mut self, channel: &str, data: &Value) -> Value {
-        let answer = self.ask(json!({"type": "publish", "channel": channel, "data": data}));
-        assert_eq!(answer["type"], "published", "{answer}");
-        answer
+        self.ask_for("published", json!({"type": "publish", "channel": channel, "data": data}))
     }
 
     /// Shows that nothing is on its way here: a ping is answered next.
     pub(crate) fn expect_nothing(&mut self) {
-        let answer = self.ask(json!({"type": "ping"}));
-        assert_eq!(answer["type"], "pong", "{answer}");
+        self.ask_for("pong", json!({"type": "ping"}));
     }
 
     /// Reads to the end of the connection.

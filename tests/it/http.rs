@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, PATIENCE, now, sum, wait_for};
-use crate::raw::{Answer, http};
+use crate::harness::{Client, Gateway, PATIENCE, now, wait_for};
+use crate::raw::{Answer, http, sum};
 
 const PUBLISH: &str = "/api/v1/publish";
 

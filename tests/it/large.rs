@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, sum};
-use crate::raw::{Raw, http, masked};
+use crate::harness::{Client, Gateway};
+use crate::raw::{Raw, http, masked, sum};
 use crate::spoken::{FORMS, PROTOCOL, Speaker, encodings};
 
 const ROOMY: &str = "[limits]\nmessage_bytes = \"16MiB\"\nqueue_bytes = \"64MiB\"\n";

@@ -1,9 +1,12 @@
 //! Black-box tests: the real program, somebody else's client, one file for each behaviour.
 
+mod access;
+mod auth;
 mod basics;
 mod batch;
 mod browser;
 mod cli;
+mod crash;
 mod deflate;
 mod durable;
 mod fickle;
@@ -32,6 +35,8 @@ mod slow_bad;
 mod spoken;
 mod stalls;
 mod threats;
+#[path = "../support/tokens.rs"]
+mod tokens;
 mod was;
 #[path = "../support/window.rs"]
 mod window;

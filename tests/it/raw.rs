@@ -113,6 +113,12 @@ pub(crate) fn http(
     Answer::read(&raw.rest())
 }
 
+/// The sum of all samples in a scrape that begin with `prefix`; 0, and not -0, where none does.
+pub(crate) fn sum(scrape: &str, prefix: &str) -> f64 {
+    let lines = scrape.lines().filter(|line| line.starts_with(prefix));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |a, b| a + b)
+}
+
 /// A TCP connection that says what it likes.
 pub(crate) struct Raw(pub(crate) TcpStream);
 

@@ -9,8 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, sum};
-use crate::raw::{Raw, masked};
+use crate::harness::{Client, Gateway};
+use crate::raw::{Raw, masked, sum};
 use crate::window;
 
 pub(crate) const PROTOCOL: &str = "Sec-WebSocket-Protocol";

@@ -69,7 +69,7 @@ impl World {
         let policy = connection.policies.remove(pattern);
         connection.rates.remove(pattern);
         self.rerate(index);
-        let push = Push::Unsubscribed { id: None, channel: pattern };
+        let push = Push::Unsubscribed { id: None, channel: pattern, why: None };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
         if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
             // What it has held back was under its own policy.

@@ -338,7 +338,7 @@ impl World {
         connection.rates.remove(channel);
         let policy = connection.policies.remove(channel);
         self.rerate(index);
-        let push = Push::Unsubscribed { id: None, channel };
+        let push = Push::Unsubscribed { id: None, channel, why: None };
         self.answer(index, &push, Answer::Plain("unsubscribed"));
         if let Some(policy) = policy.filter(|_| !outcome.overflowed.is_empty()) {
             // What it has held back was under its own policy.

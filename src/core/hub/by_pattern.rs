@@ -29,6 +29,11 @@ impl Hub {
         self.patterns.sub(id, prefix).is_some()
     }
 
+    /// The prefixes of the patterns that the connection has.
+    pub fn prefixes_of(&self, id: SeatId) -> Vec<Box<str>> {
+        self.patterns.prefixes(id).map(Box::from).collect()
+    }
+
     /// Whether the connection has a pattern that the channel is one of.
     pub fn has_by_pattern(&self, id: SeatId, channel: &str) -> bool {
         self.patterns.prefixes(id).any(|prefix| channel.starts_with(prefix))

@@ -9,7 +9,8 @@ use super::{Outcome, Writer};
 use crate::core::account::Account;
 use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
 use crate::core::policy::Policy;
-use crate::core::session::Session;
+use crate::core::session::{Heartbeat, Session};
+use crate::core::ticket::Ticket;
 use crate::proto::event::Author;
 use crate::proto::format::Format;
 use crate::proto::name::{Alias, ClientId};
@@ -86,6 +87,8 @@ pub struct Seat {
     pub session: Session,
     /// Who it is, as its events say.
     pub author: Arc<Author>,
+    /// What its token says, or that it has yet to bring one; `None` is the anonymous.
+    pub ticket: Option<Box<Ticket>>,
     /// The kernel takes no more: writing waits until it does.
     pub blocked: bool,
     /// It is in the queue of those to be written.
@@ -118,6 +121,7 @@ impl Seat {
             outbox: Outbox::default(),
             session,
             author,
+            ticket: None,
             blocked: false,
             dirty: false,
             slow: None,
@@ -130,6 +134,12 @@ impl Seat {
             recalling: false,
             subs: Vec::new(),
         }
+    }
+
+    /// When its timer is to look at it.
+    pub fn wake_at(&self, heartbeat: Heartbeat) -> u64 {
+        let ticket = self.ticket.as_deref().map_or(u64::MAX, Ticket::wake_at);
+        self.session.wake_at(heartbeat).min(ticket)
     }
 
     /// Whether it waits for its socket with more than half of its queue in use, has lost nothing

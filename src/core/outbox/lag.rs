@@ -141,7 +141,7 @@ impl Outbox {
         self.part();
         self.shrink();
         if self.data.len() <= SHORT {
-            self.tally = None;
+            self.forget_tally();
         }
         self.check();
         dropped
@@ -161,7 +161,7 @@ impl Outbox {
     /// Gives back room that nothing needs while it lags.
     fn shrink(&mut self) {
         if self.data.is_empty() {
-            self.tally = None;
+            self.forget_tally();
         }
         let keep = self.data.len().max(LANE_LAGGING);
         if self.data.capacity() > 2 * keep {

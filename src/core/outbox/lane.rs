@@ -14,20 +14,21 @@ impl Outbox {
     #[inline(always)]
     pub(super) fn push_back(&mut self, item: Item) {
         self.data.push_back(item);
-        if self.tally.is_some() {
+        if self.aside.is_some() {
             self.note_last();
         }
     }
 
     #[cold]
     fn note_last(&mut self) {
-        if let (Some(tally), Some(last)) = (&mut self.tally, self.data.back()) {
+        let tally = self.aside.as_mut().and_then(|aside| aside.tally.as_mut());
+        if let (Some(tally), Some(last)) = (tally, self.data.back()) {
             tally.ends_with(last);
         }
     }
 
     pub(super) fn push_front(&mut self, item: Item) {
-        if let Some(tally) = &mut self.tally {
+        if let Some(tally) = self.aside.as_mut().and_then(|aside| aside.tally.as_mut()) {
             tally.begins_with(&item);
         }
         self.data.push_front(item);
@@ -41,7 +42,8 @@ impl Outbox {
     }
 
     fn pop_one(&mut self) -> Option<Item> {
-        if let (Some(tally), Some(first)) = (&mut self.tally, self.data.front()) {
+        let tally = self.aside.as_mut().and_then(|aside| aside.tally.as_mut());
+        if let (Some(tally), Some(first)) = (tally, self.data.front()) {
             tally.leaves(first);
         }
         self.data.pop_front()
@@ -57,12 +59,25 @@ impl Outbox {
     /// What each channel has in the lane.
     pub(super) fn tally(&mut self) -> &mut Tally {
         let data = &self.data;
-        self.tally.get_or_insert_with(|| Box::new(Tally::of(data)))
+        let aside = self.aside.get_or_insert_default();
+        aside.tally.get_or_insert_with(|| Tally::of(data))
+    }
+
+    /// The same, where it is there.
+    pub(super) fn known_tally(&self) -> Option<&Tally> {
+        self.aside.as_ref()?.tally.as_ref()
+    }
+
+    pub(super) fn forget_tally(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.tally = None;
+            self.tidy_aside();
+        }
     }
 
     /// Where a place of the tally is in the lane.
     pub(super) fn index(&self, place: Place) -> Option<usize> {
-        self.tally.as_ref()?.index(place)
+        self.known_tally()?.index(place)
     }
 
     /// Takes the item at `place` out of the lane, and leaves the place vacant; `before` is the
@@ -83,7 +98,7 @@ impl Outbox {
             return first.into_iter().for_each(|first| self.push_front(first));
         }
         self.data.insert(at, item);
-        self.tally = None;
+        self.forget_tally();
     }
 
     /// Closes the ranks where there are more vacant places than others. So an item that leaves
@@ -92,16 +107,16 @@ impl Outbox {
         self.strip();
         if 2 * self.vacant() > self.data.len() {
             self.data.retain(|item| !matches!(item, Item::Gone));
-            self.tally = None;
+            self.forget_tally();
         }
         if self.data.is_empty() {
-            self.tally = None;
+            self.forget_tally();
         }
     }
 
     /// Vacant places in the lane.
     pub(super) fn vacant(&self) -> usize {
-        self.tally.as_ref().map_or(0, |tally| tally.vacant())
+        self.known_tally().map_or(0, |tally| tally.vacant())
     }
 
     /// The place of a subscription that lags.

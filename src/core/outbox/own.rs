@@ -27,7 +27,7 @@ impl Outbox {
             )
             | None => 0,
         };
-        let tally = self.tally.as_ref().map_or(0, |tally| tally.footprint());
+        let tally = self.known_tally().map_or(0, |tally| tally.footprint());
         self.control.capacity() + lane + tally + frame + self.signals_own_bytes()
     }
 

@@ -286,75 +286,94 @@ impl Signals {
 impl Outbox {
     /// Queues news of a signal, or refuses them and stays as it was.
     pub fn put_signal(&mut self, news: &News, limit: OutboxLimit) -> Fits {
-        let signals = self.signals.get_or_insert_default();
-        let fits = signals.put(news, limit);
-        self.tidy_signals();
+        let fits = self.aside.get_or_insert_default().signals.put(news, limit);
+        self.tidy_aside();
         fits
     }
 
     /// Takes the signals of a channel out of the lane, but a frame that is on its way.
     pub fn purge_signals(&mut self, alias: Alias) {
-        if let Some(signals) = &mut self.signals {
+        if let Some(signals) = self.signals_mut() {
             signals.queue.retain(|slot| {
                 slot.as_ref().is_some_and(|entry| entry.held.signal.who().alias != alias)
             });
             signals.bytes = signals.waiting().map(<[u8]>::len).sum();
             signals.close_up();
-            self.tidy_signals();
+            self.tidy_aside();
         }
     }
 
     pub(super) fn clear_signals(&mut self) {
-        if let Some(signals) = &mut self.signals {
-            **signals = Signals { begun: signals.begun.take(), ..Signals::default() };
-            self.tidy_signals();
+        if let Some(signals) = self.signals_mut() {
+            *signals = Signals { begun: signals.begun.take(), ..Signals::default() };
+            self.tidy_aside();
         }
     }
 
     /// Signals that wait.
     pub fn signals(&self) -> usize {
-        self.signals.as_ref().map_or(0, |signals| signals.len())
+        self.signals_ref().map_or(0, |signals| signals.len())
     }
 
     /// Bytes of signals that wait.
     pub fn signal_bytes(&self) -> usize {
-        self.signals.as_ref().map_or(0, |signals| signals.bytes)
+        self.signals_ref().map_or(0, |signals| signals.bytes)
     }
 
     pub(super) fn advance_begun(&mut self, written: usize) -> usize {
-        let Some(signals) = &mut self.signals else { return 0 };
+        let Some(signals) = self.signals_mut() else { return 0 };
         let step = signals.advance_begun(written);
-        self.tidy_signals();
+        self.tidy_aside();
         step
     }
 
     pub(super) fn advance_signals(&mut self, written: usize) -> usize {
-        let Some(signals) = &mut self.signals else { return 0 };
+        let Some(signals) = self.signals_mut() else { return 0 };
         let step = signals.advance(written);
-        self.tidy_signals();
+        self.tidy_aside();
         step
     }
 
-    /// A lane without signals is not there.
-    fn tidy_signals(&mut self) {
-        if self.signals.as_ref().is_some_and(|signals| signals.is_empty()) {
-            self.signals = None;
+    /// Gives back what stands aside and is empty.
+    pub(super) fn tidy_aside(&mut self) {
+        let Some(aside) = &mut self.aside else { return };
+        if !aside.signals.is_empty() {
+            return;
         }
+        if aside.tally.is_none() {
+            self.aside = None;
+        } else if aside.signals.queue.capacity() > 0 {
+            aside.signals = Signals::default();
+        }
+    }
+
+    /// Whether a signal waits, or is on its way.
+    #[inline]
+    pub(super) fn has_signals(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| !aside.signals.is_empty())
+    }
+
+    fn signals_ref(&self) -> Option<&Signals> {
+        self.aside.as_deref().map(|aside| &aside.signals)
+    }
+
+    fn signals_mut(&mut self) -> Option<&mut Signals> {
+        self.aside.as_deref_mut().map(|aside| &mut aside.signals)
     }
 
     /// Memory of the lane itself.
     pub(super) fn signals_own_bytes(&self) -> usize {
-        self.signals.as_ref().map_or(0, |signals| signals.own_bytes())
+        self.signals_ref().map_or(0, |signals| signals.own_bytes())
     }
 
     /// Its share of the signals that others have too.
     pub(super) fn signals_share_bytes(&self) -> usize {
-        let held = self.signals.iter().flat_map(|signals| signals.held());
+        let held = self.signals_ref().into_iter().flat_map(Signals::held);
         held.map(|held| held.charge.bytes() / Rc::strong_count(held)).sum()
     }
 
     pub(super) fn check_signals(&self) {
-        if let Some(signals) = &self.signals {
+        if let Some(signals) = self.signals_ref() {
             signals.check();
             debug_assert!(
                 signals.begun.is_none() || self.cut == 0,

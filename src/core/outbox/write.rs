@@ -33,7 +33,7 @@ impl Outbox {
                 if self.data.len() == 1
                     && self.control.is_empty()
                     && self.cut == 0
-                    && self.signals.is_none() =>
+                    && !self.has_signals() =>
             {
                 Some(slice)
             }
@@ -60,7 +60,7 @@ impl Outbox {
         };
         let mut items = self.data.iter();
         let mut control = self.control.get(self.control_from as usize..).unwrap_or_default();
-        let signals = self.signals.as_deref();
+        let signals = self.aside.as_deref().map(|aside| &aside.signals);
         let waiting = || signals.into_iter().flat_map(Signals::waiting);
         if let Some(begun) = signals.and_then(Signals::begun) {
             add(begun);
@@ -140,7 +140,7 @@ impl Outbox {
             self.advance_front(step, sink);
         }
         if self.data.is_empty() {
-            self.tally = None;
+            self.forget_tally();
         }
         self.check();
     }
@@ -152,8 +152,8 @@ impl Outbox {
         }
         (self.bytes, self.events) = (0, 0);
         // Most have none: to look is less than to drop what is not there.
-        if self.tally.is_some() {
-            self.tally = None;
+        if self.aside.is_some() {
+            self.forget_tally();
         }
         self.check();
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::json;
 
+use crate::core::access::Target;
 use crate::http::answer::{Refusal, Response, json};
+use crate::http::keys::Pass;
 use crate::http::query;
 use crate::shard::Node;
 
@@ -18,8 +20,16 @@ const LIMIT_MAX: usize = 1000;
 
 /// `GET /api/v1/channels?prefix=&limit=&after=`: sorted by name; `next` is the `after` of the
 /// next page.
-pub(crate) async fn list(node: &Arc<Node>, query: Option<&str>) -> Result<Response, Refusal> {
+pub(crate) async fn list(
+    node: &Arc<Node>,
+    pass: &Pass,
+    query: Option<&str>,
+) -> Result<Response, Refusal> {
     let prefix = query::value(query, "prefix")?.unwrap_or_default();
+    if !pass.reaches(Target::Prefix(&prefix)) {
+        let message = "this key is not for all channels of that prefix: ask with another prefix";
+        return Err(Refusal::forbidden(message));
+    }
     let after = query::value(query, "after")?;
     let limit = match query::value(query, "limit")? {
         None => LIMIT,

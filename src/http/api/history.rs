@@ -5,8 +5,10 @@ use std::sync::Arc;
 use hyper::StatusCode;
 
 use super::publish::check_channel;
+use crate::core::access::Act;
 use crate::http::answer::{Refusal, Response, text};
 use crate::http::connection::Peer;
+use crate::http::keys::Pass;
 use crate::http::query;
 use crate::proto::command::{HISTORY_LIMIT, HISTORY_LIMIT_MAX};
 use crate::proto::dialect::json;
@@ -21,12 +23,13 @@ const ANSWER_BYTES: usize = 1 << 20;
 
 /// `GET /api/v1/channels/{channel}/history?since=EPOCH.OFFSET&limit=&reverse=1`.
 pub(crate) async fn history(
-    peer: &Peer,
+    (peer, pass): (&Peer, &Pass),
     channel: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
+    pass.check_act(node, Act::History, &channel)?;
     let rule = node.options().policies.of(&channel).ok_or(PublishError::UnknownChannel)?;
     if rule.keep.history.size == 0 {
         return Err(off(
@@ -59,12 +62,13 @@ pub(crate) async fn history(
 
 /// `GET /api/v1/channels/{channel}/snapshot?after=OFFSET&limit=`.
 pub(crate) async fn snapshot(
-    peer: &Peer,
+    (peer, pass): (&Peer, &Pass),
     channel: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
+    pass.check_act(node, Act::History, &channel)?;
     let rule = node.options().policies.of(&channel).ok_or(PublishError::UnknownChannel)?;
     if rule.keep.keys == 0 {
         return Err(off("no keys are kept of this channel: see `keyed` in the configuration"));

@@ -11,9 +11,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::body;
+use crate::core::access::Act;
 use crate::core::metrics::Counter;
 use crate::http::answer::{Refusal, Response, json};
 use crate::http::connection::Peer;
+use crate::http::keys::Pass;
 use crate::http::query;
 use crate::proto::dialect::json::value;
 use crate::proto::event::Payload;
@@ -75,22 +77,28 @@ impl Turn {
 }
 
 /// `POST /api/v1/publish`.
-pub(crate) async fn post(peer: &Peer, request: Request<Incoming>) -> Result<Response, Refusal> {
+pub(crate) async fn post(
+    (peer, pass): (&Peer, &Pass),
+    request: Request<Incoming>,
+) -> Result<Response, Refusal> {
     let by_line = body::is_of(&request, "application/x-ndjson");
     let bytes = body::read(request, peer.doors.options.body_bytes).await?;
     if by_line {
-        return Ok(lines(peer, &bytes).await);
+        return Ok(lines((peer, pass), &bytes).await);
     }
-    publish(peer, read(peer, bytes).await?).await
+    let new = read(peer, bytes).await?;
+    check(peer, pass, &new)?;
+    publish(peer, new).await
 }
 
 /// `PUT /api/v1/channels/{channel}/events`.
 pub(crate) async fn raw(
-    peer: &Peer,
+    (peer, pass): (&Peer, &Pass),
     channel: &str,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
     let channel = check_channel(Cow::Owned(query::decode(channel)?.into_owned()))?;
+    pass.check_act(peer.doors.shard.node(), Act::Publish, &channel)?;
     let key = check_key(query::value(request.uri().query(), "key")?.as_deref())?;
     let is_json = body::is_of(&request, "application/json");
     let limit = peer.doors.options.body_bytes.min(peer.doors.shard.node().options().message_bytes);
@@ -112,6 +120,11 @@ async fn read(peer: &Peer, text: Bytes) -> Result<NewEvent<'static>, Refusal> {
     let node = peer.doors.shard.node();
     let limit = node.options().message_bytes;
     node.work(text.len(), move || Ok(parse(&text, limit)?.into_owned())).await?
+}
+
+/// Whether whoever asks may publish that.
+fn check(peer: &Peer, pass: &Pass, new: &NewEvent<'_>) -> Result<(), Refusal> {
+    pass.check_act(peer.doors.shard.node(), Act::Publish, &new.channel)
 }
 
 async fn publish(peer: &Peer, new: NewEvent<'_>) -> Result<Response, Refusal> {
@@ -169,7 +182,7 @@ impl Lines {
 }
 
 /// Publishes a body of lines. A bad line rejects itself alone.
-async fn lines(peer: &Peer, text: &Bytes) -> Response {
+async fn lines((peer, pass): (&Peer, &Pass), text: &Bytes) -> Response {
     let node = peer.doors.shard.node();
     let mut lines = Lines::default();
     // Durable events that are on their way to the disk, which takes them together.
@@ -183,6 +196,7 @@ async fn lines(peer: &Peer, text: &Bytes) -> Response {
             continue;
         }
         let read = read(peer, text.slice_ref(line)).await;
+        let read = read.and_then(|new| check(peer, pass, &new).map(|()| new));
         let submitted = match (&lines.stopped, read) {
             (_, Err(refusal)) => Err(refusal),
             (Some(refusal), Ok(_)) => Err(refusal.clone()),

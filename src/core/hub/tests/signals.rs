@@ -7,9 +7,10 @@ use crate::core::signals::Told;
 use crate::core::signals::tests::signal;
 use crate::proto::rate::Rate;
 
-/// News of a signal of the client 1 on the channel 7.
+/// News of a signal of the client 1 on the channel 7, one for each value: none takes the place of
+/// another.
 fn begin(hub: &mut Hub, value: Option<u64>, begins: bool) -> Telling {
-    let signal = signal((7, ClientId(1), "a"), value);
+    let signal = signal((7, ClientId(1), &name_of(value)), value);
     hub.begin_telling(Arc::new(Notice::Signal(Told { signal, begins })))
 }
 
@@ -27,7 +28,11 @@ fn show(hub: &mut Hub, value: u64) {
 }
 
 fn got(value: u64) -> Got {
-    Got::Signal(7, "a".to_owned(), Some(value))
+    Got::Signal(7, name_of(Some(value)), Some(value))
+}
+
+fn name_of(value: Option<u64>) -> String {
+    format!("a{value:?}")
 }
 
 #[test]

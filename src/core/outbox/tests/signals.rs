@@ -40,7 +40,7 @@ impl Desk {
 
     fn drain(&mut self) -> Vec<Got> {
         let got = drain(&mut self.outbox);
-        assert!(self.outbox.is_empty() && self.outbox.signals.is_none());
+        assert!(self.outbox.is_empty() && self.outbox.aside.is_none());
         assert_eq!(self.account.bytes(), 0);
         got
     }

@@ -186,24 +186,18 @@ pub fn encode_push(push: &Push<'_>, out: &mut Vec<u8>) {
                 flag(out, ",\"updated\":", true);
             }
         }
-        Push::Unsubscribed { id, channel } => {
+        Push::Unsubscribed { id, channel, why } => {
             answer(out, "unsubscribed", id);
             string(out, ",\"channel\":", channel);
+            if let Some((code, reason)) = why {
+                string(out, ",\"code\":", code.as_str());
+                string(out, ",\"reason\":", reason);
+            }
         }
-        Push::Welcome { client, node, ping_ms, message_bytes, last } => {
-            answer(out, "welcome", None);
-            put(out, ",\"client\":\"");
-            put_client(out, client);
-            put(out, "\",\"user\":null");
-            string(out, ",\"node\":", node);
-            string(out, ",\"version\":", env!("CARGO_PKG_VERSION"));
-            number(out, ",\"ping_ms\":", ping_ms);
-            number(out, ",\"max_message\":", u64::try_from(message_bytes).unwrap_or(u64::MAX));
-            if let Some(Last { reason, dropped }) = last {
-                number(out, ",\"last\":{\"code\":", u64::from(reason.code().unwrap_or(1006)));
-                string(out, ",\"reason\":", reason.text());
-                number(out, ",\"dropped\":", dropped);
-                put(out, "}");
+        Push::Welcome { id, client, user, node, ping_ms, message_bytes, last } => {
+            welcome(out, (id, client, user), node, (ping_ms, message_bytes));
+            if let Some(last) = last {
+                put_last(out, last);
             }
         }
     }
@@ -226,6 +220,32 @@ fn put_signals(out: &mut Vec<u8>, signals: &[&[u8]]) {
         out.extend_from_slice(signal);
     }
     put(out, "]");
+}
+
+fn welcome(
+    out: &mut Vec<u8>,
+    (id, client, user): (Option<u64>, ClientId, Option<&str>),
+    node: &str,
+    (ping_ms, message_bytes): (u64, usize),
+) {
+    answer(out, "welcome", id);
+    put(out, ",\"client\":\"");
+    put_client(out, client);
+    match user {
+        Some(user) => string(out, "\",\"user\":", user),
+        None => put(out, "\",\"user\":null"),
+    }
+    string(out, ",\"node\":", node);
+    string(out, ",\"version\":", env!("CARGO_PKG_VERSION"));
+    number(out, ",\"ping_ms\":", ping_ms);
+    number(out, ",\"max_message\":", u64::try_from(message_bytes).unwrap_or(u64::MAX));
+}
+
+fn put_last(out: &mut Vec<u8>, Last { reason, dropped }: Last) {
+    number(out, ",\"last\":{\"code\":", u64::from(reason.code().unwrap_or(1006)));
+    string(out, ",\"reason\":", reason.text());
+    number(out, ",\"dropped\":", dropped);
+    put(out, "}");
 }
 
 fn disconnect(out: &mut Vec<u8>, reason: CloseReason, retry_after_ms: Option<u64>) {

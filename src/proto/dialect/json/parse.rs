@@ -6,7 +6,7 @@ use super::scan::{Fault, Field, Scanner};
 use super::text::unescape;
 use crate::proto::command::{
     Call, Command, HISTORY_LIMIT, HISTORY_LIMIT_MAX, History, METHOD_BYTES_MAX, Publish, Request,
-    SIGNAL_NAME_BYTES_MAX, SIGNAL_TTL_MS, SIGNAL_TTL_MS_MAX, Signal, Subscribe,
+    SIGNAL_NAME_BYTES_MAX, SIGNAL_TTL_MS, SIGNAL_TTL_MS_MAX, Secret, Signal, Subscribe,
 };
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::name::{KEY_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
@@ -95,6 +95,7 @@ struct Fields<'t> {
     since: Option<&'t [u8]>,
     slow: Option<&'t [u8]>,
     snapshot: Option<&'t [u8]>,
+    token: Option<&'t [u8]>,
     ttl_ms: Option<&'t [u8]>,
 }
 
@@ -118,6 +119,7 @@ impl<'t> Fields<'t> {
             b"max_rate" => &mut self.max_rate,
             b"slow" => &mut self.slow,
             b"snapshot" => &mut self.snapshot,
+            b"token" => &mut self.token,
             b"method" => &mut self.method,
             b"name" => &mut self.name,
             b"ttl_ms" => &mut self.ttl_ms,
@@ -160,13 +162,21 @@ impl<'a> Reader<'_, 'a> {
             "ping" => Ok(Command::Ping),
             "subscribe" => self.subscribe(),
             "unsubscribe" => Ok(Command::Unsubscribe { channel: self.channel()? }),
-            "auth" => Ok(Command::Auth),
+            "auth" => self.auth(),
             "history" => self.history(),
             "presence" => Ok(Command::Presence { channel: self.channel()? }),
             "request" => self.request(),
             "signal" => self.signal(),
             unknown => Err(unknown_type(unknown)),
         }
+    }
+
+    fn auth(&mut self) -> Result<Command<'a>, Sentence> {
+        let Some(token) = self.fields.token else {
+            return Err("token is missing: auth brings a JWT, as in \"token\":\"...\"".into());
+        };
+        let token = self.string(token).ok_or(Cow::Borrowed("token must be a string"))?;
+        Ok(Command::Auth { token: Secret(token) })
     }
 
     fn publish(&mut self) -> Result<Command<'a>, Sentence> {

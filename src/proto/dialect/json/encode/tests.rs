@@ -119,7 +119,7 @@ fn pushes_are_written_to_the_letter() {
             r#"{"type":"subscribed","channel":"room:1","epoch":"00000007","offset":57,"alias":12,"updated":true}"#,
         ),
         (
-            Push::Unsubscribed { id: Some(2), channel },
+            Push::Unsubscribed { id: Some(2), channel, why: None },
             r#"{"type":"unsubscribed","id":2,"channel":"room:1"}"#,
         ),
         (
@@ -162,6 +162,8 @@ fn a_welcome_is_written_to_the_letter() {
     let cases = [
         (
             Push::Welcome {
+                id: None,
+                user: None,
                 client: ClientId(36),
                 node: "n\"1",
                 ping_ms: 25_000,
@@ -176,6 +178,8 @@ fn a_welcome_is_written_to_the_letter() {
         ),
         (
             Push::Welcome {
+                id: None,
+                user: None,
                 client: ClientId(36),
                 node: "n",
                 ping_ms: 1,

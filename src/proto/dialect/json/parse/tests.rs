@@ -149,7 +149,7 @@ fn every_command_is_read() {
     let cases = [
         (r#"{"type":"ping"}"#, "None Ping"),
         (r#" {"x":[{}],"id":7 , "type":"ping"} "#, "Some(7) Ping"),
-        (r#"{"type":"auth","token":"x"}"#, "None Auth"),
+        (r#"{"type":"auth","token":"x"}"#, "None Auth { token: Secret }"),
         (
             r#"{"type":"signal","channel":"a","name":"c\u0075r","data":{"x":1},"ttl_ms":70000}"#,
             "None Signal(Signal { channel: \"a\", name: \"cur\", data: Some([123, 34, 120, 34, 58, 49, 125]), ttl_ms: 60000 })",

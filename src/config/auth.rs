@@ -1,0 +1,97 @@
+//! What the configuration says about who may come in: the files of keys are read here, once.
+
+use std::sync::Arc;
+
+use super::check::Check;
+use super::key::Key;
+use crate::core::token::{BadKey, Key as TokenKey, Verifier};
+use crate::http::ApiKeys;
+use crate::shard::AuthOptions;
+
+/// Files beyond this are no keys.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+impl Check<'_> {
+    /// What tokens are checked with.
+    pub(super) fn auth(&mut self) -> AuthOptions {
+        let mut keys = Vec::new();
+        let before = self.faults();
+        keys.extend(self.keys_of(Key::AuthHmacSecretFile, |bytes| {
+            TokenKey::secret(bytes).map(|key| vec![key])
+        }));
+        keys.extend(self.keys_of(Key::AuthPublicKeyFile, |bytes| TokenKey::pem(text(bytes)?)));
+        keys.extend(self.keys_of(Key::AuthJwksFile, |bytes| TokenKey::set(text(bytes)?)));
+        let readable = before == self.faults();
+        let named = |text: String| (!text.is_empty()).then_some(text);
+        let issuer = named(self.text(Key::AuthIssuer));
+        let audience = named(self.text(Key::AuthAudience));
+        let required = self.flag(Key::AuthRequired);
+        if keys.is_empty() && readable {
+            let files = "auth.hmac_secret_file, auth.public_key_file or auth.jwks_file";
+            let given = [
+                (Key::AuthRequired, required),
+                (Key::AuthIssuer, issuer.is_some()),
+                (Key::AuthAudience, audience.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                self.fault(
+                    key,
+                    &format!("is set, and no token is good without a key: set {files}"),
+                );
+            }
+        }
+        let verifier = (!keys.is_empty()).then(|| Verifier::new(keys, issuer, audience));
+        AuthOptions { required, verifier: verifier.map(Arc::new) }
+    }
+
+    /// What the HTTP API is asked with.
+    pub(super) fn api_keys(&mut self) -> Option<ApiKeys> {
+        let (path, bytes) = self.file(Key::AuthApiKeysFile)?;
+        let read = text(&bytes).map_err(|bad| (0, bad.to_string())).and_then(ApiKeys::parse);
+        match read {
+            Ok(keys) => Some(keys),
+            Err((line, problem)) => {
+                let place = if line == 0 { path } else { format!("{path}:{line}") };
+                self.fault(Key::AuthApiKeysFile, &format!("names {place:?}, which {problem}"));
+                None
+            }
+        }
+    }
+
+    fn keys_of(
+        &mut self,
+        key: Key,
+        read: impl Fn(&[u8]) -> Result<Vec<TokenKey>, BadKey>,
+    ) -> Vec<TokenKey> {
+        let Some((path, bytes)) = self.file(key) else { return Vec::new() };
+        read(&bytes).unwrap_or_else(|bad| {
+            self.fault(key, &format!("names {path:?}, which {bad}"));
+            Vec::new()
+        })
+    }
+
+    /// The file that a setting names, if it does, and what is in it.
+    fn file(&mut self, key: Key) -> Option<(String, Vec<u8>)> {
+        let path = self.text(key);
+        if path.is_empty() {
+            return None;
+        }
+        let long = std::fs::metadata(&path).is_ok_and(|file| file.len() > FILE_BYTES_MAX);
+        let read = if long { Err("is larger than 1 MiB".to_owned()) } else { read(&path) };
+        match read {
+            Ok(bytes) => Some((path, bytes)),
+            Err(problem) => {
+                self.fault(key, &format!("names {path:?}, which {problem}"));
+                None
+            }
+        }
+    }
+}
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, BadKey> {
+    std::str::from_utf8(bytes).map_err(|_| BadKey::Malformed("it is not text"))
+}

@@ -1,0 +1,100 @@
+//! Whether a client has said who it is, and for how long that holds.
+
+use std::sync::Arc;
+
+use super::bearer::Bearer;
+use crate::proto::close::CloseReason;
+
+/// How long a client may take to say who it is, in milliseconds.
+pub const AUTH_MS: u64 = 5_000;
+
+/// How long it may take to bring another token behind the end of the one it has, in milliseconds.
+pub const GRACE_MS: u64 = 30_000;
+
+/// The longest message of a client that has yet to say who it is, in bytes: a token fits.
+pub const STRANGER_BYTES_MAX: usize = super::token::TOKEN_BYTES_MAX + 512;
+
+/// One client. Times are milliseconds of the node's clock: a wall clock that is set by an hour
+/// sends nobody away. Whoever is anonymous, where that is allowed, has no ticket at all.
+#[derive(Debug)]
+pub enum Ticket {
+    /// It bears a token.
+    Known {
+        /// Who it is.
+        bearer: Arc<Bearer>,
+        /// When it is sent away, unless it brings another one.
+        until_ms: u64,
+    },
+    /// It must say who it is, by then.
+    Stranger {
+        /// When it is sent away.
+        until_ms: u64,
+    },
+}
+
+impl Ticket {
+    /// Somebody who came without a token, at `now_ms`, where one is required.
+    pub fn stranger(now_ms: u64) -> Self {
+        Self::Stranger { until_ms: now_ms + AUTH_MS }
+    }
+
+    /// Somebody whose token was verified at `now_ms`, which was `unix_ms` by the wall clock.
+    pub fn known(bearer: Arc<Bearer>, unix_ms: u64, now_ms: u64) -> Self {
+        let left_ms = bearer.expires_s.saturating_mul(1_000).saturating_sub(unix_ms);
+        let until_ms = now_ms.saturating_add(left_ms).saturating_add(GRACE_MS);
+        Self::Known { bearer, until_ms }
+    }
+
+    /// Who it is.
+    pub fn bearer(&self) -> Option<&Arc<Bearer>> {
+        match self {
+            Self::Known { bearer, .. } => Some(bearer),
+            Self::Stranger { .. } => None,
+        }
+    }
+
+    /// When [`Ticket::over`] is next to be asked.
+    pub fn wake_at(&self) -> u64 {
+        match self {
+            Self::Known { until_ms, .. } | Self::Stranger { until_ms } => *until_ms,
+        }
+    }
+
+    /// Why it is sent away at `now_ms`, if it is.
+    pub fn over(&self, now_ms: u64) -> Option<CloseReason> {
+        match self {
+            _ if now_ms < self.wake_at() => None,
+            Self::Known { .. } => Some(CloseReason::TokenExpired),
+            Self::Stranger { .. } => Some(CloseReason::AuthTimeout),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_has_five_seconds() {
+        let stranger = Ticket::stranger(1_000);
+        assert_eq!(stranger.wake_at(), 6_000);
+        assert_eq!(stranger.over(5_999), None);
+        assert_eq!(stranger.over(6_000), Some(CloseReason::AuthTimeout));
+    }
+
+    #[test]
+    fn a_token_has_thirty_seconds_behind_its_end() {
+        let until = |expires_s, unix_ms, now_ms| {
+            let bearer = Arc::new(Bearer { expires_s, ..Bearer::of("u1") });
+            let known = Ticket::known(bearer, unix_ms, now_ms);
+            assert_eq!(known.over(known.wake_at() - 1), None);
+            let over = known.over(known.wake_at());
+            assert_eq!(over, Some(CloseReason::TokenExpired));
+            known.wake_at()
+        };
+        assert_eq!(until(1_000, 990_500, 7), 7 + 9_500 + 30_000);
+        // Taken in the leeway behind its end.
+        assert_eq!(until(1_000, 1_003_000, 7), 7 + 30_000);
+        assert_eq!(until(u64::MAX, 0, 7), u64::MAX);
+    }
+}

@@ -1,0 +1,102 @@
+//! Tokens that were verified, so that the same one is not verified again: a thousand clients that
+//! come back at once bring a thousand tokens that the node has seen.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use ring::digest;
+
+use super::LEEWAY_S;
+use crate::core::bearer::Bearer;
+
+/// Stands for a token: its SHA-256. The token itself is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Seen([u8; 32]);
+
+impl Seen {
+    /// What stands for `token`.
+    pub fn of(token: &str) -> Self {
+        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+        Self(hash.as_ref().try_into().unwrap_or_default())
+    }
+}
+
+type Bearers = HashMap<Seen, Arc<Bearer>, RandomState>;
+
+/// Bearers by what stands for their tokens. Bounded: when the younger half is full, the older half
+/// goes.
+#[derive(Debug)]
+pub struct Cache {
+    young: Bearers,
+    old: Bearers,
+    /// Tokens of a half.
+    half: usize,
+}
+
+impl Cache {
+    /// One for at most `tokens`.
+    pub fn new(tokens: usize) -> Self {
+        Self { young: HashMap::default(), old: HashMap::default(), half: tokens.div_ceil(2) }
+    }
+
+    /// Who bears a token that was verified before and has not ended.
+    pub fn find(&mut self, seen: Seen, now_s: u64) -> Option<Arc<Bearer>> {
+        let bearer = match self.young.get(&seen) {
+            Some(bearer) => Arc::clone(bearer),
+            None => {
+                let bearer = self.old.remove(&seen)?;
+                self.keep(seen, Arc::clone(&bearer));
+                bearer
+            }
+        };
+        (now_s < bearer.expires_s.saturating_add(LEEWAY_S)).then_some(bearer)
+    }
+
+    /// Remembers who bears a token.
+    pub fn keep(&mut self, seen: Seen, bearer: Arc<Bearer>) {
+        if self.young.len() >= self.half {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(seen, bearer);
+    }
+
+    /// How many tokens are remembered.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_lately_stays_and_the_rest_is_bounded() {
+        let mut cache = Cache::new(100);
+        let seen = |i: u32| Seen::of(&i.to_string());
+        let user = |i: u32| Arc::new(Bearer::of(&i.to_string()));
+        for i in 0..10_000 {
+            cache.keep(seen(i), user(i));
+            assert_eq!(cache.find(seen(0), 0).as_deref().map(Bearer::user), Some("0"), "{i}");
+            assert!(cache.len() <= 102);
+        }
+        assert!(cache.find(seen(9_999), 0).is_some());
+        assert!(cache.find(seen(5_000), 0).is_none());
+    }
+
+    #[test]
+    fn a_token_is_known_until_its_end() {
+        let mut cache = Cache::new(10);
+        let seen = Seen::of("a.b.c");
+        cache.keep(seen, Arc::new(Bearer { expires_s: 100, ..Bearer::of("u1") }));
+        assert!(cache.find(seen, 100 + LEEWAY_S - 1).is_some());
+        assert!(cache.find(seen, 100 + LEEWAY_S).is_none());
+        assert!(cache.find(Seen::of("a.b.d"), 0).is_none());
+    }
+}

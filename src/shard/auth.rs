@@ -1,0 +1,213 @@
+//! A client says who it is, or brings another token; and what it may do from then on.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::authority::NotTaken;
+use super::command::Asker;
+use super::local::Shard;
+use crate::core::access::{Act, Target, Who};
+use crate::core::bearer::Bearer;
+use crate::core::hub::SeatId;
+use crate::core::identity::Identity;
+use crate::core::metrics::Counter;
+use crate::core::policy::PolicyRule;
+use crate::core::presence::Parting;
+use crate::core::ticket::{STRANGER_BYTES_MAX, Ticket};
+use crate::proto::close::CloseReason;
+use crate::proto::error::{CommandError, ErrorCode};
+use crate::proto::event::Author;
+use crate::proto::push::{Last, Push};
+
+/// Why a subscription has ended that its client has not ended.
+const REVOKED: &str = "permission revoked";
+
+impl Asker<'_> {
+    /// Whether it has said who it is, where that is required.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client.
+    pub(super) fn check_known(&self, id: Option<u64>) -> Result<(), CommandError> {
+        if !self.stranger.get() {
+            return Ok(());
+        }
+        let message = "this node wants a token first: send auth";
+        Err(CommandError::new(id, ErrorCode::Unauthorized, message))
+    }
+
+    /// The longest message that it may send.
+    pub(super) fn message_max(&self, max: usize) -> usize {
+        if self.stranger.get() { max.min(STRANGER_BYTES_MAX) } else { max }
+    }
+}
+
+impl Shard {
+    /// Takes a token. A bad one sends away who has nothing better, where a token is required.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn auth(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        token: &str,
+    ) -> Result<(), CommandError> {
+        let bearer = match self.node.authenticate(token, &self.metrics) {
+            Ok(bearer) => bearer,
+            Err(not_taken) => {
+                let code = match not_taken {
+                    NotTaken::Expired => ErrorCode::TokenExpired,
+                    NotTaken::Invalid | NotTaken::NoKey => ErrorCode::Unauthorized,
+                };
+                let error = CommandError::new(id, code, not_taken.message());
+                if !asker.stranger.get() {
+                    return Err(error);
+                }
+                self.answer_error(asker.id, &error);
+                // Behind the answer.
+                self.begin_close(asker.id, CloseReason::Unauthorized);
+                return Ok(());
+            }
+        };
+        let before = asker.author();
+        if before.user.as_deref().is_some_and(|user| user != bearer.user()) {
+            self.metrics.add(Counter::AuthUser, 1);
+            let message = "another token must have the same sub: connect again as another user";
+            return Err(CommandError::new(id, ErrorCode::Forbidden, message));
+        }
+        self.stand(asker, &before, bearer);
+        self.answer(asker.id, &self.welcome(id, &asker.author(), None));
+        self.recheck(asker);
+        Ok(())
+    }
+
+    /// Gives a client the ticket of a token.
+    fn stand(&self, asker: &Asker<'_>, before: &Arc<Author>, bearer: Arc<Bearer>) {
+        let Some(socket) = self.socket(asker.id) else { return };
+        let now_ms = asker.now.node_ns / 1_000_000;
+        let is_new = before.user.is_none();
+        let author = if is_new {
+            Arc::new(Author { client: before.client, user: Some(bearer.user().into()) })
+        } else {
+            Arc::clone(before)
+        };
+        let ticket = Ticket::known(bearer, asker.now.unix_ms, now_ms);
+        if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
+            seat.author = Arc::clone(&author);
+            self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());
+            seat.ticket = Some(Box::new(ticket));
+        }
+        asker.stranger.set(false);
+        asker.became.replace(Some(author));
+        if is_new {
+            // Others are to see who it is.
+            let channels = self.hub.borrow().channels_of(asker.id);
+            for (channel, alias) in channels {
+                let parting = (Parting::Asked, false);
+                self.leave_room(before.client, channel.as_str(), parting, asker.now);
+                self.enter_room(asker, (&channel, alias));
+            }
+        }
+    }
+
+    /// Who a connection is, as its events say, and whether it has yet to say so.
+    pub(super) fn who(&self, id: SeatId) -> Option<(Arc<Author>, Cell<bool>)> {
+        let mut hub = self.hub.borrow_mut();
+        let seat = hub.seat(id)?;
+        let stranger = matches!(seat.ticket.as_deref(), Some(Ticket::Stranger { .. }));
+        Some((Arc::clone(&seat.author), Cell::new(stranger)))
+    }
+
+    /// Who a connection is, as others are shown.
+    pub(super) fn identity(&self, id: SeatId) -> Option<Arc<Identity>> {
+        let mut hub = self.hub.borrow_mut();
+        let ticket = hub.seat(id)?.ticket.as_deref()?;
+        ticket.bearer().map(|bearer| Arc::clone(&bearer.identity))
+    }
+
+    /// The first message to a client, and the answer to `auth`.
+    pub(super) fn welcome<'a>(
+        &'a self,
+        id: Option<u64>,
+        author: &'a Author,
+        last: Option<Last>,
+    ) -> Push<'a> {
+        let options = self.node.options();
+        Push::Welcome {
+            id,
+            client: author.client,
+            user: author.user.as_deref(),
+            node: &options.node_name,
+            ping_ms: u64::try_from(options.ping_interval.as_millis()).unwrap_or(u64::MAX),
+            message_bytes: options.message_bytes,
+            last,
+        }
+    }
+
+    /// Ends what the client has and may not have any more.
+    fn recheck(&self, asker: &Asker<'_>) {
+        let policies = &self.node.options().policies;
+        let (channels, prefixes) = {
+            let hub = self.hub.borrow();
+            (hub.channels_of(asker.id), hub.prefixes_of(asker.id))
+        };
+        for (channel, _) in channels {
+            let name = channel.as_str();
+            let Some(rule) = policies.of(name) else { continue };
+            if self.allow(asker.id, None, &rule, (Act::Subscribe, Target::Name(name))).is_err() {
+                self.revoke(asker, name);
+            }
+        }
+        for prefix in prefixes {
+            let Ok(rule) = policies.of_prefix(&prefix) else { continue };
+            let target = Target::Prefix(&prefix);
+            if self.allow(asker.id, None, &rule, (Act::Subscribe, target)).is_err() {
+                self.revoke_pattern(asker, &prefix);
+            }
+        }
+    }
+
+    fn revoke(&self, asker: &Asker<'_>, channel: &str) {
+        if let Ok(outcome) = self.end_subscription(asker, None, channel) {
+            self.tell_revoked(asker, channel);
+            self.settle(outcome);
+        }
+    }
+
+    fn revoke_pattern(&self, asker: &Asker<'_>, prefix: &str) {
+        if let Ok(outcome) = self.end_pattern(asker, None, prefix) {
+            self.tell_revoked(asker, &format!("{prefix}*"));
+            self.settle(outcome);
+        }
+    }
+
+    fn tell_revoked(&self, asker: &Asker<'_>, channel: &str) {
+        self.metrics.add(Counter::SubscriptionsRevoked, 1);
+        let why = Some((ErrorCode::Forbidden, REVOKED));
+        self.answer(asker.id, &Push::Unsubscribed { id: None, channel, why });
+    }
+
+    /// Whether a connection may do that on a channel of this rule, or on all of a prefix.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client.
+    pub(super) fn allow(
+        &self,
+        seat: SeatId,
+        id: Option<u64>,
+        rule: &PolicyRule,
+        (act, target): (Act, Target<'_>),
+    ) -> Result<(), CommandError> {
+        if rule.access.is_open(act) {
+            return Ok(());
+        }
+        let mut hub = self.hub.borrow_mut();
+        let ticket = hub.seat(seat).and_then(|seat| seat.ticket.as_deref());
+        let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
+        let allowed = self.node.options().policies.allow(rule, act, who, target);
+        allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))
+    }
+}
