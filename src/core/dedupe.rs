@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 /// How long an id is remembered at least, in milliseconds of the node's clock.
 pub const WINDOW_MS: u64 = 120_000;
 
-/// Ids of a channel that are remembered whatever their age.
+/// Ids of a channel that are remembered whatever their age, while the newest is in the window.
 pub const LAST: usize = 1_024;
 
 /// Ids of a channel that are remembered at most.

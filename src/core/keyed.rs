@@ -269,6 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn a_million_keys_take_no_more_than_there_may_be() {
+        const MAX: usize = 1_000;
+        let mut keyed = Keyed::default();
+        let mut most = 0;
+        for offset in 1..=1_000_000 {
+            keyed.put(&keyed_event(1, offset, Some(&offset.to_string())), MAX);
+            most = most.max(keyed.bytes);
+        }
+        assert_eq!(shown(&keyed), (999_001..=1_000_000).collect::<Vec<_>>());
+        assert_eq!((keyed.table.len(), keyed.bytes), (MAX, most), "none took more");
+        let capacity = keyed.table.capacity();
+        assert!(capacity < 4 * MAX, "{capacity}");
+        assert!(keyed.chunks.len() <= MAX / 16, "{}", keyed.chunks.len());
+    }
+
+    #[test]
     fn events_without_a_key_are_not_kept() {
         let mut keyed = Keyed::default();
         assert_eq!(keyed.put(&keyed_event(1, 1, None), 10), 0);

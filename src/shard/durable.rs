@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::away::{Asked, Done, Worked};
 use super::command::{Asker, unavailable};
@@ -168,23 +169,23 @@ impl Until {
 pub enum Publishing {
     /// It has its place.
     Done(Published),
-    /// It is told here.
-    Waits(oneshot::Receiver<Result<Published, StoreError>>),
+    /// It is told here, and is waited for until then.
+    Waits(oneshot::Receiver<Result<Published, StoreError>>, Instant),
 }
 
 impl Publishing {
-    /// Waits for its place, at most for `publish_timeout` of `node`. An event of which nobody waits
-    /// for the end is not published, unless it is on its way already.
+    /// Waits for its place, until `publish_timeout` has passed since it was taken. An event of which
+    /// nobody waits for the end is not published, unless it is on its way already.
     ///
     /// # Errors
     ///
     /// Why it was not published; [`PublishError::Overloaded`] where that took too long.
-    pub async fn done(self, node: &Node) -> Result<Published, PublishError> {
-        let answer = match self {
+    pub async fn done(self) -> Result<Published, PublishError> {
+        let (answer, until) = match self {
             Self::Done(published) => return Ok(published),
-            Self::Waits(answer) => answer,
+            Self::Waits(answer, until) => (answer, until),
         };
-        let told = tokio::time::timeout(node.options().publish_timeout, answer).await;
+        let told = tokio::time::timeout_at(until, answer).await;
         let told = told.map_err(|_| PublishError::Overloaded)?;
         Ok(told.map_err(|_| PublishError::Unavailable)??)
     }
@@ -209,8 +210,10 @@ impl Node {
             .await
             .map_err(|_| PublishError::Overloaded)?;
         let (told, answer) = oneshot::channel();
-        log.publish(event.into_owned(), self.clock().now(), Told::Waiter(told))?;
-        Ok(Publishing::Waits(answer))
+        let now = self.clock().now();
+        log.publish(event.into_owned(), now, Told::Waiter(told))?;
+        let taken = self.clock().instant(now.node_ns / 1_000_000);
+        Ok(Publishing::Waits(answer, taken + self.options().publish_timeout))
     }
 
     /// Reads events of a channel that are kept.

@@ -250,7 +250,7 @@ impl Node {
     ///
     /// [`PublishError::Overloaded`] after `publish_timeout` without room.
     pub async fn publish(&self, event: NewEvent<'_>) -> Result<Published, PublishError> {
-        self.submit(event).await?.done(self).await
+        self.submit(event).await?.done().await
     }
 
     /// As [`Node::publish`], and does not wait until a durable event is on disk.

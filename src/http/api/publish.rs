@@ -210,12 +210,12 @@ async fn lines((peer, pass): (&Peer, &Pass), text: &Bytes) -> Response {
         if waiting.len() >= LINES_WAITING
             && let Some((line, publishing)) = waiting.pop_front()
         {
-            let done = publishing.done(node).await.map_err(|error| lines.refuse(error));
+            let done = publishing.done().await.map_err(|error| lines.refuse(error));
             lines.take(peer, line, done);
         }
     }
     for (line, publishing) in waiting {
-        let done = publishing.done(node).await.map_err(|error| lines.refuse(error));
+        let done = publishing.done().await.map_err(|error| lines.refuse(error));
         lines.take(peer, line, done);
     }
     let Lines { accepted, mut rejected, unlisted, .. } = lines;

@@ -18,7 +18,7 @@ use crate::proto::position::{Epoch, Position};
 use crate::proto::ws::frame::Opcode;
 use crate::shard::local::Local;
 use crate::shard::mailbox::{Mailbox, Mailboxes};
-use crate::shard::node::Node;
+use crate::shard::node::{Node, PublishError};
 use crate::store::memory::Memory;
 use crate::store::{
     Answered, Deliver, Durable, Loading, NewEvent, Now, Published, StoreError, Ticket, Told,
@@ -26,12 +26,14 @@ use crate::store::{
 
 /// Takes everything, and answers nothing by itself.
 #[derive(Default)]
-struct Slow(Mutex<VecDeque<Ticket>>);
+struct Slow(Mutex<VecDeque<Ticket>>, Mutex<Vec<Told>>);
 
 impl Durable for Slow {
     fn publish(&self, _: NewEvent<'static>, _: Now, told: Told) -> Result<bool, StoreError> {
-        let Told::Connection(ticket) = told else { return Err(StoreError::Away) };
-        self.0.lock().push_back(ticket);
+        match told {
+            Told::Connection(ticket) => self.0.lock().push_back(ticket),
+            waiter @ Told::Waiter(_) => self.1.lock().push(waiter),
+        }
         Ok(false)
     }
 
@@ -79,7 +81,8 @@ fn on_a_durable_shard<F: Future<Output = ()>>(test: impl FnOnce(Local, Arc<Slow>
         let policies = Policies::new(PolicyRule::default(), [("log".to_owned(), rule)]);
         let mailboxes = Arc::new(Mailboxes::new(1));
         let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
-        let options = super::NodeOptions { policies, ..options() };
+        let publish_timeout = std::time::Duration::from_millis(100);
+        let options = super::NodeOptions { policies, publish_timeout, ..options() };
         let log = Arc::<Slow>::default();
         let node = Node::new(options, store, mailboxes);
         let clock = node.clock();
@@ -190,6 +193,26 @@ fn an_answer_finds_nobody_where_its_client_has_gone() {
         log.0.lock().push_back(ticket);
         log.answer(&local, 1, None);
         next.settle().await;
+    });
+}
+
+/// Many events of one caller wait for the disk as long as one does.
+#[test]
+fn whoever_waits_for_many_events_waits_no_longer_than_for_one() {
+    on_a_durable_shard(async |local, log| {
+        let node = &local.0.node;
+        let mut all = Vec::new();
+        for _ in 0..50 {
+            let event = NewEvent::new("log:1".into(), Payload::Json(b"1"[..].into()));
+            all.push(node.submit(event).await.unwrap());
+        }
+        let begun_ms = node.clock().node_ms();
+        for publishing in all {
+            assert_eq!(publishing.done().await.unwrap_err(), PublishError::Overloaded);
+        }
+        let took_ms = node.clock().node_ms() - begun_ms;
+        assert!(took_ms < 25 * 100, "{took_ms}");
+        assert_eq!(log.1.lock().len(), 50);
     });
 }
 

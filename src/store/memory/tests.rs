@@ -1,6 +1,8 @@
 //! Tests of the memory store: its contract, and what it frees.
 
 use super::*;
+use crate::core::dedupe::WINDOW_MS;
+use crate::proto::event::Payload;
 
 struct Nobody;
 impl Deliver for Nobody {
@@ -62,7 +64,7 @@ fn fresh_names_without_end_are_bounded_and_cost_the_oldest() {
     let store = Memory::new(Arc::new(Nobody));
     let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
     let put = |name: String, ms| {
-        let payload = crate::proto::event::Payload::Json(Box::from(&b"1"[..]));
+        let payload = Payload::Json(Box::from(&b"1"[..]));
         let channel = std::borrow::Cow::Owned(name);
         let event = NewEvent::new(channel, payload);
         store.publish(event, now(ms)).unwrap().position
@@ -97,7 +99,7 @@ fn what_a_pattern_needs_is_not_freed_for_fresh_names() {
     let store = Memory::new(Arc::new(Nobody));
     let now = Now { unix_ms: 1, node_ns: 1_000_000 };
     let put = |name: &str| {
-        let payload = crate::proto::event::Payload::Json(Box::from(&b"1"[..]));
+        let payload = Payload::Json(Box::from(&b"1"[..]));
         store.publish(NewEvent::new(std::borrow::Cow::Borrowed(name), payload), now)
     };
     store.subscribe_prefix("t:", ShardId(0)).unwrap();
@@ -144,7 +146,7 @@ fn what_is_kept_is_bounded_and_given_back() {
     let store = Memory::bounded(Arc::new(Nobody), limit);
     let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
     for n in 0..100_000_u64 {
-        let payload = crate::proto::event::Payload::Json(vec![b'1'; 100].into());
+        let payload = Payload::Json(vec![b'1'; 100].into());
         let channel = std::borrow::Cow::Owned(format!("c:{}", n % 50));
         let (key, message_id) = (Some(format!("k{n}").into()), Some(n.to_string().into()));
         let new = NewEvent { key, keep, message_id, ..NewEvent::new(channel, payload) };
@@ -159,7 +161,7 @@ fn what_is_kept_is_bounded_and_given_back() {
     sweep(IDLE_MS * 10);
     assert!(store.kept_bytes() <= keyed);
     for n in 0..50 {
-        let payload = crate::proto::event::Payload::Json(Box::from(&b"1"[..]));
+        let payload = Payload::Json(Box::from(&b"1"[..]));
         let channel = std::borrow::Cow::Owned(format!("c:{n}"));
         store.publish(NewEvent::new(channel, payload), now(IDLE_MS * 10)).unwrap();
     }
@@ -188,4 +190,23 @@ fn the_end_of_many_subscriptions_is_bounded_too() {
     }
     assert!(first.lock().idle <= IDLE_MAX);
     assert!(store.find(&names[0]).is_none());
+}
+
+/// Old ids are known while young ones come, and are all forgotten when none does.
+#[test]
+fn ids_are_known_until_the_newest_is_old() {
+    let store = Memory::new(Arc::new(Nobody));
+    let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
+    store.subscribe("a", ShardId(0), Wish::default(), now(0)).unwrap();
+    let put = |id: &'static str, ms: u64| {
+        let payload = Payload::Json(b"1"[..].into());
+        let new = NewEvent { message_id: Some(id.into()), ..NewEvent::new("a".into(), payload) };
+        store.publish(new, now(ms)).unwrap().duplicate
+    };
+    let sweep = |ms| (0..SEGMENTS).for_each(|_| store.sweep(now(ms)));
+    assert!(!put("old", 0) && !put("young", WINDOW_MS - 1));
+    sweep(2 * WINDOW_MS - 1);
+    assert!(put("old", 2 * WINDOW_MS - 1) && put("young", 2 * WINDOW_MS - 1));
+    sweep(2 * WINDOW_MS);
+    assert!(!put("old", 2 * WINDOW_MS) && !put("young", 2 * WINDOW_MS));
 }

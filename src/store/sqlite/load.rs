@@ -23,9 +23,27 @@ pub(super) struct Channel {
     pub(super) keep: Keep,
     /// The oldest event in the file, or a lower offset.
     pub(super) first: u64,
-    /// Rows of `ids`, and those of `latest` that are too many, at most.
+    /// Its rows, with those of the batch at hand.
+    pub(super) rows: Rows,
+    /// The same without them.
+    pub(super) safe: Rows,
+}
+
+/// Rows that are counted, so that they are cut when there are too many.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rows {
+    /// Of `ids`.
     pub(super) ids: u64,
+    /// Of `latest`, those that are too many, at most.
     pub(super) keys: u64,
+}
+
+impl Channel {
+    /// Rows of its past and its ids, about.
+    pub(super) fn kept_rows(&self) -> u64 {
+        let past = (self.head.offset + 1).saturating_sub(self.first);
+        past.min(self.keep.history.size) + self.rows.ids
+    }
 }
 
 /// What loads channels: statements that live as long as the connection.
@@ -83,19 +101,19 @@ impl<'db> Loader<'db> {
             }
         };
         let mut restoring = memory.restoring(name, head);
-        let (mut first, mut ids, mut keys) = (head.offset + 1, 0, 0);
+        let (mut first, mut rows) = (head.offset + 1, Rows::default());
         if let Some(row) = row {
             let oldest = self.first.query_row(params![row], |row| row.get::<_, i64>(0));
             first = oldest.optional()?.map_or(first, i64::cast_unsigned);
             self.events(&mut restoring, row, keep, now)?;
             let all = self.latest(&mut restoring, row, keep, now)?;
-            keys = all.saturating_sub(keep.keys as u64);
-            ids = self.ids(&mut restoring, row, now)?;
+            rows.keys = all.saturating_sub(keep.keys as u64);
+            rows.ids = self.ids(&mut restoring, row, now)?;
         }
         let name = restoring.name.clone();
         memory.restored(restoring, now.node_ns / 1_000_000);
         let next = head.offset;
-        Ok(Channel { name, row, head, next, keep, first, ids, keys })
+        Ok(Channel { name, row, head, next, keep, first, rows, safe: rows })
     }
 
     fn events(

@@ -63,12 +63,16 @@ impl Sqlite {
         let queue = Arc::new(Queue::new());
         let parts = parts(Arc::clone(&queue), Work::new(Arc::clone(&deliver)));
         let ended = Ended(Arc::clone(&queue), deliver);
+        let faulty = Arc::clone(&queue);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let _ended = ended;
             let Opened { db, lock } = opened;
             match Writer::new(&db, parts) {
                 Ok(mut writer) => writer.run(),
-                Err(error) => tracing::error!(%error, "the store has not begun"),
+                Err(error) => {
+                    tracing::error!(%error, "the store has not begun");
+                    faulty.set_fault(&format!("store.path cannot be used: {error}"));
+                }
             }
             if let Err((_, error)) = db.close() {
                 tracing::warn!(%error, "the store was not closed; nothing of it is lost");
@@ -79,6 +83,7 @@ impl Sqlite {
             Ok(thread) => Some(thread),
             Err(error) => {
                 tracing::error!(%error, "the system refuses the store its thread");
+                queue.set_fault(&format!("the system refuses the store its thread: {error}"));
                 None
             }
         };

@@ -68,7 +68,7 @@ pub(super) struct Queue {
 /// What the writer has taken.
 pub(super) struct Work {
     pub(super) events: Batch,
-    pub(super) loads: Vec<Load>,
+    pub(super) loads: VecDeque<Load>,
 }
 
 /// Events that are being written. Whoever was not told when it goes is told that they were not taken.
@@ -127,7 +127,7 @@ impl Queue {
         let mut left = Work::new(deliver);
         let mut inner = self.inner.lock();
         left.events.pending.append(&mut inner.events);
-        left.loads.append(&mut inner.loads);
+        left.loads.extend(inner.loads.drain(..));
     }
 
     /// Takes an event; whether there is more than should be.
@@ -198,12 +198,13 @@ impl Queue {
             self.bell.wait_for(&mut inner, patience);
         }
         let few = !inner.events.is_empty() && inner.events.len() < answered;
-        if few && work.events.pending.is_empty() && inner.loads.is_empty() && !inner.closed {
+        let more = !work.events.pending.is_empty() || !work.loads.is_empty();
+        if few && !more && inner.loads.is_empty() && !inner.closed {
             inner.wanted = answered;
             self.bell.wait_for(&mut inner, GATHER);
         }
         inner.wanted = 0;
-        work.loads.append(&mut inner.loads);
+        work.loads.extend(inner.loads.drain(..));
         work.events.pending.append(&mut inner.events);
         inner.in_hand = work.events.pending.len();
         !(inner.closed && inner.in_hand == 0 && work.loads.is_empty())
@@ -225,7 +226,7 @@ impl Queue {
 impl Work {
     pub(super) fn new(deliver: Arc<dyn Deliver>) -> Self {
         let events = Batch { pending: VecDeque::new(), deliver, answers: Vec::new() };
-        Self { events, loads: Vec::new() }
+        Self { events, loads: VecDeque::new() }
     }
 }
 

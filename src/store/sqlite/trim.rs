@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::load::Channel;
+use super::load::{Channel, Rows};
 use super::log::Rules;
 use super::writer::Channels;
 use crate::core::dedupe::{LAST, MOST, WINDOW_MS};
@@ -94,19 +94,19 @@ impl<'db> Trimmer<'db> {
         let slack = (channel.keep.history.size / 8).clamp(64, 4_096);
         self.cut_past(channel, (slack, &[STEP - 1]), now, budget)?;
         let Some(row) = channel.row else { return Ok(()) };
-        if channel.keys > (channel.keep.keys as u64 / 4).max(1_024) {
+        if channel.rows.keys > (channel.keep.keys as u64 / 4).max(1_024) {
             let keys = i64::try_from(channel.keep.keys).unwrap_or(i64::MAX);
             self.cut_keys.execute(params![row, keys])?;
-            channel.keys = 0;
+            channel.rows.keys = 0;
         }
-        while channel.ids > LAST as u64 + 2 * STEP {
+        while channel.rows.ids > LAST as u64 + 2 * STEP {
             let nth = self.nth_id.query_row(params![row, STEP.cast_signed() - 1], place);
             let Some((offset, ts_ms)) = nth.optional()? else { break };
             let old = now.unix_ms.saturating_sub(ts_ms) > WINDOW_MS;
-            if !old && channel.ids <= MOST as u64 + STEP {
+            if !old && channel.rows.ids <= MOST as u64 + STEP {
                 break;
             }
-            channel.ids -= self.cut_ids.execute(params![row, offset.cast_signed()])? as u64;
+            channel.rows.ids -= self.cut_ids.execute(params![row, offset.cast_signed()])? as u64;
         }
         Ok(())
     }
@@ -247,8 +247,8 @@ impl Found {
             next: self.head,
             keep,
             first: self.head + 1,
-            ids: 0,
-            keys: 0,
+            rows: Rows::default(),
+            safe: Rows::default(),
         }
     }
 }

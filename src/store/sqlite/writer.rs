@@ -23,6 +23,11 @@ use crate::store::{Now, Published, Store, StoreError};
 /// Events of one transaction.
 const BATCH_MAX: usize = 4_096;
 
+/// Rows that are read for those who wait for channels before events have their turn, and what each
+/// channel counts as beside its own.
+const LOAD_ROWS: u64 = 4_096;
+const LOAD_COST: u64 = 16;
+
 /// How often the past is cut where nobody publishes, in milliseconds.
 const HOUSE_MS: u64 = 1_000;
 
@@ -77,10 +82,11 @@ pub(super) struct Writer<'db> {
     answered: usize,
     /// When the next of these is due, node milliseconds.
     house_ms: u64,
-    release_ms: u64,
     retry_ms: u64,
     /// How long after a failure it is tried again.
     pause_ms: u64,
+    /// When channels that nobody uses were looked for last.
+    released_ms: u64,
 }
 
 impl<'db> Statements<'db> {
@@ -134,7 +140,7 @@ impl<'db> Writer<'db> {
             fresh: Vec::new(),
             answered: 0,
             house_ms: 0,
-            release_ms: 0,
+            released_ms: 0,
             retry_ms: 0,
             pause_ms: *RETRY_MS.start(),
         })
@@ -145,7 +151,8 @@ impl<'db> Writer<'db> {
         loop {
             let now_ms = self.now_ms();
             let due_ms = if self.parts.queue.is_up() { self.house_ms } else { self.retry_ms };
-            let more = !self.parts.work.events.pending.is_empty();
+            let work = &self.parts.work;
+            let more = !work.events.pending.is_empty() || !work.loads.is_empty();
             let patience = if more { 0 } else { due_ms.saturating_sub(now_ms).max(1) };
             let patience = Duration::from_millis(patience);
             let queue = std::sync::Arc::clone(&self.parts.queue);
@@ -172,21 +179,28 @@ impl<'db> Writer<'db> {
         (self.parts.clock)().node_ns / 1_000_000
     }
 
-    /// Brings channels into memory for those who wait.
+    /// Brings channels into memory for those who wait: some, so that events do not wait for all.
     fn load(&mut self) {
-        for load in std::mem::take(&mut self.parts.work.loads) {
+        let mut left = LOAD_ROWS;
+        while left > 0
+            && let Some(load) = self.parts.work.loads.pop_front()
+        {
+            if load.done.is_closed() {
+                // Whoever waited has gone.
+                continue;
+            }
             let from = (&mut self.loader, &self.parts);
             let found = self.channels.find(from, &load.channel, load.keep);
             let done = found.map(|place| {
                 if let Some(channel) = self.channels.all.get_mut(place) {
                     channel.keep = load.keep;
+                    left = left.saturating_sub(channel.kept_rows() + LOAD_COST);
                 }
             });
             let done = done.map_err(|error| {
                 unreadable(&load.channel, &error);
                 StoreError::Away
             });
-            // Whoever has gone has no use for it.
             load.done.send(done).ok();
         }
     }
@@ -288,7 +302,7 @@ impl<'db> Writer<'db> {
             if let Some(id) = &event.message_id {
                 let (offset, ts) = (at.1.cast_signed(), now.unix_ms.cast_signed());
                 statements.id.execute(params![row, offset, ts, id])?;
-                channel.ids += 1;
+                channel.rows.ids += 1;
             }
         }
         self.write_latest(count)?;
@@ -324,7 +338,7 @@ impl<'db> Writer<'db> {
                 statements.unlatest.execute(params![at.0, key])?;
             } else {
                 row::write(&mut statements.latest, at, event, *now)?;
-                channel.keys += 1;
+                channel.rows.keys += 1;
             }
         }
         Ok(())
@@ -340,8 +354,9 @@ impl<'db> Writer<'db> {
         for place in self.touched.drain(..) {
             if let Some(channel) = self.channels.all.get_mut(place) {
                 channel.next = channel.head.offset;
-                // What was cut is there again.
+                // What was cut is there again, and what was written is not.
                 channel.first = 1;
+                channel.rows = channel.safe;
             }
         }
         for place in self.fresh.drain(..) {
@@ -389,7 +404,11 @@ impl<'db> Writer<'db> {
             };
             events.tell(told, published.map(|published| (&channel.name, published)));
         }
-        self.touched.clear();
+        for place in self.touched.drain(..) {
+            if let Some(channel) = self.channels.all.get_mut(place) {
+                channel.safe = channel.rows;
+            }
+        }
         self.fresh.clear();
         bytes
     }
@@ -439,9 +458,10 @@ impl<'db> Writer<'db> {
                 self.fail(&error);
             }
         }
+        // All of them are looked at, so not with every batch where there are too many.
         let too_many = self.channels.all.len() > LOADED_MAX;
-        if too_many || now_ms >= self.release_ms {
-            self.release_ms = now_ms + RELEASE_MS;
+        if now_ms >= self.released_ms + if too_many { HOUSE_MS } else { RELEASE_MS } {
+            self.released_ms = now_ms;
             self.release(now_ms.saturating_sub(IDLE_MS));
             if self.channels.all.len() > LOADED_MAX {
                 self.release(now_ms.saturating_sub(1_000));

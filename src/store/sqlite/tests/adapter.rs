@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::core::browse::{Bookmark, Leaf, Listing};
@@ -13,8 +14,8 @@ use crate::store::memory::Memory;
 use crate::store::sqlite::files;
 use crate::store::sqlite::log::{Parts, Sqlite};
 use crate::store::{
-    Begun, ChannelInfo, Deliver, Durable, Joined, NewEvent, Now, Published, Read, Reading, Store,
-    StoreError, Told, Wish,
+    Begun, ChannelInfo, Deliver, Durable, Joined, Loading, NewEvent, Now, Published, Read, Reading,
+    Store, StoreError, Told, Wish,
 };
 
 /// A file that goes with the test.
@@ -53,6 +54,37 @@ pub(super) struct Nobody;
 
 impl Deliver for Nobody {
     fn deliver(&self, _: ShardId, _: Arc<crate::proto::event::Event>) -> bool {
+        false
+    }
+}
+
+/// Delivers to nobody, and holds the writer at each event until it may go on.
+#[derive(Default)]
+pub(super) struct Gate {
+    pub(super) go: Mutex<()>,
+    /// Events that were delivered.
+    pub(super) events: Mutex<usize>,
+    /// A channel that is to be loaded, and whether it was when the last event was delivered.
+    pub(super) watched: Mutex<Option<Loading>>,
+    pub(super) loaded: Mutex<Option<bool>>,
+}
+
+impl Gate {
+    /// Waits until the writer stands at that event.
+    pub(super) fn until_held(&self, nth: usize) {
+        while *self.events.lock() < nth {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Deliver for Gate {
+    fn deliver(&self, _: ShardId, _: Arc<crate::proto::event::Event>) -> bool {
+        *self.events.lock() += 1;
+        drop(self.go.lock());
+        if let Some(watched) = &mut *self.watched.lock() {
+            *self.loaded.lock() = Some(watched.try_recv().is_ok());
+        }
         false
     }
 }

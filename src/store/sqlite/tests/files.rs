@@ -9,6 +9,9 @@ use super::adapter::{Blocking, Nobody, Scratch, opened};
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::Payload;
+use crate::store::memory::Memory;
+use crate::store::sqlite::files::{self, Opened};
+use crate::store::sqlite::log::{Parts, Sqlite};
 use crate::store::sqlite::schema;
 use crate::store::{Durable, NewEvent, Now, Reading, Store, StoreError};
 
@@ -161,4 +164,37 @@ fn a_file_that_cannot_be_written_is_tried_again() {
         store.tell_time(now);
     };
     assert_eq!((next, store.log.fault()), (2, None));
+}
+
+/// A writer that cannot begin is a fault that everybody can see.
+#[test]
+fn a_thread_that_does_not_begin_is_a_fault() {
+    let scratch = Scratch::new();
+    let lock = std::fs::File::create(&scratch.0).unwrap();
+    let opened = Opened { db: Connection::open_in_memory().unwrap(), lock };
+    let memory = Arc::new(Memory::new(Arc::new(Nobody)));
+    let log = Sqlite::start(opened, Arc::new(Nobody), |queue, work| Parts {
+        memory,
+        queue,
+        work,
+        clock: Box::new(|| NOW),
+        rules: Box::new(|_| None),
+    });
+    log.close();
+    let fault = log.fault().unwrap_or_default();
+    assert!(fault.contains("no such table"), "{fault}");
+    assert!(log.load("a", Keep::default()).is_err());
+}
+
+/// What a test cannot see, for it would have to cut the power: a commit waits for the disk.
+#[test]
+fn a_commit_is_on_disk_when_it_returns() {
+    let scratch = Scratch::new();
+    let Ok(Opened { db, lock: _lock }) = files::open(&scratch.0, true) else {
+        panic!("a new file")
+    };
+    let is = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(is("synchronous"), 2, "FULL");
+    let mode: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
 }

@@ -8,10 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::adapter::{Blocking, Gate, Scratch, opened};
+use crate::core::policy::Keep;
 use crate::proto::event::{Event, Payload};
 use crate::proto::name::{ClientId, ShardId};
 use crate::store::sqlite::queue::{Load, Queue, Work};
-use crate::store::{Answered, Deliver, NewEvent, Now, StoreError, Ticket, Told};
+use crate::store::{
+    Answered, Deliver, Durable, NewEvent, Now, Store, StoreError, Ticket, Told, Wish,
+};
 
 const NOW: Now = Now { unix_ms: 1, node_ns: 1 };
 
@@ -75,7 +79,7 @@ fn nobody_who_waits_is_forgotten() {
     queue.push(event(1), NOW, ticket(1, 2)).expect("it is up");
     queue.push(event(1), NOW, ticket(0, 3)).expect("it is up");
     queue.push(event(1), NOW, Told::Waiter(told)).expect("it is up");
-    let keep = crate::core::policy::Keep::default();
+    let keep = Keep::default();
     queue.load(Load { channel: "a".into(), keep, done }).expect("it is open");
     let mut work = Work::new(Arc::<Answers>::clone(&answers));
     assert!(take(&queue, &mut work));
@@ -115,4 +119,53 @@ fn a_queue_that_is_down_takes_nothing_and_says_why() {
     let bytes = work.events.refuse(1, StoreError::Away);
     queue.settle(1, bytes);
     assert!(!take(&queue, &mut work), "then it ends");
+}
+
+/// Whoever publishes does not wait for all who come back at once.
+#[test]
+fn events_do_not_wait_for_all_loads() {
+    let gate = Arc::<Gate>::default();
+    let keep = Keep { durable: true, ..Keep::default() };
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::clone(&gate) as _, keep));
+    let wish = Wish { keep, ..Wish::default() };
+    store.subscribe("a", ShardId(0), wish, NOW).expect("it is there");
+    let publish = || {
+        let (told, answer) = oneshot::channel();
+        let event = NewEvent { keep, ..event(1) };
+        store.log.publish(event, NOW, Told::Waiter(told)).expect("it is up");
+        answer
+    };
+    let hold = gate.go.lock();
+    let first = publish();
+    gate.until_held(1);
+    let mut loads: Vec<_> =
+        (0..20_000).map(|n| store.log.load(&format!("c:{n}"), keep).expect("it is up")).collect();
+    *gate.watched.lock() = loads.pop();
+    let second = publish();
+    drop(hold);
+    assert!(first.blocking_recv().is_ok() && second.blocking_recv().is_ok());
+    assert_eq!((*gate.events.lock(), *gate.loaded.lock()), (2, Some(false)));
+    for load in loads {
+        assert_eq!(load.blocking_recv(), Ok(Ok(())), "all of them come");
+    }
+}
+
+/// Whoever has gone costs nobody a look at the disk.
+#[test]
+fn nothing_is_loaded_for_those_who_have_gone() {
+    let gate = Arc::<Gate>::default();
+    let keep = Keep { durable: true, ..Keep::default() };
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::clone(&gate) as _, keep));
+    store.subscribe("a", ShardId(0), Wish { keep, ..Wish::default() }, NOW).expect("it is there");
+    let hold = gate.go.lock();
+    let (told, answer) = oneshot::channel();
+    let event = NewEvent { keep, ..event(1) };
+    store.log.publish(event, NOW, Told::Waiter(told)).expect("it is up");
+    gate.until_held(1);
+    drop(store.log.load("gone", keep).expect("it is up"));
+    let there = store.log.load("there", keep).expect("it is up");
+    drop(hold);
+    assert!(answer.blocking_recv().is_ok());
+    assert_eq!(there.blocking_recv(), Ok(Ok(())));
+    assert!(store.memory.find("there").is_some() && store.memory.find("gone").is_none());
 }

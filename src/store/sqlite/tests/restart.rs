@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 
-use super::adapter::{Blocking, Nobody, Scratch, opened};
+use super::adapter::{Blocking, Gate, Nobody, Scratch, opened};
 use crate::core::dedupe::WINDOW_MS;
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
-use crate::store::{Begun, Durable, NewEvent, Now, Published, Reading, Store, StoreError, Wish};
+use crate::store::{
+    Begun, Durable, NewEvent, Now, Published, Reading, Store, StoreError, Told, Wish,
+};
 
 const KEEP: Keep =
     Keep { history: HistoryRule { size: 50, ttl_ms: 600_000 }, keys: 4, durable: true };
@@ -260,4 +263,55 @@ fn a_hole_in_the_past_ends_it() {
     assert_eq!(history(&store, "a", 7), [0_u64; 0], "the last event is not there");
     assert_eq!(put(&store, event("a", "1"), 8).position.offset, 6);
     assert_eq!(history(&store, "a", 9), [6]);
+}
+
+/// Batches that fail count for nothing: an id that is young is known after them, and after a restart.
+#[test]
+fn ids_outlive_batches_that_fail() {
+    let with_id = |id: String| {
+        let (key, message_id) = (Some("k".into()), Some(id.into()));
+        NewEvent { key, message_id, ..event("a", "1") }
+    };
+    let gate = Arc::<Gate>::default();
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::clone(&gate) as _, KEEP));
+    let wish = Wish { keep: KEEP, ..Wish::default() };
+    store.subscribe("gate", ShardId(0), wish, now(0)).expect("it is there");
+    for n in 0..2_000 {
+        put(&store, with_id(format!("id{n}")), 0);
+    }
+    let file = Connection::open(&store.scratch.as_ref().unwrap().0).unwrap();
+    // The last that a batch does fails: what it has counted by then is taken back.
+    let fault = "CREATE TRIGGER fault BEFORE INSERT ON latest BEGIN SELECT RAISE(ABORT, 'no'); END";
+    file.execute_batch(fault).unwrap();
+    for (ms, round) in (101..).step_by(101).zip(1..=18) {
+        until_up(&store, ms);
+        let publish = |new: NewEvent<'_>| {
+            let (told, answer) = oneshot::channel();
+            store.log.publish(new.into_owned(), now(ms), Told::Waiter(told)).expect("it is up");
+            answer
+        };
+        // All of them become one batch.
+        let hold = gate.go.lock();
+        let first = publish(event("gate", "1"));
+        gate.until_held(round);
+        let answers: Vec<_> =
+            (0..4_096).map(|n| publish(with_id(format!("{round}:{n}")))).collect();
+        drop(hold);
+        assert!(first.blocking_recv().unwrap().is_ok());
+        for answer in answers {
+            assert_eq!(answer.blocking_recv().unwrap(), Err(StoreError::Away));
+        }
+    }
+    file.execute_batch("DROP TRIGGER fault").unwrap();
+    until_up(&store, 10_000);
+    assert_eq!(put(&store, with_id("last".into()), 10_000).position.offset, 2_001);
+    let store = open(store.end());
+    assert!(put(&store, with_id("id0".into()), 10_001).duplicate, "it is 10 s old");
+}
+
+/// Gives the writer turns until it has found that the file can be written.
+fn until_up(store: &Blocking, ms: u64) {
+    while store.log.fault().is_some() {
+        turn(store, ms);
+    }
 }
