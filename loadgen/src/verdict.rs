@@ -199,6 +199,11 @@ impl Seat {
         self.asked = true;
     }
 
+    /// Whether `since` waits for its answer.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// An unsubscribe is under way.
     pub(crate) fn leaving(&mut self) {
         self.stands = Stands::Leaving;
