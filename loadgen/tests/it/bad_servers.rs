@@ -314,6 +314,25 @@ fn a_server_that_never_stops_ends_no_run_late() {
 }
 
 #[test]
+fn a_server_that_answers_and_dies_of_it_loses_each_connection_once() {
+    // What was read before the reset is still there for the client, whose next request fails.
+    let url = meet(|nth, stream| {
+        drop(stream.read(&mut [0; 2048]));
+        stream.write_all(CONSENT).ok();
+        if nth == 0 {
+            return false;
+        }
+        drop(stream.read_exact(&mut [0; 8]));
+        stream.write_all(b"\x81\x16{\"type\":\"pong\",\"id\":1}\xFF\xFF").ok();
+        false
+    });
+    let ran = run(&["echo", "-c", "1", "--window", "8", "--duration", "0.3", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("INVALID: 1 connections were lost"), "{}", ran.text);
+    assert!(!ran.text.contains("panicked"), "{}", ran.text);
+}
+
+#[test]
 fn nobody_there_is_a_sentence_in_every_scenario() {
     for scenario in scenarios() {
         let ran = run(&[scenario.as_slice(), &["-c", "4", "ws://127.0.0.1:1/ws"]].concat());
