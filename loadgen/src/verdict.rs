@@ -191,12 +191,19 @@ impl Seat {
         let next = made.saturating_add(1);
         // Where nothing was published the account begins there.
         let floor = if made > 0 { self.next.max(1).min(next) } else { 0 };
-        *self = Self { next, floor, epoch, stands: Stands::On, asked: false, shows: false };
+        // What is kept of those may be shown.
+        let shows = made > 0;
+        *self = Self { next, floor, epoch, stands: Stands::On, asked: false, shows };
     }
 
     /// `since` is sent, with what [`Seat::position`] says.
     pub(crate) fn asks(&mut self) {
         self.asked = true;
+    }
+
+    /// Whether `since` waits for its answer.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// An unsubscribe is under way.

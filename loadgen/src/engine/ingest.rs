@@ -23,6 +23,9 @@ use crate::target::Target;
 
 const READ_BYTES: usize = 64 << 10;
 const EVENTS_MAX: usize = 256;
+/// Edges: each wake-up reads what is there and writes what was held back.
+const EDGES: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// What a run wants from its publishers.
 #[derive(Debug, Clone)]
@@ -141,9 +144,7 @@ pub(crate) fn start(
         for number in (id..job.publishers).step_by(job.threads as usize) {
             let (stream, input) = dial(&job)?;
             stream.set_nonblocking(true)?;
-            // Edges: each wake-up reads until nothing is left and writes what was held back.
-            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            epoll::add(&poll, &stream, EventData::new_u64(lanes.len() as u64), flags)
+            epoll::add(&poll, &stream, EventData::new_u64(lanes.len() as u64), EDGES)
                 .map_err(std::io::Error::from)?;
             lanes.push(Some(Lane::new(stream, input, number % job.channels)));
         }
@@ -292,12 +293,27 @@ impl Ingest {
         let Some(Some(lane)) = self.lanes.get_mut(at) else { return };
         let outcome = lane
             .listen(&self.job.style, &mut self.chunk, &mut self.heard)
-            .and_then(|()| lane.flush());
+            .and_then(|is_more| lane.flush().map(|()| is_more));
         self.book(at);
         match outcome {
-            Ok(()) if phase < Phase::Drain || plan.is_some() => self.fill(at, clock::now(), plan),
-            Ok(()) => {}
+            Ok(is_more) => {
+                if phase < Phase::Drain || plan.is_some() {
+                    self.fill(at, clock::now(), plan);
+                }
+                if is_more {
+                    self.look_again(at);
+                }
+            }
             Err(fault) => self.lose(at, fault),
+        }
+    }
+
+    /// There may be more to read, of which no edge tells.
+    fn look_again(&mut self, at: usize) {
+        let Some(Some(lane)) = self.lanes.get(at) else { return };
+        let data = EventData::new_u64(at as u64);
+        if let Err(errno) = epoll::modify(&self.poll, &lane.stream, data, EDGES) {
+            self.lose(at, Fault::from(std::io::Error::from(errno)));
         }
     }
 

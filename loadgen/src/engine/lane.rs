@@ -14,6 +14,12 @@ use crate::fault::Fault;
 use crate::wire::marks::{self, Push};
 use crate::wire::{frame, http, payload};
 
+/// Reads in a turn: a server that never stops must not keep a thread from everything else.
+const READS_MAX: u32 = 16;
+/// What was sent is kept no longer than until it is so much, and more than what is left.
+const SENT_BYTES_MAX: usize = 1 << 20;
+/// Answers to pings that may wait for a server that does not read.
+const PONG_BYTES_MAX: usize = 1 << 20;
 /// Refusals of different names that are told apart; the rest counts as `other`.
 const NAMES_MAX: usize = 32;
 
@@ -101,6 +107,8 @@ pub(crate) struct Lane {
     out: Vec<u8>,
     /// How much of `out` has been sent.
     gone: usize,
+    /// Bytes of pongs since all was sent last.
+    pongs: usize,
     body: Vec<u8>,
 }
 
@@ -137,6 +145,7 @@ impl Lane {
             input,
             out: Vec::new(),
             gone: 0,
+            pongs: 0,
             body: Vec::new(),
         }
     }
@@ -200,24 +209,31 @@ impl Lane {
             match self.stream.write(&self.out[self.gone..]) {
                 Ok(0) => return Err(Fault::Ended),
                 Ok(sent) => self.gone += sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // With a wide window `out` may never be empty.
+                    if self.gone > SENT_BYTES_MAX.max(self.out.len() / 2) {
+                        self.out.drain(..self.gone);
+                        self.gone = 0;
+                    }
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
         self.out.clear();
-        self.gone = 0;
+        (self.gone, self.pongs) = (0, 0);
         Ok(())
     }
 
-    /// Reads all that is there into `heard`; also what came before a fault.
+    /// Reads what is there into `heard`, also what came before a fault; true when there may be more.
     pub(crate) fn listen(
         &mut self,
         style: &Style,
         chunk: &mut [u8],
         heard: &mut Heard,
-    ) -> Result<(), Fault> {
-        loop {
+    ) -> Result<bool, Fault> {
+        for _ in 0..READS_MAX {
             match self.stream.read(chunk) {
                 Ok(0) => return Err(Fault::Ended),
                 Ok(read) => {
@@ -225,11 +241,12 @@ impl Lane {
                     self.input.extend_from_slice(&chunk[..read]);
                     self.answers(style, heard)?;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(true)
     }
 
     fn answers(&mut self, style: &Style, heard: &mut Heard) -> Result<(), Fault> {
@@ -256,7 +273,12 @@ impl Lane {
         let Some((frame, len)) = next else { return Ok(0) };
         match frame.opcode {
             frame::Opcode::Ping => {
+                let before = self.out.len();
                 frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
+                self.pongs += self.out.len() - before;
+                if self.pongs > PONG_BYTES_MAX {
+                    return Err(Fault::Stuck);
+                }
             }
             frame::Opcode::Close => return Err(Fault::closed(frame.payload)),
             frame::Opcode::Text => {
@@ -334,5 +356,42 @@ impl Lane {
             heard.accepted.extend(due.filter(|_| nth < accepted));
         }
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_not_kept_while_more_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_nonblocking(true).expect("a socket");
+        let (mut server, _) = listener.accept().expect("a client");
+        let mut lane = Lane::new(stream, Vec::new(), 0);
+        lane.owed = u64::MAX;
+        let style = Style {
+            via: Via::WebSocket,
+            host: String::new(),
+            path: String::new(),
+            prefix: "load:".to_owned(),
+            payload_bytes: 60_000,
+            window: u64::MAX,
+            batch: 1,
+        };
+        let (mut read, mut chunk) = (0, vec![0; 1 << 20]);
+        while read < 64 << 20 {
+            // There is always more than the server takes.
+            while lane.out.len() - lane.gone < 8 << 20 {
+                lane.make(1, &style, |_| 1);
+            }
+            lane.flush().expect("the server is there");
+            assert!(lane.out.len() < 24 << 20, "{} bytes are kept", lane.out.len());
+            read += server.read(&mut chunk).expect("something was sent");
+        }
     }
 }

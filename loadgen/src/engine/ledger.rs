@@ -73,7 +73,8 @@ pub(crate) struct Ledger {
     pub(super) alike: Alike,
     pub(super) coded: Coded,
     /// Whether events are looked at for being shown again, which costs a fifth of what an event
-    /// does: without `verify`, from the first that were told lost on.
+    /// does: without `verify`, from the first that were told lost on, or the first subscription to
+    /// what has events already.
     pub(super) may_show: bool,
     until_sample: u64,
     dice: fastrand::Rng,

@@ -413,3 +413,24 @@ fn every_connection_is_sampled_whatever_their_number() {
     assert!(sampled.iter().all(|count| *count > 5), "{sampled:?}");
     assert!((1_000..1_400).contains(&ledger.latency.count()), "one in 17");
 }
+
+#[test]
+fn without_verify_what_is_shown_to_who_comes_back_is_no_delivery() {
+    let mut ledger = ledger(false);
+    subscribe(&mut ledger, 0, 0);
+    let shown = r#"{"type":"event","channel":"load:0","offset":9,"key":"k","snapshot":true,"data":{"ts":9}}"#;
+    say(&mut ledger, 0, shown);
+    say(&mut ledger, 0, &event(0, 11));
+    assert_eq!((ledger.all.shown, ledger.all.delivered, ledger.latency.count()), (1, 1, 1));
+}
+
+#[test]
+fn an_answer_to_since_that_does_not_say_so_has_recovered_nothing() {
+    let mut ledger = cut(false);
+    subscribe(&mut ledger, 0, 0);
+    assert_eq!(ledger.recovered, (0, 0), "nothing was asked");
+    ledger.ended(0);
+    assert!(ledger.since(0, 0).is_some());
+    subscribe(&mut ledger, 0, 0);
+    assert_eq!(ledger.recovered, (0, 1));
+}

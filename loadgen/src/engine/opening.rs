@@ -239,8 +239,12 @@ impl Worker {
         }
     }
 
-    /// A connection has ended by itself.
+    /// A connection has ended by itself, which counts once: what was read before is looked at still,
+    /// and may be at fault, too.
     pub(super) fn fail(&mut self, at: usize, fault: Fault) {
+        if matches!(self.conns[at].state, State::Gone | State::Away) {
+            return;
+        }
         let slow =
             self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads));
         self.books.ledger.ended(at);

@@ -24,6 +24,8 @@ use crate::wire::{binary, frame, payload};
 
 /// Bytes that may wait for the server; beyond it the server holds the publisher back.
 const OUT_BYTES_MAX: usize = 1 << 20;
+/// Beyond it pings are not answered any more, of a server that sends them and does not read.
+const PONG_BYTES_MAX: usize = 16 << 20;
 /// Reads in a turn: a server that sends everything to everybody must not wait for its publisher.
 const READS_MAX: u32 = 64;
 /// One read takes at most this much.
@@ -99,6 +101,8 @@ struct Publisher {
     free_at: u64,
     seats: u64,
     window: Window,
+    /// Whether it has told that nothing is left to send.
+    settled: bool,
     done: Published,
 }
 
@@ -147,6 +151,7 @@ pub(crate) fn start(
         free_at: 0,
         seats: wanted.seats(),
         window: Window::new(),
+        settled: false,
         wanted,
         shared,
         feed,
@@ -163,6 +168,8 @@ impl Publisher {
         rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).ok();
         if let Err(fault) = self.publish() {
             self.done.fault = Some(fault);
+            // Nothing more will be sent: what is under way is not waited for any longer than else.
+            self.settle();
         }
         self.done
     }
@@ -176,7 +183,7 @@ impl Publisher {
         let plan = (self.feed.rate > 0.0)
             .then(|| Plan::new(self.shared.begun_at.load(Ordering::Relaxed), self.feed.rate));
         self.window.moved_at = clock::now();
-        let (mut cpu_at, mut settled) = (0, false);
+        let mut cpu_at = 0;
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Stop {
@@ -192,12 +199,11 @@ impl Publisher {
             }
             self.shared.made.store(self.total, Ordering::Release);
             let blocked = !self.flush()?;
-            if drains && !settled && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
-                settled = true;
-                self.shared.settle();
+            if drains && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
+                self.settle();
             }
             self.listen()?;
-            if settled {
+            if self.settled {
                 clock::sleep(if blocked { SECOND / 5_000 } else { SECOND / 200 });
             } else if made == 0 || blocked {
                 clock::sleep(self.pause(plan));
@@ -205,6 +211,13 @@ impl Publisher {
         }
         self.done.unsent = plan.map_or(0, |plan| self.owes(plan, self.shared.span().until));
         Ok(())
+    }
+
+    /// Tells once that nothing is left to send.
+    fn settle(&mut self) {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.shared.settle();
+        }
     }
 
     /// Events that were due before `until` and are not handed over.
@@ -407,7 +420,11 @@ impl Publisher {
         match self.stream.read(&mut self.chunk) {
             Ok(0) => return Err(Fault::Ended),
             Ok(read) => self.input.extend_from_slice(&self.chunk[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Ok(false);
+            }
             Err(error) => return Err(error.into()),
         }
         let (mut used, mut joined) = (0, Vec::new());
@@ -417,6 +434,9 @@ impl Publisher {
             used += len;
             match frame.opcode {
                 frame::Opcode::Ping => {
+                    if self.out.len() > PONG_BYTES_MAX {
+                        return Err(Fault::Stuck);
+                    }
                     frame::push_client(frame::Opcode::Pong, frame.payload, &mut self.out);
                 }
                 frame::Opcode::Close => return Err(Fault::closed(frame.payload)),

@@ -98,8 +98,11 @@ impl Ledger {
         match push.recovered {
             Some(true) => self.recovered.0 += 1,
             Some(false) => self.recovered.1 += 1,
-            None => {}
+            // Who does not say that it recovered did not.
+            None => self.recovered.1 += u64::from(self.seats[at].is_asked()),
         }
+        // Behind a place the newest event of each key may be shown, and where it recovered none is.
+        self.may_show |= push.offset > Some(0) && push.recovered != Some(true);
         let Some(epoch) = self.epochs.number(push.epoch.as_deref().unwrap_or_default()) else {
             return Meaning::Wrong(Fault::TooManyEpochs);
         };
@@ -148,6 +151,7 @@ impl Ledger {
             let channel = wanted.channel(from.connection, slot);
             // No channel of this run has an event before its publisher begins.
             let made = wanted.made(channel, from.made).filter(|_| !early).unwrap_or(0);
+            self.may_show |= made > 0;
             self.bases[channel as usize].saw(epoch, 0, early);
             self.shown.remove(&seat);
             self.holes.iter_mut().for_each(|holes| holes.forget(seat));

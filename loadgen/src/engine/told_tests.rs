@@ -155,6 +155,25 @@ fn a_pattern_that_comes_later_owes_what_is_published_behind_it() {
 }
 
 #[test]
+fn a_pattern_that_comes_later_may_begin_with_what_is_kept() {
+    let mut ledger = patterns();
+    // Four events over three channels: two on the first.
+    hear(&mut ledger, 0, PATTERN, (Phase::Measure, 4));
+    shown(&mut ledger, r#","key":"a""#, 1);
+    shown(&mut ledger, r#","key":"b""#, 2);
+    say(&mut ledger, 0, &event(0, 3));
+    assert_eq!(kinds(&ledger), []);
+    assert_eq!((ledger.all.shown, ledger.all.delivered), (2, 1));
+    shown(&mut ledger, r#","key":"a""#, 1);
+    assert_eq!(kinds(&ledger), [Kind::SnapshotAgain]);
+    let mut early = patterns();
+    hear(&mut early, 0, PATTERN, (Phase::Open, u64::MAX));
+    say(&mut early, 0, &event(0, 1));
+    shown(&mut early, r#","key":"a""#, 1);
+    assert_eq!(kinds(&early), [Kind::SnapshotUnasked], "nothing was there to be kept");
+}
+
+#[test]
 fn another_pattern_than_was_asked_for_is_a_fault() {
     let by_name = crate::engine::ledger::tests::ledger(true);
     let (mut by_pattern, mut by_name) = (patterns(), by_name);

@@ -174,7 +174,8 @@ fn figures(
     let Stretch { from, to } = stretch;
     let per_second = |count| stretch.per_second(count);
     let bytes = to.total.bytes - from.total.bytes;
-    let unpacked = to.total.unpacked - from.total.unpacked;
+    // Less than before where a large message is nothing when it is inflated.
+    let unpacked = to.total.unpacked.saturating_sub(from.total.unpacked);
     let got = to.total.received() - from.total.received();
     let for_each = |bytes| (got > 0).then(|| ratio(bytes, got));
     let delivered = stretch.delivered();

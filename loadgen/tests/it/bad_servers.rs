@@ -273,6 +273,65 @@ fn no_scenario_hangs_or_panics_whatever_answers() {
     }
 }
 
+/// A server that agrees to everything, reads nothing more and says the same for ever.
+fn endless(said: &[u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("ws://{}/ws", listener.local_addr().expect("its address"));
+    let flood = said.repeat((1 << 20) / said.len());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, flood) = (stream.expect("a connection"), flood.clone());
+            std::thread::spawn(move || {
+                drop(stream.read(&mut [0; 2048]));
+                let mut next = CONSENT;
+                while stream.write_all(next).is_ok() {
+                    next = &flood;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_server_that_never_stops_ends_no_run_late() {
+    for (said, sentence) in [
+        (b"\x8A\x00".as_slice(), "INVALID: "),
+        (b"\x81\x0F{\"type\":\"pong\"}", "INVALID: "),
+        (b"\x89\x00", "does not take what is sent to it"),
+    ] {
+        let url = endless(said);
+        let short = ["-c", "1", "--rate", "100", "--warmup", "0.1", "--drain", "1", "--duration"];
+        for (scenario, duration) in
+            [(["publish"].as_slice(), "2"), (&["fanout", "--publish-frame", "{payload}"], "0.3")]
+        {
+            let ran = run(&[scenario, short.as_slice(), &[duration, &url]].concat());
+            assert_eq!(ran.code, 2, "{scenario:?}: {}", ran.text);
+            let sentence = if scenario[0] == "publish" { sentence } else { "INVALID: " };
+            assert!(ran.text.contains(sentence), "{scenario:?}: {}", ran.text);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_answers_and_dies_of_it_loses_each_connection_once() {
+    // What was read before the reset is still there for the client, whose next request fails.
+    let url = meet(|nth, stream| {
+        drop(stream.read(&mut [0; 2048]));
+        stream.write_all(CONSENT).ok();
+        if nth == 0 {
+            return false;
+        }
+        drop(stream.read_exact(&mut [0; 8]));
+        stream.write_all(b"\x81\x16{\"type\":\"pong\",\"id\":1}\xFF\xFF").ok();
+        false
+    });
+    let ran = run(&["echo", "-c", "1", "--window", "8", "--duration", "0.3", &url]);
+    assert_eq!(ran.code, 2, "{}", ran.text);
+    assert!(ran.text.contains("INVALID: 1 connections were lost"), "{}", ran.text);
+    assert!(!ran.text.contains("panicked"), "{}", ran.text);
+}
+
 #[test]
 fn nobody_there_is_a_sentence_in_every_scenario() {
     for scenario in scenarios() {

@@ -143,7 +143,7 @@ fn a_share_is_cut_and_the_others_are_measured() {
     let json = std::env::temp_dir().join(format!("weir-share-{}.json", std::process::id()));
     let file = json.to_str().expect("UTF-8");
     for scenario in ["recover", "storm"] {
-        let extra = ["--share", "0.5", "--expect-recovered", "--away", "0.3", "--json", file];
+        let extra = ["--share", "0.5", "--expect-recovered", "--away", "1", "--json", file];
         let ran = fed(scenario, Sin::None, &extra);
         assert_eq!(ran.code, 0, "{}", ran.text);
         let report = crate::schema::checked(&json);
@@ -152,9 +152,9 @@ fn a_share_is_cut_and_the_others_are_measured() {
         if scenario == "storm" {
             assert_eq!(report["recover"]["rounds"][0]["cut"], 3, "{}", ran.text);
         }
-        // Whoever was away has events that are 0.3 s late; nobody else has.
+        // Whoever was away has events that are a second late; nobody else has.
         let latency = report["fanout"]["latency"]["max_ms"].as_f64().expect("a number");
-        assert!(latency < 250.0, "{}", ran.text);
+        assert!(latency < 900.0, "{}", ran.text);
     }
     std::fs::remove_file(&json).expect("it can go");
     let ran = run(&["storm", "--share", "0", "ws://127.0.0.1:1/"]);
@@ -174,9 +174,13 @@ fn where_nothing_is_recovered_a_new_account_begins() {
         assert!(ran.text.contains("note: no subscription that had missed"), "{}", ran.text);
         assert!(ran.text.contains("0 violations"), "{}", ran.text);
     }
-    let ran = fed("storm", Sin::Forget, &["--expect-recovered"]);
-    assert_eq!(ran.code, 2, "{}", ran.text);
-    assert!(ran.text.contains("INVALID: 6 subscriptions were not recovered"), "{}", ran.text);
+    for sin in [Sin::Forget, Sin::Ignore] {
+        let url = relay::start(sin);
+        let last = ["--expect-recovered", &url];
+        let ran = run(&[["storm"].as_slice(), SHORT.as_slice(), &last].concat());
+        assert_eq!(ran.code, 2, "{}", ran.text);
+        assert!(ran.text.contains("INVALID: 6 subscriptions were not recovered"), "{}", ran.text);
+    }
 }
 
 #[test]
