@@ -41,21 +41,23 @@ impl Keyed {
         let Some(key) = event.key.as_deref() else { return 0 };
         let before = self.bytes;
         let hash = self.hasher.hash_one(key);
-        let chunks = &self.chunks;
-        let same = |entry: &Entry| {
-            entry.hash == hash
-                && find(chunks, entry.offset).is_some_and(|old| old.key.as_deref() == Some(key))
-        };
         let removes = is_tombstone(&event.payload);
+        // What is found is taken at once: both need a walk to the chunk, and most keys are known.
+        let (chunks, mut taken) = (&mut self.chunks, None);
+        let same = |entry: &Entry| {
+            if entry.hash == hash {
+                taken = take(chunks, entry.offset, |old| old.key.as_deref() == Some(key));
+            }
+            taken.is_some()
+        };
         match self.table.find_entry(hash, same) {
             Ok(mut found) => {
-                let offset = found.get().offset;
                 if removes {
                     found.remove();
                 } else {
                     found.get_mut().offset = event.offset;
                 }
-                self.take(offset);
+                self.settle(taken);
             }
             Err(_) if removes => {}
             Err(_) => {
@@ -85,22 +87,24 @@ impl Keyed {
         self.chunks.insert(event.offset, Arc::new(Chunk::newest(event)));
     }
 
-    /// Takes an event out of its chunk, and makes that one with the next where little is left.
-    fn take(&mut self, offset: u64) {
-        let Some((first, chunk)) = self.chunks.range_mut(..=offset).next_back() else { return };
-        let first = *first;
-        let Some(newest) = Arc::make_mut(chunk).as_newest_mut() else { return };
-        let Some(event) = newest.take(offset) else { return };
+    /// An event was taken out of a chunk, which becomes one with the next where little is left.
+    fn settle(&mut self, taken: Option<Taken>) {
+        let Some(Taken { event, sparse }) = taken else { return };
         self.bytes -= size(&event);
-        if !newest.is_sparse() {
-            return;
+        if let Some(first) = sparse {
+            self.merge(first);
         }
-        if newest.live() == 0 {
+    }
+
+    /// Makes the chunk of which little is left one with the next, or lets go of it.
+    #[cold]
+    fn merge(&mut self, first: u64) {
+        let newest = self.chunks.get(&first).and_then(|chunk| chunk.as_newest());
+        if newest.is_some_and(|newest| newest.live() == 0) {
             self.chunks.remove(&first);
             return;
         }
         let behind = (Bound::Excluded(first), Bound::Unbounded);
-        let newest = self.chunks.get(&first).and_then(|chunk| chunk.as_newest());
         if let Some(newest) = newest
             && let Some((next, other)) = self.chunks.range(behind).next()
             && other.as_newest().is_some_and(|other| newest.merges(other))
@@ -151,15 +155,36 @@ impl Keyed {
             if let Ok(found) = self.table.find_entry(hash, |entry| entry.offset == oldest.offset) {
                 found.remove();
             }
-            self.take(oldest.offset);
+            let taken = take(&mut self.chunks, oldest.offset, |_| true);
+            self.settle(taken);
         }
         before - self.bytes
     }
 }
 
-/// The event of that offset.
-fn find(chunks: &BTreeMap<u64, Arc<Chunk>>, offset: u64) -> Option<&Arc<Event>> {
-    chunks.range(..=offset).next_back()?.1.as_newest()?.get(offset)
+/// An event that is in no chunk any more.
+struct Taken {
+    event: Arc<Event>,
+    /// What its chunk is under, where little of that is left.
+    sparse: Option<u64>,
+}
+
+/// Takes the event of that offset out of its chunk, where it is the one that `meant` says.
+#[inline]
+fn take(
+    chunks: &mut BTreeMap<u64, Arc<Chunk>>,
+    offset: u64,
+    meant: impl FnOnce(&Event) -> bool,
+) -> Option<Taken> {
+    let (first, chunk) = chunks.range_mut(..=offset).next_back()?;
+    let newest = chunk.as_newest()?;
+    let at = newest.find(offset)?;
+    if !newest.get(at).is_some_and(|event| meant(event)) {
+        return None;
+    }
+    let newest = Arc::make_mut(chunk).as_newest_mut()?;
+    let event = newest.take(at)?;
+    Some(Taken { event, sparse: newest.is_sparse().then_some(*first) })
 }
 
 /// What a key takes: the event, its payload, a frame of it, which most have, all that was made of

@@ -230,12 +230,17 @@ impl Latest {
     /// were recorded.
     pub fn evicts(&self, event: &Event) -> Option<u64> {
         let (mut len, mut bytes) = (self.entries.len() + 1, self.bytes + size(event));
-        if len <= self.keys_max && bytes <= LATEST_BYTES_MAX {
+        let fits = |len, bytes| len <= self.keys_max && bytes <= LATEST_BYTES_MAX;
+        if fits(len, bytes) {
             return None;
         }
         let own = self.keys.get(&event.key).copied();
         if let Some(entry) = own.and_then(|own| self.entries.get(&own)) {
             (len, bytes) = (len - 1, bytes - entry.bytes);
+            // As with every event of a full table whose keys are all known.
+            if fits(len, bytes) {
+                return None;
+            }
         }
         let mut last = None;
         for (offset, entry) in self.entries.iter().filter(|(offset, _)| Some(**offset) != own) {

@@ -180,7 +180,7 @@ impl Outbox {
         self.purge_frames(alias);
         let (mut last, mut next) = (None, self.tally().first(alias));
         while let Some(place) = next {
-            next = self.tally().after(alias, place);
+            next = self.tally().after(place);
             let Some(at) = self.index(place) else { break };
             let begun = at == 0 && self.cut > 0;
             if let Some(Item::Slice(slice)) = self.data.get_mut(at) {

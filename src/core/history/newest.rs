@@ -54,15 +54,24 @@ impl Newest {
         self.bytes += event.payload.len();
     }
 
-    /// The event of that offset.
-    pub fn get(&self, offset: u64) -> Option<&Arc<Event>> {
-        let at = self.slots.binary_search_by_key(&offset, |slot| slot.0).ok()?;
+    /// Where the event of that offset is.
+    pub fn find(&self, offset: u64) -> Option<usize> {
+        // Most chunks still have a slot for each event of their stretch.
+        let first = self.slots.first()?.0;
+        let guess = usize::try_from(offset.checked_sub(first)?).ok()?;
+        if self.slots.get(guess).is_some_and(|slot| slot.0 == offset) {
+            return Some(guess);
+        }
+        self.slots.binary_search_by_key(&offset, |slot| slot.0).ok()
+    }
+
+    /// The event that is there.
+    pub fn get(&self, at: usize) -> Option<&Arc<Event>> {
         self.slots.get(at)?.1.as_ref()
     }
 
-    /// Takes the event of that offset.
-    pub fn take(&mut self, offset: u64) -> Option<Arc<Event>> {
-        let at = self.slots.binary_search_by_key(&offset, |slot| slot.0).ok()?;
+    /// Takes the event that is there.
+    pub fn take(&mut self, at: usize) -> Option<Arc<Event>> {
         let event = self.slots.get_mut(at)?.1.take()?;
         self.live -= 1;
         self.bytes -= event.payload.len();

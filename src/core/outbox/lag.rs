@@ -92,7 +92,7 @@ impl Outbox {
         let mut before = None;
         let mut next = self.tally().first(alias);
         while let Some(place) = next {
-            next = self.tally().after(alias, place);
+            next = self.tally().after(place);
             let Some(at) = self.index(place) else { break };
             let begun = at == 0 && self.cut > 0;
             let (first, ts, keep) = match self.data.get_mut(at) {

@@ -1,9 +1,11 @@
 //! How things come into the data lane and leave it, so that its tally knows of it.
 
-use super::Outbox;
+use std::collections::VecDeque;
+
 use super::item::Item;
 use super::lag::Lag;
 use super::tally::{Place, Tally};
+use super::{Aside, Outbox};
 use crate::proto::name::Alias;
 
 /// A lane of so many items is walked along sooner than a tally is made of it.
@@ -57,13 +59,16 @@ impl Outbox {
     }
 
     /// What each channel has in the lane.
+    // A queue that overflows asks several times for each event; to make it is apart.
+    #[inline(always)]
     pub(super) fn tally(&mut self) -> &mut Tally {
         let data = &self.data;
-        let aside = self.aside.get_or_insert_default();
-        aside.tally.get_or_insert_with(|| Tally::of(data))
+        let aside = self.aside.get_or_insert_with(empty_aside);
+        aside.tally.get_or_insert_with(|| tally_of(data))
     }
 
     /// The same, where it is there.
+    #[inline(always)]
     pub(super) fn known_tally(&self) -> Option<&Tally> {
         self.aside.as_ref()?.tally.as_ref()
     }
@@ -136,4 +141,16 @@ impl Outbox {
             _ => None,
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn empty_aside() -> Box<Aside> {
+    Box::default()
+}
+
+#[cold]
+#[inline(never)]
+fn tally_of(lane: &VecDeque<Item>) -> Tally {
+    Tally::of(lane)
 }

@@ -74,7 +74,7 @@ impl Outbox {
             if over.is_none() {
                 break;
             }
-            next = self.tally().after(alias, place);
+            next = self.tally().after(place);
             match self.visit(place, (before, gap), over) {
                 Visit::Kept { gap: known } => (before, gap) = (Some(place), known),
                 Visit::Removed { events } => dropped += events,

@@ -23,11 +23,11 @@ struct Own {
 
 /// What every channel has in the lane.
 ///
-/// Invariant: `next` is as long as the lane.
+/// Invariants: `next` is as long as the lane; the last slice or gap of a channel has itself there.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     own: HashMap<Alias, Own, RandomState>,
-    /// For each slice and gap but the last of its channel: the next of them.
+    /// For each slice and gap: the next of its channel, or itself.
     next: VecDeque<Place>,
     /// The place behind the last.
     end: Place,
@@ -79,10 +79,10 @@ impl Tally {
         self.own.get(&alias)?.ends.map(|(_, last)| last)
     }
 
-    /// The slice or gap of a channel that follows the one at `place`.
-    pub(super) fn after(&self, alias: Alias, place: Place) -> Option<Place> {
+    /// The slice or gap of its channel that follows the one at `place`.
+    pub(super) fn after(&self, place: Place) -> Option<Place> {
         let next = self.next.get(self.index(place)?).copied();
-        next.filter(|_| self.last(alias) != Some(place))
+        next.filter(|next| *next != place)
     }
 
     /// Where a channel lags.
@@ -100,8 +100,8 @@ impl Tally {
 
     /// The item was put in front of the lane.
     pub(super) fn begins_with(&mut self, item: &Item) {
-        self.next.push_front(self.end);
-        let place = self.place(0);
+        let place = self.place(0).wrapping_sub(1);
+        self.next.push_front(place);
         self.enters(item, place, false);
     }
 
@@ -148,7 +148,7 @@ impl Tally {
     pub(super) fn vacate(&mut self, item: &Item, before: Option<Place>, place: Place) {
         self.vacant += 1;
         let Some(alias) = item.alias() else { return };
-        let next = self.after(alias, place);
+        let next = self.after(place);
         let Some(own) = self.own.get_mut(&alias) else { return };
         if matches!(item, Item::Lag(_)) {
             own.lag = None;
@@ -156,7 +156,11 @@ impl Tally {
             own.ends = match (before, next) {
                 (None, None) => None,
                 (None, Some(next)) => Some((next, last)),
-                (Some(before), None) => Some((first, before)),
+                (Some(before), None) => {
+                    own.ends = Some((first, before));
+                    self.link(before, before);
+                    return;
+                }
                 (Some(before), Some(next)) => {
                     self.link(before, next);
                     return;
@@ -183,9 +187,10 @@ impl Tally {
                 let mut next = tally.first(*alias);
                 while let Some(place) = next {
                     own.push(tally.index(place));
-                    next = tally.after(*alias, place);
+                    next = tally.after(place);
                 }
-                (own, tally.lag(*alias).and_then(|place| tally.index(place)))
+                let at = |place: Option<Place>| place.and_then(|place| tally.index(place));
+                (own, at(tally.last(*alias)), at(tally.lag(*alias)))
             };
             own(self) == own(&other)
         };

@@ -22,6 +22,7 @@ impl Outbox {
 
     /// All that waits, where that is one slice that no byte was written of: the usual case. Not a
     /// large event.
+    #[inline]
     pub fn sole(&self) -> Option<&[u8]> {
         self.sole_slice().and_then(|slice| slice.run.piece(slice.from, slice.to))
     }

@@ -287,6 +287,8 @@ fn put_author(out: &mut Vec<u8>, author: &Author) {
 
 /// Writes a JSON value on one line: line breaks between tokens go. In a string a raw line break
 /// cannot be.
+// Every event passes here once.
+#[inline(always)]
 pub(super) fn put_value(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
