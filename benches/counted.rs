@@ -9,19 +9,23 @@
 #[path = "shared/kernel.rs"]
 mod kernel;
 
+use std::borrow::Cow;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
+use weir::core::history::HistoryRule;
 use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
-use weir::core::policy::Policy;
+use weir::core::policy::{Keep, Policy};
 use weir::proto::dialect::json::{Parser, encode_event};
 use weir::proto::event::{Author, Event, Payload};
-use weir::proto::name::{Alias, ClientId};
+use weir::proto::name::{Alias, ClientId, ShardId};
 use weir::proto::rate::Rate;
 use weir::proto::ws::frame::{Opcode, client_frame};
 use weir::proto::ws::message::{Decoder, Message};
+use weir::store::memory::Memory;
+use weir::store::{Deliver, NewEvent, Now, Store, Wish};
 
 use kernel::Kernel;
 
@@ -32,7 +36,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 12] = [
+const OPERATIONS: [(&str, Operation); 14] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
@@ -45,11 +49,14 @@ const OPERATIONS: [(&str, Operation); 12] = [
     ("hidden-lagging-x50", hidden_while_lagging),
     ("close-lagging", close_lagging),
     ("unsubscribe-queued", unsubscribe_queued),
+    ("publish-plain", publish_plain),
+    ("publish-keyed", publish_keyed),
 ];
 
 const ALIAS: Alias = Alias(1);
 const NOW_MS: u64 = 1_000;
 const SEATS: u64 = 1_000;
+const KEYS: usize = 1_000;
 const PAYLOAD: &[u8] = br#"{"host":"host-7","cpu":[12.5,88.25,3.75,41.0],"mem":7340032,"load":1.75,"up":123456,"note":"all work and no play makes Jack dull"}"#;
 
 /// One masked frame with 128 bytes of text.
@@ -278,6 +285,42 @@ fn unsubscribe_queued(count: u32) {
         for alias in aliases.clone().rev() {
             hub.unsubscribe((id, Alias(alias)), &mut Kernel::default(), NOW_MS);
         }
+    }
+}
+
+/// Hands events to nobody.
+struct Away;
+
+impl Deliver for Away {
+    fn deliver(&self, _: ShardId, event: Arc<Event>) -> bool {
+        black_box(event);
+        false
+    }
+}
+
+/// One event into the store, for one shard.
+fn publish_plain(count: u32) {
+    publish(count, Keep::default());
+}
+
+/// The same, where the last 1,000 events and the newest of each of 1,000 keys are kept.
+fn publish_keyed(count: u32) {
+    publish(count, Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS });
+}
+
+fn publish(count: u32, keep: Keep) {
+    let now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
+    let (store, channel) = (Memory::new(Arc::new(Away)), "telemetry:hosts");
+    store.subscribe(channel, ShardId(0), Wish::default(), now).expect("memory is always there");
+    let keys: Vec<Box<str>> = (0..KEYS).map(|key| format!("host-{key}").into()).collect();
+    let mut seed = 1_u32;
+    for _ in 0..count {
+        // Keys as they come: not in turn.
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let key = keys[(seed >> 16) as usize % KEYS].clone();
+        let event = NewEvent::new(Cow::Borrowed(channel), Payload::Json(PAYLOAD.into()));
+        let event = NewEvent { key: Some(key), keep, ..event };
+        assert!(store.publish(black_box(event), now).is_ok());
     }
 }
 
