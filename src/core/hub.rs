@@ -45,7 +45,7 @@ pub use tell::Telling;
 use forms::Mixed;
 use lag::Kept;
 use pattern::{Patterns, Touched};
-use seat::{Listed, Member, Standing, Sub};
+use seat::{Length, Listed, Member, Standing, Sub};
 use tell::Fences;
 use throttle::{Dues, Groups};
 
@@ -413,12 +413,13 @@ impl Hub {
         self.near.retain(|listed| listed.find(seats).is_some());
         self.roomy.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };
-            seat.roomy = std::mem::take(&mut seat.long) || !seat.outbox.is_empty();
-            if !seat.roomy {
+            let stays = seat.length == Length::Long || !seat.outbox.is_empty();
+            seat.length = if stays { Length::WasLong } else { Length::Short };
+            if !stays {
                 seat.outbox.rest();
                 seat.weigh(self.press.account());
             }
-            seat.roomy
+            stays
         });
         self.full.retain(|listed| {
             let Some(seat) = listed.find(seats) else { return false };

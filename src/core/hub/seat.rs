@@ -101,13 +101,21 @@ pub struct Seat {
     pub(super) excused: bool,
     /// It is to be closed as a slow consumer: no event may follow those it has missed.
     pub(super) over: bool,
-    /// Its data lane was long since the last look.
-    pub(super) long: bool,
-    /// It is in the list of those whose data lane was long.
-    pub(super) roomy: bool,
+    /// Whether its data lane was long.
+    pub(super) length: Length,
     /// It is among those whose next writes are to be fetched out of the past.
     pub(super) recalling: bool,
     pub(super) subs: Vec<Sub>,
+}
+
+/// Whether a data lane was long: all but the first are in the list of such seats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    Short,
+    /// Before the last look.
+    WasLong,
+    /// Since the last look.
+    Long,
 }
 
 impl Seat {
@@ -126,8 +134,7 @@ impl Seat {
             near: false,
             excused: false,
             over: false,
-            long: false,
-            roomy: false,
+            length: Length::Short,
             recalling: false,
             subs: Vec::new(),
         }
@@ -188,8 +195,7 @@ impl Target<'_> {
     fn note_length(&mut self, account: &Account) {
         if self.seat.outbox.is_long() {
             self.seat.weigh(account);
-            self.seat.long = true;
-            if !std::mem::replace(&mut self.seat.roomy, true) {
+            if std::mem::replace(&mut self.seat.length, Length::Long) == Length::Short {
                 let listed = self.listed();
                 self.roomy.push(listed);
             }
