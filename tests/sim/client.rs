@@ -75,8 +75,11 @@ pub(crate) struct Client {
     pub(crate) answers: VecDeque<Answer>,
     patterns: BTreeSet<String>,
     closed: bool,
-    /// The server has begun to shut it down.
+    /// The server has begun to shut it down; how much of what was written before that is yet to be
+    /// read, and whether the frame that is read was begun since.
     ends: bool,
+    before_end: usize,
+    behind_end: bool,
     asked: HashMap<String, Asked>,
     /// The offsets after which it has a channel on another way, or is throttled no longer, by alias.
     ways: HashMap<u64, Vec<(u64, Option<Way>)>>,
@@ -107,6 +110,8 @@ impl Client {
             heads,
             closed,
             ends,
+            before_end: 0,
+            behind_end: false,
             tally,
         }
     }
@@ -167,6 +172,8 @@ impl Client {
             assert!(!self.closed, "nothing follows a close");
             let plain = if deflated { spoken::inflate(&message, self.format) } else { message };
             self.bytes.drain(..end);
+            self.behind_end = self.ends && self.before_end == 0;
+            self.before_end = self.before_end.saturating_sub(end);
             self.tally.formats[self.format.index()] +=
                 u64::from(deflated || opcode == Opcode::Binary);
             match opcode {
@@ -214,10 +221,7 @@ impl Client {
             }
             "event" => {
                 let (offset, data) = (number("offset"), number("data"));
-                let sub = self.subs.get_mut(&channel).unwrap();
-                sub.pass(None, logs);
-                let first = sub.first.is_empty() || sub.taken;
-                assert!(first, "{channel} {offset} before what is shown first");
+                self.follows(&channel, offset, logs);
                 let told = self.told(&channel, (offset, offset), logs);
                 assert_eq!(told, (data, 1), "{channel} {offset} with its own data, and not hidden");
                 self.tally.events += 1;
@@ -228,6 +232,7 @@ impl Client {
             }
             "lagged" => {
                 let hole = (number("from"), number("to"));
+                self.follows(&channel, hole.0, logs);
                 let (_, seen) = self.told(&channel, hole, logs);
                 self.owe(&channel, hole, logs);
                 let dropped = number("dropped");
@@ -250,9 +255,23 @@ impl Client {
         }
     }
 
-    /// The client is shut down when this is what its shard has fanned out, where that is to come.
-    pub(crate) fn ends_at(&mut self, heads: Option<HashMap<u64, u64>>) {
+    /// An event or a hole comes behind all that is shown first of its channel. What a pattern had
+    /// not shown when the client was shut down is not shown, and what waited behind it comes.
+    fn follows(&mut self, channel: &str, offset: u64, logs: &Logs) {
+        let Some(sub) = self.subs.get_mut(channel) else { return };
+        sub.pass(None, logs);
+        if sub.by_page && self.behind_end {
+            sub.first.clear();
+        }
+        let first = sub.first.is_empty() || sub.taken;
+        assert!(first, "{channel} {offset} before what is shown first");
+    }
+
+    /// The client is shut down when this is what its shard has fanned out, where that is to come,
+    /// and so much is written that it has not read.
+    pub(crate) fn ends_at(&mut self, heads: Option<HashMap<u64, u64>>, unread: usize) {
         (self.ends, self.heads) = (true, heads.unwrap_or_default());
+        self.before_end = self.bytes.len() + unread;
     }
 
     /// All that was fanned out before a shutdown has come, or was told as lost.

@@ -57,7 +57,8 @@ impl World {
         let outcome = hub.settle_all(seat, net, self.now_ms);
         self.tally.count(&outcome);
         let whole = outcome.overflowed.is_empty() && !connection.policies.values().any(is_strict);
-        connection.client.ends_at(whole.then(|| heads.clone()));
+        let unread = net.sockets[&seat].bytes.len();
+        connection.client.ends_at(whole.then(|| heads.clone()), unread);
         hub.leave_all(seat, |left, last| leave(store, *id, (left, last), now));
         let (reason, mut text, mut last) = (CloseReason::Shutdown, Vec::new(), Vec::new());
         json::encode_push(&Push::Disconnect { reason, retry_after_ms: None }, &mut text);

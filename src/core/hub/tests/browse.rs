@@ -210,6 +210,21 @@ fn it_ends_with_the_pattern() {
     assert!(hub.seat(id).unwrap().outbox.is_empty());
 }
 
+/// When the node shuts down, what waits behind that which was not shown still comes.
+#[test]
+fn what_is_live_outlasts_what_was_not_shown() {
+    let (mut hub, books) = (Hub::new(LIMIT), Books::default());
+    let id = seat(&mut hub, 1);
+    hub.seat(id).unwrap().blocked = true;
+    books.put(0, "a");
+    books.mail.set(0);
+    begin(&mut hub, id, "c:", &books, None);
+    let live = [books.put(0, "b")];
+    books.hand(&mut hub, &live);
+    hub.leave_all(id, |_, _| {});
+    assert_eq!(read(&mut hub, id, &books), [Got::Event(0, 2)]);
+}
+
 /// A page that several have counts once, and is given back.
 #[test]
 fn what_waits_to_be_shown_is_on_the_account() {
