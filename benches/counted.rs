@@ -305,7 +305,10 @@ fn publish_plain(count: u32) {
 
 /// The same, where the last 1,000 events and the newest of each of 1,000 keys are kept.
 fn publish_keyed(count: u32) {
-    publish(count, Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS });
+    publish(
+        count,
+        Keep { history: HistoryRule { size: 1_000, ttl_ms: u64::MAX }, keys: KEYS, durable: false },
+    );
 }
 
 fn publish(count: u32, keep: Keep) {
