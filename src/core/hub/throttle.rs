@@ -96,11 +96,14 @@ impl Topic {
         groups.map(|group| group.members.len()).sum()
     }
 
-    /// The offset after which a rate holds back events for a member, which are yet to come.
+    /// The offset after which a rate holds back events for a member, which are yet to come. Not
+    /// that after which it is owed them: where nobody of the shard had the channel for a while,
+    /// events that never came here lie in between.
     pub(super) fn held_after(&self, sub: Sub) -> Option<u64> {
         let group = self.groups.as_ref()?.get(sub.rate?)?;
         let member = group.members.get(sub.member as usize)?;
-        Some(self.known_after(group.flushed.max(member.position)))
+        let first = self.latest.as_ref()?.newer(group.flushed.max(member.position)).next()?;
+        Some(first.offset.saturating_sub(1))
     }
 
     /// The offset after which the table has what was published after `after`: it may have seen

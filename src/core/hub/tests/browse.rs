@@ -175,6 +175,28 @@ fn what_a_rate_holds_back_comes_by_its_flush() {
     assert_eq!(read(&mut hub, id, &books), [Got::Event(0, 4)]);
 }
 
+/// What was published while nobody of the shard had the channel is held back by no rate, although
+/// the shard still knows of an event before.
+#[test]
+fn a_name_with_a_rate_does_not_keep_from_being_shown() {
+    let (mut hub, books) = (Hub::new(LIMIT), Books::default());
+    let [before, id] = [1, 2].map(|client| seat(&mut hub, client));
+    join_pattern(&mut hub, before, "c:", Policy::Latest);
+    let seen = [books.put(0, "a")];
+    books.hand(&mut hub, &seen);
+    end_pattern(&mut hub, before, "c:");
+    books.put(0, "b");
+    books.put(0, "c");
+    books.mail.set(0);
+    begin(&mut hub, id, "c:", &books, None);
+    let join = Join { max_rate: Rate::new(1.0), ..after(Policy::DropOldest, 3) };
+    hub.subscribe(id, (&name(0), Alias(0)), join);
+    assert_eq!(read(&mut hub, id, &books), shown(0, 1..=3));
+    let live = [books.put(0, "a")];
+    books.hand(&mut hub, &live);
+    assert_eq!(read(&mut hub, id, &books), [Got::Event(0, 4)]);
+}
+
 #[test]
 fn what_was_had_before_is_not_shown() {
     let (mut hub, books) = (Hub::new(LIMIT), Books::default());
