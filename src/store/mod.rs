@@ -47,8 +47,9 @@ use crate::proto::name::{Alias, ShardId};
 ///    prefix, gets of each channel the newest of each key, and not one that was published after the
 ///    head that it is told with it.
 ///
-/// What is said to be durable ([`Keep::durable`]) lives elsewhere as well, and is made here by whoever
-/// reads it there: until then it is [`StoreError::Unloaded`]. [`Durable`] has the way of its events.
+/// What is said to be durable ([`crate::core::policy::Keep::durable`]) lives elsewhere as well, and
+/// is made here by whoever reads it there: until then it is [`StoreError::Unloaded`]. [`Durable`]
+/// has the way of its events.
 ///
 /// Not promised: any order between channels.
 pub trait Store: Send + Sync {

@@ -51,7 +51,7 @@ pub enum BadKey {
     /// It is not what it should be.
     #[error("is not readable: {0}")]
     Malformed(&'static str),
-    /// More than [`KEYS_MAX`].
+    /// More than `KEYS_MAX`.
     #[error("has more than 64 keys")]
     Many,
     /// The half of a key that signs.
