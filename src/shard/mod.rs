@@ -4,6 +4,7 @@
 mod auth;
 mod authority;
 mod away;
+pub mod buckets;
 pub mod clock;
 mod command;
 mod connection;
@@ -16,6 +17,7 @@ mod held;
 mod history;
 mod inbound;
 mod life;
+pub mod limits;
 mod local;
 mod mailbox;
 pub mod memory;
@@ -25,6 +27,7 @@ mod recall;
 mod room;
 mod signals;
 mod slow;
+pub mod tally;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -33,7 +36,8 @@ mod waits;
 
 pub use authority::{AuthOptions, NotTaken};
 pub use durable::Publishing;
+pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
-pub use node::{Node, NodeOptions, Place, PublishError};
+pub use node::{Node, NodeOptions, PublishError};
 pub use slow::SlowPeer;
