@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::command::Asker;
+use super::authority::{Found, NotTaken};
+use super::command::{Asker, RETRY_MS};
+use super::durable::Pause;
 use super::limits::Limited;
 use super::local::Shard;
 use crate::core::access::{Act, Target, Who};
@@ -43,7 +45,7 @@ impl Asker<'_> {
 }
 
 impl Shard {
-    /// Takes a token. A bad one sends away who has nothing better, where a token is required.
+    /// Takes a token. Returns what the client waits for, where it takes long to check it.
     ///
     /// # Errors
     ///
@@ -53,11 +55,35 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
         token: &str,
+    ) -> Result<Option<Pause>, CommandError> {
+        let result = match self.node.authenticate(token, &self.metrics) {
+            Found::Known(result) => result,
+            Found::Slow(unchecked) => match self.verify(unchecked) {
+                Ok(verifying) => return Ok(Some(Pause::Verified(id, Box::new(verifying)))),
+                Err(busy) => Err(busy),
+            },
+        };
+        self.authenticated(asker, id, result).map(|()| None)
+    }
+
+    /// A token was checked. A bad one sends away who has nothing better, where a token is required.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn authenticated(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        result: Result<Arc<Bearer>, NotTaken>,
     ) -> Result<(), CommandError> {
-        let bearer = match self.node.authenticate(token, &self.metrics) {
+        let bearer = match result {
             Ok(bearer) => bearer,
             Err(not_taken) => {
                 let error = CommandError::new(id, not_taken.code(), not_taken.message());
+                if not_taken == NotTaken::Busy {
+                    return Err(CommandError { retry_after_ms: Some(RETRY_MS), ..error });
+                }
                 if !asker.stranger.get() {
                     return Err(error);
                 }
@@ -121,7 +147,7 @@ impl Shard {
         if is_new {
             // Others are to see who it is.
             let channels = self.hub.borrow().channels_of(asker.id);
-            for (channel, alias) in channels {
+            for (channel, _) in channels {
                 let parting = (Parting::Asked, false);
                 self.leave_room(before.client, channel.as_str(), parting, asker.now);
                 self.enter_room(asker, (&channel, alias));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::node::Node;
+use super::verify::Unchecked;
 use crate::core::bearer::Bearer;
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::token::{BadToken, Cache, Seen, Verifier};
@@ -35,6 +36,8 @@ impl Default for Taken {
 /// Why a token is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotTaken {
+    /// Too many wait to be checked.
+    Busy,
     /// It was good, and has ended.
     Expired,
     /// Anything else. Whoever brought it is not told what.
@@ -47,6 +50,7 @@ impl NotTaken {
     /// The code of what its bearer is told.
     pub fn code(self) -> ErrorCode {
         match self {
+            Self::Busy => ErrorCode::Overloaded,
             Self::Expired => ErrorCode::TokenExpired,
             Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
         }
@@ -55,6 +59,7 @@ impl NotTaken {
     /// What its bearer is told.
     pub fn message(self) -> &'static str {
         match self {
+            Self::Busy => "too many tokens wait to be checked",
             Self::Expired => "the token has expired: get another one",
             Self::Invalid => "the token is not valid here",
             Self::NoKey => "this node has no key to check a token",
@@ -62,24 +67,46 @@ impl NotTaken {
     }
 }
 
+/// What is known of a token.
+pub enum Found {
+    /// Who bears it, or why it is not taken.
+    Known(Result<Arc<Bearer>, NotTaken>),
+    /// It takes long to check it: not on a shard's thread.
+    Slow(Unchecked),
+}
+
 impl Node {
-    /// Finds out who bears a token, and counts that.
-    ///
-    /// # Errors
-    ///
-    /// [`NotTaken`] is what may be told; the counter has the reason.
-    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Result<Arc<Bearer>, NotTaken> {
+    /// Finds out who bears a token, where that takes no time, and counts that.
+    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Found {
         let Some(verifier) = &self.options().auth.verifier else {
             metrics.add(Counter::AuthNoKey, 1);
-            return Err(NotTaken::NoKey);
+            return Found::Known(Err(NotTaken::NoKey));
         };
         let now_s = self.unix_ms() / 1_000;
         let seen = Seen::of(token);
         if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
             metrics.add(Counter::TokensSeen, 1);
-            return Ok(bearer);
+            return Found::Known(Ok(bearer));
         }
-        match verifier.verify(token, now_s) {
+        if verifier.is_slow(token) {
+            let verifier = Arc::clone(verifier);
+            return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s });
+        }
+        Found::Known(self.checked(seen, verifier.verify(token, now_s), metrics))
+    }
+
+    /// Who bears a token that was checked, and counts that.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`] is what may be told; the counter has the reason.
+    pub(super) fn checked(
+        &self,
+        seen: Seen,
+        result: Result<Bearer, BadToken>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Bearer>, NotTaken> {
+        match result {
             Ok(bearer) => {
                 let bearer = Arc::new(bearer);
                 self.taken.0.lock().keep(seen, Arc::clone(&bearer));

@@ -16,6 +16,7 @@ use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::Node;
 use super::room::RoomDues;
+use super::verify::Waiting;
 use crate::core::bearer::Bearer;
 use crate::core::bucket::Allowance;
 use crate::core::hub::{Hub, SeatId};
@@ -89,6 +90,8 @@ pub(super) struct Shard {
     pub(super) shown: RefCell<Shown>,
     /// When rooms are looked at.
     pub(super) room_dues: RoomDues,
+    /// Tokens that are being checked beside it.
+    pub(super) verifying: Waiting,
     /// How fast its clients ask, where that is limited.
     pub(super) paces: RefCell<Paces>,
 }
@@ -150,6 +153,7 @@ impl Local {
             shown: RefCell::default(),
             room_dues: RoomDues::default(),
             paces: RefCell::default(),
+            verifying: Waiting::default(),
             node,
         }))
     }

@@ -32,12 +32,14 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod verify;
 mod waits;
 
-pub use authority::{AuthOptions, NotTaken};
+pub use authority::{AuthOptions, Found, NotTaken};
 pub use durable::Publishing;
 pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, PublishError};
 pub use slow::SlowPeer;
+pub use verify::{Unchecked, Verdict, Verifying};

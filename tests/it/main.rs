@@ -4,6 +4,7 @@ mod access;
 mod auth;
 mod basics;
 mod batch;
+mod beside;
 mod browser;
 mod cli;
 mod counts;
