@@ -147,7 +147,8 @@ impl Shard {
         if is_new {
             // Others are to see who it is.
             let channels = self.hub.borrow().channels_of(asker.id);
-            for (channel, _) in channels {
+            for (channel, alias) in channels {
+            self.show_presence(asker, (&channel, alias));
                 let parting = (Parting::Asked, false);
                 self.leave_room(before.client, channel.as_str(), parting, asker.now);
                 self.enter_room(asker, (&channel, alias));
@@ -196,7 +197,8 @@ impl Shard {
             let hub = self.hub.borrow();
             (hub.channels_of(asker.id), hub.prefixes_of(asker.id))
         };
-        for (channel, _) in channels {
+        for (channel, alias) in channels {
+            self.show_presence(asker, (&channel, alias));
             let name = channel.as_str();
             let Some(rule) = policies.of(name) else { continue };
             if self.allow(asker.id, None, &rule, (Act::Subscribe, Target::Name(name))).is_err() {
