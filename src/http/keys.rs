@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hyper::StatusCode;
-use hyper::header::{self, HeaderName};
 use ring::digest;
 
 use super::answer::Refusal;
@@ -16,8 +14,6 @@ const KEY_BYTES_MIN: usize = 32;
 
 /// Keys of one file: each request compares with all of them.
 const KEYS_MAX: usize = 1_024;
-
-const BEARER: &[(HeaderName, &str)] = &[(header::WWW_AUTHENTICATE, "Bearer")];
 
 /// What a key may be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +110,7 @@ impl ApiKeys {
         let found = key.and_then(|key| self.find(key));
         found.map(|key| Pass(Some(Arc::clone(key)))).ok_or_else(|| {
             let message = "the API wants the header Authorization: Bearer with one of its keys";
-            Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with(BEARER)
+            Refusal::unauthorized("unauthorized", message)
         })
     }
 }
