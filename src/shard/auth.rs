@@ -186,7 +186,8 @@ impl Shard {
         asker.stranger.set(false);
         asker.became.replace(Some(author));
         if is_new {
-            // Others are to see who it is.
+            // What it has shown was shown by somebody else, and others are to see who it is.
+            self.end_signals(before.client);
             let channels = self.hub.borrow().channels_of(asker.id);
             for (channel, alias) in channels {
                 let parting = (Parting::Asked, false);
