@@ -1,18 +1,23 @@
-//! A client says who it is, or brings another token; and what it may do from then on.
+//! Who may come in: what checks tokens on this node, and which it has checked already; how a client
+//! says who it is, or brings another token; and what it may do from then on.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::command::Asker;
 use super::local::Shard;
+use super::node::Node;
 use crate::core::access::{Act, Target, Who};
 use crate::core::bearer::Bearer;
 use crate::core::hub::SeatId;
 use crate::core::identity::Identity;
-use crate::core::metrics::Counter;
+use crate::core::metrics::{Counter, Metrics};
 use crate::core::policy::PolicyRule;
 use crate::core::presence::Parting;
 use crate::core::ticket::{STRANGER_BYTES_MAX, Ticket};
+use crate::core::token::{BadToken, Cache, Seen, Verifier};
 use crate::proto::close::CloseReason;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Author;
@@ -20,6 +25,90 @@ use crate::proto::push::{Last, Push};
 
 /// Why a subscription has ended that its client has not ended.
 const REVOKED: &str = "permission revoked";
+
+/// Tokens that are remembered: 16 MiB where each is of 500 bytes.
+const TOKENS_MAX: usize = 32_768;
+
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub struct AuthOptions {
+    /// Whether a client must bear a token.
+    pub required: bool,
+    /// What tokens are checked with; `None` takes none.
+    pub verifier: Option<Arc<Verifier>>,
+}
+
+/// The tokens that a node has taken.
+#[derive(Debug)]
+pub(super) struct Taken(Mutex<Cache>);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self(Mutex::new(Cache::new(TOKENS_MAX)))
+    }
+}
+
+/// Why a token is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It was good, and has ended.
+    Expired,
+    /// Anything else. Whoever brought it is not told what.
+    Invalid,
+    /// No token is good here.
+    NoKey,
+}
+
+impl NotTaken {
+    /// The code of what its bearer is told.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Expired => ErrorCode::TokenExpired,
+            Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
+        }
+    }
+
+    /// What its bearer is told.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Expired => "the token has expired: get another one",
+            Self::Invalid => "the token is not valid here",
+            Self::NoKey => "this node has no key to check a token",
+        }
+    }
+}
+
+impl Node {
+    /// Finds out who bears a token, and counts that.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`] is what may be told; the counter has the reason.
+    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Result<Arc<Bearer>, NotTaken> {
+        let Some(verifier) = &self.options().auth.verifier else {
+            metrics.add(Counter::AuthNoKey, 1);
+            return Err(NotTaken::NoKey);
+        };
+        let now_s = self.unix_ms() / 1_000;
+        let seen = Seen::of(token);
+        if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
+            metrics.add(Counter::TokensSeen, 1);
+            return Ok(bearer);
+        }
+        match verifier.verify(token, now_s) {
+            Ok(bearer) => {
+                let bearer = Arc::new(bearer);
+                self.taken.0.lock().keep(seen, Arc::clone(&bearer));
+                metrics.add(Counter::TokensVerified, 1);
+                Ok(bearer)
+            }
+            Err(bad) => {
+                metrics.add(counter(bad), 1);
+                Err(if bad == BadToken::Expired { NotTaken::Expired } else { NotTaken::Invalid })
+            }
+        }
+    }
+}
 
 impl Asker<'_> {
     /// Whether it has said who it is, where that is required.
@@ -97,7 +186,8 @@ impl Shard {
         asker.stranger.set(false);
         asker.became.replace(Some(author));
         if is_new {
-            // Others are to see who it is.
+            // What it has shown was shown by somebody else, and others are to see who it is.
+            self.end_signals(before.client);
             let channels = self.hub.borrow().channels_of(asker.id);
             for (channel, alias) in channels {
                 let parting = (Parting::Asked, false);
@@ -204,5 +294,19 @@ impl Shard {
         let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
         let allowed = self.node.options().policies.allow(rule, act, who, target);
         allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))
+    }
+}
+
+fn counter(bad: BadToken) -> Counter {
+    match bad {
+        BadToken::Audience => Counter::AuthAudience,
+        BadToken::Claims => Counter::AuthClaims,
+        BadToken::Early => Counter::AuthEarly,
+        BadToken::Expired => Counter::AuthExpired,
+        BadToken::Issuer => Counter::AuthIssuer,
+        BadToken::Key => Counter::AuthKey,
+        BadToken::Long => Counter::AuthLong,
+        BadToken::Malformed => Counter::AuthMalformed,
+        BadToken::Signature => Counter::AuthSignature,
     }
 }

@@ -263,11 +263,10 @@ impl Shard {
     /// Closes a connection to free what only it holds, if it is still as full.
     fn cut(&self, id: SeatId, client: ClientId, bytes: usize) {
         let Some(socket) = self.socket(id).filter(|socket| socket.client == client) else { return };
-        let full = self
-            .hub
-            .borrow_mut()
-            .seat(id)
-            .is_some_and(|seat| seat.holds_memory() && seat.share_bytes() >= bytes / 2);
+        let full = {
+            let mut hub = self.hub.borrow_mut();
+            hub.seat(id).is_some_and(|seat| seat.holds_memory()) && hub.share_bytes(id) >= bytes / 2
+        };
         if !full || !self.may_cut(id) {
             return;
         }
@@ -280,7 +279,7 @@ impl Shard {
             // What it has sent its task gives up at once.
             hub.weigh_input(id, 0);
             hub.weigh(id);
-            hub.seat(id).map_or(0, |seat| seat.share_bytes())
+            hub.share_bytes(id)
         };
         if let Some(ending) = socket.ending.get() {
             socket.ending.set(Some(Ending { going: left, ..ending }));

@@ -2,7 +2,6 @@
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
 mod auth;
-mod authority;
 mod away;
 pub mod clock;
 mod command;
@@ -31,7 +30,7 @@ mod tests;
 mod turn;
 mod waits;
 
-pub use authority::{AuthOptions, NotTaken};
+pub use auth::{AuthOptions, NotTaken};
 pub use durable::Publishing;
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;

@@ -15,7 +15,7 @@ use crate::raw::{Answer, Raw, handshake_request, http};
 use crate::tokens::{hs256, made, unix_s};
 
 /// A configuration with every kind of key, and this behind it.
-fn keys(more: &str) -> String {
+pub(crate) fn keys(more: &str) -> String {
     let made = made();
     let file = |text: &str| {
         let path = scratch(".key");

@@ -22,6 +22,7 @@ mod listen;
 mod memory;
 mod mended;
 mod outside;
+mod overloaded;
 mod pattern_rate;
 mod pattern_snapshot;
 mod patterns;
