@@ -218,7 +218,8 @@ impl Shard {
                 // It was not read, for it has taken none of its answers.
                 beat = Beat::Close(CloseReason::SlowConsumer);
             }
-            if beat == Beat::Ping {
+            // Where its socket takes nothing either, one who is held needs no more of them.
+            if beat == Beat::Ping && !(seat.blocked && seat.session.is_held()) {
                 seat.outbox.push_control(Opcode::Ping, &[]);
             }
             let wake_at = seat.wake_at(heartbeat);

@@ -99,6 +99,7 @@ impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Away | StoreError::Unloaded => Self::Unavailable,
+            StoreError::Crowded => Self::Overloaded,
             StoreError::Full => Self::ChannelsFull,
         }
     }

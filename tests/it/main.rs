@@ -11,6 +11,7 @@ mod deflate;
 mod durable;
 mod fickle;
 mod formats;
+mod full_disk;
 mod handshake;
 mod harness;
 mod history;
