@@ -32,6 +32,7 @@ mod raw;
 mod signals;
 mod slow;
 mod slow_bad;
+mod smuggling;
 mod spoken;
 mod stalls;
 mod threats;
