@@ -88,7 +88,7 @@ impl Shard {
         } else {
             Arc::clone(before)
         };
-        let ticket = Ticket::known(bearer, asker.now.unix_ms, now_ms);
+        let ticket = Ticket::known(bearer, self.node.clock().token_ms(), now_ms);
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());

@@ -73,7 +73,7 @@ impl Node {
             metrics.add(Counter::AuthNoKey, 1);
             return Err(NotTaken::NoKey);
         };
-        let now_s = self.unix_ms() / 1_000;
+        let now_s = self.clock().token_ms() / 1_000;
         let seen = Seen::of(token);
         if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
             metrics.add(Counter::TokensSeen, 1);

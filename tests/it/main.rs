@@ -6,6 +6,7 @@ mod basics;
 mod batch;
 mod browser;
 mod cli;
+mod clock;
 mod crash;
 mod deflate;
 mod durable;
