@@ -39,6 +39,8 @@ pub(super) struct Wire<S> {
     pub(super) unread: Option<&'static str>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
+    /// The peer has taken nothing for too long.
+    pub(super) stalled: bool,
 }
 
 impl<S> Wire<S> {
@@ -50,6 +52,7 @@ impl<S> Wire<S> {
             instead: Bytes::new(),
             unread: None,
             stall: None,
+            stalled: false,
         }
     }
 
@@ -64,6 +67,7 @@ impl<S> Wire<S> {
         }
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
+        self.stalled = true;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
