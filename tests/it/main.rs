@@ -32,6 +32,7 @@ mod presence;
 mod protocol;
 mod rate;
 mod raw;
+mod secrets;
 mod signals;
 mod slow;
 mod slow_bad;
