@@ -89,7 +89,7 @@ impl Node {
             metrics.add(Counter::AuthNoKey, 1);
             return Err(NotTaken::NoKey);
         };
-        let now_s = self.unix_ms() / 1_000;
+        let now_s = self.clock().token_ms() / 1_000;
         let seen = Seen::of(token);
         if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
             metrics.add(Counter::TokensSeen, 1);
@@ -177,7 +177,7 @@ impl Shard {
         } else {
             Arc::clone(before)
         };
-        let ticket = Ticket::known(bearer, asker.now.unix_ms, now_ms);
+        let ticket = Ticket::known(bearer, self.node.clock().token_ms(), now_ms);
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());

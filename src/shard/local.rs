@@ -178,7 +178,7 @@ impl Local {
         let author = Arc::new(Author { client, user });
         let options = shard.node.options();
         let last = was.and_then(|was| shard.node.recall(was));
-        let (unix_ms, now_ms) = (clock.unix_ms(), clock.node_ms());
+        let (unix_ms, now_ms) = (clock.token_ms(), clock.node_ms());
         let ticket = match bearer {
             Some(bearer) => Some(Ticket::known(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),
