@@ -106,9 +106,9 @@ impl Builder {
     ///
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
-        let Config { listen, shards, mut node, http, store_memory, store_path, .. } = self.config;
+        let Config { listen, shards, node, http, store_memory, store_path, .. } = self.config;
         let descriptors = fdtable::raise_limit();
-        let wanted = node.connections_max;
+        let wanted = node.limits.connections;
         // The reserve has room for one listener of its table.
         let further = listen.len().saturating_sub(1) as u64;
         let reserve = fdtable::RESERVE + further * shards as u64;
@@ -116,8 +116,8 @@ impl Builder {
         let (tables, reserve) =
             if separate { (shards as u64, fdtable::RESERVE + further) } else { (1, reserve) };
         let room = descriptors.saturating_sub(reserve.min(descriptors / 2)).saturating_mul(tables);
-        node.connections_max = wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
-        let connections_max = node.connections_max;
+        let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
+        let connections_max = wanted.min(room);
 
         let addresses: Result<Vec<_>, _> = listen.into_iter().map(probe).collect();
         let addresses = addresses?;
@@ -129,6 +129,7 @@ impl Builder {
         let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), policies));
         let log = log.transpose()?;
         let node = Node::new(node, store, mailboxes);
+        node.limits().bound(room);
         let node = Arc::new(match log {
             Some((log, clock)) => node.with_log(log, clock),
             None => node,

@@ -29,7 +29,7 @@ pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
 
 async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     let stop = Stop::listen()?;
-    let (shards, wanted) = (config.shards, config.node.connections_max);
+    let (shards, wanted) = (config.shards, config.node.limits.connections);
     let auth = match &config.node.auth {
         AuthOptions { required: true, .. } => REQUIRED,
         AuthOptions { verifier: Some(_), .. } => "for those who bring a token",

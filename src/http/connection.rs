@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
+use super::arrival::Arrival;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
@@ -34,6 +35,8 @@ pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
     /// Where it comes from.
     pub(super) ip: IpAddr,
+    /// What its connection counts as.
+    pub(super) arrival: Arrival,
     /// Taken once a handshake was answered with 101.
     pub(super) guest: Cell<Option<Guest>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
@@ -102,9 +105,9 @@ impl Drop for Open {
 }
 
 /// Serves one socket to its end, or to its handshake.
-pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
+pub(super) async fn run(socket: TcpStream, from: (IpAddr, Arrival), doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
-    let (end, socket, read_buf) = speak(socket, ip, &doors).await;
+    let (end, socket, read_buf) = speak(socket, from, &doors).await;
     // A copy, so that some few bytes do not keep hyper's whole buffer.
     let early = read_buf.to_vec();
     drop(read_buf);
@@ -132,7 +135,7 @@ pub(super) enum Next {
 /// it and not used. Over any stream, so that benches need no socket.
 pub(super) async fn speak<S>(
     socket: S,
-    ip: IpAddr,
+    (ip, arrival): (IpAddr, Arrival),
     doors: &Rc<Doors>,
 ) -> (hyper::Result<Next>, S, Bytes)
 where
@@ -143,6 +146,7 @@ where
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
+        arrival,
         guest: Cell::new(None),
         echo: Cell::new(None),
         number: Cell::new(0),

@@ -119,6 +119,12 @@ impl Pass {
     /// Everything.
     pub(super) const ALL: Self = Self(None);
 
+    /// What stands for the key that it is of, if there is one.
+    pub(super) fn number(&self) -> Option<u64> {
+        let (first, _) = self.0.as_ref()?.hash.split_first_chunk()?;
+        Some(u64::from_le_bytes(*first))
+    }
+
     /// Whether it is for that.
     pub(super) fn check(&self, scope: Scope) -> Result<(), Refusal> {
         if self.0.as_ref().is_none_or(|key| key.scopes.contains(&scope)) {

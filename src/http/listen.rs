@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::arrival::Arrival;
 use super::connection;
 use super::keys::ApiKeys;
 use crate::core::metrics::Counter;
@@ -124,7 +125,9 @@ impl Doors {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let arrival = Arrival::of(self, Some(ip)).ok()?;
+        let (end, stream, _) = connection::speak(stream, (ip, arrival), self).await;
         matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
     }
 }
@@ -176,9 +179,19 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOp
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::trace!(%error, "a socket takes no TCP_NODELAY");
                 }
-                shard.spawn(connection::run(socket, peer.ip(), Rc::clone(&doors)));
+                match Arrival::of(&doors, Some(peer.ip())) {
+                    Ok(arrival) => {
+                        let from = (peer.ip(), arrival);
+                        shard.spawn(connection::run(socket, from, Rc::clone(&doors)));
+                    }
+                    Err(answer) => turn_away(&socket, answer),
+                }
             }
-            Ok((socket, _)) => turn_away(&socket, &doors),
+            Ok((socket, _)) => {
+                shard.metrics().add(Counter::RejectedOverloaded, 1);
+                shard.metrics().error(ErrorCode::Overloaded);
+                turn_away(&socket, CROWDED);
+            }
             Err(error) => {
                 shard.metrics().add(Counter::AcceptErrors, 1);
                 complaints.tell(&error, shard.node().uptime());
@@ -204,10 +217,8 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOp
 }
 
 /// Answers without reading; whether the peer gets it is up to the kernel.
-fn turn_away(socket: &TcpStream, doors: &Doors) {
-    doors.shard.metrics().add(Counter::RejectedOverloaded, 1);
-    doors.shard.metrics().error(ErrorCode::Overloaded);
-    if let Err(error) = socket.try_write(CROWDED) {
+fn turn_away(socket: &TcpStream, answer: &[u8]) {
+    if let Err(error) = socket.try_write(answer) {
         tracing::debug!(%error, "a connection beyond the limit went unanswered");
     }
 }

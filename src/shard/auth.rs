@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::command::Asker;
+use super::limits::Limited;
 use super::local::Shard;
 use super::node::Node;
 use crate::core::access::{Act, Target, Who};
@@ -161,10 +162,31 @@ impl Shard {
             let message = "another token must have the same sub: connect again as another user";
             return Err(CommandError::new(id, ErrorCode::Forbidden, message));
         }
+        if before.user.is_none() && !self.count_user(asker, bearer.user()) {
+            let message = "this user has as many connections as it may";
+            let error = CommandError::new(id, ErrorCode::LimitExceeded, message);
+            self.answer_error(asker.id, &error);
+            self.begin_close(asker.id, CloseReason::ConnectionLimit);
+            return Ok(());
+        }
         self.stand(asker, &before, bearer);
         self.answer(asker.id, &self.welcome(id, &asker.author(), None));
         self.recheck(asker);
         Ok(())
+    }
+
+    /// Counts a connection as one of a user, if there may be one more of them.
+    fn count_user(&self, asker: &Asker<'_>, user: &str) -> bool {
+        let Some(mut place) = asker.socket.place.take() else { return true };
+        let limits = self.node.limits();
+        let fits = place.count_user(limits, user);
+        asker.socket.place.set(Some(place));
+        if !fits {
+            let limited = Limited::ConnectionsPerUser;
+            self.metrics.add(limited.counter(), 1);
+            limits.tell(limited, || asker.ip(), asker.now.node_ns);
+        }
+        fits
     }
 
     /// Gives a client the ticket of a token.

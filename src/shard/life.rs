@@ -29,6 +29,9 @@ const CLOSE_OVERLOADED_MS: u64 = 100;
 /// When a client may come back whose queue was among the fullest when all took too much.
 const RETRY_OVERLOADED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
 
+/// When a client may come back that was sent away for asking or coming too much.
+const RETRY_LIMITED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
+
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
 
@@ -132,6 +135,9 @@ impl Shard {
     fn retry_after_ms(&self, reason: CloseReason) -> Option<u64> {
         if reason == CloseReason::Overloaded {
             return Some(fastrand::u64(RETRY_OVERLOADED_MS));
+        }
+        if matches!(reason, CloseReason::ConnectionLimit | CloseReason::RateLimited) {
+            return Some(fastrand::u64(RETRY_LIMITED_MS));
         }
         let drain = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
         (reason == CloseReason::Shutdown).then(|| fastrand::u64(200..=drain.clamp(1_000, 60_000)))
@@ -270,7 +276,7 @@ impl Shard {
         for id in due {
             self.begin_close(id, CloseReason::Shutdown);
         }
-        if self.node.connections() == 0 {
+        if self.node.limits().open() == 0 {
             self.empty.notify_one();
         }
     }

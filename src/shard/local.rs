@@ -11,13 +11,16 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::durable::Owed;
+use super::limits::Place;
 use super::mailbox::Mailbox;
 use super::memory::Told;
-use super::node::{Node, Place};
+use super::node::Node;
 use super::room::RoomDues;
 use crate::core::bearer::Bearer;
+use crate::core::bucket::Allowance;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
+use crate::core::pace::Paces;
 use crate::core::session::Session;
 use crate::core::signals::Shown;
 use crate::core::ticket::Ticket;
@@ -86,6 +89,8 @@ pub(super) struct Shard {
     pub(super) shown: RefCell<Shown>,
     /// When rooms are looked at.
     pub(super) room_dues: RoomDues,
+    /// How fast its clients ask, where that is limited.
+    pub(super) paces: RefCell<Paces>,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -144,6 +149,7 @@ impl Local {
             told: Told::default(),
             shown: RefCell::default(),
             room_dues: RoomDues::default(),
+            paces: RefCell::default(),
             node,
         }))
     }
@@ -199,6 +205,8 @@ impl Local {
             }
             id
         };
+        let allowance = Allowance::per_second(shard.node.limits().commands_per_second());
+        shard.paces.borrow_mut().begin(id, allowance);
         let socket = Socket {
             stream,
             client,

@@ -33,7 +33,7 @@ fn options() -> NodeOptions {
     let room = RoomRule { presence, signals: false };
     NodeOptions {
         node_name: "test".to_owned(),
-        connections_max: 100,
+        limits: super::LimitOptions { connections: 100, ..super::LimitOptions::default() },
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
@@ -85,7 +85,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        let place = local.node().admit().unwrap();
+        let place = local.node().limits().admit().unwrap();
         local.adopt(
             served,
             Vec::new(),

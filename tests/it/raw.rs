@@ -1,7 +1,7 @@
 //! Bytes on a TCP connection: handshakes, frames as they should not be, and HTTP.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use fastwebsockets::{Frame, OpCode};
@@ -126,6 +126,15 @@ impl Raw {
     /// Connects.
     pub(crate) fn open(addr: SocketAddr) -> Self {
         Self::with(TcpStream::connect(addr).unwrap())
+    }
+
+    /// Connects from another address of this machine.
+    pub(crate) fn open_from(addr: SocketAddr, from: Ipv4Addr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&addr.into())?;
+        Ok(Self::with(socket.into()))
     }
 
     fn with(stream: TcpStream) -> Self {

@@ -111,6 +111,12 @@ impl Seat {
         self.slow.as_ref()?.ticket.as_deref()
     }
 
+    /// Whether it may send one more message: few, where it has yet to bring a token.
+    pub fn may_send(&mut self) -> bool {
+        let ticket = self.slow.as_mut().and_then(|slow| slow.ticket.as_mut());
+        ticket.is_none_or(|ticket| ticket.send())
+    }
+
     /// Takes what its token says, or that it has yet to bring one.
     pub fn set_ticket(&mut self, ticket: Ticket) {
         self.slow.get_or_insert_default().ticket = Some(Box::new(ticket));
