@@ -79,6 +79,8 @@ counters! {
     EventsDuplicate => ("events_duplicate", None, "Events that were published before, and not again."),
     EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
     FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),
+    HttpCutHead => ("http_cut", Some(("reason", "head")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
+    HttpCutUntaken => ("http_cut", Some(("reason", "untaken")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
     Panics => ("panics", None, "Panics caught: each ended a connection, or left a frame uncompressed."),
     LimitedCommands => ("rate_limited", Some(("what", "commands")), "Refused because somebody had, or asked for, too much, by the limit."),
     LimitedConnectionsPerIp => ("rate_limited", Some(("what", "connections_per_ip")), "Refused because somebody had, or asked for, too much, by the limit."),

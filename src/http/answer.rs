@@ -67,6 +67,12 @@ impl Refusal {
         Self { retry: Some(RETRY), ..refusal }
     }
 
+    /// 401, and how to bear a credential.
+    pub(super) fn unauthorized(code: &'static str, message: &'static str) -> Self {
+        let how = &[(header::WWW_AUTHENTICATE, "Bearer")];
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with(how)
+    }
+
     pub(super) fn with(self, headers: &'static [(HeaderName, &'static str)]) -> Self {
         Self { headers, ..self }
     }

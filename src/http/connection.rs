@@ -22,6 +22,7 @@ use super::arrival::Arrival;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
+use crate::core::metrics::Counter;
 use crate::proto::ws::deflate::Agreed;
 use crate::shard::Guest;
 
@@ -42,7 +43,7 @@ pub(super) struct Peer {
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// The number of the request that is answered, or was last; the first is 1.
     number: Cell<u64>,
-    /// The number of the first head with both kinds of body length, or one that is not read.
+    /// The number of the first head that others may cut elsewhere.
     bad_head: Rc<Cell<Option<u64>>>,
     /// The last request of this connection, while the node drains: it counts until its answer is
     /// written and the connection has ended.
@@ -161,8 +162,17 @@ where
         None => peer.guest.take().map_or(Next::Close, Next::Gateway),
     };
     let wire = parts.io.into_inner();
+    let metrics = doors.shard.metrics();
     if let Some(code) = wire.unread {
-        doors.shard.metrics().http_error(code);
+        metrics.http_error(code);
+    }
+    let late = end.as_ref().is_err_and(hyper::Error::is_timeout);
+    // Between two requests a connection may idle, and ends without blame.
+    if late && (peer.number.get() == 0 || !parts.read_buf.is_empty()) {
+        metrics.add(Counter::HttpCutHead, 1);
+    }
+    if wire.stalled {
+        metrics.add(Counter::HttpCutUntaken, 1);
     }
     (end.map(|()| next), wire.socket, parts.read_buf)
 }

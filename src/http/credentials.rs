@@ -1,15 +1,12 @@
 //! What a request brings to say who it is: the header `Authorization`, or `?token=`.
 
-use hyper::header::{self, HeaderName};
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Request, header};
 
 use super::answer::Refusal;
 use super::connection::Peer;
 use super::{guard, query};
 use crate::core::metrics::Counter;
 use crate::shard::NotTaken;
-
-const BEARER: &[(HeaderName, &str)] = &[(header::WWW_AUTHENTICATE, "Bearer")];
 
 /// The credential of `Authorization: Bearer`. Another scheme is somebody else's, such as that of a
 /// proxy.
@@ -50,7 +47,7 @@ pub(super) fn refused(not_taken: NotTaken) -> Refusal {
     match not_taken {
         NotTaken::Busy => Refusal::unavailable(code, message),
         NotTaken::Expired | NotTaken::Invalid | NotTaken::NoKey => {
-            Refusal::new(StatusCode::UNAUTHORIZED, code.as_str(), message).with(BEARER)
+            Refusal::unauthorized(code.as_str(), message)
         }
     }
 }

@@ -114,6 +114,11 @@ impl Doors {
         }
     }
 
+    /// Whether one more socket may speak HTTP.
+    fn has_room(&self) -> bool {
+        self.open.get() < HTTP_CONNECTIONS_MAX
+    }
+
     /// Speaks HTTP over any stream until it ends, or has been answered with 101: then gives it
     /// back. For benches.
     pub async fn upgrade<S>(self: &Rc<Self>, stream: S) -> Option<S>
@@ -169,7 +174,7 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOp
             next = listeners.accept() => next,
         };
         match next {
-            Ok((socket, peer)) if doors.open.get() < HTTP_CONNECTIONS_MAX => {
+            Ok((socket, peer)) if doors.has_room() => {
                 // Not every kernel hands the option down from the listener.
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::trace!(%error, "a socket takes no TCP_NODELAY");
@@ -247,6 +252,18 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is written without a request is an answer all the same, to its last byte.
+    #[test]
+    fn whoever_is_turned_away_gets_a_whole_answer() {
+        let text = std::str::from_utf8(CROWDED).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: 1"), "{head}");
+        let length = format!("\r\ncontent-length: {}\r\n", body.len());
+        assert!(head.contains(&length), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], ErrorCode::Overloaded.as_str());
+    }
 
     #[tokio::test]
     async fn a_busy_address_keeps_nobody_waiting_on_another() {

@@ -1,21 +1,26 @@
-//! A client says who it is, or brings another token; and what it may do from then on.
+//! Who may come in: what checks tokens on this node, and which it has checked already; how a client
+//! says who it is, or brings another token; and what it may do from then on.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::authority::{Found, NotTaken};
+use parking_lot::Mutex;
+
 use super::command::{Asker, RETRY_MS};
 use super::durable::Pause;
 use super::limits::Limited;
 use super::local::Shard;
+use super::node::Node;
+use super::verify::Unchecked;
 use crate::core::access::{Act, Target, Who};
 use crate::core::bearer::Bearer;
 use crate::core::hub::SeatId;
 use crate::core::identity::Identity;
-use crate::core::metrics::Counter;
+use crate::core::metrics::{Counter, Metrics};
 use crate::core::policy::PolicyRule;
 use crate::core::presence::Parting;
 use crate::core::ticket::{STRANGER_BYTES_MAX, Ticket};
+use crate::core::token::{BadToken, Cache, Seen, Verifier};
 use crate::proto::close::CloseReason;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Author;
@@ -23,6 +28,116 @@ use crate::proto::push::{Last, Push};
 
 /// Why a subscription has ended that its client has not ended.
 const REVOKED: &str = "permission revoked";
+
+/// Tokens that are remembered: 16 MiB where each is of 500 bytes.
+const TOKENS_MAX: usize = 32_768;
+
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub struct AuthOptions {
+    /// Whether a client must bear a token.
+    pub required: bool,
+    /// What tokens are checked with; `None` takes none.
+    pub verifier: Option<Arc<Verifier>>,
+}
+
+/// The tokens that a node has taken.
+#[derive(Debug)]
+pub(super) struct Taken(Mutex<Cache>);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self(Mutex::new(Cache::new(TOKENS_MAX)))
+    }
+}
+
+/// Why a token is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Too many wait to be checked.
+    Busy,
+    /// It was good, and has ended.
+    Expired,
+    /// Anything else. Whoever brought it is not told what.
+    Invalid,
+    /// No token is good here.
+    NoKey,
+}
+
+impl NotTaken {
+    /// The code of what its bearer is told.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Busy => ErrorCode::Overloaded,
+            Self::Expired => ErrorCode::TokenExpired,
+            Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
+        }
+    }
+
+    /// What its bearer is told.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Busy => "too many tokens wait to be checked",
+            Self::Expired => "the token has expired: get another one",
+            Self::Invalid => "the token is not valid here",
+            Self::NoKey => "this node has no key to check a token",
+        }
+    }
+}
+
+/// What is known of a token.
+pub enum Found {
+    /// Who bears it, or why it is not taken.
+    Known(Result<Arc<Bearer>, NotTaken>),
+    /// It takes long to check it: not on a shard's thread.
+    Slow(Unchecked),
+}
+
+impl Node {
+    /// Finds out who bears a token, where that takes no time, and counts that.
+    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Found {
+        let Some(verifier) = &self.options().auth.verifier else {
+            metrics.add(Counter::AuthNoKey, 1);
+            return Found::Known(Err(NotTaken::NoKey));
+        };
+        let now_s = self.clock().token_ms() / 1_000;
+        let seen = Seen::of(token);
+        if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
+            metrics.add(Counter::TokensSeen, 1);
+            return Found::Known(Ok(bearer));
+        }
+        if verifier.is_slow(token) {
+            let verifier = Arc::clone(verifier);
+            return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s });
+        }
+        Found::Known(self.checked(seen, verifier.verify(token, now_s), metrics))
+    }
+
+    /// Who bears a token that was checked, and counts that.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`] is what may be told; the counter has the reason.
+    pub(super) fn checked(
+        &self,
+        seen: Seen,
+        result: Result<Bearer, BadToken>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Bearer>, NotTaken> {
+        match result {
+            Ok(bearer) => {
+                let bearer = Arc::new(bearer);
+                self.taken.0.lock().keep(seen, Arc::clone(&bearer));
+                metrics.add(Counter::TokensVerified, 1);
+                Ok(bearer)
+            }
+            Err(bad) => {
+                metrics.add(counter(bad), 1);
+                Err(if bad == BadToken::Expired { NotTaken::Expired } else { NotTaken::Invalid })
+            }
+        }
+    }
+}
 
 impl Asker<'_> {
     /// Whether it has said who it is, where that is required.
@@ -136,7 +251,7 @@ impl Shard {
         } else {
             Arc::clone(before)
         };
-        let ticket = Ticket::known(bearer, asker.now.unix_ms, now_ms);
+        let ticket = Ticket::known(bearer, self.node.clock().token_ms(), now_ms);
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());
@@ -145,10 +260,10 @@ impl Shard {
         asker.stranger.set(false);
         asker.became.replace(Some(author));
         if is_new {
-            // Others are to see who it is.
+            // What it has shown was shown by somebody else, and others are to see who it is.
+            self.end_signals(before.client);
             let channels = self.hub.borrow().channels_of(asker.id);
             for (channel, alias) in channels {
-            self.show_presence(asker, (&channel, alias));
                 let parting = (Parting::Asked, false);
                 self.leave_room(before.client, channel.as_str(), parting, asker.now);
                 self.enter_room(asker, (&channel, alias));
@@ -254,5 +369,19 @@ impl Shard {
         let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
         let allowed = self.node.options().policies.allow(rule, act, who, target);
         allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))
+    }
+}
+
+fn counter(bad: BadToken) -> Counter {
+    match bad {
+        BadToken::Audience => Counter::AuthAudience,
+        BadToken::Claims => Counter::AuthClaims,
+        BadToken::Early => Counter::AuthEarly,
+        BadToken::Expired => Counter::AuthExpired,
+        BadToken::Issuer => Counter::AuthIssuer,
+        BadToken::Key => Counter::AuthKey,
+        BadToken::Long => Counter::AuthLong,
+        BadToken::Malformed => Counter::AuthMalformed,
+        BadToken::Signature => Counter::AuthSignature,
     }
 }

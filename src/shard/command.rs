@@ -153,7 +153,7 @@ impl Shard {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
             Command::Publish(publish) => return self.publish(asker, id, publish.into()),
             Command::Subscribe(subscribe) => match subscribe.channel.strip_suffix('*') {
-                Some(prefix) => self.subscribe_pattern(asker, id, (prefix, subscribe))?,
+                Some(prefix) => until = self.subscribe_pattern(asker, id, (prefix, subscribe))?,
                 None => until = self.subscribe(asker, id, subscribe)?,
             },
             Command::Unsubscribe { channel } => match channel.strip_suffix('*') {
@@ -398,9 +398,10 @@ pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
 pub(super) fn unavailable(id: Option<u64>, away: StoreError) -> CommandError {
     let code = match away {
         StoreError::Away | StoreError::Unloaded => ErrorCode::Unavailable,
+        StoreError::Crowded => ErrorCode::Overloaded,
         StoreError::Full => ErrorCode::LimitExceeded,
     };
-    let retry_after_ms = (code == ErrorCode::Unavailable).then_some(RETRY_MS);
+    let retry_after_ms = (code != ErrorCode::LimitExceeded).then_some(RETRY_MS);
     CommandError { retry_after_ms, ..CommandError::new(id, code, away.to_string()) }
 }
 

@@ -43,8 +43,16 @@ pub(super) struct Ending {
     pub(super) reason: CloseReason,
     /// When the socket is closed whatever the peer does, node milliseconds.
     pub(super) deadline_ms: u64,
-    /// What its queue has, where it is cut to free that.
+    /// What its queue has, where that is to be free soon.
     pub(super) going: usize,
+}
+
+impl Ending {
+    /// Whether answers that it leaves unread may go before their time. What was queued before a
+    /// shutdown goes out, and one that is cut has none.
+    pub(super) fn may_hasten(self) -> bool {
+        !matches!(self.reason, CloseReason::Overloaded | CloseReason::Shutdown)
+    }
 }
 
 /// A socket and what belongs to it, beside its seat in the hub.
@@ -188,7 +196,7 @@ impl Local {
         let author = Arc::new(Author { client, user });
         let options = shard.node.options();
         let last = was.and_then(|was| shard.node.recall(was));
-        let (unix_ms, now_ms) = (clock.unix_ms(), clock.node_ms());
+        let (unix_ms, now_ms) = (clock.token_ms(), clock.node_ms());
         let ticket = match bearer {
             Some(bearer) => Some(Ticket::known(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),

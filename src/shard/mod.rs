@@ -2,7 +2,6 @@
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
 mod auth;
-mod authority;
 mod away;
 pub mod buckets;
 pub mod clock;
@@ -35,7 +34,7 @@ mod turn;
 mod verify;
 mod waits;
 
-pub use authority::{AuthOptions, Found, NotTaken};
+pub use auth::{AuthOptions, Found, NotTaken};
 pub use durable::Publishing;
 pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::authority::{AuthOptions, Taken};
+use super::auth::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
 use super::durable::Publishing;
@@ -101,6 +101,7 @@ impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Away | StoreError::Unloaded => Self::Unavailable,
+            StoreError::Crowded => Self::Overloaded,
             StoreError::Full => Self::ChannelsFull,
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
-use super::authority::NotTaken;
+use super::auth::NotTaken;
 use super::local::{Local, Shard};
 use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;

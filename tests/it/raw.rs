@@ -157,13 +157,18 @@ impl Raw {
 
     /// As [`Raw::narrow`], with these headers in the handshake.
     pub(crate) fn narrow_offering(gateway: &Gateway, headers: &[(&str, &str)]) -> Self {
+        let mut raw = Self::open_narrow(gateway.addr);
+        raw.shake_hands(gateway, headers);
+        raw
+    }
+
+    /// As [`Raw::open`], with a small receive buffer.
+    pub(crate) fn open_narrow(addr: SocketAddr) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&gateway.addr.into()).unwrap();
-        let mut raw = Self::with(socket.into());
-        raw.shake_hands(gateway, headers);
-        raw
+        socket.connect(&addr.into()).unwrap();
+        Self::with(socket.into())
     }
 
     /// As [`Raw::websocket`], with these headers in the handshake; and its answer.
