@@ -12,6 +12,7 @@ mod page;
 mod query;
 mod route;
 mod scrape;
+mod settings;
 mod unread;
 mod upgrade;
 mod wire;
@@ -20,3 +21,4 @@ pub use keys::ApiKeys;
 #[doc(hidden)]
 pub use listen::Doors;
 pub use listen::{HttpOptions, serve};
+pub use settings::HttpSettings;

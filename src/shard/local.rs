@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::durable::Owed;
 use super::mailbox::Mailbox;
 use super::memory::Told;
-use super::node::{Node, Place};
+use super::node::{Node, NodeOptions, Place};
 use super::room::RoomDues;
 use crate::core::bearer::Bearer;
 use crate::core::hub::{Hub, SeatId};
@@ -86,6 +86,10 @@ pub(super) struct Shard {
     pub(super) shown: RefCell<Shown>,
     /// When rooms are looked at.
     pub(super) room_dues: RoomDues,
+    /// The settings of the node, as far as this shard has heard of them.
+    pub(super) settings: RefCell<Rc<NodeOptions>>,
+    /// How many times it is looking again at what its clients have, for other settings.
+    pub(super) looking: Cell<usize>,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -117,7 +121,7 @@ impl Drop for Scratch<'_> {
 
 /// The part of `limits.memory` that the tables of newest events may take beside it, all shards
 /// together.
-const TABLES_SHARE: usize = 4;
+pub(super) const TABLES_SHARE: usize = 4;
 
 /// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
 #[derive(Clone)]
@@ -126,10 +130,10 @@ pub struct Local(pub(super) Rc<Shard>);
 impl Local {
     /// The shard `id` of `node`.
     pub fn new(id: ShardId, node: Arc<Node>) -> Self {
-        let limit = node.options().outbox;
+        let options = NodeOptions::clone(&node.options());
         let now_ms = node.clock().node_ms();
-        let mut hub = Hub::compressing(limit, node.options().compression);
-        hub.bound_tables(node.options().memory_max / TABLES_SHARE / node.shards().max(1));
+        let mut hub = Hub::compressing(options.outbox, options.compression);
+        hub.bound_tables(options.memory_max / TABLES_SHARE / node.shards().max(1));
         Self(Rc::new(Shard {
             id,
             hub: RefCell::new(hub),
@@ -144,6 +148,8 @@ impl Local {
             told: Told::default(),
             shown: RefCell::default(),
             room_dues: RoomDues::default(),
+            settings: RefCell::new(Rc::new(options)),
+            looking: Cell::new(0),
             node,
         }))
     }
@@ -156,6 +162,11 @@ impl Local {
     /// Its index.
     pub fn id(&self) -> ShardId {
         self.0.id
+    }
+
+    /// The settings that it goes by.
+    pub fn options(&self) -> Rc<NodeOptions> {
+        self.0.options()
     }
 
     /// Its counters.
@@ -176,11 +187,11 @@ impl Local {
         let client = ClientId(fastrand::u64(..));
         let user = bearer.as_deref().map(|bearer| bearer.user().into());
         let author = Arc::new(Author { client, user });
-        let options = shard.node.options();
+        let options = shard.options();
         let last = was.and_then(|was| shard.node.recall(was));
         let (unix_ms, now_ms) = (clock.unix_ms(), clock.node_ms());
         let ticket = match bearer {
-            Some(bearer) => Some(Ticket::known(bearer, unix_ms, now_ms)),
+            Some(bearer) => Some(options.auth.ticket(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),
         };
         let id = {
@@ -192,7 +203,7 @@ impl Local {
                     seat.set_ticket(ticket);
                 }
                 let mut text = Vec::with_capacity(160);
-                json::encode_push(&shard.welcome(None, &author, last), &mut text);
+                json::encode_push(&Shard::welcome(&options, None, &author, last), &mut text);
                 frame::push_text(&text, seat.outbox.control());
                 let wake_at = seat.wake_at(options.heartbeat());
                 shard.arm((id, client), &mut seat.session, wake_at);
@@ -232,6 +243,11 @@ impl Local {
 }
 
 impl Shard {
+    /// The settings that it goes by. Its own, so that a look costs nothing that threads share.
+    pub(super) fn options(&self) -> Rc<NodeOptions> {
+        Rc::clone(&self.settings.borrow())
+    }
+
     pub(super) fn mailbox(&self) -> Option<&Mailbox> {
         self.node.mailboxes().of(self.id)
     }

@@ -2,7 +2,6 @@
 //! private descriptor tables and the drain. The only folder that spawns or reads the clock.
 
 mod auth;
-mod authority;
 mod away;
 pub mod clock;
 mod command;
@@ -23,6 +22,7 @@ mod node;
 mod pattern;
 mod recall;
 mod room;
+mod settings;
 mod signals;
 mod slow;
 mod tell;
@@ -31,9 +31,10 @@ mod tests;
 mod turn;
 mod waits;
 
-pub use authority::{AuthOptions, NotTaken};
+pub use auth::{AuthOptions, NotTaken};
 pub use durable::Publishing;
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, Place, PublishError};
+pub use settings::{Changed, Reloads};
 pub use slow::SlowPeer;

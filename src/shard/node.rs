@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::authority::{AuthOptions, Taken};
+use super::auth::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
 use super::durable::Publishing;
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
+use super::settings::Reloads;
 use crate::core::farewell::Farewells;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
@@ -26,7 +28,7 @@ use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, Durable, NewEvent, Published, Store, StoreError};
 
 /// The part of `limits.memory` that signals may take beside it.
-const SIGNALS_SHARE: usize = 8;
+pub(super) const SIGNALS_SHARE: usize = 8;
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -121,7 +123,7 @@ impl Drop for Place {
 
 /// One gateway process, as its threads share it.
 pub struct Node {
-    options: NodeOptions,
+    options: Arc<ArcSwap<NodeOptions>>,
     store: Arc<dyn Store>,
     /// What keeps the durable events of it.
     pub(super) log: Option<Arc<dyn Durable>>,
@@ -136,6 +138,8 @@ pub struct Node {
     farewells: Mutex<Farewells>,
     pub(super) taken: Taken,
     pub(super) speakers: Speakers,
+    /// How often its settings were to change.
+    pub reloads: Reloads,
 }
 
 impl Node {
@@ -146,9 +150,10 @@ impl Node {
             memory,
             signals: Budget::new(options.memory_max / SIGNALS_SHARE),
             farewells: Mutex::default(),
-            taken: Taken::default(),
+            taken: Taken::by(options.auth.verifier.clone()),
+            reloads: Reloads::default(),
             speakers: Speakers::default(),
-            options,
+            options: Arc::new(ArcSwap::from_pointee(options)),
             store,
             rooms: Rooms::new(Arc::clone(&mailboxes) as _),
             log: None,
@@ -160,14 +165,20 @@ impl Node {
         }
     }
 
-    /// The same, whose store gets the events of durable channels from `log`, by this clock.
+    /// The same, whose store gets the events of durable channels from `log`, which goes by the
+    /// node's clock.
     #[must_use]
-    pub fn with_log(self, log: Arc<dyn Durable>, clock: Clock) -> Self {
-        Self { log: Some(log), clock, ..self }
+    pub fn with_log(self, log: Arc<dyn Durable>) -> Self {
+        Self { log: Some(log), ..self }
     }
 
-    /// Its settings.
-    pub fn options(&self) -> &NodeOptions {
+    /// Its settings. A shard has its own, [`super::Local::options`].
+    pub fn options(&self) -> Guard<Arc<NodeOptions>> {
+        self.options.load()
+    }
+
+    /// Where its settings stand, whatever they are.
+    pub fn settings(&self) -> &Arc<ArcSwap<NodeOptions>> {
         &self.options
     }
 
@@ -212,7 +223,7 @@ impl Node {
 
     /// Whether it has as many connections as it may.
     pub fn full(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) >= self.options.connections_max
+        self.connections.load(Ordering::Relaxed) >= self.options().connections_max
     }
 
     /// What the queues of all connections take of memory.
@@ -238,7 +249,7 @@ impl Node {
     /// A place for one more connection; `None` when there are as many as there may be. Taken
     /// before the handshake is answered, so that no two shards give the last one away.
     pub fn admit(self: &Arc<Self>) -> Option<Place> {
-        let max = self.options.connections_max;
+        let max = self.options().connections_max;
         let more = |open: usize| (open < max).then_some(open + 1);
         let admitted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         admitted.is_ok().then(|| Place(Arc::clone(self)))
@@ -259,12 +270,13 @@ impl Node {
     ///
     /// As of [`Node::publish`].
     pub async fn submit(&self, event: NewEvent<'_>) -> Result<Publishing, PublishError> {
-        let Some(rule) = self.options.policies.of(&event.channel) else {
+        let Some(rule) = self.options().policies.of(&event.channel) else {
             return Err(PublishError::UnknownChannel);
         };
         let event = NewEvent { keep: rule.keep, ..event };
         if self.mailboxes.all().iter().any(Mailbox::is_crowded) {
-            tokio::time::timeout(self.options.publish_timeout, self.room())
+            let patience = self.options().publish_timeout;
+            tokio::time::timeout(patience, self.room())
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }

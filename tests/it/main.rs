@@ -29,11 +29,15 @@ mod presence;
 mod protocol;
 mod rate;
 mod raw;
+mod reload;
+mod reload_auth;
+mod reload_load;
 mod signals;
 mod slow;
 mod slow_bad;
 mod spoken;
 mod stalls;
+mod starting;
 mod threats;
 #[path = "../support/tokens.rs"]
 mod tokens;

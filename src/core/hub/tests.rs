@@ -9,6 +9,7 @@ mod joined;
 mod latest;
 mod memory;
 mod pattern;
+mod reset;
 mod signals;
 mod tables;
 mod tell;

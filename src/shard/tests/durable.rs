@@ -85,8 +85,7 @@ fn on_a_durable_shard<F: Future<Output = ()>>(test: impl FnOnce(Local, Arc<Slow>
         let options = super::NodeOptions { policies, publish_timeout, ..options() };
         let log = Arc::<Slow>::default();
         let node = Node::new(options, store, mailboxes);
-        let clock = node.clock();
-        let node = Arc::new(node.with_log(Arc::<Slow>::clone(&log), clock));
+        let node = Arc::new(node.with_log(Arc::<Slow>::clone(&log)));
         let local = Local::new(ShardId(0), node);
         tokio::time::timeout(PATIENCE, test(local, log)).await.expect("it takes too long");
     };
