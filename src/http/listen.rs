@@ -32,7 +32,8 @@ const ACCEPTS_PER_TURN: u32 = 32;
 /// Sockets of one shard that speak HTTP at the same time; WebSockets do not count.
 const HTTP_CONNECTIONS_MAX: usize = 16_384;
 
-/// How long the end of a drain waits for requests that are being answered.
+/// How long the end of a drain waits for requests that are being answered, if clients have left so
+/// much of its time.
 const FINISH: Duration = Duration::from_secs(3);
 
 /// The smallest buffer hyper takes; a smaller `header_bytes` still holds for whole heads.
@@ -216,7 +217,8 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<Http
             doors.quiet.notified().await;
         }
     };
-    if tokio::time::timeout(FINISH, finished).await.is_err() {
+    let patience = FINISH.min(shard.node().until_end());
+    if tokio::time::timeout(patience, finished).await.is_err() {
         tracing::warn!("{} requests were cut off by the end of the drain", doors.busy.get());
     }
 }

@@ -1,7 +1,7 @@
 //! What all shards of a node share, and what may be asked of it from any thread.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -29,6 +29,10 @@ use crate::store::{ChannelInfo, Durable, NewEvent, Published, Store, StoreError}
 
 /// The part of `limits.memory` that signals may take beside it.
 pub(super) const SIGNALS_SHARE: usize = 8;
+
+/// How long behind the time `drain` the last answers may still take, in milliseconds: so that the
+/// end comes before five seconds.
+const BEHIND_MS: u64 = 4_500;
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -131,7 +135,8 @@ pub struct Node {
     signals: Budget,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
-    draining: AtomicBool,
+    /// When it is to be over, node milliseconds, once it is on its way out.
+    ends_ms: OnceLock<u64>,
     connections: AtomicUsize,
     embedded: AtomicU64,
     memory: Ledger,
@@ -159,7 +164,7 @@ impl Node {
             log: None,
             mailboxes,
             clock: Clock::start(),
-            draining: AtomicBool::new(false),
+            ends_ms: OnceLock::new(),
             connections: AtomicUsize::new(0),
             embedded: AtomicU64::new(0),
         }
@@ -218,7 +223,13 @@ impl Node {
 
     /// Whether it is on its way out: new clients are refused.
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.ends_ms.get().is_some()
+    }
+
+    /// How much of the time is left that a drain may take, whoever is slow.
+    pub fn until_end(&self) -> Duration {
+        let ends_ms = self.ends_ms.get().copied().unwrap_or(u64::MAX);
+        Duration::from_millis(ends_ms.saturating_sub(self.clock.node_ms()))
     }
 
     /// Whether it has as many connections as it may.
@@ -361,7 +372,9 @@ impl Node {
 
     /// Begins the drain: new clients are refused, the present ones are closed bit by bit.
     pub fn drain(&self) {
-        if !self.draining.swap(true, Ordering::Relaxed) {
+        let drain = u64::try_from(self.options().drain.as_millis()).unwrap_or(u64::MAX);
+        let ends_ms = self.clock.node_ms().saturating_add(drain).saturating_add(BEHIND_MS);
+        if self.ends_ms.set(ends_ms).is_ok() {
             for mailbox in self.mailboxes.all() {
                 mailbox.order(Order::Drain);
             }

@@ -8,6 +8,7 @@ mod browser;
 mod cli;
 mod crash;
 mod deflate;
+mod drain;
 mod durable;
 mod fickle;
 mod formats;
