@@ -17,8 +17,8 @@ use crate::core::policy::{Policy, PolicyRule, RoomRule};
 use crate::core::ticket::Ticket;
 use crate::proto::name::{Alias, ChannelName, ClientId};
 
-/// Connections that are looked at before others have their chance.
-const SEATS_A_TURN: usize = 256;
+/// Connections and subscriptions that are looked at before others have their chance.
+const LOOKS_A_TURN: usize = 1_024;
 
 /// What became of those who were there when settings changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,6 +97,21 @@ struct Change {
     rules: bool,
 }
 
+/// How much was looked at since others had their chance.
+#[derive(Default)]
+struct Pace(usize);
+
+impl Pace {
+    /// Before so many looks more.
+    async fn keep(&mut self, looks: usize) {
+        self.0 += looks;
+        if self.0 >= LOOKS_A_TURN {
+            self.0 = looks;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// A shard is looking at its clients.
 struct Looking(Rc<Shard>);
 
@@ -136,20 +151,19 @@ impl Shard {
         tokio::task::spawn_local(async move {
             let shard = &looking.0;
             let mut changed = Changed::default();
-            for some in clients.chunks(SEATS_A_TURN) {
-                for who in some {
-                    shard.look_again(*who, &change, &mut changed);
-                }
-                tokio::task::yield_now().await;
+            let mut pace = Pace::default();
+            for who in &clients {
+                let looks = 1 + shard.hub.borrow().subscriptions_of(who.0);
+                pace.keep(looks).await;
+                shard.look_again(*who, &change, &mut changed);
             }
             if change.rules {
                 // Those who are told by a room hear the ends of all signals before it may close.
                 looked.wait().await;
-                for some in clients.chunks(SEATS_A_TURN) {
-                    for who in some {
-                        shard.change_rooms(*who, &change);
-                    }
-                    tokio::task::yield_now().await;
+                for who in &clients {
+                    let looks = 1 + shard.hub.borrow().subscriptions_of(who.0);
+                    pace.keep(looks).await;
+                    shard.change_rooms(*who, &change);
                 }
             }
             drop(looking);

@@ -247,6 +247,10 @@ impl Rooms {
             .into_mut();
         room.alias = alias;
         room.shards.insert(visitor.shard);
+        if let (Some(rule), None) = (rule.presence, &room.presence) {
+            // It was made under a rule of before.
+            room.presence = Some(Box::new(Members::new(rule)));
+        }
         if let Some(members) = &mut room.presence {
             members.enter(visitor.client, visitor.identity, now.unix_ms);
         }
