@@ -74,9 +74,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use weir::core::history::HistoryRule;
 use weir::core::hub::{Hub, Join, Outcome, Seat, SeatId};
 use weir::core::outbox::{Outbox, OutboxLimit, Slice};
-use weir::core::policy::Policy;
+use weir::core::policy::{Keep, Policy};
 use weir::core::run::Run;
 use weir::core::session::Session;
 use weir::proto::event::{Author, Event, Payload};
@@ -107,6 +108,10 @@ const TOLERANCE: u32 = 5;
 const STALLED: u32 = 10_000;
 const KEYS: u32 = 1_000;
 const STALLED_BYTES_MAX: u32 = 512;
+
+/// Events that are kept of a channel, and bytes of heap that each of them may cost.
+const KEPT: u32 = 1_000;
+const KEPT_BYTES_MAX: u32 = 320;
 
 const LIMIT: OutboxLimit = OutboxLimit { bytes: 1 << 20, events: 4_096 };
 const SHARD: ShardId = ShardId(0);
@@ -335,6 +340,33 @@ fn sizes(faults: &mut Vec<String>) {
         faults.push(format!("{stalled} bytes for a stalled seat: at most {STALLED_BYTES_MAX}"));
     }
     println!("heap bytes/seat that has had events, {SEATS} on 1 channel: {}", seat_bytes(&one, 9));
+    let kept = kept_bytes();
+    println!("heap bytes/kept event of 128 bytes, {KEPT} on each of 100 channels: {kept}");
+    if kept > KEPT_BYTES_MAX {
+        faults.push(format!("{kept} bytes for a kept event: at most {KEPT_BYTES_MAX}"));
+    }
+}
+
+/// Bytes of heap for an event that is kept, with its part of the channel.
+fn kept_bytes() -> u32 {
+    let node = Node::new();
+    let channels = names(100);
+    let history = HistoryRule { size: u64::from(KEPT), ttl_ms: 1 << 40 };
+    let keep = Keep { history, ..Keep::default() };
+    let author = Arc::new(Author { client: ClientId(1), user: Some("user-1".into()) });
+    let before = counting::live();
+    for channel in &channels {
+        // Some more than are kept.
+        for _ in 0..KEPT + KEPT / 2 {
+            let payload = Payload::Json(PAYLOAD.into());
+            let channel = Cow::Borrowed(channel.as_str());
+            let from = Some(Arc::clone(&author));
+            let event = NewEvent { keep, from, ..NewEvent::new(channel, payload) };
+            node.store.publish(event, NOW).expect("memory is always there");
+        }
+    }
+    let bytes = u32::try_from(counting::live().saturating_sub(before)).expect("less than 4 GiB");
+    bytes.div_ceil(KEPT * 100)
 }
 
 /// Bytes of heap for a subscriber of a channel with 1,000 keys that has stalled under `latest`,

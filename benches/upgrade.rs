@@ -31,7 +31,7 @@ use weir::http::{Doors, HttpOptions, HttpSettings};
 use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
 use weir::proto::ws::handshake::accept_key;
-use weir::shard::{AuthOptions, Local, Mailboxes, Node, NodeOptions};
+use weir::shard::{AuthOptions, LimitOptions, Local, Mailboxes, Node, NodeOptions};
 use weir::store::memory::Memory;
 
 /// As the `weir` program has it.
@@ -118,7 +118,7 @@ fn doors() -> Rc<Doors> {
     let verifier = Verifier::new(keys, None, None);
     let options = NodeOptions {
         node_name: "bench".to_owned(),
-        connections_max: 1_000,
+        limits: LimitOptions { connections: 1_000, ..LimitOptions::default() },
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 1 << 20, events: 4_096 },

@@ -112,9 +112,9 @@ impl Builder {
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
         let fixed = Fixed::of(&self.config);
-        let Config { listen, shards, mut node, http, store_memory, store_path, .. } = self.config;
+        let Config { listen, shards, node, http, store_memory, store_path, .. } = self.config;
         let descriptors = fdtable::raise_limit();
-        let wanted = node.connections_max;
+        let wanted = node.limits.connections;
         // The reserve has room for one listener of its table.
         let further = listen.len().saturating_sub(1) as u64;
         let reserve = fdtable::RESERVE + further * shards as u64;
@@ -123,8 +123,7 @@ impl Builder {
             if separate { (shards as u64, fdtable::RESERVE + further) } else { (1, reserve) };
         let room = descriptors.saturating_sub(reserve.min(descriptors / 2)).saturating_mul(tables);
         let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
-        node.connections_max = wanted.min(room);
-        let connections_max = node.connections_max;
+        let connections_max = wanted.min(room);
 
         let addresses: Result<Vec<_>, _> = listen.into_iter().map(probe).collect();
         let addresses = addresses?;
@@ -134,12 +133,13 @@ impl Builder {
         let node = Node::new(node, Arc::<Memory>::clone(&store), Arc::clone(&mailboxes));
         // Its file is opened before the shards have descriptor tables of their own.
         let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), &node));
+        node.limits().bound(room);
         let node = Arc::new(match log.transpose()? {
             Some(log) => node.with_log(log),
             None => node,
         });
         let http = Arc::new(HttpSettings::new(http));
-        let running = Arc::new(Running::new(fixed, room, store, Arc::clone(&http)));
+        let running = Arc::new(Running::new(fixed, store, Arc::clone(&http)));
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();

@@ -109,6 +109,17 @@ impl Settings {
     }
 }
 
+/// Which gateway, and as whom.
+#[derive(Debug, Args)]
+pub struct To {
+    /// The gateway.
+    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    pub url: Url,
+    /// The token to come with, a JWT.
+    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    pub token: Option<Token>,
+}
+
 /// Flags of `weir pub`.
 #[derive(Debug, Args)]
 pub struct Publish {
@@ -134,11 +145,8 @@ pub struct Publish {
     #[arg(long, value_enum, default_value_t = Sent::Json)]
     pub format: Sent,
     /// The gateway.
-    #[arg(long, env = "WEIR_URL", default_value = URL)]
-    pub url: Url,
-    /// The token to come with, a JWT.
-    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
-    pub token: Option<Token>,
+    #[command(flatten)]
+    pub to: To,
 }
 
 /// Flags of `weir sub`.
@@ -164,11 +172,8 @@ pub struct Subscribe {
     #[arg(long, value_name = "POLICY")]
     pub slow: Option<String>,
     /// The gateway.
-    #[arg(long, env = "WEIR_URL", default_value = URL)]
-    pub url: Url,
-    /// The token to come with, a JWT.
-    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
-    pub token: Option<Token>,
+    #[command(flatten)]
+    pub to: To,
 }
 
 /// A rate, as it is sent.
@@ -192,11 +197,8 @@ pub struct History {
     #[arg(long)]
     pub reverse: bool,
     /// The gateway.
-    #[arg(long, env = "WEIR_URL", default_value = URL)]
-    pub url: Url,
-    /// The token to come with, a JWT.
-    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
-    pub token: Option<Token>,
+    #[command(flatten)]
+    pub to: To,
 }
 
 /// Flags of `weir token`.
@@ -276,11 +278,8 @@ pub struct Presence {
     /// The channel, like room:1.
     pub channel: ChannelName,
     /// The gateway.
-    #[arg(long, env = "WEIR_URL", default_value = URL)]
-    pub url: Url,
-    /// The token to come with, a JWT.
-    #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
-    pub token: Option<Token>,
+    #[command(flatten)]
+    pub to: To,
 }
 
 /// A place in a channel, as `weir pub` prints its two halves.

@@ -1,6 +1,6 @@
 //! A client of a gateway: connects, reads, writes, answers pings. Does not reconnect.
 
-use crate::cli::args::Token;
+use crate::cli::args::{To, Token};
 use crate::proto::dialect::bin;
 use crate::proto::format::Subprotocol;
 use crate::proto::gzip;
@@ -151,14 +151,11 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects and waits for `welcome`. To be called within a `LocalSet`.
-    pub(super) async fn connect(
-        url: &Url,
-        token: Option<&Token>,
-        speaks: Subprotocol,
-    ) -> Result<Self, ClientError> {
+    pub(super) async fn connect(to: &To, speaks: Subprotocol) -> Result<Self, ClientError> {
+        let To { url, token } = to;
         let silent = |_| ClientError::Silent(url.clone());
-        let stream =
-            timeout(CONNECT_TIMEOUT, upgrade(url, token, speaks)).await.map_err(silent)??;
+        let upgraded = upgrade(url, token.as_ref(), speaks);
+        let stream = timeout(CONNECT_TIMEOUT, upgraded).await.map_err(silent)??;
         let (read, write) = tokio::io::split(stream);
         // Reading and writing are two sockets over the halves of one stream: a read that is
         // given up loses its place in the frame, so it lives in a task of its own.
@@ -192,6 +189,24 @@ impl Client {
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Err(ClientError::Closed(String::new())),
+            }
+        }
+    }
+
+    /// Sends a command, and waits for its answer, which is a message of that kind.
+    pub(super) async fn ask(
+        &mut self,
+        command: &serde_json::Value,
+        kind: &str,
+    ) -> Result<String, ClientError> {
+        self.send(command.to_string().into_bytes()).await?;
+        loop {
+            let message = self.next().await?;
+            if message.head.kind == "error" {
+                return Err(ClientError::Refusal(message.head.error()));
+            }
+            if message.head.kind == kind {
+                return Ok(message.text);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `weir history`: prints the kept events of a channel.
 
 use crate::cli::args::{History, Place};
-use crate::cli::client::{Client, ClientError};
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::proto::command::HISTORY_LIMIT;
@@ -29,7 +29,7 @@ struct Event {
 
 /// Prints them as they came, one line each.
 pub(super) async fn run(flags: History) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url, flags.token.as_ref(), Subprotocol::Json).await?;
+    let mut client = Client::connect(&flags.to, Subprotocol::Json).await?;
     let mut output = Output::new();
     let mut left = flags.limit.unwrap_or(HISTORY_LIMIT as u64);
     let mut since = flags.since.clone();
@@ -67,13 +67,5 @@ async fn ask(
     if let Some(since) = since {
         command["since"] = since.json();
     }
-    client.send(command.to_string().into_bytes()).await?;
-    loop {
-        let message = client.next().await?;
-        match message.head.kind.as_str() {
-            "error" => return Err(ClientError::Refusal(message.head.error()).into()),
-            "history" => return Ok(message.text),
-            _ => {}
-        }
-    }
+    Ok(client.ask(&command, "history").await?)
 }

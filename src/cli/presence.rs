@@ -1,7 +1,7 @@
 //! `weir presence`: prints who has a channel by name.
 
 use crate::cli::args::Presence;
-use crate::cli::client::{Client, ClientError};
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::proto::format::Subprotocol;
@@ -21,18 +21,10 @@ struct Answer<'a> {
 
 /// Prints it as one line.
 pub(super) async fn run(flags: Presence) -> Result<(), Failure> {
-    let mut client = Client::connect(&flags.url, flags.token.as_ref(), Subprotocol::Json).await?;
+    let mut client = Client::connect(&flags.to, Subprotocol::Json).await?;
     let command = json!({"type": "presence", "id": 1, "channel": flags.channel.as_str()});
-    client.send(command.to_string().into_bytes()).await?;
-    let message = loop {
-        let message = client.next().await?;
-        match message.head.kind.as_str() {
-            "error" => return Err(ClientError::Refusal(message.head.error()).into()),
-            "presence" => break message,
-            _ => {}
-        }
-    };
-    let line = serde_json::from_str(&message.text)
+    let text = client.ask(&command, "presence").await?;
+    let line = serde_json::from_str(&text)
         .and_then(|answer: Answer<'_>| serde_json::to_string(&answer))
         .map_err(|_| Failure::Answer("presence"))?;
     let mut output = Output::new();

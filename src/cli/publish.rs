@@ -45,8 +45,7 @@ pub(super) async fn run(mut flags: Publish) -> Result<(), Failure> {
     if raw.is_some() {
         flags.format = flags.format.raw();
     }
-    let client =
-        Client::connect(&flags.url, flags.token.as_ref(), flags.format.subprotocol()).await?;
+    let client = Client::connect(&flags.to, flags.format.subprotocol()).await?;
     let mut publisher = Publisher {
         client,
         flags,

@@ -43,7 +43,7 @@ async fn serve(
     flags: &Serve,
     ((stop, hangup), log): ((Stop, Signal), Log),
 ) -> Result<(), Failure> {
-    let (shards, wanted) = (config.shards, config.node.connections_max);
+    let (shards, wanted) = (config.shards, config.node.limits.connections);
     let auth = match &config.node.auth {
         AuthOptions { required: true, .. } => REQUIRED,
         AuthOptions { verifier: Some(_), .. } => "for those who bring a token",

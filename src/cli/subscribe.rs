@@ -22,8 +22,7 @@ async fn print(flags: &Subscribe) -> Result<(), Failure> {
     if flags.since.is_some() && flags.channels.len() > 1 {
         return Err(Failure::Usage("--since is a place in one channel: name one channel"));
     }
-    let mut client =
-        Client::connect(&flags.url, flags.token.as_ref(), flags.format.subprotocol()).await?;
+    let mut client = Client::connect(&flags.to, flags.format.subprotocol()).await?;
     for (id, channel) in (1_u64..).zip(&flags.channels) {
         let mut command = json!({"type": "subscribe", "id": id, "channel": channel});
         if let Some(hz) = flags.max_rate {

@@ -174,7 +174,7 @@ impl Check<'_> {
         let (ping_interval, ping_timeout) = self.ping();
         NodeOptions {
             node_name: self.node_name(machine),
-            connections_max: self.count(Key::LimitsConnections),
+            limits: self.limits(),
             message_bytes,
             subscriptions_max: self.count(Key::LimitsSubscriptions),
             outbox,
@@ -326,11 +326,11 @@ impl Check<'_> {
         self.value(key).text()
     }
 
-    fn number(&mut self, key: Key) -> u64 {
+    pub(super) fn number(&mut self, key: Key) -> u64 {
         self.value(key).number()
     }
 
-    fn count(&mut self, key: Key) -> usize {
+    pub(super) fn count(&mut self, key: Key) -> usize {
         self.value(key).count()
     }
 

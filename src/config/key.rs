@@ -32,6 +32,11 @@ pub enum Key {
     PublishTimeout,
     StrictNamespaces,
     LimitsConnections,
+    LimitsConnectionsPerIp,
+    LimitsConnectionsPerUser,
+    LimitsConnectsPerSecondPerIp,
+    LimitsCommandsPerSecond,
+    LimitsHttpRequestsPerSecond,
     LimitsSubscriptions,
     LimitsMessageBytes,
     LimitsQueueBytes,
@@ -129,6 +134,36 @@ const ROWS: [Row; Key::ALL.len()] = [
         Kind::Integer(1, 100_000_000),
         "200000",
         "connections of the process; 503 beyond",
+    ),
+    row(
+        "limits.connections_per_ip",
+        Kind::Integer(0, 100_000_000),
+        "0",
+        "connections of one address, of IPv6 of one /64; 429 beyond, 0 = no limit",
+    ),
+    row(
+        "limits.connections_per_user",
+        Kind::Integer(0, 100_000_000),
+        "0",
+        "WebSockets of one `sub`; 429 beyond, or 4005 after a message `auth`",
+    ),
+    row(
+        "limits.connects_per_second_per_ip",
+        Kind::Integer(0, 1_000_000),
+        "0",
+        "new connections of one address, twice as many at once; 429 beyond",
+    ),
+    row(
+        "limits.commands_per_second",
+        Kind::Integer(0, 1_000_000),
+        "0",
+        "commands of one WebSocket, twice as many at once; set it where strangers connect",
+    ),
+    row(
+        "limits.http_requests_per_second",
+        Kind::Integer(0, 1_000_000),
+        "0",
+        "requests to the API with one key, or of one address, twice as many at once",
     ),
     row(
         "limits.subscriptions_per_connection",
@@ -295,7 +330,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 58] = [
         Self::Listen,
         Self::Shards,
         Self::Node,
@@ -303,6 +338,11 @@ impl Key {
         Self::PublishTimeout,
         Self::StrictNamespaces,
         Self::LimitsConnections,
+        Self::LimitsConnectionsPerIp,
+        Self::LimitsConnectionsPerUser,
+        Self::LimitsConnectsPerSecondPerIp,
+        Self::LimitsCommandsPerSecond,
+        Self::LimitsHttpRequestsPerSecond,
         Self::LimitsSubscriptions,
         Self::LimitsMessageBytes,
         Self::LimitsQueueBytes,

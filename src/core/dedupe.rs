@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 /// How long an id is remembered at least, in milliseconds of the node's clock.
 pub const WINDOW_MS: u64 = 120_000;
 
-/// Ids of a channel that are remembered whatever their age, while the newest is in the window.
+/// Ids of a channel that are remembered whatever their age, while there is memory for them.
 pub const LAST: usize = 1_024;
 
 /// Ids of a channel that are remembered at most.
@@ -46,7 +46,6 @@ impl Dedupe {
 
     /// Remembers an id that is not known.
     pub fn put(&mut self, id: Box<str>, offset: u64, now_ms: u64) {
-        self.forget(now_ms);
         let number = self.first + self.seen.len() as u64;
         let (first, seen, hasher) = (self.first, &self.seen, &self.hasher);
         self.table.insert_unique(hasher.hash_one(&*id), number, |number| {
@@ -54,15 +53,28 @@ impl Dedupe {
         });
         self.bytes += size(&id);
         self.seen.push_back(Seen { id, offset, at_ms: now_ms });
+        self.forget(now_ms);
         while self.seen.len() > MOST {
             self.pop();
         }
     }
 
-    /// Forgets the ids that are too old at `now_ms`.
+    /// Forgets the ids that are too old at `now_ms`, but for the last ones.
     pub fn forget(&mut self, now_ms: u64) {
+        self.forget_beyond(LAST, now_ms);
+    }
+
+    /// Forgets all ids that are too old at `now_ms`, and gives back their room.
+    pub fn forget_old(&mut self, now_ms: u64) {
+        self.forget_beyond(0, now_ms);
+        if self.seen.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    fn forget_beyond(&mut self, count: usize, now_ms: u64) {
         let old = |seen: &Seen| now_ms.saturating_sub(seen.at_ms) > WINDOW_MS;
-        while self.seen.len() > LAST && self.seen.front().is_some_and(old) {
+        while self.seen.len() > count && self.seen.front().is_some_and(old) {
             self.pop();
         }
     }
@@ -135,6 +147,21 @@ mod tests {
         assert_eq!(dedupe.find("id-1976"), Some(1_976), "one of the last 1,024");
         assert!(dedupe.is_over(WINDOW_MS + 1) && !dedupe.is_over(WINDOW_MS));
         assert_eq!(dedupe.table.len(), dedupe.seen.len());
+        put(&mut dedupe, 3_000..3_001, 10 * WINDOW_MS);
+        assert_eq!((dedupe.seen.len(), dedupe.find("id-1976")), (LAST, None), "a day later too");
+    }
+
+    #[test]
+    fn where_memory_is_short_the_old_go() {
+        let mut dedupe = Dedupe::default();
+        put(&mut dedupe, 0..100, 0);
+        put(&mut dedupe, 100..200, 50);
+        dedupe.forget_old(WINDOW_MS + 1);
+        assert_eq!((dedupe.find("id-99"), dedupe.find("id-100")), (None, Some(100)));
+        dedupe.forget_old(WINDOW_MS + 51);
+        assert!(dedupe.is_empty() && dedupe.memory() == 0);
+        put(&mut dedupe, 0..3, 0);
+        assert_eq!(dedupe.find("id-2"), Some(2));
     }
 
     #[test]

@@ -69,7 +69,8 @@ enum Reading {
     On,
     /// Not, for answers that it does not take.
     Unread,
-    /// Not, for a reason that is not its own: time does not pass for it.
+    /// Not, for a reason that is not its own: it is pinged, so that it and what lies between see
+    /// that the node lives, and not judged.
     Held,
 }
 
@@ -118,6 +119,11 @@ impl Session {
         self.heard(now_ms);
     }
 
+    /// Whether it is not read for a reason that is not its own.
+    pub fn is_held(&self) -> bool {
+        self.reading == Reading::Held
+    }
+
     /// When the message under way has had its time.
     fn late_at(&self) -> u64 {
         match (self.reading, self.unfinished_ms) {
@@ -164,7 +170,12 @@ impl Session {
     /// pause of the whole node everybody is asked again.
     pub fn tick(&mut self, heartbeat: Heartbeat, now_ms: u64) -> Beat {
         if self.reading == Reading::Held {
+            if now_ms < self.wake_at(heartbeat) {
+                return Beat::Wait;
+            }
+            // As if it had answered: nobody reads whether it does.
             self.heard(now_ms);
+            return Beat::Ping;
         }
         let due_ms = self.wake_at(heartbeat);
         if now_ms < due_ms {
@@ -339,7 +350,8 @@ mod tests {
         session.unfinished(true, false, 1_000);
         session.hold(true, 2_000);
         for minute in 1..5 {
-            assert_eq!(session.tick(HEARTBEAT, minute * 60_000), Beat::Wait);
+            assert_eq!(session.tick(HEARTBEAT, minute * 60_000), Beat::Ping, "it sees us live");
+            assert_eq!(session.tick(HEARTBEAT, minute * 60_000 + 24_999), Beat::Wait);
             assert_eq!(session.wake_at(HEARTBEAT), minute * 60_000 + 25_000);
         }
         session.release(260_000);

@@ -26,8 +26,7 @@ pub const NAMES_MAX: usize = 16;
 /// The longest data of a signal, in bytes.
 pub const DATA_BYTES_MAX: usize = 4 * 1024;
 
-/// Times a second that the readers of a channel are told of one name of one client, where the
-/// configuration does not say.
+/// Times a second that the readers of a channel are told of one name of one client, at most.
 pub const RATE: u64 = 20;
 
 /// What a signal takes of memory beside its frame, about.

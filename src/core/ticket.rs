@@ -14,6 +14,9 @@ pub const GRACE_MS: u64 = 30_000;
 /// The longest message of a client that has yet to say who it is, in bytes: a token fits.
 pub const STRANGER_BYTES_MAX: usize = super::token::TOKEN_BYTES_MAX + 512;
 
+/// Messages of a client that has yet to say who it is; one more sends it away.
+pub const STRANGER_MESSAGES_MAX: u8 = 32;
+
 /// One client. Times are milliseconds of the node's clock: a wall clock that is set by an hour
 /// sends nobody away. Whoever is anonymous, where that is allowed, has no ticket at all.
 #[derive(Debug, Clone)]
@@ -29,13 +32,15 @@ pub enum Ticket {
     Stranger {
         /// When it is sent away.
         until_ms: u64,
+        /// Messages that it has sent.
+        sent: u8,
     },
 }
 
 impl Ticket {
     /// Somebody who came without a token, at `now_ms`, where one is required.
     pub fn stranger(now_ms: u64) -> Self {
-        Self::Stranger { until_ms: now_ms + AUTH_MS }
+        Self::Stranger { until_ms: now_ms + AUTH_MS, sent: 0 }
     }
 
     /// Somebody whose token was verified at `now_ms`, which was `unix_ms` by the wall clock.
@@ -47,13 +52,13 @@ impl Ticket {
 
     /// It ends by then, if it would not before.
     #[must_use]
-    pub fn ended_by(self, by_ms: u64) -> Self {
-        match self {
-            Self::Known { bearer, until_ms } => {
-                Self::Known { bearer, until_ms: until_ms.min(by_ms) }
+    pub fn ended_by(mut self, by_ms: u64) -> Self {
+        match &mut self {
+            Self::Known { until_ms, .. } | Self::Stranger { until_ms, .. } => {
+                *until_ms = by_ms.min(*until_ms);
             }
-            Self::Stranger { until_ms } => Self::Stranger { until_ms: until_ms.min(by_ms) },
         }
+        self
     }
 
     /// Who it is.
@@ -64,10 +69,17 @@ impl Ticket {
         }
     }
 
+    /// Whether it may send one more message, where it has yet to say who it is.
+    pub fn send(&mut self) -> bool {
+        let Self::Stranger { sent, .. } = self else { return true };
+        *sent = sent.saturating_add(1);
+        *sent <= STRANGER_MESSAGES_MAX
+    }
+
     /// When [`Ticket::over`] is next to be asked.
     pub fn wake_at(&self) -> u64 {
         match self {
-            Self::Known { until_ms, .. } | Self::Stranger { until_ms } => *until_ms,
+            Self::Known { until_ms, .. } | Self::Stranger { until_ms, .. } => *until_ms,
         }
     }
 
@@ -91,6 +103,18 @@ mod tests {
         assert_eq!(stranger.wake_at(), 6_000);
         assert_eq!(stranger.over(5_999), None);
         assert_eq!(stranger.over(6_000), Some(CloseReason::AuthTimeout));
+    }
+
+    #[test]
+    fn a_stranger_has_few_messages_and_who_is_known_any_number() {
+        let mut stranger = Ticket::stranger(0);
+        let mut known = Ticket::known(Arc::new(Bearer::of("u1")), 0, 0);
+        for _ in 0..STRANGER_MESSAGES_MAX {
+            assert!(stranger.send() && known.send());
+        }
+        for _ in 0..300 {
+            assert!(!stranger.send() && known.send());
+        }
     }
 
     #[test]

@@ -67,20 +67,26 @@ impl Refusal {
         Self { retry: Some(RETRY), ..refusal }
     }
 
+    /// 401, and how to bear a credential.
+    pub(super) fn unauthorized(code: &'static str, message: &'static str) -> Self {
+        let how = &[(header::WWW_AUTHENTICATE, "Bearer")];
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with(how)
+    }
+
     pub(super) fn with(self, headers: &'static [(HeaderName, &'static str)]) -> Self {
         Self { headers, ..self }
     }
 
     /// The answer that says so.
     pub(super) fn answer(&self) -> Response {
-        let retry_after_ms = self.retry.map(|retry| retry.as_millis());
+        let retry_after_ms = self.retry.map(millis);
         let error = ErrorBody { code: self.code, message: &self.message, retry_after_ms };
         let mut answer = json(self.status, &Envelope { error });
         for (name, value) in self.headers {
             answer.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         if let Some(retry) = self.retry {
-            answer.headers_mut().insert(header::RETRY_AFTER, retry.as_secs().max(1).into());
+            answer.headers_mut().insert(header::RETRY_AFTER, millis(retry).div_ceil(1_000).into());
         }
         answer
     }
@@ -120,7 +126,12 @@ struct ErrorBody<'a> {
     code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after_ms: Option<u128>,
+    retry_after_ms: Option<u64>,
+}
+
+/// A time to wait in whole milliseconds, and never none.
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
 }
 
 /// An answer that carries `value` as JSON.
@@ -170,9 +181,13 @@ mod tests {
         let body = serde_json::to_value(ErrorBody {
             code: refusal.code,
             message: "",
-            retry_after_ms: refusal.retry.map(|retry| retry.as_millis()),
+            retry_after_ms: refusal.retry.map(millis),
         });
         let wanted = r#"{"code":"overloaded","message":"","retry_after_ms":1000}"#;
         assert_eq!(body.unwrap(), serde_json::from_str::<serde_json::Value>(wanted).unwrap());
+        // Never sooner than it pays.
+        let late = Refusal { retry: Some(Duration::from_nanos(1_200_000_001)), ..refusal };
+        assert_eq!(late.answer().headers()[header::RETRY_AFTER], "2");
+        assert_eq!(late.retry.map(millis), Some(1_201));
     }
 }

@@ -18,9 +18,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::answer::Response;
+use super::arrival::Arrival;
 use super::listen::{Busy, Doors};
 use super::route;
 use super::wire::Wire;
+use crate::core::metrics::Counter;
 use crate::proto::ws::deflate::Agreed;
 use crate::shard::Guest;
 
@@ -33,13 +35,15 @@ pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
     /// Where it comes from.
     pub(super) ip: IpAddr,
+    /// What its connection counts as.
+    pub(super) arrival: Arrival,
     /// Taken once a handshake was answered with 101.
     pub(super) guest: Cell<Option<Guest>>,
     /// Set where that handshake was one for the echo, with what was agreed about compression.
     pub(super) echo: Cell<Option<Option<Agreed>>>,
     /// The number of the request that is answered, or was last; the first is 1.
     number: Cell<u64>,
-    /// The number of the first head with both kinds of body length, or one that is not read.
+    /// The number of the first head that others may cut elsewhere.
     bad_head: Rc<Cell<Option<u64>>>,
     /// The last request of this connection, while the node drains: it counts until its answer is
     /// written and the connection has ended.
@@ -101,9 +105,9 @@ impl Drop for Open {
 }
 
 /// Serves one socket to its end, or to its handshake.
-pub(super) async fn run(socket: TcpStream, ip: IpAddr, doors: Rc<Doors>) {
+pub(super) async fn run(socket: TcpStream, from: (IpAddr, Arrival), doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
-    let (end, socket, read_buf) = speak(socket, ip, &doors).await;
+    let (end, socket, read_buf) = speak(socket, from, &doors).await;
     // A copy, so that some few bytes do not keep hyper's whole buffer.
     let early = read_buf.to_vec();
     drop(read_buf);
@@ -131,7 +135,7 @@ pub(super) enum Next {
 /// it and not used. Over any stream, so that benches need no socket.
 pub(super) async fn speak<S>(
     socket: S,
-    ip: IpAddr,
+    (ip, arrival): (IpAddr, Arrival),
     doors: &Rc<Doors>,
 ) -> (hyper::Result<Next>, S, Bytes)
 where
@@ -142,6 +146,7 @@ where
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         ip: ip.to_canonical(),
+        arrival,
         guest: Cell::new(None),
         echo: Cell::new(None),
         number: Cell::new(0),
@@ -158,8 +163,17 @@ where
         None => peer.guest.take().map_or(Next::Close, Next::Gateway),
     };
     let wire = parts.io.into_inner();
+    let metrics = doors.shard.metrics();
     if let Some(code) = wire.unread {
-        doors.shard.metrics().http_error(code);
+        metrics.http_error(code);
+    }
+    let late = end.as_ref().is_err_and(hyper::Error::is_timeout);
+    // Between two requests a connection may idle, and ends without blame.
+    if late && (peer.number.get() == 0 || !parts.read_buf.is_empty()) {
+        metrics.add(Counter::HttpCutHead, 1);
+    }
+    if wire.stalled {
+        metrics.add(Counter::HttpCutUntaken, 1);
     }
     (end.map(|()| next), wire.socket, parts.read_buf)
 }

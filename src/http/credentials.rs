@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use hyper::header::{self, HeaderName};
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Request, header};
 
 use super::answer::Refusal;
 use super::connection::Peer;
 use super::{guard, query};
 use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;
-
-const BEARER: &[(HeaderName, &str)] = &[(header::WWW_AUTHENTICATE, "Bearer")];
 
 /// The credential of `Authorization: Bearer`. Another scheme is somebody else's, such as that of a
 /// proxy.
@@ -45,8 +42,9 @@ pub(super) fn who<B>(peer: &Peer, request: &Request<B>) -> Result<Option<Arc<Bea
     }
     let Some(token) = token else { return Ok(None) };
     let shard = &peer.doors.shard;
-    shard.node().authenticate(&token, shard.metrics()).map(Some).map_err(|not_taken| {
-        let (code, message) = (not_taken.code().as_str(), not_taken.message());
-        Refusal::new(StatusCode::UNAUTHORIZED, code, message).with(BEARER)
-    })
+    shard
+        .node()
+        .authenticate(&token, shard.metrics())
+        .map(Some)
+        .map_err(|not_taken| Refusal::unauthorized(not_taken.code().as_str(), not_taken.message()))
 }

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hyper::StatusCode;
-use hyper::header::{self, HeaderName};
 use ring::digest;
 
 use super::answer::Refusal;
@@ -16,8 +14,6 @@ const KEY_BYTES_MIN: usize = 32;
 
 /// Keys of one file: each request compares with all of them.
 const KEYS_MAX: usize = 1_024;
-
-const BEARER: &[(HeaderName, &str)] = &[(header::WWW_AUTHENTICATE, "Bearer")];
 
 /// What a key may be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +110,7 @@ impl ApiKeys {
         let found = key.and_then(|key| self.find(key));
         found.map(|key| Pass(Some(Arc::clone(key)))).ok_or_else(|| {
             let message = "the API wants the header Authorization: Bearer with one of its keys";
-            Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with(BEARER)
+            Refusal::unauthorized("unauthorized", message)
         })
     }
 }
@@ -122,6 +118,12 @@ impl ApiKeys {
 impl Pass {
     /// Everything.
     pub(super) const ALL: Self = Self(None);
+
+    /// What stands for the key that it is of, if there is one.
+    pub(super) fn number(&self) -> Option<u64> {
+        let (first, _) = self.0.as_ref()?.hash.split_first_chunk()?;
+        Some(u64::from_le_bytes(*first))
+    }
 
     /// Whether it is for that.
     pub(super) fn check(&self, scope: Scope) -> Result<(), Refusal> {
@@ -181,8 +183,12 @@ fn line_of(line: &str) -> Result<ApiKey, String> {
         } else if let Some(scope) = Scope::ALL.into_iter().find(|scope| scope.as_str() == word) {
             scopes.push(scope);
         } else {
+            // What is as long as a key may be one, in the wrong place.
+            let short = word.len() < KEY_BYTES_MIN;
+            let word =
+                if short { format!("{word:?}") } else { "a long word behind its key".into() };
             return Err(format!(
-                "has {word:?}: a key is for publish, read, admin or channel:PATTERN"
+                "has {word}: a key is for publish, read, admin or channel:PATTERN"
             ));
         }
     }
@@ -221,6 +227,30 @@ mod tests {
         assert!(!format!("{keys:?}").contains("1111"));
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2_000))]
+
+        /// Words as they may stand in such a file, in any order: a key is never shown.
+        #[test]
+        fn no_fault_of_a_file_shows_a_key(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "a:", "b:", ONE, TWO, " ", "\n", ":", "publish", "channel:", "*", "#", "x",
+                ]),
+                0..12,
+            ),
+        ) {
+            let text = words.concat();
+            if let Err((line, told)) = ApiKeys::parse(&text) {
+                proptest::prop_assert!(line <= text.lines().count(), "{}: {}", line, text);
+                // A pattern is shown: it is what is wrong.
+                let pattern = text.contains("channel:");
+                let shown = told.contains(ONE) || told.contains(TWO);
+                proptest::prop_assert!(pattern || !shown, "{}", told);
+            }
+        }
+    }
+
     #[test]
     fn a_bad_line_is_named_and_not_its_key() {
         let cases = [
@@ -230,6 +260,11 @@ mod tests {
             (":11111111111111111111111111111111", 1, "must begin with name:key"),
             ("\na:short", 2, "of less than 32"),
             ("a:11111111111111111111111111111111 write", 1, "\"write\""),
+            (
+                "a:22222222222222222222222222222222 11111111111111111111111111111111",
+                1,
+                "a long word",
+            ),
             ("a:11111111111111111111111111111111 channel:a*", 1, "a whole part"),
         ];
         for (text, line, problem) in cases {

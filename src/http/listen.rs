@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::arrival::Arrival;
 use super::connection;
 use super::keys::ApiKeys;
 use super::settings::HttpSettings;
@@ -126,13 +127,20 @@ impl Doors {
         begin(&made.1)
     }
 
+    /// Whether one more socket may speak HTTP.
+    fn has_room(&self) -> bool {
+        self.open.get() < HTTP_CONNECTIONS_MAX
+    }
+
     /// Speaks HTTP over any stream until it ends, or has been answered with 101: then gives it
     /// back. For benches.
     pub async fn upgrade<S>(self: &Rc<Self>, stream: S) -> Option<S>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (end, stream, _) = connection::speak(stream, Ipv4Addr::LOCALHOST.into(), self).await;
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let arrival = Arrival::of(self, Some(ip)).ok()?;
+        let (end, stream, _) = connection::speak(stream, (ip, arrival), self).await;
         matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
     }
 }
@@ -190,14 +198,24 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<Http
             next = listeners.accept() => next,
         };
         match next {
-            Ok((socket, peer)) if doors.open.get() < HTTP_CONNECTIONS_MAX => {
+            Ok((socket, peer)) if doors.has_room() => {
                 // Not every kernel hands the option down from the listener.
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::trace!(%error, "a socket takes no TCP_NODELAY");
                 }
-                shard.spawn(connection::run(socket, peer.ip(), Rc::clone(&doors)));
+                match Arrival::of(&doors, Some(peer.ip())) {
+                    Ok(arrival) => {
+                        let from = (peer.ip(), arrival);
+                        shard.spawn(connection::run(socket, from, Rc::clone(&doors)));
+                    }
+                    Err(answer) => turn_away(&socket, answer),
+                }
             }
-            Ok((socket, _)) => turn_away(&socket, &doors),
+            Ok((socket, _)) => {
+                shard.metrics().add(Counter::RejectedOverloaded, 1);
+                shard.metrics().error(ErrorCode::Overloaded);
+                turn_away(&socket, CROWDED);
+            }
             Err(error) => {
                 shard.metrics().add(Counter::AcceptErrors, 1);
                 complaints.tell(&error, shard.node().uptime());
@@ -224,10 +242,8 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<Http
 }
 
 /// Answers without reading; whether the peer gets it is up to the kernel.
-fn turn_away(socket: &TcpStream, doors: &Doors) {
-    doors.shard.metrics().add(Counter::RejectedOverloaded, 1);
-    doors.shard.metrics().error(ErrorCode::Overloaded);
-    if let Err(error) = socket.try_write(CROWDED) {
+fn turn_away(socket: &TcpStream, answer: &[u8]) {
+    if let Err(error) = socket.try_write(answer) {
         tracing::debug!(%error, "a connection beyond the limit went unanswered");
     }
 }
@@ -261,6 +277,18 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is written without a request is an answer all the same, to its last byte.
+    #[test]
+    fn whoever_is_turned_away_gets_a_whole_answer() {
+        let text = std::str::from_utf8(CROWDED).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: 1"), "{head}");
+        let length = format!("\r\ncontent-length: {}\r\n", body.len());
+        assert!(head.contains(&length), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], ErrorCode::Overloaded.as_str());
+    }
 
     #[tokio::test]
     async fn a_busy_address_keeps_nobody_waiting_on_another() {

@@ -3,6 +3,7 @@
 
 mod answer;
 mod api;
+mod arrival;
 mod connection;
 mod credentials;
 mod guard;

@@ -11,7 +11,7 @@ use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
 use super::keys::{Pass, Scope};
 use super::listen::Busy;
-use super::{api, credentials, guard, page, query, scrape, upgrade, wire};
+use super::{api, arrival, credentials, guard, page, query, scrape, upgrade, wire};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 
@@ -92,8 +92,10 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
 fn rejected(code: &str) -> Counter {
     match code {
         "forbidden" => Counter::RejectedForbidden,
+        "limit_exceeded" => Counter::RejectedLimit,
         "method_not_allowed" => Counter::RejectedMethod,
         "overloaded" => Counter::RejectedOverloaded,
+        "rate_limited" => Counter::RejectedRate,
         "token_expired" | "unauthorized" => Counter::RejectedUnauthorized,
         "unavailable" => Counter::RejectedUnavailable,
         "upgrade_required" => Counter::RejectedUpgrade,
@@ -140,22 +142,30 @@ fn check<'a>(peer: &Peer, request: &'a Request<Incoming>) -> Result<&'a str, Ref
     Ok(host)
 }
 
-/// Checks who asks, where not everybody may: for whom there are keys, or this machine.
+/// Checks who asks, where not everybody may: for whom there are keys, or this machine. And whether
+/// it asks too often; of `/metrics` there is never too much, for who is to see a flood with it.
 fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Refusal> {
     let path = request.uri().path();
     if path != "/metrics" && !path.starts_with("/api/") {
         return Ok(Pass::ALL);
     }
+    let limited = |pass: Result<Pass, Refusal>| {
+        if path != "/metrics" {
+            let key = pass.as_ref().ok().and_then(Pass::number);
+            arrival::request(peer, request, key)?;
+        }
+        pass
+    };
     let options = peer.doors.options();
     let Some(keys) = &options.keys else {
         guard::check_local(peer.ip, request.headers(), host)?;
-        return Ok(Pass::ALL);
+        return limited(Ok(Pass::ALL));
     };
     let checked = credentials::bearer(request.headers()).and_then(|key| keys.check(key));
     if checked.is_err() {
         peer.doors.shard.metrics().add(Counter::AuthApiKey, 1);
     }
-    checked
+    limited(checked)
 }
 
 /// What a key must be for.

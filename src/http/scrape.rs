@@ -15,7 +15,7 @@ use crate::core::hub::SlowState;
 use crate::core::metrics::{BOUNDS_BATCH, BOUNDS_US, Counter, Gauges, Histogram, Snapshot, Timing};
 use crate::proto::close::CloseReason;
 use crate::proto::error::ErrorCode;
-use crate::shard::Node;
+use crate::shard::{Limits, Node};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -31,6 +31,23 @@ const GAUGES: [Gauge; 6] = [
     ("subscriptions", "Subscriptions of all connections.", |gauges| gauges.subscriptions),
 ];
 
+/// What counts against limits, now: names and help texts.
+const COUNTED: [(&str, &str); 6] = [
+    ("places", "WebSockets that count against limits.connections, with those that shake hands."),
+    ("strangers", "Of these, those that have yet to bring a token where one is required."),
+    ("counted_by_ip", "Connections that count against limits.connections_per_ip."),
+    ("counted_ips", "Addresses of these."),
+    ("counted_by_user", "WebSockets that count against limits.connections_per_user."),
+    ("counted_users", "Users of these."),
+];
+
+fn counted(limits: &Limits) -> [u64; COUNTED.len()] {
+    let (nets, users) = (limits.nets(), limits.users());
+    let all =
+        [limits.open(), limits.strangers(), nets.all, nets.distinct, users.all, users.distinct];
+    all.map(|count| count as u64)
+}
+
 /// `GET /metrics`.
 pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
     let shards = node.stats().await;
@@ -45,6 +62,7 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
         kept_bytes: node.store().kept_bytes() as u64,
         memory_limit: node.memory().limit() as u64,
         reloads: ReloadFigures::of(node),
+        counted: counted(node.limits()),
         store: StoreGauges::of(node),
     };
     let text = write(Scrape::new(shards, node));
@@ -75,6 +93,7 @@ struct NodeGauges {
     kept_bytes: u64,
     memory_limit: u64,
     reloads: ReloadFigures,
+    counted: [u64; COUNTED.len()],
     store: StoreGauges,
 }
 
@@ -159,6 +178,10 @@ impl Collector for Scrape {
             .encode_descriptor("memory_limit_bytes", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.memory_limit)?;
         self.node.reloads.encode(&mut encoder)?;
+        for ((name, help), count) in COUNTED.iter().zip(self.node.counted) {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            metric.encode_gauge(&count)?;
+        }
         let help = "Memory of kept events, keys and ids.";
         encoder
             .encode_descriptor("store_kept_bytes", help, None, MetricType::Gauge)?
@@ -287,6 +310,7 @@ mod tests {
                 kept_bytes: 8,
                 memory_limit: 9,
                 reloads: ReloadFigures { taken: 3, refused: 4, last_s: 5 },
+                counted: [1, 2, 3, 4, 5, 6],
                 store: StoreGauges { up: false, waiting: 6, seconds: Histogram::default() },
             },
         ))
@@ -299,6 +323,8 @@ mod tests {
             "weir_config_reloads_total{result=\"ok\"} 3",
             "weir_config_reloads_total{result=\"refused\"} 4",
             "weir_config_last_reload_success_timestamp_seconds 5",
+            "weir_places 1",
+            "weir_counted_users 6",
             "weir_store_kept_bytes 8",
             "weir_slow_consumers{shard=\"1\",state=\"full\"} 3",
             "weir_slow_consumers{shard=\"1\",state=\"blocked\"} 0",

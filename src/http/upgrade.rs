@@ -1,6 +1,9 @@
 //! The handshake of a WebSocket: every way to ask wrongly has its own sentence, and only what is
 //! right in all parts gets a 101.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -9,14 +12,15 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::answer::{Refusal, Response};
 use super::connection::Peer;
-use super::{credentials, guard, query};
+use super::{arrival, credentials, guard, query};
+use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
-use crate::shard::Guest;
+use crate::shard::{Guest, Limited, Place};
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
@@ -35,6 +39,16 @@ const VERSION_13: &[(HeaderName, &str)] = &[
     (header::CONNECTION, "Upgrade"),
 ];
 
+/// A handshake that is right in all parts, but for who brings it. It has its place on the node.
+pub(super) struct Handshake {
+    accept: HeaderValue,
+    subprotocol: Option<Subprotocol>,
+    spoken: Spoken,
+    was: Option<ClientId>,
+    place: Place,
+    ip: Option<IpAddr>,
+}
+
 /// Checks a handshake and answers it with 101.
 ///
 /// # Errors
@@ -45,6 +59,13 @@ pub(super) fn answer(
     request: &Request<Incoming>,
     host: &str,
 ) -> Result<Response, Refusal> {
+    let handshake = begin(peer, request, host)?;
+    let bearer = credentials::who(peer, request)?;
+    handshake.finish(peer, bearer)
+}
+
+/// Checks all of a handshake but its token, which costs the most.
+fn begin(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Handshake, Refusal> {
     check_request(request)?;
     let headers = request.headers();
     check_upgrade(headers)?;
@@ -55,7 +76,7 @@ pub(super) fn answer(
     let query = request.uri().query();
     let batch = batch(query, subprotocol.unwrap_or_default())?;
     guard::check_origin(headers, host, &peer.doors.options().origins)?;
-    let bearer = credentials::who(peer, request)?;
+    let net = arrival::handshake(peer, request)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
@@ -63,15 +84,41 @@ pub(super) fn answer(
         let message = "what waits for slow clients takes too much memory";
         return Err(Refusal::unavailable(ErrorCode::Overloaded, message));
     }
-    let Some(place) = node.admit() else {
+    let Some(mut place) = node.limits().admit() else {
         return Err(Refusal::unavailable(ErrorCode::Overloaded, "this node is full"));
     };
+    if let Some(net) = net {
+        place.count_net(net);
+    }
     let deflate = agree(headers, compression, WISH);
     let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate, batch };
-    let was = was(query);
-    peer.guest.set(Some(Guest { place, spoken, was, bearer }));
-    peer.doors.shard.metrics().add(Counter::Upgrades, 1);
-    Ok(switching(accept, subprotocol, deflate))
+    let (was, ip) = (was(query), arrival::ip_of(peer, request));
+    Ok(Handshake { accept, subprotocol, spoken, was, place, ip })
+}
+
+impl Handshake {
+    /// Answers it with 101, unless there are enough of whoever brings it.
+    fn finish(mut self, peer: &Peer, bearer: Option<Arc<Bearer>>) -> Result<Response, Refusal> {
+        let node = peer.doors.shard.node();
+        let (fits, limited) = match &bearer {
+            Some(bearer) => {
+                let fits = self.place.count_user(node.limits(), bearer.user());
+                (fits, Limited::ConnectionsPerUser)
+            }
+            None => {
+                let required = node.options().auth.required;
+                let fits = !required || self.place.count_stranger(node.limits());
+                (fits, Limited::Strangers)
+            }
+        };
+        if !fits {
+            return Err(arrival::too_many(&peer.doors, limited, self.ip));
+        }
+        let Self { accept, subprotocol, spoken, was, place, ip: _ } = self;
+        peer.guest.set(Some(Guest { place, spoken, was, bearer }));
+        peer.doors.shard.metrics().add(Counter::Upgrades, 1);
+        Ok(switching(accept, subprotocol, spoken.deflate))
+    }
 }
 
 /// The connection that the client says it had before. What is none of ours is nobody's: a stale

@@ -1,5 +1,5 @@
 //! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
-//! twice, or in too many digits), gives hyper's own refusals a body, and ends writes that a peer
+//! twice, or in too many digits; lines that end with LF alone), gives hyper's own refusals a body, and ends writes that a peer
 //! does not take.
 
 use std::cell::Cell;
@@ -21,16 +21,17 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 /// The bytes of a header line that are looked at. A line with a length that is longer is refused.
 const LINE_BYTES: usize = 64;
 
-/// What a request is told whose body has two lengths, or one that is not read. The digits are what
-/// [`LINE_BYTES`] leaves behind the name.
-pub(super) const DOUBTFUL: &str = "a request has Content-Length or Transfer-Encoding, not both, \
-                                   and the length in at most 47 digits";
+/// What a request is told that others may cut elsewhere. The digits are what [`LINE_BYTES`] leaves
+/// behind the name.
+pub(super) const DOUBTFUL: &str = "the lines of a request end with CR and LF, its body is chunked, \
+                                   and nothing else, or has a Content-Length, not both, and the \
+                                   length in at most 47 digits";
 
 /// A socket that speaks HTTP.
 pub(super) struct Wire<S> {
     pub(super) socket: S,
     heads: Heads,
-    /// Set to the number of the first head whose body has two lengths, or one that is not read.
+    /// Set to the number of the first head that others may read otherwise.
     bad_head: Rc<Cell<Option<u64>>>,
     /// What is being written instead of an answer of hyper's own.
     instead: Bytes,
@@ -38,6 +39,8 @@ pub(super) struct Wire<S> {
     pub(super) unread: Option<&'static str>,
     /// Runs while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
+    /// The peer has taken nothing for too long.
+    pub(super) stalled: bool,
 }
 
 impl<S> Wire<S> {
@@ -49,6 +52,7 @@ impl<S> Wire<S> {
             instead: Bytes::new(),
             unread: None,
             stall: None,
+            stalled: false,
         }
     }
 
@@ -63,6 +67,7 @@ impl<S> Wire<S> {
         }
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
+        self.stalled = true;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -147,12 +152,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
-/// Finds heads with both `Content-Length` and `Transfer-Encoding`, or a `Content-Length` line that
-/// is too long to be read here.
+/// Finds heads with both `Content-Length` and `Transfer-Encoding`, a `Content-Length` line that is
+/// too long to be read here, another coding than `chunked` or that twice, and lines without CR.
 ///
-/// hyper drops the former in silence (RFC 9112, section 6.3, allows that), and who stands in
-/// front of us may have believed it: request smuggling. Bodies with a length are skipped; behind
-/// a chunked one nothing is looked at, because the connection ends there.
+/// hyper takes all of these in silence (RFC 9112, sections 2.2 and 6.3, allows most), and who stands
+/// in front of us may read them otherwise: request smuggling. Bodies with a length are skipped;
+/// behind a chunked one nothing is looked at, because the connection ends there.
 ///
 /// What stands behind a handshake is read as heads too, so a finding is of one head and says
 /// nothing of those before it. Where this counts fewer heads than hyper, a finding is of some later
@@ -166,6 +171,8 @@ struct Heads {
     line: [u8; LINE_BYTES],
     /// Bytes of the line so far, counted on beyond [`LINE_BYTES`].
     line_len: usize,
+    /// The last of them.
+    last: u8,
     length: Option<u64>,
     chunked: bool,
 }
@@ -185,6 +192,7 @@ impl Default for Heads {
             begun: false,
             line: [0; LINE_BYTES],
             line_len: 0,
+            last: 0,
             length: None,
             chunked: false,
         }
@@ -192,7 +200,7 @@ impl Default for Heads {
 }
 
 impl Heads {
-    /// Takes the next bytes of the connection; whether they completed such a line.
+    /// Takes the next bytes of the connection; whether they completed such a line or head.
     fn read(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match self.at {
@@ -224,19 +232,28 @@ impl Heads {
             room[..len].copy_from_slice(&bytes[..len]);
         }
         self.line_len += bytes.len();
+        self.last = bytes.last().copied().unwrap_or(self.last);
     }
 
-    /// Reads a whole line; whether it leaves the length of the body in doubt.
+    /// Reads a whole line; whether it leaves the end of the head, or of its body, in doubt.
     fn line(&mut self) -> bool {
         let len = std::mem::take(&mut self.line_len);
+        let bare = std::mem::take(&mut self.last) != b'\r';
         let line = self.line[..len.min(LINE_BYTES)].trim_ascii_end();
-        if line.is_empty() && len <= LINE_BYTES {
-            self.head_ended();
+        let empty = line.is_empty() && len <= LINE_BYTES;
+        // Empty lines before a request are not a head of their own, to hyper neither.
+        if empty && !self.begun {
             return false;
         }
-        // Empty lines before a request are not a head of their own, to hyper neither.
         if !std::mem::replace(&mut self.begun, true) {
             self.number += 1;
+        }
+        if bare {
+            return true;
+        }
+        if empty {
+            self.head_ended();
+            return false;
         }
         if let Some(value) = value_of(line, b"content-length:") {
             if len > LINE_BYTES {
@@ -246,8 +263,11 @@ impl Heads {
             // What is no number, hyper refuses.
             let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
             self.length = Some(number.unwrap_or(0));
-        } else if value_of(line, b"transfer-encoding:").is_some() {
-            self.chunked = true;
+        } else if let Some(coding) = value_of(line, b"transfer-encoding:") {
+            let again = std::mem::replace(&mut self.chunked, true);
+            if again || !coding.eq_ignore_ascii_case(b"chunked") {
+                return true;
+            }
         }
         self.chunked && self.length.is_some()
     }
@@ -291,7 +311,8 @@ mod tests {
             for step in [1, 7, 64, input.len()] {
                 assert!(two_lengths(input.as_bytes(), step), "{zeros} zeros, {step} at a time");
             }
-            let spaces = format!("POST / HTTP/1.1\ncontent-length:{}40\n\n", " ".repeat(zeros));
+            let spaces =
+                format!("POST / HTTP/1.1\r\ncontent-length:{}40\r\n\r\n", " ".repeat(zeros));
             assert!(two_lengths(spaces.as_bytes(), 3));
         }
         // What is just short enough is read as it is, and the sentence says how short.
@@ -325,9 +346,18 @@ mod tests {
 
     #[test]
     fn a_head_with_two_lengths_is_seen_however_it_is_cut() {
-        let cases: [(&str, bool); 6] = [
+        let cases: [(&str, bool); 12] = [
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", true),
-            ("POST / HTTP/1.1\nTRANSFER-ENCODING:chunked\ncontent-length:3\n\n", true),
+            ("POST / HTTP/1.1\r\nTRANSFER-ENCODING:Chunked\r\ncontent-length:3\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", true),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\ntransfer-encoding:chunked\r\n",
+                true,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n", true),
+            ("GET / HTTP/1.1\n", true),
+            ("\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\n", false),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ncontent-length: 3\r\n", false),
             (

@@ -9,6 +9,8 @@ use super::ws::ProtocolError;
 pub enum CloseReason {
     /// No token came in the time for one, where one is required.
     AuthTimeout,
+    /// The user has as many connections as it may.
+    ConnectionLimit,
     /// An operator ended it through the API.
     Disconnected,
     /// A panic in this connection's code.
@@ -23,6 +25,8 @@ pub enum CloseReason {
     PingTimeout,
     /// The client broke RFC 6455.
     Protocol(ProtocolError),
+    /// More than 100 commands in a minute that were more than it may send.
+    RateLimited,
     /// The node is going away.
     Shutdown,
     /// The client did not read what it was sent.
@@ -39,9 +43,9 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The label values of `weir_connections_closed_total`, in the order of [`Self::index`].
-    pub const CODES: [&'static str; 16] = [
+    pub const CODES: [&'static str; 18] = [
         "4503", "1011", "1000", "4002", "1002", "1007", "1009", "4001", "4000", "1006", "4504",
-        "1008", "4004", "4501", "4003", "4500",
+        "1008", "4004", "4501", "4003", "4500", "4005", "4006",
     ];
 
     /// The place of this reason's code in [`Self::CODES`], for counters.
@@ -65,6 +69,8 @@ impl CloseReason {
             Self::AuthTimeout => 13,
             Self::TokenExpired => 14,
             Self::Unauthorized => 15,
+            Self::ConnectionLimit => 16,
+            Self::RateLimited => 17,
         }
     }
 
@@ -72,6 +78,7 @@ impl CloseReason {
     pub fn code(self) -> Option<u16> {
         match self {
             Self::AuthTimeout => Some(4501),
+            Self::ConnectionLimit => Some(4005),
             Self::Disconnected => Some(4503),
             Self::Internal => Some(1011),
             Self::MessageTimeout => Some(1008),
@@ -79,6 +86,7 @@ impl CloseReason {
             Self::PeerClosed => Some(1000),
             Self::PingTimeout => Some(4002),
             Self::Protocol(error) => Some(error.close_code()),
+            Self::RateLimited => Some(4006),
             Self::Shutdown => Some(4001),
             Self::SlowConsumer => Some(4000),
             Self::Socket => None,
@@ -92,6 +100,7 @@ impl CloseReason {
     pub fn text(self) -> &'static str {
         match self {
             Self::AuthTimeout => "auth_timeout",
+            Self::ConnectionLimit => "connection_limit",
             Self::Disconnected => "disconnected_by_server",
             Self::Internal => "internal error",
             Self::MessageTimeout => "a message must be finished within 30 s",
@@ -99,6 +108,7 @@ impl CloseReason {
             Self::PeerClosed => "",
             Self::PingTimeout => "ping_timeout",
             Self::Protocol(error) => error.text(),
+            Self::RateLimited => "rate_limited",
             Self::Shutdown => "shutdown",
             Self::SlowConsumer => "slow_consumer",
             Self::Socket => "connection lost",
@@ -124,11 +134,13 @@ impl CloseReason {
     pub fn announced(self) -> bool {
         match self {
             Self::AuthTimeout
+            | Self::ConnectionLimit
             | Self::Disconnected
             | Self::Internal
             | Self::MessageTimeout
             | Self::Overloaded
             | Self::PingTimeout
+            | Self::RateLimited
             | Self::Shutdown
             | Self::SlowConsumer
             | Self::TokenExpired
@@ -145,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Every reason. The match does not compile when one is missing.
+    /// Every reason.
     fn all() -> Vec<CloseReason> {
         use CloseReason as R;
         use ProtocolError as P;
@@ -168,6 +180,8 @@ mod tests {
         ];
         let others = [
             R::AuthTimeout,
+            R::ConnectionLimit,
+            R::RateLimited,
             R::TokenExpired,
             R::Unauthorized,
             R::Disconnected,
@@ -181,42 +195,47 @@ mod tests {
             R::Socket,
             R::TooManyErrors,
         ];
-        let all: Vec<R> = protocol.map(R::Protocol).into_iter().chain(others).collect();
-        for reason in &all {
-            match reason {
-                R::AuthTimeout
-                | R::TokenExpired
-                | R::Unauthorized
-                | R::Disconnected
-                | R::Internal
-                | R::MessageTimeout
-                | R::Overloaded
-                | R::PeerClosed
-                | R::PingTimeout
-                | R::Shutdown
-                | R::SlowConsumer
-                | R::Socket
-                | R::TooManyErrors
-                | R::Protocol(
-                    P::CloseCode
-                    | P::CloseLength
-                    | P::CloseReason
-                    | P::Continuation
-                    | P::ControlFragmented
-                    | P::ControlLength
-                    | P::Deflate
-                    | P::Interleaved
-                    | P::LongLength
-                    | P::Masked
-                    | P::ReservedBits
-                    | P::ReservedOpcode
-                    | P::TooBig
-                    | P::Unmasked
-                    | P::Utf8,
-                ) => {}
-            }
+        protocol.map(R::Protocol).into_iter().chain(others).inspect(|one| known(*one)).collect()
+    }
+
+    /// Does not compile where [`all`] may lack one.
+    fn known(reason: CloseReason) {
+        use CloseReason as R;
+        use ProtocolError as P;
+        match reason {
+            R::AuthTimeout
+            | R::ConnectionLimit
+            | R::RateLimited
+            | R::TokenExpired
+            | R::Unauthorized
+            | R::Disconnected
+            | R::Internal
+            | R::MessageTimeout
+            | R::Overloaded
+            | R::PeerClosed
+            | R::PingTimeout
+            | R::Shutdown
+            | R::SlowConsumer
+            | R::Socket
+            | R::TooManyErrors
+            | R::Protocol(
+                P::CloseCode
+                | P::CloseLength
+                | P::CloseReason
+                | P::Continuation
+                | P::ControlFragmented
+                | P::ControlLength
+                | P::Deflate
+                | P::Interleaved
+                | P::LongLength
+                | P::Masked
+                | P::ReservedBits
+                | P::ReservedOpcode
+                | P::TooBig
+                | P::Unmasked
+                | P::Utf8,
+            ) => {}
         }
-        all
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum ErrorCode {
     NotSubscribed,
     /// The node cannot take the event now.
     Overloaded,
+    /// More often than it may.
+    RateLimited,
     /// A token that has ended.
     TokenExpired,
     /// Larger than a limit.
@@ -38,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of [`ErrorCode::index`].
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::Internal,
@@ -46,6 +48,7 @@ impl ErrorCode {
         Self::NotEnabled,
         Self::NotSubscribed,
         Self::Overloaded,
+        Self::RateLimited,
         Self::TokenExpired,
         Self::TooLarge,
         Self::Unauthorized,
@@ -70,6 +73,7 @@ impl ErrorCode {
             Self::NotEnabled => "not_enabled",
             Self::NotSubscribed => "not_subscribed",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
             Self::TokenExpired => "token_expired",
             Self::TooLarge => "too_large",
             Self::Unauthorized => "unauthorized",

@@ -42,8 +42,6 @@ impl Fixed {
 /// The parts of a running gateway that a reload changes, beside its node.
 pub(super) struct Running {
     fixed: Fixed,
-    /// As many connections as there are descriptors for.
-    room: usize,
     store: Arc<Memory>,
     http: Arc<HttpSettings>,
     /// One reload after the other.
@@ -51,13 +49,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(
-        fixed: Fixed,
-        room: usize,
-        store: Arc<Memory>,
-        http: Arc<HttpSettings>,
-    ) -> Self {
-        Self { fixed, room, store, http, turn: Mutex::const_new(()) }
+    pub(super) fn new(fixed: Fixed, store: Arc<Memory>, http: Arc<HttpSettings>) -> Self {
+        Self { fixed, store, http, turn: Mutex::const_new(()) }
     }
 }
 
@@ -116,7 +109,7 @@ impl Handle {
     ///
     /// [`ReloadError`]; after [`ReloadError::Draining`] nothing has changed.
     pub async fn reload(&self, config: Config) -> Result<Reloaded, ReloadError> {
-        let Running { fixed, room, store, http, turn } = &*self.running;
+        let Running { fixed, store, http, turn } = &*self.running;
         let _turn = turn.lock().await;
         if self.node.draining() {
             return Err(ReloadError::Draining);
@@ -130,7 +123,6 @@ impl Handle {
             name => format!("durable of the namespace {name}"),
         };
         warnings.extend(durable.into_iter().map(|name| Warning { setting: named(name) }));
-        node.connections_max = node.connections_max.min(*room);
         doors.echo = http.now().echo;
         http.change(doors);
         store.bound(store_memory);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::command::Asker;
+use super::limits::Limited;
 use super::local::Shard;
 use super::node::{Node, NodeOptions};
 use crate::core::access::{Act, Target, Who};
@@ -129,7 +130,7 @@ impl Node {
     ///
     /// [`NotTaken`] is what may be told; the counter has the reason.
     pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Result<Arc<Bearer>, NotTaken> {
-        let now_s = self.unix_ms() / 1_000;
+        let now_s = self.clock().token_ms() / 1_000;
         let seen = Seen::of(token);
         let (found, verifier) = self.taken.find(seen, now_s);
         let Some(verifier) = verifier else {
@@ -206,10 +207,31 @@ impl Shard {
             let message = "another token must have the same sub: connect again as another user";
             return Err(CommandError::new(id, ErrorCode::Forbidden, message));
         }
+        if before.user.is_none() && !self.count_user(asker, bearer.user()) {
+            let message = "this user has as many connections as it may";
+            let error = CommandError::new(id, ErrorCode::LimitExceeded, message);
+            self.answer_error(asker.id, &error);
+            self.begin_close(asker.id, CloseReason::ConnectionLimit);
+            return Ok(());
+        }
         self.stand(asker, &before, bearer);
         self.answer(asker.id, &Self::welcome(&self.options(), id, &asker.author(), None));
         self.recheck(asker);
         Ok(())
+    }
+
+    /// Counts a connection as one of a user, if there may be one more of them.
+    fn count_user(&self, asker: &Asker<'_>, user: &str) -> bool {
+        let Some(mut place) = asker.socket.place.take() else { return true };
+        let limits = self.node.limits();
+        let fits = place.count_user(limits, user);
+        asker.socket.place.set(Some(place));
+        if !fits {
+            let limited = Limited::ConnectionsPerUser;
+            self.metrics.add(limited.counter(), 1);
+            limits.tell(limited, || asker.ip(), asker.now.node_ns);
+        }
+        fits
     }
 
     /// Gives a client the ticket of a token.
@@ -222,7 +244,7 @@ impl Shard {
         } else {
             Arc::clone(before)
         };
-        let ticket = Ticket::known(bearer, asker.now.unix_ms, now_ms);
+        let ticket = Ticket::known(bearer, self.node.clock().token_ms(), now_ms);
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());
@@ -231,7 +253,8 @@ impl Shard {
         asker.stranger.set(false);
         asker.became.replace(Some(author));
         if is_new {
-            // Others are to see who it is.
+            // What it has shown was shown by somebody else, and others are to see who it is.
+            self.end_signals(before.client);
             let channels = self.hub.borrow().channels_of(asker.id);
             for (channel, alias) in channels {
                 let parting = (Parting::Asked, false);

@@ -163,6 +163,25 @@ impl Asked {
         self.id
     }
 
+    /// Memory that it takes.
+    pub(super) fn footprint(&self) -> usize {
+        let place =
+            |since: &Option<(Box<str>, u64)>| since.as_ref().map_or(0, |(epoch, _)| epoch.len());
+        let value = |data: &Option<Box<[u8]>>| data.as_ref().map_or(0, |data| data.len());
+        let text = match &self.what {
+            What::Plain(_) => 0,
+            What::Subscribe { channel, since, slow, .. } => {
+                channel.len() + place(since) + slow.as_ref().map_or(0, |slow| slow.len())
+            }
+            What::History { channel, since, .. } => channel.len() + place(since),
+            What::Presence(name) | What::Unsubscribe(name) => name.len(),
+            What::Call { method, data } => method.len() + value(data),
+            What::Signal { channel, name, data, .. } => channel.len() + name.len() + value(data),
+            What::Auth(token) => token.0.len(),
+        };
+        size_of::<Self>() + text
+    }
+
     /// As it was read.
     pub(super) fn request(&self) -> Request<'_> {
         let command = match &self.what {

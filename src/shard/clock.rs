@@ -12,13 +12,15 @@ const ORIGIN: Duration = Duration::from_hours(24 * 367);
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: Instant,
+    /// What the wall clock showed then.
+    started_unix: Duration,
 }
 
 impl Clock {
     /// A clock that starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started: Instant::now(), started_unix: wall() }
     }
 
     /// How long the node has been there.
@@ -43,14 +45,29 @@ impl Clock {
     }
 
     /// Unix time in milliseconds; 0 before 1970.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn unix_ms(self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        millis(wall())
+    }
+
+    /// The time by which tokens end, in Unix milliseconds: that of the wall clock, but never less
+    /// than what it showed at the start and what has passed since. So a clock that is set back
+    /// revives no token.
+    pub fn token_ms(self) -> u64 {
+        millis(wall().max(self.started_unix + self.uptime()))
     }
 
     /// Both.
     pub fn now(self) -> Now {
         Now { unix_ms: self.unix_ms(), node_ns: self.node_ns() }
     }
+}
+
+/// What the wall clock shows, since 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

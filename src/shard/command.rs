@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::away::Asked;
 use super::durable::{Pause, Until, counter};
 use super::flush::OutOfTurn;
+use super::limits::Limited;
 use super::local::{Shard, Socket};
 use super::signals::entries;
 use crate::core::access::{Act, Target};
+use crate::core::bucket::Allowance;
 use crate::core::hub::{Join, Outcome, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
@@ -49,6 +52,11 @@ impl Asker<'_> {
     /// Who it is now.
     pub(super) fn author(&self) -> Arc<Author> {
         Arc::clone(self.became.borrow().as_ref().unwrap_or(self.author))
+    }
+
+    /// Its peer's address, for the log.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        self.socket.stream.peer_addr().ok().map(|peer| peer.ip())
     }
 }
 
@@ -100,8 +108,39 @@ impl Shard {
         request: &Request<'_>,
     ) -> Result<Option<Pause>, CommandError> {
         self.metrics.add(kind(&request.command), 1);
+        self.check_pace(asker, request.id)?;
         session::check(request)?;
         self.carry_out(asker, request)
+    }
+
+    /// Counts a command, and whether there are too many of them in a second.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn check_pace(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+    ) -> Result<(), CommandError> {
+        let most = self.node.limits().commands_per_second();
+        let Some(allowance) = Allowance::per_second(most) else { return Ok(()) };
+        let asked = self.paces.borrow_mut().ask(asker.id, allowance, asker.now.node_ns);
+        asked.map_err(|wait_ms| self.too_fast(asker, id, (most, wait_ms)))
+    }
+
+    #[cold]
+    fn too_fast(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        (most, wait_ms): (u32, u32),
+    ) -> CommandError {
+        self.metrics.add(Limited::Commands.counter(), 1);
+        self.node.limits().tell(Limited::Commands, || asker.ip(), asker.now.node_ns);
+        let message = format!("more than {most} commands in a second");
+        let error = CommandError::new(id, ErrorCode::RateLimited, message);
+        CommandError { retry_after_ms: Some(wait_ms), ..error }
     }
 
     /// As [`Shard::execute`], of a request that was checked and counted.
@@ -123,7 +162,7 @@ impl Shard {
             Command::Ping => self.answer(asker.id, &Push::Pong { id }),
             Command::Publish(publish) => return self.publish(asker, id, publish.into()),
             Command::Subscribe(subscribe) => match subscribe.channel.strip_suffix('*') {
-                Some(prefix) => self.subscribe_pattern(asker, id, (prefix, subscribe))?,
+                Some(prefix) => until = self.subscribe_pattern(asker, id, (prefix, subscribe))?,
                 None => until = self.subscribe(asker, id, subscribe)?,
             },
             Command::Unsubscribe { channel } => match channel.strip_suffix('*') {
@@ -368,9 +407,10 @@ pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
 pub(super) fn unavailable(id: Option<u64>, away: StoreError) -> CommandError {
     let code = match away {
         StoreError::Away | StoreError::Unloaded => ErrorCode::Unavailable,
+        StoreError::Crowded => ErrorCode::Overloaded,
         StoreError::Full => ErrorCode::LimitExceeded,
     };
-    let retry_after_ms = (code == ErrorCode::Unavailable).then_some(RETRY_MS);
+    let retry_after_ms = (code != ErrorCode::LimitExceeded).then_some(RETRY_MS);
     CommandError { retry_after_ms, ..CommandError::new(id, code, away.to_string()) }
 }
 

@@ -110,6 +110,25 @@ impl Shard {
         loading.map(Until::Loaded).map_err(|error| unavailable(id, error))
     }
 
+    /// What a subscription to a pattern waits for, which is shown the newest events of durable
+    /// channels: that all of them are in memory. `None` where they are.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client: they cannot be loaded.
+    pub(super) fn load_prefix(
+        &self,
+        id: Option<u64>,
+        prefix: &str,
+    ) -> Result<Option<Until>, CommandError> {
+        let log = self.node.durable().ok_or_else(|| unavailable(id, StoreError::Away))?;
+        if log.has_prefix(prefix) {
+            return Ok(None);
+        }
+        let loading = log.load_prefix(prefix).map_err(|error| unavailable(id, error))?;
+        Ok(Some(Until::Loaded(loading)))
+    }
+
     /// Tells clients what became of their durable events.
     pub(super) fn answered(&self, answers: Vec<Answered>) {
         for Answered { ticket, result } in answers {
@@ -208,6 +227,7 @@ impl Node {
         }
         let patience = self.options().publish_timeout;
         tokio::time::timeout(patience, log.room()).await.map_err(|_| PublishError::Overloaded)?;
+        // Many may have waited for the same room: beyond its bound the log refuses.
         let (told, answer) = oneshot::channel();
         let now = self.clock().now();
         log.publish(event.into_owned(), now, Told::Waiter(told))?;

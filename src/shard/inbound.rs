@@ -7,7 +7,7 @@ use super::door::LARGE_BYTES;
 use super::durable::Pause;
 use super::local::Local;
 use super::node::NodeOptions;
-use crate::core::hub::SeatId;
+use crate::core::hub::{Seat, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::session;
 use crate::proto::close::CloseReason;
@@ -123,10 +123,25 @@ impl Asker<'_> {
         self.budget.get() == 0
     }
 
+    /// Whether a client that has yet to say who it is has sent too much to be read on. Lines of
+    /// text are counted one by one, later.
+    fn sends_too_much(&self, local: &Local, message: &Message<'_>) -> bool {
+        let counts = matches!(message, Message::Binary(_) | Message::Ping(_) | Message::Pong(_));
+        self.stranger.get() && counts && !self.may_send(local)
+    }
+
+    /// Whether it may send one more message.
+    fn may_send(&self, local: &Local) -> bool {
+        local.0.hub.borrow_mut().seat(self.id).is_none_or(Seat::may_send)
+    }
+
     /// Takes one message of the client.
     pub(super) fn take(&self, local: &Local, message: Message<'_>) -> Next {
         let shard = &local.0;
         self.spend(MESSAGE_COST);
+        if self.sends_too_much(local, &message) {
+            return Next::Close(CloseReason::Unauthorized);
+        }
         match message {
             Message::Text(text) if text.len() > shard.node.large_bytes() => {
                 Next::Lent(Box::new(Job::Text(Text::default())))
@@ -188,6 +203,9 @@ impl Asker<'_> {
             self.spend(message.len() + MESSAGE_COST);
             if json::is_blank(message) {
                 continue;
+            }
+            if self.stranger.get() && !self.may_send(local) {
+                return (Next::Close(CloseReason::Unauthorized), 0);
             }
             let result = match shard.parser.borrow_mut().parse(message) {
                 Ok(request) => shard.execute(self, &request),
@@ -312,8 +330,10 @@ impl Asker<'_> {
         let Large { id, channel, key, echo, payload, message_id, frames } = large;
         let message_id = message_id.as_deref();
         let new = New { channel: &channel, key, echo, payload, message_id, frames };
-        let published =
-            session::check_channel(id, &channel).and_then(|()| shard.publish(self, id, new));
+        let published = shard
+            .check_pace(self, id)
+            .and_then(|()| session::check_channel(id, &channel))
+            .and_then(|()| shard.publish(self, id, new));
         match published {
             Ok(None) => self.unless_unread(local),
             Ok(Some(pause)) => Next::Hold(pause, None),
@@ -336,11 +356,14 @@ impl Asker<'_> {
     fn refuse(&self, local: &Local, error: &CommandError) -> Next {
         let shard = &local.0;
         shard.answer_error(self.id, error);
-        if error.code != ErrorCode::BadRequest {
-            return Next::Read;
-        }
         let now_ms = self.now.node_ns / 1_000_000;
-        let over = shard.hub.borrow_mut().seat(self.id).and_then(|s| s.session.strike(now_ms));
+        let over = if error.code == ErrorCode::BadRequest {
+            shard.hub.borrow_mut().seat(self.id).and_then(|s| s.session.strike(now_ms))
+        } else if error.code == ErrorCode::RateLimited {
+            shard.paces.borrow_mut().refuse(self.id, now_ms)
+        } else {
+            None
+        };
         over.map_or(Next::Read, Next::Close)
     }
 }

@@ -29,6 +29,9 @@ const CLOSE_OVERLOADED_MS: u64 = 100;
 /// When a client may come back whose queue was among the fullest when all took too much.
 const RETRY_OVERLOADED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
 
+/// When a client may come back that was sent away for asking or coming too much.
+const RETRY_LIMITED_MS: std::ops::RangeInclusive<u64> = 1_000..=5_000;
+
 /// How often full queues are looked at, in slots of the wheel.
 const FULL_EVERY: u64 = 5;
 
@@ -78,20 +81,20 @@ impl Shard {
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
         }
         self.flush(id);
+        self.note_closing(id, &socket);
         // The task of the connection sees the rest through; and gives up what it has read, also
         // where the socket takes nothing.
         wake(&socket);
     }
 
     /// Ends a connection soon that is being closed, where more than `most` of its answers are not
-    /// read: they go, and the reason is told. Whether it was one; never at a shutdown.
-    pub(super) fn hasten(&self, id: SeatId, most: usize) -> bool {
-        let Some(socket) = self.socket(id) else { return false };
-        let ending = socket.ending.get().filter(|ending| ending.reason != CloseReason::Shutdown);
-        let Some(ending) = ending else { return false };
+    /// read: they go, and the reason is told.
+    pub(super) fn hasten(&self, id: SeatId, most: usize) {
+        let Some(socket) = self.socket(id) else { return };
+        let Some(ending) = socket.ending.get().filter(|ending| ending.may_hasten()) else { return };
         let mut hub = self.hub.borrow_mut();
         let Some(seat) = hub.seat(id).filter(|seat| seat.outbox.control_bytes() > most) else {
-            return false;
+            return;
         };
         let soon_ms = self.node.clock().node_ms() + CLOSE_OVERLOADED_MS;
         let deadline_ms = ending.deadline_ms.min(soon_ms);
@@ -99,7 +102,6 @@ impl Shard {
         seat.outbox.clear_control();
         seat.outbox.control().extend_from_slice(&self.last_frames(ending.reason));
         self.arm((id, socket.client), &mut seat.session, deadline_ms);
-        true
     }
 
     /// What tells a client why it is closed.
@@ -132,6 +134,9 @@ impl Shard {
     fn retry_after_ms(&self, reason: CloseReason) -> Option<u64> {
         if reason == CloseReason::Overloaded {
             return Some(fastrand::u64(RETRY_OVERLOADED_MS));
+        }
+        if matches!(reason, CloseReason::ConnectionLimit | CloseReason::RateLimited) {
+            return Some(fastrand::u64(RETRY_LIMITED_MS));
         }
         let drain = u64::try_from(self.options().drain.as_millis()).unwrap_or(u64::MAX);
         (reason == CloseReason::Shutdown).then(|| fastrand::u64(200..=drain.clamp(1_000, 60_000)))
@@ -170,7 +175,7 @@ impl Shard {
             drop(socket.place.take());
             self.node.speakers.left(format);
             match socket.ending.get() {
-                Some(ending) => self.note_gone(ending),
+                Some(ending) => self.note_gone((id, socket.client), ending),
                 None => self.metrics.closed(reason),
             }
         }
@@ -218,7 +223,8 @@ impl Shard {
                 // It was not read, for it has taken none of its answers.
                 beat = Beat::Close(CloseReason::SlowConsumer);
             }
-            if beat == Beat::Ping {
+            // Where its socket takes nothing either, one who is held needs no more of them.
+            if beat == Beat::Ping && !(seat.blocked && seat.session.is_held()) {
                 seat.outbox.push_control(Opcode::Ping, &[]);
             }
             let wake_at = seat.wake_at(heartbeat);
@@ -269,7 +275,7 @@ impl Shard {
         for id in due {
             self.begin_close(id, CloseReason::Shutdown);
         }
-        if self.node.connections() == 0 {
+        if self.node.limits().open() == 0 {
             self.empty.notify_one();
         }
     }

@@ -11,13 +11,16 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::durable::Owed;
+use super::limits::Place;
 use super::mailbox::Mailbox;
 use super::memory::Told;
-use super::node::{Node, NodeOptions, Place};
+use super::node::{Node, NodeOptions};
 use super::room::RoomDues;
 use crate::core::bearer::Bearer;
+use crate::core::bucket::Allowance;
 use crate::core::hub::{Hub, SeatId};
 use crate::core::metrics::{Counter, Metrics};
+use crate::core::pace::Paces;
 use crate::core::session::Session;
 use crate::core::signals::Shown;
 use crate::core::ticket::Ticket;
@@ -39,8 +42,16 @@ pub(super) struct Ending {
     pub(super) reason: CloseReason,
     /// When the socket is closed whatever the peer does, node milliseconds.
     pub(super) deadline_ms: u64,
-    /// What its queue has, where it is cut to free that.
+    /// What its queue has, where that is to be free soon.
     pub(super) going: usize,
+}
+
+impl Ending {
+    /// Whether answers that it leaves unread may go before their time. What was queued before a
+    /// shutdown goes out, and one that is cut has none.
+    pub(super) fn may_hasten(self) -> bool {
+        !matches!(self.reason, CloseReason::Overloaded | CloseReason::Shutdown)
+    }
 }
 
 /// A socket and what belongs to it, beside its seat in the hub.
@@ -90,6 +101,8 @@ pub(super) struct Shard {
     pub(super) settings: RefCell<Rc<NodeOptions>>,
     /// How many times it is looking again at what its clients have, for other settings.
     pub(super) looking: Cell<usize>,
+    /// How fast its clients ask, where that is limited.
+    pub(super) paces: RefCell<Paces>,
 }
 
 /// The shard's scratch buffer while somebody reads into it. It goes back also when they panic:
@@ -150,6 +163,7 @@ impl Local {
             room_dues: RoomDues::default(),
             settings: RefCell::new(Rc::new(options)),
             looking: Cell::new(0),
+            paces: RefCell::default(),
             node,
         }))
     }
@@ -189,7 +203,7 @@ impl Local {
         let author = Arc::new(Author { client, user });
         let options = shard.options();
         let last = was.and_then(|was| shard.node.recall(was));
-        let (unix_ms, now_ms) = (clock.unix_ms(), clock.node_ms());
+        let (unix_ms, now_ms) = (clock.token_ms(), clock.node_ms());
         let ticket = match bearer {
             Some(bearer) => Some(options.auth.ticket(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),
@@ -210,6 +224,8 @@ impl Local {
             }
             id
         };
+        let allowance = Allowance::per_second(shard.node.limits().commands_per_second());
+        shard.paces.borrow_mut().begin(id, allowance);
         let socket = Socket {
             stream,
             client,

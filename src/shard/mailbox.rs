@@ -290,14 +290,15 @@ impl Tell for Mailboxes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
 
     use super::*;
     use crate::proto::event::Payload;
     use crate::proto::name::{Alias, ChannelName};
 
-    fn event(bytes: usize) -> Arc<Event> {
+    /// One with so many bytes of payload.
+    pub(in crate::shard) fn event(bytes: usize) -> Arc<Event> {
         Arc::new(Event {
             channel: ChannelName::from_checked("room:1"),
             alias: Alias(1),

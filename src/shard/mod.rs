@@ -3,6 +3,7 @@
 
 mod auth;
 mod away;
+pub mod buckets;
 pub mod clock;
 mod command;
 mod connection;
@@ -15,6 +16,7 @@ mod held;
 mod history;
 mod inbound;
 mod life;
+pub mod limits;
 mod local;
 mod mailbox;
 pub mod memory;
@@ -25,6 +27,7 @@ mod room;
 mod settings;
 mod signals;
 mod slow;
+pub mod tally;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -33,8 +36,9 @@ mod waits;
 
 pub use auth::{AuthOptions, NotTaken};
 pub use durable::Publishing;
+pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};
 pub use mailbox::Mailboxes;
-pub use node::{Node, NodeOptions, Place, PublishError};
+pub use node::{Node, NodeOptions, PublishError};
 pub use settings::{Changed, Reloads};
 pub use slow::SlowPeer;

@@ -1,6 +1,6 @@
 //! What all shards of a node share, and what may be asked of it from any thread.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::auth::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
 use super::durable::Publishing;
+use super::limits::{LimitOptions, Limits};
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
 use super::settings::Reloads;
@@ -42,8 +43,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct NodeOptions {
     /// The name told in `welcome`.
     pub node_name: String,
-    /// Connections in all; more are refused with 503.
-    pub connections_max: usize,
+    /// How many connections there may be, and how often somebody may come or ask. Those in force
+    /// are [`Node::limits`].
+    pub limits: LimitOptions,
     /// The largest message of a client, in bytes.
     pub message_bytes: usize,
     /// Subscriptions of one connection.
@@ -105,23 +107,9 @@ impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Away | StoreError::Unloaded => Self::Unavailable,
+            StoreError::Crowded => Self::Overloaded,
             StoreError::Full => Self::ChannelsFull,
         }
-    }
-}
-
-/// A connection's place among those that the node may have; given back when it is dropped.
-pub struct Place(Arc<Node>);
-
-impl std::fmt::Debug for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Place")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -137,7 +125,7 @@ pub struct Node {
     clock: Clock,
     /// When it is to be over, node milliseconds, once it is on its way out.
     ends_ms: OnceLock<u64>,
-    connections: AtomicUsize,
+    limits: Limits,
     embedded: AtomicU64,
     memory: Ledger,
     farewells: Mutex<Farewells>,
@@ -158,6 +146,7 @@ impl Node {
             taken: Taken::by(options.auth.verifier.clone()),
             reloads: Reloads::default(),
             speakers: Speakers::default(),
+            limits: Limits::new(&options.limits),
             options: Arc::new(ArcSwap::from_pointee(options)),
             store,
             rooms: Rooms::new(Arc::clone(&mailboxes) as _),
@@ -165,7 +154,6 @@ impl Node {
             mailboxes,
             clock: Clock::start(),
             ends_ms: OnceLock::new(),
-            connections: AtomicUsize::new(0),
             embedded: AtomicU64::new(0),
         }
     }
@@ -234,7 +222,7 @@ impl Node {
 
     /// Whether it has as many connections as it may.
     pub fn full(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) >= self.options().connections_max
+        self.limits.open() >= self.limits.connections_max()
     }
 
     /// What the queues of all connections take of memory.
@@ -252,18 +240,9 @@ impl Node {
         self.farewells.lock().recall(client, self.clock.node_ms())
     }
 
-    /// Connections on all shards.
-    pub(super) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// A place for one more connection; `None` when there are as many as there may be. Taken
-    /// before the handshake is answered, so that no two shards give the last one away.
-    pub fn admit(self: &Arc<Self>) -> Option<Place> {
-        let max = self.options().connections_max;
-        let more = |open: usize| (open < max).then_some(open + 1);
-        let admitted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        admitted.is_ok().then(|| Place(Arc::clone(self)))
+    /// How many connections there may be, and how often somebody may come or ask.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Publishes an event, when the mailboxes have room for it.

@@ -1,6 +1,7 @@
 //! Subscriptions to patterns (`telemetry:*`), as a client asks for them.
 
 use super::command::{Asker, chosen, not_subscribed, unavailable};
+use super::durable::Until;
 use super::flush::OutOfTurn;
 use super::local::Shard;
 use super::mailbox::Mailbox;
@@ -13,13 +14,14 @@ use crate::proto::push::Push;
 
 impl Shard {
     /// Subscribes to all channels under `prefix`, or changes the options of a subscription that is
-    /// there. The answer has no position: what was published before is told of no channel.
+    /// there. The answer has no position: what was published before is told of no channel. Returns
+    /// what the command waits for.
     pub(super) fn subscribe_pattern(
         &self,
         asker: &Asker<'_>,
         id: Option<u64>,
         (prefix, subscribe): (&str, &Subscribe<'_>),
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<Until>, CommandError> {
         if subscribe.since.is_some() {
             let message = "a pattern has no position: leave `since` out, or name one channel";
             return Err(CommandError::new(id, ErrorCode::BadRequest, message));
@@ -28,10 +30,21 @@ impl Shard {
         self.allow(asker.id, id, &rule, (Act::Subscribe, Target::Prefix(prefix)))?;
         let policy = chosen(id, rule, subscribe.slow)?;
         let updated = self.hub.borrow().has_pattern(asker.id, prefix);
+        let shown = !updated && subscribe.snapshot && rule.keep.keys > 0;
         if !updated {
             self.count_subscription(asker, id)?;
             let joined = self.node.store().subscribe_prefix(prefix, self.id);
             joined.map_err(|away| unavailable(id, away))?;
+        }
+        // After the store: its channels stay in memory from there on.
+        if shown && rule.keep.durable {
+            let until = self.load_prefix(id, prefix);
+            if !matches!(until, Ok(None)) {
+                if !self.hub.borrow().is_on_prefix(prefix) {
+                    self.node.store().unsubscribe_prefix(prefix, self.id);
+                }
+                return until;
+            }
         }
         // After the store: what is published from here on comes behind.
         let position = self.mailbox().map_or(0, Mailbox::depth);
@@ -42,7 +55,7 @@ impl Shard {
         let outcome = {
             let mut hub = self.hub.borrow_mut();
             let outcome = hub.subscribe_pattern(which, join, &mut writer, now_ms);
-            if !updated && subscribe.snapshot && rule.keep.keys > 0 {
+            if shown {
                 hub.browse(asker.id, prefix);
             }
             outcome
@@ -51,7 +64,7 @@ impl Shard {
         self.answer(asker.id, &Push::SubscribedPattern { id, pattern, updated });
         // A close comes behind the answer.
         self.settle(outcome);
-        Ok(())
+        Ok(None)
     }
 
     /// Ends a subscription to all channels under `prefix`.

@@ -73,6 +73,7 @@ impl Node {
     /// has looked at all its clients. One after the other: whoever calls sees to that.
     pub async fn change(&self, options: NodeOptions) -> Changed {
         let options = Arc::new(options);
+        self.limits().set(&options.limits);
         self.memory().set_limit(options.memory_max);
         self.signals().set_max(options.memory_max / SIGNALS_SHARE);
         self.settings().store(Arc::clone(&options));
@@ -182,7 +183,7 @@ impl Shard {
     /// Looks at one client: its ticket, its subscriptions and its timer.
     fn look_again(&self, who: (SeatId, ClientId), change: &Change, changed: &mut Changed) {
         let Some(socket) = self.present(who) else { return };
-        changed.ending += u64::from(self.look_at_ticket(who, &change.after));
+        changed.ending += u64::from(self.look_at_ticket((who.0, &socket), &change.after));
         if change.rules {
             asking(self, (who.0, &socket), |asker| {
                 changed.revoked += self.recheck(asker);
@@ -199,8 +200,8 @@ impl Shard {
     }
 
     /// Whether it has to bring a token, or another one.
-    fn look_at_ticket(&self, (id, _): (SeatId, ClientId), options: &NodeOptions) -> bool {
-        let (unix_ms, now_ms) = (self.node.clock().unix_ms(), self.node.clock().node_ms());
+    fn look_at_ticket(&self, (id, socket): (SeatId, &Socket), options: &NodeOptions) -> bool {
+        let (unix_ms, now_ms) = (self.node.clock().token_ms(), self.node.clock().node_ms());
         let mut hub = self.hub.borrow_mut();
         let Some(seat) = hub.seat(id) else { return false };
         match seat.ticket().cloned() {
@@ -211,6 +212,10 @@ impl Shard {
             }
             Some(Ticket::Stranger { .. }) if !options.auth.required => {
                 seat.forget_ticket();
+                if let Some(mut place) = socket.place.take() {
+                    place.forgive();
+                    socket.place.set(Some(place));
+                }
                 false
             }
             None if options.auth.required => {

@@ -45,10 +45,11 @@ impl Shard {
         let have = self.node.store().find(channel);
         let have = have.filter(|have| self.hub.borrow().is_subscribed(asker.id, have.alias));
         let have = have.ok_or_else(|| not_subscribed(id))?;
+        let author = asker.author();
         let put = Put {
             channel: &have.channel,
             alias: have.alias,
-            from: asker.author,
+            from: &author,
             name,
             data,
             ttl_ms,

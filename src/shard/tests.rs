@@ -33,7 +33,7 @@ fn options() -> NodeOptions {
     let room = RoomRule { presence, signals: false };
     NodeOptions {
         node_name: "test".to_owned(),
-        connections_max: 100,
+        limits: super::LimitOptions { connections: 100, ..super::LimitOptions::default() },
         message_bytes: 65_536,
         subscriptions_max: 16,
         outbox: OutboxLimit { bytes: 256 * 1024, events: 1_024 },
@@ -49,17 +49,29 @@ fn options() -> NodeOptions {
     }
 }
 
-fn node(shards: usize, options: NodeOptions) -> Arc<Node> {
+fn bare_node(shards: usize, options: NodeOptions) -> Node {
     let mailboxes = Arc::new(Mailboxes::new(shards));
     let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
-    Arc::new(Node::new(options, store, mailboxes))
+    Node::new(options, store, mailboxes)
+}
+
+fn node(shards: usize, options: NodeOptions) -> Arc<Node> {
+    Arc::new(bare_node(shards, options))
 }
 
 /// Runs a test on a thread with a shard's runtime.
 fn on_a_shard<F: Future<Output = ()>>(test: impl FnOnce(Local) -> F) {
+    on_a_shard_of(|| node(1, options()), test);
+}
+
+/// The same with the shard of another node.
+fn on_a_shard_of<F: Future<Output = ()>>(
+    node: impl FnOnce() -> Arc<Node>,
+    test: impl FnOnce(Local) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limited = async {
-        let local = Local::new(ShardId(0), node(1, options()));
+        let local = Local::new(ShardId(0), node());
         tokio::time::timeout(PATIENCE, test(local)).await.expect("it takes too long");
     };
     LocalSet::new().block_on(&runtime, limited);
@@ -73,7 +85,7 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (served, _) = listener.accept().await.unwrap();
-        let place = local.node().admit().unwrap();
+        let place = local.node().limits().admit().unwrap();
         local.adopt(
             served,
             Vec::new(),

@@ -38,7 +38,8 @@ impl Waits {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Away(away) => away.bytes(),
-            Self::Loaded(..) | Self::Owed(..) | Self::Room(_) => 0,
+            Self::Loaded(_, Some(asked)) | Self::Owed(_, Some(asked)) => asked.footprint(),
+            Self::Loaded(_, None) | Self::Owed(_, None) | Self::Room(_) => 0,
         }
     }
 

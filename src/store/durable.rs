@@ -19,7 +19,8 @@ pub type Loading = oneshot::Receiver<Result<(), StoreError>>;
 /// publisher on one channel keep their order. No call waits for anything.
 pub trait Durable: Send + Sync {
     /// Takes an event of a durable channel; `told` hears what became of it. `true` when more waits
-    /// than should: whoever publishes waits for its answers.
+    /// than should: whoever publishes waits for its answers. Where that has not helped, nothing is
+    /// taken ([`StoreError::Crowded`]).
     ///
     /// # Errors
     ///
@@ -33,6 +34,18 @@ pub trait Durable: Send + Sync {
     /// [`StoreError`] when it cannot.
     fn load(&self, channel: &str, keep: Keep) -> Result<Loading, StoreError>;
 
+    /// Brings all channels with that prefix into the store of which the newest event of some key is
+    /// kept, or as many as it holds.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when it cannot.
+    fn load_prefix(&self, prefix: &str) -> Result<Loading, StoreError>;
+
+    /// Whether they are all there. They stay as long as somebody has subscribed to the prefix who
+    /// did that before this was asked.
+    fn has_prefix(&self, prefix: &str) -> bool;
+
     /// Resolves when there is room for an event.
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 
@@ -45,7 +58,8 @@ pub trait Durable: Send + Sync {
     /// Events that wait to be safe.
     fn waiting(&self) -> u64;
 
-    /// Keeps what was taken, and takes nothing any more. Waits for that.
+    /// Keeps what was taken, and takes nothing any more. Waits for that, but not for ever: a disk
+    /// that does not answer holds up no shutdown.
     fn close(&self);
 }
 

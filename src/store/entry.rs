@@ -149,6 +149,9 @@ pub enum StoreError {
     /// It cannot do its work now.
     #[error("the store is away")]
     Away,
+    /// More waits to be kept than it holds.
+    #[error("more events wait for the disk than this node holds")]
+    Crowded,
     /// The channel is durable and not in memory: it has to be loaded first.
     #[error("the channel is not loaded")]
     Unloaded,

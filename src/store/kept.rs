@@ -35,6 +35,12 @@ impl Purse {
     fn is_over(&self) -> bool {
         self.bytes() > self.limit.load(Ordering::Relaxed)
     }
+
+    /// Whether what nobody was promised should go.
+    fn is_tight(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.bytes() > limit - limit / 8
+    }
 }
 
 /// What is kept of one channel's events.
@@ -78,6 +84,12 @@ impl Kept {
         self.history.is_empty() && self.keyed.is_empty() && self.dedupe.is_empty()
     }
 
+    /// Whether a channel that nobody uses is worth its place for it: ids that are old are not.
+    pub(super) fn is_worth_a_channel(&self, now: Now) -> bool {
+        let only_ids = self.history.is_empty() && self.keyed.is_empty();
+        !only_ids || !self.dedupe.is_over(now.node_ns / 1_000_000)
+    }
+
     /// The offset of the event that was published under that id.
     pub(super) fn published(&self, id: &str) -> Option<u64> {
         self.dedupe.find(id)
@@ -99,6 +111,10 @@ impl Kept {
             self.keyed.put(event, keep.keys);
         } else if !self.keyed.is_empty() {
             self.keyed = Keyed::default();
+        }
+        self.settle();
+        if self.purse.is_tight() {
+            self.dedupe.forget_old(event.taken_ns / 1_000_000);
         }
         self.fit();
     }
@@ -165,10 +181,11 @@ impl Kept {
     pub(super) fn sweep(&mut self, now: Now) {
         self.history.sweep(self.keep.history, now.node_ns);
         self.dedupe.forget(now.node_ns / 1_000_000);
-        if self.dedupe.is_over(now.node_ns / 1_000_000) {
-            self.dedupe = Dedupe::default();
-        }
         self.settle();
+        if self.purse.is_tight() {
+            self.dedupe.forget_old(now.node_ns / 1_000_000);
+            self.settle();
+        }
         let wanted = self.charged / 4 * 3;
         while self.purse.is_over() && self.charged > wanted && self.shed() {
             self.settle();

@@ -459,7 +459,7 @@ impl Store for Memory {
             channel.used_ms >= before_ms
                 || channel.durable
                 || !channel.by_pattern(&self.prefixes).is_empty()
-                || channel.kept.is_some()
+                || channel.kept.as_ref().is_some_and(|kept| kept.is_worth_a_channel(now))
         });
         let channels = &mut segment.channels;
         if channels.capacity() > 64 && channels.len() < channels.capacity() / 4 {

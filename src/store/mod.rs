@@ -41,8 +41,8 @@ use crate::proto::name::{Alias, ShardId};
 /// 7. What is kept of a channel's events is what the last event on it said, at least: the last ones
 ///    that are young enough, and the newest of each key. Less only where memory is short.
 /// 8. An event with the `message_id` of one that was published on the channel less than
-///    [`crate::core::dedupe::WINDOW_MS`] ago is not published again; nor, while there is one of
-///    those, one with an id of the last 1,024 that had one.
+///    [`crate::core::dedupe::WINDOW_MS`] ago is not published again, nor one with an id of the last
+///    [`crate::core::dedupe::LAST`] that had one. Less only where memory is short.
 /// 9. Whoever reads the newest events of the channels of a prefix, after it has subscribed to that
 ///    prefix, gets of each channel the newest of each key, and not one that was published after the
 ///    head that it is told with it.

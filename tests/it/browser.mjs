@@ -1,16 +1,18 @@
 // Runs the browser client that a gateway serves: the README's example, a lost connection, a line
-// that falls silent, close(). Prints `ok`, or fails with what was wrong.
+// that falls silent, close(); and, where another gateway asks for them, tokens. Prints `ok`, or
+// fails with what was wrong.
 //
-//   node browser.mjs HOST:PORT README.md
+//   node browser.mjs HOST:PORT README.md GUARDED-HOST:PORT SECRET
 //
 // The client goes through a proxy of this script, which can cut and silence its connections. Its
 // clock goes on only when the script says so, and its timers and sockets can be counted.
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import net from "node:net";
 
-const [gateway, readme] = process.argv.slice(2);
+const [gateway, readme, guarded, secret] = process.argv.slice(2);
 const [host, port] = gateway.split(":");
 setTimeout(() => { console.error("took too long"); process.exit(1); }, 180000).unref();
 
@@ -243,9 +245,128 @@ async function boundedWait() {
   assert.equal(timers.size, 0);
 }
 
+const guardedUrl = `ws://${guarded}/ws`;
+
+/** A token of `user` that ends in so many seconds. */
+function token(user, seconds, key = secret) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const claims = { sub: user, exp: Math.floor(Date.now() / 1000) + seconds };
+  const message = `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}`;
+  return `${message}.${createHmac("sha256", key).update(message).digest("base64url")}`;
+}
+
+/** A client of the guarded gateway that gets these tokens one after the other, the last for ever. */
+function bearing(...tokens) {
+  const seen = { states: [], asked: 0 };
+  const getToken = async () => {
+    const next = tokens[Math.min(seen.asked, tokens.length - 1)];
+    seen.asked += 1;
+    if (next instanceof Error) throw next;
+    return typeof next === "function" ? next() : next;
+  };
+  const state = (state, detail) => seen.states.push([state, detail?.code]);
+  seen.weir = connect(guardedUrl, { state }, { getToken });
+  return seen;
+}
+
+async function tokenFirst() {
+  const first = sockets.length;
+  const { weir } = bearing(token("u1", 600));
+  const texts = [];
+  weir.subscribe("room:5", { event: ({ data, from }) => texts.push([data, from.user]) });
+  await weir.publish("room:5", "mine");
+  await until("its event", () => texts.length === 1);
+  assert.deepEqual(texts, [["mine", "u1"]]);
+  assert.equal(weir.user, "u1");
+  assert.deepEqual(kinds(sockets.at(-1)), ["auth", "subscribe", "publish"]);
+  assert.equal(sockets.length, first + 1);
+  assert.ok(!sockets.at(-1).url.includes("token"), "never in an address");
+  weir.close();
+}
+
+async function tokenRenewed() {
+  const seen = bearing(token("u1", 60), token("u1", 6000));
+  await until("the connection", () => seen.weir.state === "open");
+  const [first, socket] = [sockets.length, sockets.at(-1)];
+  await elapse(29000);
+  assert.equal(seen.asked, 1, "half a minute before its end, and not sooner");
+  await elapse(2000);
+  await until("another token", () => kinds(socket).filter((kind) => kind === "auth").length === 2);
+  await seen.weir.publish("room:5", "still here");
+  await elapse(600000);
+  assert.deepEqual([seen.asked, sockets.length, seen.weir.state], [2, first, "open"]);
+  seen.weir.close();
+}
+
+async function tokenNotRenewed() {
+  const seen = bearing(token("u1", 60), new Error("the page has none"), token("u1", 6000));
+  await until("the connection", () => seen.weir.state === "open");
+  const socket = sockets.at(-1);
+  await elapse(31000);
+  assert.deepEqual([seen.asked, kinds(socket)], [2, ["auth"]]);
+  await elapse(10000);
+  await until("another try", () => kinds(socket).length === 2);
+  assert.equal(seen.weir.state, "open");
+  seen.weir.close();
+}
+
+async function tokenEnded() {
+  const seen = bearing(token("u1", 600), token("u1", 6000));
+  const { weir } = seen;
+  const texts = [];
+  weir.subscribe("room:5", { event: ({ data }) => texts.push(data) });
+  await weir.publish("room:5", 1);
+  sockets.at(-1).onclose({ code: 4003, reason: "token_expired" });
+  assert.equal(weir.state, "waiting");
+  const held = weir.publish("room:5", 2);
+  await elapse(1000);
+  await held;
+  await until("the event", () => texts.includes(2));
+  assert.equal(seen.asked, 2, "another connection takes another token");
+  assert.deepEqual(kinds(sockets.at(-1)).slice(0, 3), ["auth", "subscribe", "publish"]);
+  weir.close();
+}
+
+async function tokenEndedOnItsWay() {
+  const seen = bearing(token("u1", -60), token("u1", 600));
+  await until("the refusal", () => seen.weir.state === "waiting");
+  assert.deepEqual(seen.states.at(-1), ["waiting", 4003]);
+  await elapse(1000);
+  await until("the connection", () => seen.weir.state === "open");
+  assert.deepEqual([seen.asked, seen.weir.user], [2, "u1"]);
+  seen.weir.close();
+}
+
+async function tokenRefused() {
+  const first = sockets.length;
+  const seen = bearing(token("u1", 600, "another-secret-another-secret-another"));
+  await until("the end", () => seen.weir.state === "closed");
+  assert.deepEqual(seen.states.at(-1), ["closed", 4500]);
+  assert.deepEqual([seen.asked, sockets.length, timers.size], [1, first + 1, 0]);
+}
+
+async function tokenNotThere() {
+  const first = sockets.length;
+  const seen = bearing(new Error("not logged in"), () => new Promise(() => {}), token("u1", 600));
+  await until("the loss", () => seen.weir.state === "waiting");
+  assert.equal(sockets.length, first, "no token, no connection");
+  await elapse(1000);
+  assert.equal(seen.weir.state, "connecting", "the page takes its time");
+  await elapse(20000);
+  assert.equal(seen.weir.state, "waiting", "and too much of it");
+  await elapse(20000);
+  await until("the connection", () => seen.weir.state === "open");
+  seen.weir.close();
+  const late = bearing(async () => token("u2", 600));
+  late.weir.close();
+  await elapse(0);
+  assert.equal(sockets.length, first + 1, "closed before its token came");
+}
+
 const steps = [
   readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
-  changed, signals, boundedWait,
+  changed, signals, boundedWait, tokenFirst, tokenRenewed, tokenNotRenewed, tokenEnded,
+  tokenEndedOnItsWay, tokenRefused, tokenNotThere,
 ];
 for (const step of steps) {
   await step();

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::Gateway;
+use crate::harness::{Gateway, scratch};
 use crate::outside::skip;
+use crate::tokens::made;
 
 /// A `node` that has a `WebSocket` of its own: with a flag from 20.10, without from 22.
 fn node() -> Option<Command> {
@@ -21,15 +22,21 @@ fn node() -> Option<Command> {
 }
 
 #[test]
-fn the_browser_client_does_what_the_readme_says_and_comes_back_once() {
+fn the_browser_client_does_what_the_readme_says_comes_back_once_and_brings_tokens() {
     let Some(mut node) = node() else {
         skip("no `node` with a WebSocket: it needs Node 20.10 or later");
         return;
     };
     let gateway = Gateway::configured("[[namespace]]\nname = \"shown\"\nsignals = true\n");
+    let secret = made()["secret"].as_str().unwrap().to_owned();
+    let file = scratch(".key");
+    std::fs::write(&file, &secret).unwrap();
+    let required = format!("[auth]\nrequired = true\nhmac_secret_file = {file:?}\n");
+    let guarded = Gateway::configured(&required);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("tests/it/browser.mjs");
     node.arg(script).arg(gateway.addr.to_string()).arg(root.join("README.md"));
+    node.arg(guarded.addr.to_string()).arg(secret);
     let output = node.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

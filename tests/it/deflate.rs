@@ -4,9 +4,10 @@
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, now};
+use crate::beside::unharmed;
+use crate::harness::{Client, Gateway};
 use crate::raw::{Raw, handshake_request, masked};
-use crate::threats::PAUSE;
+use crate::threats::ATTACKED;
 use crate::{snapshot, window};
 
 const OFFER: (&str, &str) = ("Sec-WebSocket-Extensions", "permessage-deflate");
@@ -278,7 +279,6 @@ fn a_bomb_is_closed_with_1009_and_takes_no_memory() {
 fn forty_bombs_together_take_what_forty_messages_may() {
     const MANY: u64 = 40;
     let gateway = Gateway::configured("shards = 1\n");
-    let mut healthy = Client::connect(&gateway);
     // Noise first, so that what has come is no longer kept as it came.
     let mut rng = fastrand::Rng::with_seed(1);
     let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(20_000).collect();
@@ -293,27 +293,21 @@ fn forty_bombs_together_take_what_forty_messages_may() {
     }
     let inflated = gateway.metric("weir_compressed_bytes_total{kind=\"in_plain\"}");
     assert_eq!(inflated, (MANY * 60_000) as f64, "each has nearly all that it may");
-    std::thread::scope(|scope| {
-        let rest = &rest;
-        let ends = bombs.into_iter().map(|mut raw| {
-            scope.spawn(move || {
-                rest.chunks(1_000).for_each(|bytes| raw.send(&masked(0x00, bytes)));
-                raw.close_code()
-            })
-        });
-        let ends: Vec<_> = ends.collect();
-        let mut asked = 0;
-        while asked < 20 || !ends.iter().all(|end| end.is_finished()) {
-            let begun = now();
-            assert_eq!(gateway.get("/healthz").status, 200);
-            healthy.publish("room:1", &json!(asked));
-            assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
-            asked += 1;
-        }
-        for end in ends {
-            assert_eq!(end.join().unwrap(), Some(1009));
-        }
+    let ends = unharmed(&gateway, ATTACKED, || {
+        std::thread::scope(|scope| {
+            let rest = &rest;
+            let ends = bombs.into_iter().map(|mut raw| {
+                scope.spawn(move || {
+                    rest.chunks(1_000).for_each(|bytes| raw.send(&masked(0x00, bytes)));
+                    raw.close_code()
+                })
+            });
+            let ends: Vec<_> = ends.collect();
+            ends.into_iter().map(|end| end.join().unwrap()).collect::<Vec<_>>()
+        })
     });
+    assert!(ends.into_iter().all(|code| code == Some(1009)));
+    assert!(gateway.metric("weir_connections_closed_total{code=\"1009\"") > MANY as f64 - 0.5);
     let more = gateway.rss_peak().saturating_sub(before);
     // A message and an inflater each, and what the connections and the health checks take.
     assert!(more <= MANY * (64 + 64) * 1024 + (2 << 20), "{more} bytes more than before");

@@ -392,7 +392,7 @@ fn a_namespace_that_is_not_configured_does_not_exist_where_that_is_asked() {
     client.expect_nothing();
 }
 
-/// The one test that waits for the fixed half minute of a body.
+/// Waits for the fixed half minute of a body, and of an answer.
 #[test]
 fn a_body_that_does_not_come_is_answered_with_408() {
     let gateway = Gateway::start();
@@ -407,6 +407,10 @@ fn a_body_that_does_not_come_is_answered_with_408() {
         raw.send(some);
         raw
     };
+    // As long has whoever takes no answer, and is then given up.
+    let mut untaken = crate::raw::Raw::open_narrow(gateway.addr);
+    let page = format!("GET /weir.js HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.addr);
+    untaken.send(page.repeat(300).as_bytes());
     let slow = [
         post("Content-Length: 40", b"{\"channel\":\"room:1\""),
         post("Content-Length: 40", b""),
@@ -417,4 +421,9 @@ fn a_body_that_does_not_come_is_answered_with_408() {
         assert!(begun.elapsed() >= Duration::from_secs(29), "{:?}", begun.elapsed());
     }
     assert_eq!(gateway.post(PUBLISH, r#"{"channel":"room:1","data":1}"#).json()["offset"], 1);
+    assert!(gateway.metric("weir_errors_total{code=\"timeout\"") > 2.5);
+    wait_for("it to be given up", || {
+        (gateway.metric("weir_http_cut_total{reason=\"untaken\"") > 0.5).then_some(())
+    });
+    untaken.rest();
 }

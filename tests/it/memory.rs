@@ -1,6 +1,7 @@
-//! What the gateway's process takes of memory, as the kernel counts it.
+//! What the gateway's process takes of memory and processor, as the kernel counts it.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::harness::Gateway;
 
@@ -13,6 +14,16 @@ impl Gateway {
     /// The most that was ever resident, in bytes.
     pub(crate) fn rss_peak(&self) -> u64 {
         self.memory("VmHWM:")
+    }
+
+    /// Processor time that it has used so far, over all threads that live.
+    pub(crate) fn cpu(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let used = tasks.filter_map(|task| {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split_ascii_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(used.sum())
     }
 
     fn memory(&self, name: &str) -> u64 {

@@ -1,7 +1,7 @@
 //! Bytes on a TCP connection: handshakes, frames as they should not be, and HTTP.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use fastwebsockets::{Frame, OpCode};
@@ -128,6 +128,15 @@ impl Raw {
         Self::with(TcpStream::connect(addr).unwrap())
     }
 
+    /// Connects from another address of this machine.
+    pub(crate) fn open_from(addr: SocketAddr, from: Ipv4Addr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&addr.into())?;
+        Ok(Self::with(socket.into()))
+    }
+
     fn with(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -148,13 +157,18 @@ impl Raw {
 
     /// As [`Raw::narrow`], with these headers in the handshake.
     pub(crate) fn narrow_offering(gateway: &Gateway, headers: &[(&str, &str)]) -> Self {
+        let mut raw = Self::open_narrow(gateway.addr);
+        raw.shake_hands(gateway, headers);
+        raw
+    }
+
+    /// As [`Raw::open`], with a small receive buffer.
+    pub(crate) fn open_narrow(addr: SocketAddr) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.connect(&gateway.addr.into()).unwrap();
-        let mut raw = Self::with(socket.into());
-        raw.shake_hands(gateway, headers);
-        raw
+        socket.connect(&addr.into()).unwrap();
+        Self::with(socket.into())
     }
 
     /// As [`Raw::websocket`], with these headers in the handshake; and its answer.

@@ -115,8 +115,10 @@ fn whoever_is_anonymous_has_five_seconds_where_a_token_is_required_now() {
     stays.subscribe("a");
     assert_eq!(goes.ended().code, Some(4501));
     let mut late = Client::connect(&gateway);
+    assert!(gateway.metric("weir_strangers") > 0.5);
     assert!(gateway.reload(&auth));
-    // It is asked for nothing any more.
+    // It is asked for nothing any more, and counts as everybody.
+    assert!(gateway.metric("weir_strangers") < 0.5);
     late.subscribe("a");
     late.publish("b", &Value::Null);
     assert!(gateway.metric("weir_connections_closed_total{code=\"4501\"}") < 1.5);

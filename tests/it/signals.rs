@@ -5,14 +5,39 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::auth::keys;
 use crate::harness::{Client, Ended, Gateway, now, wait_for};
 use crate::raw::{Raw, masked};
+use crate::tokens::{hs256, unix_s};
 
 const SHOWN: &str = "shards = 2\n\
     [[namespace]]\nname = \"room\"\nsignals = true\nhistory = 10\npatterns = true\n";
 
 fn signal(name: &str, data: &Value) -> Value {
     json!({"type": "signal", "channel": "room:1", "name": name, "data": data})
+}
+
+/// So many clients that have the channel.
+fn subscribed<const N: usize>(gateway: &Gateway) -> [Client; N] {
+    std::array::from_fn(|_| {
+        let mut client = Client::connect(gateway);
+        assert_eq!(client.subscribe("room:1")["type"], "subscribed");
+        client
+    })
+}
+
+/// A client that has the channel and reads nothing, nor does its socket take any more: `publisher`
+/// has sent it events until then.
+fn stalled(gateway: &Gateway, publisher: &mut Client) -> Client {
+    let mut stalled = Client::connect_narrow(gateway);
+    stalled.subscribe("room:1");
+    stalled.subscribe("feed");
+    let data = json!("x".repeat(60_000));
+    wait_for("a reader that has stalled", || {
+        publisher.publish("feed", &data);
+        (gateway.metric("weir_slow_consumers") >= 1.0).then_some(())
+    });
+    stalled
 }
 
 /// Shows a signal, and takes the answer.
@@ -83,10 +108,7 @@ fn a_signal_is_shown_to_the_others_and_to_those_who_come() {
 #[test]
 fn a_signal_ends_whatever_becomes_of_its_sender() {
     let gateway = Gateway::configured(SHOWN);
-    let mut ben = Client::connect(&gateway);
-    ben.subscribe("room:1");
-    let mut ann = Client::connect(&gateway);
-    ann.subscribe("room:1");
+    let [mut ann, mut ben] = subscribed(&gateway);
     let from = ann.id.clone();
     let begun = now();
     let mut short = signal("typing", &json!(true));
@@ -104,8 +126,7 @@ fn a_signal_ends_whatever_becomes_of_its_sender() {
     expect(&mut ben, &from, "typing", &Value::Null);
     // Its connection ends: with a close, without one, and by the operator.
     for way in ["close", "drop", "operator"] {
-        let mut ann = Client::connect(&gateway);
-        ann.subscribe("room:1");
+        let [mut ann] = subscribed(&gateway);
         let from = ann.id.clone();
         show(&mut ann, "typing", &json!(way));
         expect(&mut ben, &from, "typing", &json!(way));
@@ -122,6 +143,54 @@ fn a_signal_ends_whatever_becomes_of_its_sender() {
         ben.expect_nothing();
         assert_eq!(Client::connect(&gateway).subscribe("room:1")["signals"], json!([]));
     }
+}
+
+/// Goal: what somebody shows without a name ends when it says who it is, and what it shows from
+/// then on is that user's, also in the same message.
+#[test]
+fn a_signal_is_the_users_from_the_token_on() {
+    let gateway = Gateway::configured(&keys("[[namespace]]\nname = \"room\"\nsignals = true\n"));
+    let [mut ann, mut ben] = subscribed(&gateway);
+    let from = ann.id.clone();
+    show(&mut ann, "typing", &json!(1));
+    expect(&mut ben, &from, "typing", &json!(1));
+    let token = hs256(&json!({"sub": "u1", "exp": unix_s() + 600}));
+    // With as much time as there is, for a machine that is late.
+    let long = |name, data: u64| {
+        let mut signal = signal(name, &json!(data));
+        signal["ttl_ms"] = json!(60_000);
+        signal
+    };
+    let auth = json!({"type": "auth", "token": token});
+    let commands = [auth, long("cursor", 2), long("typing", 3)];
+    ann.send_text(&commands.map(|command| command.to_string()).join("\n"));
+    assert_eq!(ann.expect("welcome")["user"], "u1");
+    // The end may have given its place in the queue of a reader to the next value.
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let told = ben.expect("signal");
+        let author = if told["data"].is_null() { Value::Null } else { json!("u1") };
+        assert_eq!(told["from"], json!({"client": from, "user": author}), "{told}");
+        if author != Value::Null {
+            seen.push((told["name"].clone(), told["data"].clone()));
+        }
+    }
+    seen.sort_by_key(|(name, _)| name.to_string());
+    assert_eq!(seen, [(json!("cursor"), json!(2)), (json!("typing"), json!(3))]);
+    // A newer token of the same user ends nothing.
+    assert_eq!(ann.ask(json!({"type": "auth", "token": token}))["type"], "welcome");
+    ben.expect_nothing();
+    let mut eve = Client::connect(&gateway);
+    let shown = eve.subscribe("room:1")["signals"].as_array().unwrap().clone();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown.iter().all(|signal| signal["from"]["user"] == "u1"), "{shown:?}");
+    // Without anything new, the end is told.
+    let [mut sam] = subscribed(&gateway);
+    show(&mut sam, "typing", &json!(4));
+    let from = sam.id.clone();
+    expect(&mut ben, &from, "typing", &json!(4));
+    sam.ask(json!({"type": "auth", "token": token}));
+    expect(&mut ben, &from, "typing", &Value::Null);
 }
 
 /// Goal: what is wrong is refused with a sentence, and harms nothing.
@@ -211,19 +280,8 @@ impl View {
 fn a_flood_of_cursors_does_not_queue() {
     const PLACES: u64 = 1_500;
     let gateway = Gateway::configured(SHOWN);
-    let mut ann = Client::connect(&gateway);
-    ann.subscribe("room:1");
-    let mut ben = Client::connect(&gateway);
-    ben.subscribe("room:1");
-    let mut stalled = Client::connect_narrow(&gateway);
-    stalled.subscribe("room:1");
-    stalled.subscribe("feed");
-    // Until its socket takes no more, it is sent events.
-    let data = json!("x".repeat(60_000));
-    wait_for("a reader that has stalled", || {
-        ann.publish("feed", &data);
-        (gateway.metric("weir_slow_consumers") >= 1.0).then_some(())
-    });
+    let [mut ann, mut ben] = subscribed(&gateway);
+    let mut stalled = stalled(&gateway, &mut ann);
     let begun = now();
     for place in 1..=PLACES {
         for cursor in 0..16 {
@@ -265,16 +323,8 @@ fn a_reader_that_cannot_be_told_is_closed() {
         "shards = 1\n[limits]\nqueue_events = 8\n\
          [[namespace]]\nname = \"room\"\nsignals = true\n",
     );
-    let mut ann = Client::connect(&gateway);
-    ann.subscribe("room:1");
-    let mut stalled = Client::connect_narrow(&gateway);
-    stalled.subscribe("room:1");
-    stalled.subscribe("feed");
-    let data = json!("x".repeat(60_000));
-    wait_for("a reader that has stalled", || {
-        ann.publish("feed", &data);
-        (gateway.metric("weir_slow_consumers") >= 1.0).then_some(())
-    });
+    let [mut ann] = subscribed(&gateway);
+    let mut stalled = stalled(&gateway, &mut ann);
     for name in 0..8 {
         show(&mut ann, &name.to_string(), &json!(1));
     }
@@ -290,10 +340,9 @@ fn a_reader_that_cannot_be_told_is_closed() {
 #[test]
 fn who_comes_and_goes_sees_what_is_shown() {
     let gateway = Gateway::configured(SHOWN);
-    let mut ann = Client::connect(&gateway);
     let mut readers: Vec<(Client, Option<View>)> =
         (0..6).map(|_| (Client::connect(&gateway), None)).collect();
-    ann.subscribe("room:1");
+    let [mut ann] = subscribed(&gateway);
     for round in 0..600_usize {
         let name = (round % 5).to_string();
         ann.send(&signal(&name, &json!(round)));
@@ -344,8 +393,7 @@ fn who_comes_and_goes_sees_what_is_shown() {
 #[test]
 fn a_signal_is_text_in_every_form() {
     let gateway = Gateway::configured(SHOWN);
-    let mut ann = Client::connect(&gateway);
-    ann.subscribe("room:1");
+    let [mut ann] = subscribed(&gateway);
     let forms: [&[(&str, &str)]; 4] = [
         &[],
         &[("Sec-WebSocket-Protocol", "weir.v1.bin")],

@@ -3,30 +3,27 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, now, wait_for};
+use crate::harness::{Client, Gateway, wait_for};
 use crate::raw::{Raw, masked};
-use crate::was::welcome;
 
 const CLOSED_4000: &str = "weir_connections_closed_total{code=\"4000\"";
-const CLOSED_4004: &str = "weir_connections_closed_total{code=\"4004\"";
 
-fn count(gateway: &Gateway, metric: &str) -> usize {
+pub(crate) fn count(gateway: &Gateway, metric: &str) -> usize {
     format!("{:.0}", gateway.metric(metric)).parse().unwrap()
 }
 
 /// A line that publishes `bytes` and a number.
-fn publish(channel: &str, n: u64, bytes: usize) -> String {
+pub(crate) fn publish(channel: &str, n: u64, bytes: usize) -> String {
     let data = json!({"n": n, "pad": "x".repeat(bytes)});
     json!({"type": "publish", "channel": channel, "data": data}).to_string()
 }
 
 /// Takes one message of a channel into the set of offsets that were told of.
-fn account(told: &mut BTreeSet<u64>, message: &Value) {
+pub(crate) fn account(told: &mut BTreeSet<u64>, message: &Value) {
     let number = |name: &str| message[name].as_u64().unwrap();
     let (from, to) = match message["type"].as_str() {
         Some("event") => (number("offset"), number("offset")),
@@ -137,7 +134,7 @@ fn a_policy_that_does_not_exist_is_refused_and_changes_nothing() {
 }
 
 /// Publishes on every channel in turn, `rounds` events of 8 KiB each; `healthy` reads them all.
-fn fill(publisher: &mut Client, healthy: &mut Client, channels: &[String], rounds: u64) {
+pub(crate) fn fill(publisher: &mut Client, healthy: &mut Client, channels: &[String], rounds: u64) {
     for round in 1..=rounds {
         for channel in channels {
             publisher.send_text(&publish(channel, round, 8 << 10));
@@ -145,224 +142,6 @@ fn fill(publisher: &mut Client, healthy: &mut Client, channels: &[String], round
             assert_eq!((&event["channel"], &event["offset"]), (&json!(channel), &json!(round)));
         }
     }
-}
-
-/// Goal: beyond `limits.memory` the fullest go, are told why, and nobody else notices.
-#[test]
-fn beyond_the_memory_of_all_queues_the_fullest_are_closed_with_4004() {
-    const STALLED: usize = 40;
-    const LIMIT: usize = 3 << 20;
-    let gateway = Gateway::configured("[limits]\nmemory = \"3MiB\"\n");
-    let channels: Vec<_> = (0..STALLED).map(|n| format!("room:{n}")).collect();
-    let mut healthy = Client::connect(&gateway);
-    let mut publisher = Client::connect(&gateway);
-    let mut stalled = Vec::new();
-    for channel in &channels {
-        healthy.subscribe(channel);
-        let mut client = Client::connect_narrow(&gateway);
-        client.subscribe(channel);
-        stalled.push(client);
-    }
-    // The first has more than its like.
-    fill(&mut publisher, &mut healthy, &channels[..1], 30);
-    fill(&mut publisher, &mut healthy, &channels[1..], 18);
-    assert_eq!(count(&gateway, "weir_memory_limit_bytes"), LIMIT);
-    gateway.wait_for_mail();
-    wait_for("the memory to be within its limit", || {
-        let within = count(&gateway, "weir_queue_memory_bytes") <= LIMIT;
-        (count(&gateway, CLOSED_4004) > 0 && within).then_some(())
-    });
-    let line = wait_for("a line in the log", || {
-        let log = gateway.log();
-        log.lines().find(|line| line.contains("limits.memory")).map(str::to_owned)
-    });
-    assert!(line.contains("WARN") && line.contains("4004"), "{line}");
-
-    // The notice may have found no room in the socket: whoever comes back is told.
-    let mut first = stalled.remove(0);
-    let last = welcome(&gateway, &format!("?was={}", first.id))["last"].clone();
-    assert_eq!(
-        (&last["code"], &last["reason"]),
-        (&json!(4004), &json!("overloaded")),
-        "the fullest"
-    );
-    let ended = first.ended();
-    if ended.code.is_some() {
-        assert_eq!((ended.code, ended.reason.as_str()), (Some(4004), "overloaded"));
-        let notice = ended.messages.last().unwrap();
-        assert_eq!((&notice["type"], &notice["reconnect"]), (&json!("disconnect"), &json!(true)));
-        assert!((1_000..=5_000).contains(&notice["retry_after_ms"].as_u64().unwrap()), "{notice}");
-    }
-    let cut = wait_for("the others to be gone", || {
-        let cut = count(&gateway, CLOSED_4004);
-        (gateway.connections() == 2 + STALLED - cut).then_some(cut)
-    });
-    assert!(cut < STALLED, "only as many as it takes: {cut}");
-    let mut left = 0;
-    for (client, channel) in stalled.iter_mut().zip(&channels[1..]) {
-        // Of those who stay, nobody has lost anything.
-        publisher.send_text(&publish(channel, 19, 1));
-        healthy.expect("event");
-        let mut told = BTreeSet::new();
-        while told.len() < 19 {
-            match client.try_next() {
-                Some(message) if message["type"] == "disconnect" => break,
-                Some(message) => account(&mut told, &message),
-                None => break,
-            }
-        }
-        left += usize::from(told.len() == 19);
-    }
-    // What the last events take may have been too much for one more.
-    let cut = count(&gateway, CLOSED_4004);
-    assert_eq!(left, STALLED - cut, "as many as it says are as they were");
-    healthy.expect_nothing();
-    Client::connect(&gateway).publish("room:x", &json!("taken again"));
-}
-
-/// Goal: what many queues share counts once: a thousand times the limit in queues is no reason.
-#[test]
-fn a_backlog_that_all_share_is_no_reason_to_cut_anybody() {
-    const STALLED: usize = 100;
-    let gateway = Gateway::configured("[limits]\nmemory = \"3MiB\"\nslow_disconnect = 0\n");
-    let channels = ["room:1".to_owned()];
-    let mut healthy = Client::connect(&gateway);
-    healthy.subscribe("room:1");
-    let mut publisher = Client::connect(&gateway);
-    let mut stalled: Vec<_> = (0..STALLED).map(|_| Client::connect_narrow(&gateway)).collect();
-    for client in &mut stalled {
-        client.subscribe("room:1");
-    }
-    fill(&mut publisher, &mut healthy, &channels, 60);
-    gateway.wait_for_mail();
-    assert!(count(&gateway, "weir_queue_bytes") > 15 << 20, "each queue counts its bytes");
-    let memory = count(&gateway, "weir_queue_memory_bytes");
-    assert!(memory > 200_000 && memory < 2 << 20, "{memory} bytes that they share");
-    let slow = gateway.get("/api/v1/stats").json()["total"]["slow_consumers"].clone();
-    assert_eq!(slow["full"], STALLED, "{slow}");
-    for client in &mut stalled {
-        let mut told = BTreeSet::new();
-        while told.len() < 60 {
-            account(&mut told, &client.next());
-        }
-    }
-    assert_eq!(count(&gateway, CLOSED_4004), 0);
-}
-
-/// Goal: those who leave their answers unread go before those who only share a backlog, they free
-/// what they had at once, and strangers are taken again.
-#[test]
-fn unread_answers_are_cut_and_free_at_once() {
-    const DEAF: usize = 60;
-    let gateway = Gateway::configured(
-        "[limits]\nmemory = \"3MiB\"\nslow_disconnect = 0\n[http]\nping = \"10m\"\n",
-    );
-    let mut healthy = Client::connect(&gateway);
-    healthy.subscribe("room:1");
-    let mut publisher = Client::connect(&gateway);
-    let mut sharers: Vec<_> = (0..20).map(|_| Client::connect_narrow(&gateway)).collect();
-    for client in &mut sharers {
-        client.subscribe("room:1");
-    }
-    fill(&mut publisher, &mut healthy, &["room:1".to_owned()], 40);
-    let pings = [br#"{"type":"ping","id":9007199254740991}"#.as_slice(); 1_500].join(&b'\n');
-    let mut deaf: Vec<_> = (0..DEAF).map(|_| Raw::narrow(&gateway)).collect();
-    for raw in &mut deaf {
-        for _ in 0..3 {
-            // One that is cut may not take it.
-            drop(raw.0.write_all(&masked(0x81, &pings)));
-        }
-    }
-    wait_for("some to be cut", || (count(&gateway, CLOSED_4004) > 0).then_some(()));
-    let begun = now();
-    let cut = wait_for("those who were cut to be gone, and room", || {
-        let within = count(&gateway, "weir_queue_memory_bytes") <= 3 << 20;
-        let cut = count(&gateway, CLOSED_4004);
-        (within && gateway.connections() == 22 + DEAF - cut).then_some(cut)
-    });
-    let took = now() - begun;
-    assert!(took < Duration::from_secs(3), "not when a close has had its time: {took:?}");
-    assert!(cut < DEAF, "only as many as it takes: {cut}");
-    Client::connect(&gateway).publish("room:x", &json!("taken again"));
-    for client in &mut sharers {
-        let mut told = BTreeSet::new();
-        while told.len() < 40 {
-            account(&mut told, &client.next());
-        }
-    }
-    drop(deaf);
-}
-
-/// Goal: nobody is cut for what those still have who are on their way out.
-#[test]
-fn unread_answers_of_those_who_are_closed_go_first() {
-    // Between what the second dozen takes and what both do; a shard begins with its own.
-    let gateway = Gateway::configured(
-        "shards = 1\n[limits]\nmemory = \"2600KiB\"\nslow_disconnect = 0\n\
-         [http]\nping = \"10m\"\n",
-    );
-    let pings = [r#"{"type":"ping","id":9007199254740991}"#; 1_500].join("\n");
-    let connect = |count| (0..count).map(|_| Client::connect_narrow(&gateway)).collect::<Vec<_>>();
-    let (mut closed, mut deaf) = (connect(12), connect(12));
-    for client in &mut closed {
-        (0..3).for_each(|_| client.send_text(&pings));
-    }
-    wait_for("their answers to wait", || {
-        (count(&gateway, "weir_queue_memory_bytes") > 1_900_000).then_some(())
-    });
-    for client in &closed {
-        gateway.post("/api/v1/disconnect", &json!({"client": client.id}).to_string());
-    }
-    for client in &mut deaf {
-        (0..3).for_each(|_| client.send_text(&pings));
-    }
-    wait_for("those who were closed to be gone", || (gateway.connections() == 12).then_some(()));
-    assert_eq!(count(&gateway, CLOSED_4004), 0);
-}
-
-/// Goal: what clients have sent and nobody can carry out yet is memory like any other.
-#[test]
-fn unfinished_messages_count_and_are_cut() {
-    let limits = "message_bytes = \"4MiB\"\nqueue_bytes = \"4MiB\"\nmemory = \"6MiB\"\n";
-    let gateway = Gateway::configured(&format!("shards = 1\n[limits]\n{limits}"));
-    let mut healthy = Client::connect(&gateway);
-    let half = masked(0x82, &[b'x'; 3 << 20]);
-    let half = &half[..2 << 20];
-    let mut one = Raw::websocket(&gateway);
-    one.send(half);
-    wait_for("it to be counted", || {
-        (count(&gateway, "weir_queue_memory_bytes") >= 2 << 20).then_some(())
-    });
-    assert_eq!(count(&gateway, CLOSED_4004), 0);
-    let mut others: Vec<_> = (0..4).map(|_| Raw::websocket(&gateway)).collect();
-    others.iter_mut().for_each(|raw| raw.send(half));
-    let cut = wait_for("some to be cut, and room", || {
-        let within = count(&gateway, "weir_queue_memory_bytes") <= 6 << 20;
-        let cut = count(&gateway, CLOSED_4004);
-        (within && cut > 0 && gateway.connections() == 6 - cut).then_some(cut)
-    });
-    assert!(cut < 5, "only as many as it takes: {cut}");
-    healthy.expect_nothing();
-}
-
-/// Goal: so is what was read behind answers that nobody takes.
-#[test]
-fn what_was_read_and_waits_counts() {
-    const DEAF: usize = 8;
-    let gateway = Gateway::configured("shards = 1\n");
-    // Answers of 64 KiB wait, then the rest of the batch does.
-    let pings = [br#"{"type":"ping","id":9007199254740991}"#.as_slice(); 1_700].join(&b'\n');
-    let mut deaf: Vec<_> = (0..DEAF).map(|_| Raw::narrow(&gateway)).collect();
-    for raw in &mut deaf {
-        (0..4).for_each(|_| drop(raw.0.write_all(&masked(0x81, &pings))));
-    }
-    wait_for("answers and input to be counted", || {
-        (count(&gateway, "weir_queue_memory_bytes") > DEAF * 100 * 1024).then_some(())
-    });
-    drop(deaf);
-    wait_for("nothing to be left", || {
-        (count(&gateway, "weir_queue_memory_bytes") == 0).then_some(())
-    });
 }
 
 #[test]

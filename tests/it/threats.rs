@@ -5,13 +5,17 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::beside::unharmed;
 use crate::harness::{Client, Gateway, now, wait_for};
 use crate::raw::{Answer, Raw, handshake_request, masked};
 
 const MIB: u64 = 1 << 20;
 
 /// What a bystander may wait for on a machine that does other things as well.
-pub(crate) const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What a bystander may wait for longer than where nobody attacks.
+pub(crate) const ATTACKED: Duration = Duration::from_millis(250);
 
 fn subscribe_to(channel: &str) -> Vec<u8> {
     let text = json!({"type": "subscribe", "channel": channel}).to_string();
@@ -95,8 +99,6 @@ fn a_stopped_process_goes_on_where_it_was() {
 #[test]
 fn wrong_handshakes_by_the_thousand_leave_the_others_alone() {
     let gateway = Gateway::start();
-    let mut bystander = Client::connect(&gateway);
-    bystander.subscribe("room:1");
     let halves: Vec<_> = (0..500)
         .map(|_| {
             let mut raw = Raw::open(gateway.addr);
@@ -104,9 +106,9 @@ fn wrong_handshakes_by_the_thousand_leave_the_others_alone() {
             raw
         })
         .collect();
-    std::thread::scope(|scope| {
-        let wrong: Vec<_> = (0..4)
-            .map(|_| {
+    unharmed(&gateway, ATTACKED, || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
                         let mut raw = Raw::open(gateway.addr);
@@ -114,22 +116,13 @@ fn wrong_handshakes_by_the_thousand_leave_the_others_alone() {
                         raw.send(request.replace("Version: 13", "Version: 12").as_bytes());
                         assert_eq!(raw.answer().status, 426);
                     }
-                })
-            })
-            .collect();
-        let mut asked = 0;
-        while asked < 20 || !wrong.iter().all(|thread| thread.is_finished()) {
-            let begun = now();
-            assert_eq!(gateway.get("/healthz").status, 200);
-            bystander.send(&json!({"type": "publish", "channel": "room:1", "data": asked}));
-            assert_eq!(bystander.expect("event")["data"], asked);
-            assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
-            asked += 1;
-        }
+                });
+            }
+        });
     });
     drop(halves);
     assert!(gateway.metric("weir_upgrade_rejected_total") >= 2_000.0);
-    gateway.wait_for_connections(1);
+    gateway.wait_for_connections(0);
 }
 
 /// A message of a million brackets is answered, and neither the stack nor the others suffer.
@@ -199,37 +192,28 @@ fn ten_thousand_subscriptions_come_and_go() {
 #[test]
 fn a_flood_of_resets_pauses_nobody() {
     let gateway = Gateway::start();
-    let mut bystander = Client::connect(&gateway);
-    bystander.subscribe("room:1");
-    gateway.wait_for_connections(1);
+    drop(Client::connect(&gateway));
+    gateway.wait_for_connections(0);
     let files = gateway.files();
     let talk = [handshake_request(gateway.addr, &[]).as_bytes(), &subscribe_to("room:2")].concat();
-    std::thread::scope(|scope| {
-        let flood: Vec<_> = (0..4)
-            .map(|_| {
+    unharmed(&gateway, ATTACKED, || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
                 scope.spawn(|| {
                     for n in 0..1_250 {
                         let mut raw = Raw::open(gateway.addr);
                         raw.send(&talk[..[0, 20, talk.len()][n % 3]]);
                         reset(raw);
                     }
-                })
-            })
-            .collect();
-        let mut asked = 0;
-        while asked < 20 || !flood.iter().all(|thread| thread.is_finished()) {
-            let begun = now();
-            bystander.send(&json!({"type": "publish", "channel": "room:1", "data": asked}));
-            assert_eq!(bystander.expect("event")["data"], asked);
-            assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
-            asked += 1;
-        }
+                });
+            }
+        });
     });
-    gateway.wait_for_connections(1);
+    gateway.wait_for_connections(0);
     wait_for("descriptors to come back", || (gateway.files() <= files + 4).then_some(()));
     // One that was reset before it was accepted may come after all others.
     wait_for("their subscriptions to go", || {
-        ((gateway.metric("weir_subscriptions") - 1.0).abs() < 0.5).then_some(())
+        (gateway.metric("weir_subscriptions") < 0.5).then_some(())
     });
     assert!(gateway.metric("weir_panics_total") < 0.5);
 }

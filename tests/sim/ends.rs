@@ -4,11 +4,12 @@ use weir::core::hub::{SeatId, Writer};
 use weir::core::policy::Policy;
 use weir::proto::close::CloseReason;
 use weir::proto::dialect::json;
-use weir::proto::push::Push;
+use weir::proto::push::{Last, Push};
 use weir::proto::ws::frame;
 
+use crate::connection::Connection;
 use crate::pattern::leave;
-use crate::world::{Connection, Shard, World};
+use crate::world::{Shard, World};
 
 /// A queue that stays full for this long ends its connection, in milliseconds.
 const SLOW_MS: u64 = 20_000;
@@ -26,22 +27,33 @@ impl World {
     }
 
     /// Begins to close a connection, as the driver of a socket does. `false` when it has begun.
-    pub(crate) fn close_slow(&mut self, shard: usize, seat: SeatId) -> bool {
+    pub(crate) fn close(&mut self, shard: usize, seat: SeatId, reason: CloseReason) -> bool {
         assert!(!self.lasting, "nobody is cut in this world");
         if std::mem::replace(&mut self.connection(shard, seat).ending, true) {
             return false;
         }
         let (now, store) = (self.now(), &self.store);
-        let Shard { id, hub, net, .. } = &mut self.shards[shard];
+        let Shard { id, hub, net, heads, .. } = &mut self.shards[shard];
+        let (heads, held_back) = (heads.clone(), hub.held_back(seat));
         hub.leave_all(seat, |left, last| leave(store, *id, (left, last), now));
-        let reason = CloseReason::SlowConsumer;
         let there = hub.seat(seat).unwrap();
-        there.outbox.clear_data();
+        let lost = there.outbox.clear_data() + held_back;
+        there.lose(lost);
+        let last = Last { reason, dropped: there.dropped() };
+        if reason == CloseReason::Overloaded {
+            there.outbox.clear_control();
+        }
         let mut text = Vec::new();
         json::encode_push(&Push::Disconnect { reason, retry_after_ms: None }, &mut text);
         frame::push_text(&text, there.outbox.control());
         frame::close(reason.code().unwrap(), reason.text(), there.outbox.control());
         net.write(seat, there);
+        hub.weigh(seat);
+        let now_ms = self.now_ms;
+        let connection = self.connection(shard, seat);
+        connection.client.is_cut(heads, now_ms);
+        let client = connection.author.client;
+        self.farewells.remember(client, last, now_ms);
         true
     }
 
@@ -86,7 +98,7 @@ impl World {
             let half_ms = self.connection(shard, seat).half_ms;
             let full_ms = self.now_ms - half_ms;
             assert!(full_ms >= SLOW_MS, "seat {seat} was at half {full_ms} ms ago");
-            self.tally.cut[1] += u64::from(self.close_slow(shard, seat));
+            self.tally.cut[1] += u64::from(self.close(shard, seat, CloseReason::SlowConsumer));
         }
     }
 }

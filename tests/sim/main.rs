@@ -5,11 +5,15 @@
 //! After a change to `core`, ten thousand: `WEIR_SIM_SEEDS=10000 cargo test --release --test sim`.
 
 mod client;
+mod connection;
 mod ends;
 mod finish;
+mod last;
+mod memory;
 mod model;
 mod net;
 mod pattern;
+mod shown;
 mod spoken;
 mod sub;
 mod tally;

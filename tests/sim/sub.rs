@@ -1,6 +1,6 @@
 //! A subscription of a client in a simulation, and what is due of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::client::Logs;
 use crate::model::entry;
@@ -17,9 +17,9 @@ pub(crate) struct Sub {
     pub(crate) spared: u64,
     /// Nor does what is due of holes up to here have to be shown, for the same reason.
     pub(crate) excused: u64,
-    /// Where the subscription by name, and the last of those by pattern, began.
+    /// Where the subscription by name began, and those by pattern, by prefix.
     pub(crate) named: u64,
-    pub(crate) patterned: u64,
+    pub(crate) patterned: BTreeMap<String, u64>,
     /// The offsets up to here were read, told as lost, or are not for it.
     pub(crate) told: u64,
     /// The last hole, and the last event of it that was shown.
@@ -33,9 +33,19 @@ pub(crate) struct Sub {
     pub(crate) taken: bool,
     /// Of that, what has a newer event of its key need not be shown.
     pub(crate) by_page: bool,
+    /// Where it began, and what newer events of it were shown first, since a rate leaves them out.
+    pub(crate) begun: u64,
+    pub(crate) paged: BTreeSet<u64>,
 }
 
 impl Sub {
+    /// Where the subscription began by which the channel goes on: the one by name, or by the longest
+    /// pattern.
+    pub(crate) fn goes_on_from(&self) -> u64 {
+        let longest = self.patterned.iter().max_by_key(|(prefix, _)| prefix.len());
+        if self.by_name { self.named } else { longest.map_or(0, |(_, begun)| *begun) }
+    }
+
     /// Passes by what is not shown of a page before `offset`, because its key has a newer event.
     pub(crate) fn pass(&mut self, offset: Option<u64>, logs: &Logs) {
         if !self.by_page || self.first.is_empty() {

@@ -31,11 +31,17 @@ pub(crate) struct Tally {
     pub(crate) both: u64,
     /// What was read or told of channels had by a pattern with a rate.
     pub(crate) rated: u64,
-    /// Connections that were closed as slow, and that were closed by a shutdown.
+    /// Newer events than a subscription that were shown at its beginning, for a rate left them out.
+    pub(crate) paged: u64,
+    /// Connections that read why they were closed: as slow, for their memory, and by a shutdown.
     pub(crate) slow: u64,
+    pub(crate) overloaded: u64,
     pub(crate) shut: u64,
-    /// Connections begun to be closed: by the policy, and by a queue that stayed full.
-    pub(crate) cut: [u64; 2],
+    /// Connections begun to be closed: by the policy, by a queue that stayed full, and to save
+    /// memory.
+    pub(crate) cut: [u64; 3],
+    /// Connections that were cut, of which the model knows what they did not get to one event.
+    pub(crate) lasts: u64,
     /// Events dropped, by policy.
     pub(crate) dropped: [u64; Policy::ALL.len()],
     /// Channels that began another life.
@@ -68,8 +74,11 @@ impl Tally {
         self.by_pattern += other.by_pattern;
         self.both += other.both;
         self.rated += other.rated;
+        self.paged += other.paged;
         self.slow += other.slow;
+        self.overloaded += other.overloaded;
         self.shut += other.shut;
+        self.lasts += other.lasts;
         for (sum, more) in self.cut.iter_mut().zip(other.cut) {
             *sum += more;
         }
@@ -99,7 +108,8 @@ impl Tally {
         let all = all.into_iter().chain([self.spared, self.conflated, self.reborn, self.shut]);
         let more = self.subscribed.iter().chain(&self.patterns).chain(&self.cut).chain(&self.begun);
         let more = more.chain(&self.dropped).chain(&self.joined);
-        let more = more.chain([&self.by_pattern, &self.both, &self.rated]);
+        let more = more.chain([&self.by_pattern, &self.both, &self.rated, &self.paged]);
+        let more = more.chain([&self.overloaded, &self.lasts]);
         let json = Format::Json.index();
         let formats = self.formats.iter().enumerate().filter(|(at, _)| *at != json);
         let more = more.chain(formats.map(|(_, count)| count));

@@ -5,21 +5,22 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use weir::core::farewell::Farewells;
 use weir::core::history::HistoryRule;
 use weir::core::hub::{Hub, Join, Outcome, SeatId};
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Keep, Policy};
-use weir::proto::dialect::json;
-use weir::proto::event::{Author, Event};
-use weir::proto::name::{ClientId, ShardId};
+use weir::proto::close::CloseReason;
+use weir::proto::event::Event;
+use weir::proto::name::ShardId;
 use weir::proto::push::Push;
 use weir::proto::rate::Rate;
-use weir::proto::ws::frame;
 use weir::store::memory::{IDLE_MS, Memory};
 use weir::store::{NewEvent, Now, Store, Wish};
 
-use crate::client::{Answer, Client, Entry, Logs, Way};
-use crate::net::{Mailboxes, Net, Shelves, Socket};
+use crate::client::{Answer, Entry, Logs};
+use crate::connection::Connection;
+use crate::net::{Mailboxes, Net, Shelves};
 use crate::spoken::{self, frame_bytes};
 use crate::tally::Tally;
 
@@ -37,6 +38,9 @@ pub(crate) const KEYS: usize = 8;
 
 /// What the tables of newest events of a shard may take where they do not have every key.
 const TABLES_BYTES: usize = 3_000;
+
+/// What all queues together may take where memory is scarce: few queues, or many.
+const MEMORY_BYTES: std::ops::Range<usize> = 2_000..30_000;
 
 /// Sweeps after which the store has looked at every channel.
 const SWEEPS: usize = 256;
@@ -59,37 +63,7 @@ impl Shard {
         let ((store, mailboxes), shard, in_hand) = (from, self.id, self.in_hand.len());
         let shelf = Shelves { store, mailboxes, shard, in_hand };
         self.net.flush(id, &mut self.hub, &shelf, now_ms);
-    }
-}
-
-/// A connection, seen from both ends.
-pub(crate) struct Connection {
-    pub(crate) shard: usize,
-    pub(crate) seat: SeatId,
-    author: Arc<Author>,
-    pub(crate) client: Client,
-    /// The client reads nothing for now.
-    pub(crate) stalled: bool,
-    /// The server has begun to close it.
-    pub(crate) ending: bool,
-    /// The channels and patterns it has, with what is to happen when it is slow.
-    pub(crate) policies: HashMap<&'static str, Policy>,
-    /// And how often it wants their events.
-    pub(crate) rates: HashMap<&'static str, Option<Rate>>,
-    /// When its queue was last seen at half or less.
-    pub(crate) half_ms: u64,
-}
-
-impl Connection {
-    /// How it has a channel, where it wants that less often: by name, or by the longest pattern.
-    fn way(&self, channel: &str) -> Option<Way> {
-        let prefix = |name: &str| name.strip_suffix('*').is_some_and(|p| channel.starts_with(p));
-        let by_pattern = self.rates.iter().filter(|(name, _)| prefix(name));
-        let longest = by_pattern.max_by_key(|(name, _)| name.len());
-        match self.rates.get(channel) {
-            Some(rate) => rate.map(|rate| (None, rate)),
-            None => longest.and_then(|(name, rate)| rate.map(|rate| (Some(*name), rate))),
-        }
+        self.hub.weigh(id);
     }
 }
 
@@ -106,12 +80,16 @@ pub(crate) struct World {
     pub(crate) keep: Keep,
     pub(crate) shards: Vec<Shard>,
     pub(crate) connections: Vec<Connection>,
-    clients: u64,
+    pub(crate) clients: u64,
     pub(crate) logs: Logs,
     published: u64,
     pub(crate) tally: Tally,
     /// Nobody leaves and nobody is cut: all that is written is read in the end.
     pub(crate) lasting: bool,
+    /// What all queues together may take of memory.
+    pub(crate) memory_max: usize,
+    /// Why connections were closed, for those who come back.
+    pub(crate) farewells: Farewells,
 }
 
 impl World {
@@ -131,6 +109,9 @@ impl World {
             Shard { id: ShardId(index), hub, net: Net::default(), in_hand, heads, longest: 0 }
         });
         let shards = shards.collect();
+        let lasting = seed.is_multiple_of(4);
+        let scarce = !lasting && rng.bool();
+        let memory_max = if scarce { rng.usize(MEMORY_BYTES) } else { usize::MAX };
         let history = HistoryRule { size: rng.u64(1..60), ttl_ms: 20_000 };
         let keep = match seed % 3 {
             0 => Keep::default(),
@@ -150,7 +131,9 @@ impl World {
             logs: Logs::default(),
             published: 0,
             tally: Tally::default(),
-            lasting: seed.is_multiple_of(4),
+            lasting,
+            memory_max,
+            farewells: Farewells::default(),
         }
     }
 
@@ -176,63 +159,12 @@ impl World {
             (95..98, _) => self.look(shard),
             _ => self.time(),
         }
+        self.relieve();
         self.check();
     }
 
     pub(crate) fn now(&self) -> Now {
         Now { unix_ms: self.now_ms, node_ns: self.now_ms * 1_000_000 }
-    }
-
-    fn connect(&mut self, shard: usize) {
-        self.clients += 1;
-        let author = Arc::new(Author { client: ClientId(self.clients), user: None });
-        let there = &mut self.shards[shard];
-        let form = spoken::form(&mut self.rng);
-        let seat = there.hub.open_in(form.0, Arc::clone(&author), self.now_ms);
-        there.hub.seat(seat).unwrap().session.batch = form.1;
-        there.net.sockets.insert(seat, Socket::new(self.rng.usize(1..2_000)));
-        let (stalled, ending) = (false, false);
-        let (policies, rates) = (HashMap::new(), HashMap::new());
-        let (client, half_ms) = (Client::new(author.client, form), self.now_ms);
-        self.connections.push(Connection {
-            shard,
-            seat,
-            author,
-            client,
-            stalled,
-            ending,
-            policies,
-            rates,
-            half_ms,
-        });
-    }
-
-    /// A connection has some channels on another way than before.
-    pub(crate) fn rerate(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        let heads = &self.shards[connection.shard].heads;
-        for channel in CHANNELS {
-            let Some(have) = self.store.find(channel) else { continue };
-            let head = heads.get(&have.alias.0).copied().unwrap_or(0);
-            let way = connection.way(channel);
-            connection.client.throttles(have.alias.0, head, way);
-        }
-    }
-
-    /// Puts an answer on the control lane, and writes it, or leaves it to a later turn.
-    pub(crate) fn answer(&mut self, connection: usize, push: &Push<'_>, answer: Answer) {
-        let connection = &mut self.connections[connection];
-        let shard = &mut self.shards[connection.shard];
-        let seat = shard.hub.seat(connection.seat).unwrap();
-        let mut text = Vec::new();
-        json::encode_push(push, &mut text);
-        frame::push_text(&text, seat.outbox.control());
-        connection.client.answers.push_back(answer);
-        if self.rng.bool() {
-            shard.flush(connection.seat, (&self.store, &self.mailboxes), self.now_ms);
-        } else {
-            shard.hub.mark_dirty(connection.seat);
-        }
     }
 
     /// What a client asks to happen when it is slow.
@@ -436,7 +368,8 @@ impl World {
             // But for an event that is larger than the whole queue.
             let fits = self.shards[index].longest <= self.limit.bytes;
             assert!(blocked || !fits, "a socket that takes bytes is not slow");
-            self.tally.cut[0] += u64::from(self.close_slow(index, seat));
+            let begun = self.close(index, seat, CloseReason::SlowConsumer);
+            self.tally.cut[0] += u64::from(begun);
         }
     }
 
@@ -452,6 +385,8 @@ impl World {
         let some = if self.rng.bool() { most } else { self.rng.usize(1..=most) };
         let bytes: Vec<u8> = socket.bytes.drain(..some).collect();
         connection.client.read(&bytes, &self.logs);
+        let last = self.farewells.recall(connection.author.client, self.now_ms);
+        connection.client.comes_back(last, self.now_ms, &self.logs);
         self.writable(index);
     }
 

@@ -72,11 +72,18 @@ pub(crate) fn run(
     } else {
         let ready = report.connect.ready;
         let grown = |before: u64, after: u64| ratio(after.saturating_sub(before), ready);
+        let server = server_before.zip(stretch.from.server);
+        // A server that was used before has room of its own for these: its growth tells nothing.
+        let told = server.filter(|(before, after)| after.rss_bytes > before.rss_bytes);
+        if server.is_some() && told.is_none() {
+            let text = "the server did not grow, so it had the memory from before: what a \
+                connection costs shows on one that was just started";
+            report.notes.push(text.to_owned());
+        }
         report.idle = Some(Idle {
             seconds: ratio(stretch.nanos(), SECOND),
             client_bytes_per_connection: grown(own_before.rss_bytes, own.rss_bytes),
-            server_bytes_per_connection: server_before
-                .zip(stretch.from.server)
+            server_bytes_per_connection: told
                 .map(|(before, after)| grown(before.rss_bytes, after.rss_bytes)),
         });
     }

@@ -26,16 +26,14 @@ fn connect_to(answer: Vec<u8>) -> Result<(), String> {
     LocalSet::new().block_on(&runtime, async move {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("ws://{}/ws", listener.local_addr().unwrap()).parse().unwrap();
+        let to = To { url, token: None };
         spawn_local(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = [0; 4096];
             let _read = socket.read(&mut request).await.unwrap();
             socket.write_all(&answer).await.unwrap();
         });
-        Client::connect(&url, None, Subprotocol::Json)
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string())
+        Client::connect(&to, Subprotocol::Json).await.map(drop).map_err(|error| error.to_string())
     })
 }
 

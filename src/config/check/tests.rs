@@ -24,7 +24,7 @@ fn nothing_written_is_the_defaults() {
     assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config.shards, 4);
     assert_eq!(config.node.node_name, "h1");
-    assert_eq!(config.node.connections_max, 200_000);
+    assert_eq!(config.node.limits.connections, 200_000);
     assert_eq!(config.node.message_bytes, 65_536);
     assert_eq!(config.node.outbox.bytes, 262_144);
     assert_eq!(config.node.outbox.events, 1024);
@@ -270,5 +270,25 @@ fn only_loopback_is_taken_without_insecure() {
         let mut raw = RawConfig::parse(&text, Path::new("w.toml"), &mut Vec::new());
         raw.insecure = true;
         assert!(raw.check(&machine(), Vec::new()).is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_named() {
+    assert_eq!(check("").unwrap().node.limits, crate::shard::LimitOptions::default());
+    let of = |text: &str| check(&format!("[limits]\n{text}")).map(|config| config.node.limits);
+    let set = of("connections_per_ip = 5\nconnects_per_second_per_ip = 6\n\
+                  commands_per_second = 7\nhttp_requests_per_second = 8\n");
+    let set = set.unwrap();
+    assert_eq!((set.connections_per_ip, set.connects_per_second_per_ip), (5, 6));
+    assert_eq!((set.commands_per_second, set.http_requests_per_second), (7, 8));
+    let beyond = of("connections = 10\nconnections_per_ip = 11\n").unwrap_err();
+    let wanted = "w.toml:3: limits.connections_per_ip: is 11, more than limits.connections (10), so \
+                  that it never counts: say less, or 0 for no limit";
+    assert_eq!(beyond, [wanted]);
+    let users = of("connections = 10\nconnections_per_user = 10\n").unwrap_err();
+    assert!(users.len() == 1 && users[0].contains("without a key"), "{users:?}");
+    for bad in ["commands_per_second = -1", "connections_per_ip = \"many\""] {
+        assert_eq!(of(bad).unwrap_err().len(), 1, "{bad}");
     }
 }

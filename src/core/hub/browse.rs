@@ -39,6 +39,11 @@ impl Hub {
         self.mark_dirty(id);
     }
 
+    /// Whether any seat has the pattern with that prefix.
+    pub fn is_on_prefix(&self, prefix: &str) -> bool {
+        self.patterns.table.get(prefix).is_some()
+    }
+
     /// Puts a seat, whose next writes are to be fetched out of the past, behind the others of which
     /// that is true. Whether it is the first.
     pub fn queue_recall(&mut self, id: SeatId) -> bool {

@@ -111,6 +111,12 @@ impl Seat {
         self.slow.as_ref()?.ticket.as_deref()
     }
 
+    /// Whether it may send one more message: few, where it has yet to bring a token.
+    pub fn may_send(&mut self) -> bool {
+        let ticket = self.slow.as_mut().and_then(|slow| slow.ticket.as_mut());
+        ticket.is_none_or(|ticket| ticket.send())
+    }
+
     /// Takes what its token says, or that it has yet to bring one.
     pub fn set_ticket(&mut self, ticket: Ticket) {
         self.slow.get_or_insert_default().ticket = Some(Box::new(ticket));
@@ -161,8 +167,7 @@ impl Seat {
         self.slow.as_ref().map_or(0, |slow| slow.input)
     }
 
-    /// Memory that it takes: its own, and its share of what others have too.
-    pub fn share_bytes(&self) -> usize {
+    fn share_bytes(&self) -> usize {
         self.outbox.share_bytes() + self.input_bytes()
     }
 
@@ -250,13 +255,15 @@ impl Hub {
     pub fn by_fullness(&self, open: impl Fn(SeatId) -> bool) -> Vec<(usize, SeatId, ClientId)> {
         let found = self.seats.iter().filter(|(id, seat)| seat.holds_memory() && open(*id));
         let mut ranks: Vec<_> =
-            found.map(|(id, seat)| (self.share_bytes(id, seat), id, seat.author.client)).collect();
+            found.map(|(id, seat)| (self.share_bytes(id), id, seat.author.client)).collect();
         ranks.sort_unstable();
         ranks
     }
 
-    fn share_bytes(&self, id: SeatId, seat: &Seat) -> usize {
-        seat.share_bytes() + self.patterns.lag_bytes(id)
+    /// Memory that a seat takes: its own, and its share of what others have too.
+    pub fn share_bytes(&self, id: SeatId) -> usize {
+        let seat = self.seats.get(id).map_or(0, Seat::share_bytes);
+        seat + self.patterns.lag_bytes(id)
     }
 
     /// All queues at this moment.

@@ -35,8 +35,14 @@ impl Telling {
     }
 }
 
+/// Fences that are not looked through for those that were passed.
+const FENCES_MIN: usize = 64;
+
 /// Which notices are told, and to whom they are no news: a subscription is told what a room shows
 /// at a place in the shard's mail (a fence), and what was told until then may be on its way here.
+///
+/// Invariant: `late` has at most twice as many fences as were ahead when it was last looked
+/// through, or [`FENCES_MIN`].
 #[derive(Debug, Default)]
 pub(super) struct Fences {
     begun: u64,
@@ -44,6 +50,8 @@ pub(super) struct Fences {
     /// The first notices up to here are not for a client on a channel.
     late: HashMap<(ClientId, Alias), u64, RandomState>,
     last: u64,
+    /// So many are kept before those go that were passed.
+    late_max: usize,
 }
 
 impl Fences {
@@ -51,27 +59,40 @@ impl Fences {
         self.late.is_empty() || self.late.get(&(client, alias)).is_none_or(|fence| *fence < number)
     }
 
-    /// Whether it remembers nobody.
+    /// How many it remembers.
     #[cfg(test)]
-    pub(super) fn is_forgotten(&self) -> bool {
-        self.late.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.late.len()
+    }
+
+    fn begin(&mut self, fence: u64, to: (ClientId, Alias)) {
+        if fence <= self.done {
+            return;
+        }
+        if self.late.len() >= self.late_max.max(FENCES_MIN) {
+            // Where somebody always subscribes, the newest is never passed.
+            let done = self.done;
+            self.late.retain(|_, fence| *fence > done);
+            self.late_max = 2 * self.late.len();
+            self.late.shrink_to(self.late_max);
+        }
+        self.late.insert(to, fence);
+        self.last = self.last.max(fence);
     }
 
     fn end(&mut self, number: u64) {
         self.done = number;
         if number >= self.last && !self.late.is_empty() {
             self.late = HashMap::default();
+            self.late_max = 0;
         }
     }
 }
 
 impl Hub {
     /// The first `fence` notices of the shard are no news to a client that has just subscribed.
-    pub fn begin_behind(&mut self, fence: u64, (client, alias): (ClientId, Alias)) {
-        if fence > self.fences.done {
-            self.fences.late.insert((client, alias), fence);
-            self.fences.last = self.fences.last.max(fence);
-        }
+    pub fn begin_behind(&mut self, fence: u64, to: (ClientId, Alias)) {
+        self.fences.begin(fence, to);
     }
 
     /// Finds those whom a notice is for. Whoever subscribes later has no need of it.

@@ -36,7 +36,7 @@ pub struct Browse {
     page: Vec<Leaf>,
     /// The page may be shown when so many events of the shard's mail were handed around.
     ready_at: u64,
-    /// The memory of the list.
+    /// Its own memory, and that of the list.
     charge: Charge,
 }
 
@@ -57,8 +57,9 @@ pub struct Leaf {
 
 impl Browse {
     /// From the first channel of a prefix on, but for those that were had before.
-    pub fn new(prefix: Box<str>, had: (Vec<Alias>, Vec<Box<str>>), charge: Charge) -> Self {
+    pub fn new(prefix: Box<str>, had: (Vec<Alias>, Vec<Box<str>>), mut charge: Charge) -> Self {
         let next = Some(Bookmark::default());
+        charge.set(size_of::<Recall>());
         let (channels, page) = (VecDeque::new(), Vec::new());
         Self { prefix, had, channels, next, after: 0, page, ready_at: 0, charge }
     }
@@ -88,7 +89,8 @@ impl Browse {
             let Some(from) = self.next else { return false };
             let listing = shelf.list(&self.prefix, from);
             (self.channels, self.next) = (listing.channels.into(), listing.next);
-            self.charge.set(self.channels.capacity() * size_of::<(ChannelName, Alias)>());
+            let list = self.channels.capacity() * size_of::<(ChannelName, Alias)>();
+            self.charge.set(size_of::<Recall>() + list);
         }
         let mut bytes = 0;
         for _ in 0..CHANNELS_A_PAGE {

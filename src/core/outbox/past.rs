@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Outbox;
 use super::browse::Browse;
 use super::item::{Item, Slice};
+use crate::core::account::Charge;
 use crate::core::history::{Chunk, Past};
 use crate::core::run::{Pin, Press, Run};
 use crate::proto::name::{Alias, ChannelName, ClientId};
@@ -26,6 +27,8 @@ pub(super) enum Source {
         chunks: Vec<Rc<Pin>>,
         /// The offsets that are meant: after the first, up to the second.
         meant: (u64, u64),
+        /// Its memory beside the chunks'.
+        charge: Charge,
     },
     /// In the channels of a pattern.
     Prefix(Browse),
@@ -50,13 +53,13 @@ impl Recall {
 
     /// Memory that it takes, as a share of what others have too.
     pub(super) fn share_bytes(&self) -> usize {
-        let pinned = match &self.0 {
-            Source::Channel { chunks, .. } => {
-                chunks.iter().map(|pin| pin.bytes() / Rc::strong_count(pin)).sum()
+        match &self.0 {
+            Source::Channel { chunks, charge, .. } => {
+                let pinned = chunks.iter().map(|pin| pin.bytes() / Rc::strong_count(pin));
+                charge.bytes() + pinned.sum::<usize>()
             }
             Source::Prefix(browse) => browse.share_bytes(),
-        };
-        size_of::<Self>() + pinned
+        }
     }
 }
 
@@ -65,8 +68,11 @@ impl Outbox {
     pub fn recall(&mut self, channel: ChannelName, alias: Alias, past: Past, press: &mut Press) {
         if !past.chunks.is_empty() {
             let meant = (past.after, past.upto);
-            let chunks = past.chunks.into_iter().rev().map(|chunk| press.pin(chunk)).collect();
-            let recall = Recall(Source::Channel { channel, alias, chunks, meant });
+            let chunks = past.chunks.into_iter().rev().map(|chunk| press.pin(chunk));
+            let chunks = chunks.collect::<Vec<_>>();
+            let own = size_of::<Recall>() + chunks.capacity() * size_of::<Rc<Pin>>();
+            let charge = Charge::new(press.account(), own);
+            let recall = Recall(Source::Channel { channel, alias, chunks, meant, charge });
             self.recalls += 1;
             self.push_back(Item::Recall(Box::new(recall)));
         }

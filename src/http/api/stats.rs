@@ -9,7 +9,8 @@ use crate::core::hub::SlowState;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::http::answer::{Response, json};
 use crate::proto::close::CloseReason;
-use crate::shard::{Node, SlowPeer};
+use crate::shard::limits::Crowd;
+use crate::shard::{Limits, Node, SlowPeer};
 
 /// `GET /api/v1/stats`.
 pub(crate) async fn answer(node: &Arc<Node>) -> Response {
@@ -35,12 +36,24 @@ pub(crate) async fn answer(node: &Arc<Node>) -> Response {
         "channels": node.channel_count(),
         "rooms": node.rooms().len(),
         "memory_limit": node.memory().limit(),
+        "limits": limits(node.limits()),
         "store": store(node),
         "total": total.as_ref().map(picture),
         "slowest": slowest.iter().map(slow).collect::<Vec<_>>(),
         "shards": shards,
     });
     json(StatusCode::OK, &stats)
+}
+
+/// What counts against which limit; 0 is without one.
+fn limits(limits: &Limits) -> Value {
+    let crowd = |of: Crowd| json!({"count": of.all, "of": of.distinct, "limit": of.max});
+    json!({
+        "connections": {"count": limits.open(), "limit": limits.connections_max()},
+        "strangers": limits.strangers(),
+        "per_ip": crowd(limits.nets()),
+        "per_user": crowd(limits.users()),
+    })
 }
 
 /// How the store does.

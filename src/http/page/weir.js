@@ -14,11 +14,24 @@
 // position of each channel. One that was closed by the gateway learns why from `last` of its next
 // `welcome`. Publishes that find no connection wait for one, up to ten seconds, and go out after
 // the subscriptions.
+//
+//   const weir = connect(undefined, {}, {
+//     getToken: async () => (await fetch("/token", { method: "POST" })).text(),
+//   });
+//
+// `getToken` is asked for a token before each connection, and again half a minute before the one it
+// gave ends, or at half of what is left of it where that is sooner. The token goes in a message and
+// never into an address. After a close with 4003, and where a token has ended on its way, another
+// one is asked for; where one is refused for anything else, the client is closed.
 
 const DELAY_MIN_MS = 500;
 const DELAY_MAX_MS = 20000;
 const ANSWER_MS = 10000;
 const CONNECT_MS = 20000;
+// What is left of a token when another one is asked for, and the least time between two requests.
+const REFRESH_MS = 30000;
+const REFRESH_MIN_MS = 10000;
+const TIMER_MAX_MS = 2 ** 31 - 1;
 const HELD_MAX = 1000;
 const HELD_CHARS_MAX = 4 << 20;
 
@@ -32,9 +45,12 @@ export class WeirError extends Error {
   }
 }
 
-/** Opens a client. `url` is the gateway's `/ws`, by default the one that served the page. */
-export function connect(url, handlers = {}) {
-  return new Weir(url ?? defaultUrl(), handlers);
+/**
+ * Opens a client. `url` is the gateway's `/ws`, by default the one that served the page. `options`:
+ * `getToken()`, which gives a token or a promise of one; null is none.
+ */
+export function connect(url, handlers = {}, options = {}) {
+  return new Weir(url ?? defaultUrl(), handlers, options);
 }
 
 function defaultUrl() {
@@ -43,12 +59,26 @@ function defaultUrl() {
   return url.href;
 }
 
+/** When a token ends, in milliseconds since 1970; NaN where it does not say. */
+function endOf(token) {
+  try {
+    const claims = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(atob(claims)).exp * 1000;
+  } catch {
+    return NaN;
+  }
+}
+
 /** One client. Its states: "connecting", "open", "waiting" (to reconnect) and "closed". */
 export class Weir {
   #url;
   #handlers;
+  #getToken;
+  #token = null;
   #socket = null;
+  #turn = 0; // of getting a token: an older one counts for nothing
   #timer = 0;
+  #refresh = 0;
   #watch = 0;
   #attempt = 0;
   #retryAfterMs = 0;
@@ -60,13 +90,16 @@ export class Weir {
 
   /**
    * `handlers`: `state(state, detail)`, `welcome(message)`, `disconnect(message)`; and, for all
-   * channels, `event(event)`, `lagged(notice)` and `signal(signal)`.
+   * channels, `event(event)`, `lagged(notice)` and `signal(signal)`. Its `user` is who it is, and
+   * null while it is nobody.
    */
-  constructor(url, handlers = {}) {
+  constructor(url, handlers = {}, { getToken } = {}) {
     this.#url = url;
     this.#handlers = handlers;
+    this.#getToken = getToken;
     this.state = "connecting";
     this.client = null;
+    this.user = null;
     this.#open();
   }
 
@@ -115,12 +148,36 @@ export class Weir {
   }
 
   #open() {
+    if (!this.#getToken) {
+      this.#dial();
+      return;
+    }
+    this.#enter("connecting");
+    const none = () => this.#lost(null, 1006, "no token");
+    this.#watch = setTimeout(none, CONNECT_MS);
+    this.#fetchToken((token) => {
+      clearTimeout(this.#watch);
+      this.#token = token;
+      this.#dial();
+    }, none);
+  }
+
+  // The page may take its time, and be closed meanwhile.
+  #fetchToken(got, failed) {
+    const turn = ++this.#turn;
+    const still = (then) => (value) => {
+      if (turn === this.#turn && this.state !== "closed") then(value);
+    };
+    new Promise((resolve) => resolve(this.#getToken())).then(still(got), still(failed));
+  }
+
+  #dial() {
     const socket = new WebSocket(this.#address(), "weir.v1.json");
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#read(socket, data);
     socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
     this.#watch = setTimeout(() => this.#lost(socket, 1006, "no welcome"), CONNECT_MS);
-    this.#enter("connecting");
+    if (!this.#getToken) this.#enter("connecting");
   }
 
   // One that comes back says who it was, and learns from `welcome` why it was closed.
@@ -142,15 +199,18 @@ export class Weir {
     const told = (entry ?? this.#pattern(message.channel))?.handlers;
     switch (message.type) {
       case "welcome":
-        this.#attempt = 0;
         this.client = message.client;
         this.pingMs = message.ping_ms;
         this.#alive(this.#socket);
-        // Before the page hears of it: what it publishes then comes after its subscriptions.
-        for (const [channel, each] of this.#channels) this.#subscribe(channel, each);
-        this.#release();
-        this.#enter("open");
-        this.#handlers.welcome?.(message);
+        if (message.id) {
+          this.user = message.user;
+          break;
+        }
+        if (this.#token) {
+          this.#introduce(this.#socket, message);
+          return;
+        }
+        this.#opened(message);
         return;
       case "event":
         if (entry?.since && !message.snapshot) entry.since.offset = message.offset;
@@ -179,6 +239,59 @@ export class Weir {
         return;
     }
     this.#settle(message);
+  }
+
+  #opened(welcome) {
+    this.#attempt = 0;
+    this.user = welcome.user;
+    // Before the page hears of it: what it publishes then comes after its subscriptions.
+    for (const [channel, each] of this.#channels) this.#subscribe(channel, each);
+    this.#release();
+    this.#enter("open");
+    this.#handlers.welcome?.(welcome);
+  }
+
+  // Says who it is, before anything else. `first` is the welcome of a stranger.
+  #introduce(socket, first) {
+    this.#ask({ type: "auth", token: this.#token }).then((known) => {
+      if (socket !== this.#socket) return;
+      this.#wake(socket);
+      this.#opened({ ...first, ...known, id: undefined });
+    }, (error) => {
+      if (socket !== this.#socket || error.code === "unavailable") return;
+      if (error.code === "token_expired" || error.code === "timeout") {
+        this.#lost(socket, 4003, error.code);
+      } else {
+        this.#end("the token was refused", { code: 4500, reason: error.code });
+      }
+    });
+  }
+
+  // Brings another token in time. One that ends before it has come is a loss like any other.
+  #wake(socket, sooner = Infinity) {
+    const left = endOf(this.#token) - Date.now();
+    const wait = Math.max(Math.min(Math.max(left - REFRESH_MS, left / 2), sooner), REFRESH_MIN_MS);
+    clearTimeout(this.#refresh);
+    if (!(wait < Infinity)) return;
+    this.#refresh = setTimeout(() => {
+      if (wait > TIMER_MAX_MS) this.#wake(socket);
+      else this.#renew(socket);
+    }, Math.min(wait, TIMER_MAX_MS));
+  }
+
+  #renew(socket) {
+    const again = () => { if (socket === this.#socket) this.#wake(socket, REFRESH_MIN_MS); };
+    this.#fetchToken((token) => {
+      if (socket !== this.#socket) return;
+      this.#ask({ type: "auth", token }).then(() => {
+        this.#token = token;
+        if (socket === this.#socket) this.#wake(socket);
+      }, (error) => {
+        // Of another user: that is another connection.
+        if (error.code === "forbidden") this.#lost(socket, 4003, "another user");
+        else again();
+      });
+    }, again);
   }
 
   // The separators of a name, from its end: how far a pattern may reach.
@@ -288,8 +401,10 @@ export class Weir {
 
   // Gives up the connection, and the commands whose answers it took with it.
   #drop(why) {
+    this.#turn += 1;
     clearTimeout(this.#timer);
     clearTimeout(this.#watch);
+    clearTimeout(this.#refresh);
     const socket = this.#socket;
     this.#socket = null;
     socket?.close();

@@ -6,39 +6,58 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
-use tokio::task::LocalSet;
+use tokio::sync::oneshot;
 
-use super::{Client, PATIENCE, bytes_of, options};
+use super::{Client, bytes_of, options};
+use crate::core::history::HistoryRule;
 use crate::core::metrics::Histogram;
 use crate::core::policy::{Keep, Policies, PolicyRule};
 use crate::proto::close::CloseReason;
-use crate::proto::event::{Event, Payload};
-use crate::proto::name::{Alias, ChannelName, ShardId};
+use crate::proto::event::Payload;
+use crate::proto::name::{ChannelName, ShardId};
 use crate::proto::position::{Epoch, Position};
 use crate::proto::ws::frame::Opcode;
 use crate::shard::local::Local;
-use crate::shard::mailbox::{Mailbox, Mailboxes};
-use crate::shard::node::{Node, PublishError};
-use crate::store::memory::Memory;
+use crate::shard::mailbox::Mailbox;
+use crate::shard::mailbox::tests::event;
+use crate::shard::node::PublishError;
 use crate::store::{
     Answered, Deliver, Durable, Loading, NewEvent, Now, Published, StoreError, Ticket, Told,
 };
 
 /// Takes everything, and answers nothing by itself.
 #[derive(Default)]
-struct Slow(Mutex<VecDeque<Ticket>>, Mutex<Vec<Told>>);
+struct Slow {
+    tickets: Mutex<VecDeque<Ticket>>,
+    waiters: Mutex<Vec<Told>>,
+    /// Prefixes that are to be loaded, and those that are.
+    prefixes: Mutex<Vec<(String, Loaded)>>,
+    whole: Mutex<Vec<String>>,
+}
+
+type Loaded = oneshot::Sender<Result<(), StoreError>>;
 
 impl Durable for Slow {
     fn publish(&self, _: NewEvent<'static>, _: Now, told: Told) -> Result<bool, StoreError> {
         match told {
-            Told::Connection(ticket) => self.0.lock().push_back(ticket),
-            waiter @ Told::Waiter(_) => self.1.lock().push(waiter),
+            Told::Connection(ticket) => self.tickets.lock().push_back(ticket),
+            waiter @ Told::Waiter(_) => self.waiters.lock().push(waiter),
         }
         Ok(false)
     }
 
     fn load(&self, _: &str, _: Keep) -> Result<Loading, StoreError> {
         Err(StoreError::Away)
+    }
+
+    fn load_prefix(&self, prefix: &str) -> Result<Loading, StoreError> {
+        let (done, loading) = oneshot::channel();
+        self.prefixes.lock().push((prefix.to_owned(), done));
+        Ok(loading)
+    }
+
+    fn has_prefix(&self, prefix: &str) -> bool {
+        self.whole.lock().iter().any(|one| one == prefix)
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -54,7 +73,7 @@ impl Durable for Slow {
     }
 
     fn waiting(&self) -> u64 {
-        self.0.lock().len() as u64
+        self.tickets.lock().len() as u64
     }
 
     fn close(&self) {}
@@ -63,7 +82,7 @@ impl Durable for Slow {
 impl Slow {
     /// Answers the first `count` of what it has.
     fn answer(&self, local: &Local, count: usize, crowded: Option<ShardId>) {
-        let tickets: Vec<Ticket> = self.0.lock().drain(..count).collect();
+        let tickets: Vec<Ticket> = self.tickets.lock().drain(..count).collect();
         let answers = tickets.into_iter().map(|ticket| {
             let position = Position { epoch: Epoch::from_seed(1), offset: ticket.id.unwrap() };
             let published = Published { position, duplicate: false, crowded };
@@ -74,22 +93,19 @@ impl Slow {
 }
 
 fn on_a_durable_shard<F: Future<Output = ()>>(test: impl FnOnce(Local, Arc<Slow>) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limited = async {
-        let keep = Keep { durable: true, ..Keep::default() };
-        let rule = PolicyRule { keep, ..PolicyRule::default() };
+    let log = Arc::<Slow>::default();
+    let of = Arc::<Slow>::clone(&log);
+    let node = || {
+        let history = HistoryRule { size: 10, ttl_ms: 1_000_000 };
+        let keep = Keep { durable: true, keys: 4, history };
+        let rule = PolicyRule { keep, patterns: true, ..PolicyRule::default() };
         let policies = Policies::new(PolicyRule::default(), [("log".to_owned(), rule)]);
-        let mailboxes = Arc::new(Mailboxes::new(1));
-        let store = Arc::new(Memory::new(Arc::<Mailboxes>::clone(&mailboxes)));
         let publish_timeout = std::time::Duration::from_millis(100);
         let options = super::NodeOptions { policies, publish_timeout, ..options() };
-        let log = Arc::<Slow>::default();
-        let node = Node::new(options, store, mailboxes);
-        let node = Arc::new(node.with_log(Arc::<Slow>::clone(&log)));
-        let local = Local::new(ShardId(0), node);
-        tokio::time::timeout(PATIENCE, test(local, log)).await.expect("it takes too long");
+        let node = super::bare_node(1, options);
+        Arc::new(node.with_log(of))
     };
-    LocalSet::new().block_on(&runtime, limited);
+    super::on_a_shard_of(node, |local| test(local, log));
 }
 
 fn publish(n: u64) -> Vec<u8> {
@@ -156,7 +172,7 @@ fn a_mailbox_that_a_durable_event_has_filled_holds_its_publisher_back() {
         client.0.write_all(&publish(1)).await.unwrap();
         until_waiting(&log, 1).await;
         let mailboxes = local.0.node.mailboxes();
-        while !mailboxes.deliver(ShardId(0), event()) {}
+        while !mailboxes.deliver(ShardId(0), event(1)) {}
         log.answer(&local, 1, Some(ShardId(0)));
         client.0.write_all(&publish(2)).await.unwrap();
         until_waiting(&log, 0).await;
@@ -189,9 +205,100 @@ fn an_answer_finds_nobody_where_its_client_has_gone() {
         }
         let mut next = Client::connect(&local).await;
         let ticket = Ticket { seat: id, ..ticket_of_somebody() };
-        log.0.lock().push_back(ticket);
+        log.tickets.lock().push_back(ticket);
         log.answer(&local, 1, None);
         next.settle().await;
+    });
+}
+
+/// Goal: while a disk hangs, whoever waits for it sees that the node lives, and is not given up for
+/// what nobody reads.
+#[test]
+fn who_waits_for_the_disk_is_pinged_and_not_judged() {
+    on_a_durable_shard(async |local, log| {
+        let shard = &local.0;
+        let mut client = Client::connect(&local).await;
+        client.0.write_all(&publish(1)).await.unwrap();
+        until_waiting(&log, 1).await;
+        client.send(Opcode::Text, br#"{"type":"subscribe","channel":"log:1"}"#).await;
+        let id = shard.hub.borrow().seat_ids()[0];
+        while !shard.hub.borrow_mut().seat(id).unwrap().session.is_held() {
+            turns().await;
+        }
+        let (begun_ms, mut due) = (shard.node.clock().node_ms(), Vec::new());
+        // An hour. The wheel goes by slots: a moment later it has come.
+        for beat in 1..=144 {
+            shard.expire(begun_ms + beat * 26_000, &mut due);
+            assert_eq!(client.frame().await.unwrap(), (0x89, Vec::new()), "{beat}");
+        }
+        assert!(shard.socket(id).unwrap().ending.get().is_none());
+    });
+}
+
+/// Goal: a command that waits counts with all that it has.
+#[test]
+fn what_waits_for_the_disk_is_counted() {
+    on_a_durable_shard(async |local, log| {
+        let shard = &local.0;
+        let mut client = Client::connect(&local).await;
+        client.0.write_all(&publish(1)).await.unwrap();
+        until_waiting(&log, 1).await;
+        let id = shard.hub.borrow().seat_ids()[0];
+        let memory = || shard.hub.borrow().share_bytes(id);
+        let before = memory();
+        let epoch = "e".repeat(30_000);
+        let text = format!(
+            r#"{{"type":"history","channel":"log:1","since":{{"epoch":"{epoch}","offset":1}},"id":2}}"#
+        );
+        client.send(Opcode::Text, text.as_bytes()).await;
+        while !shard.hub.borrow_mut().seat(id).unwrap().session.is_held() {
+            turns().await;
+        }
+        let held = memory() - before;
+        assert!((30_000..31_000).contains(&held), "{held}");
+        log.answer(&local, 1, None);
+        turns().await;
+        assert!(memory() < before + 1_000, "it is carried out");
+    });
+}
+
+/// Goal: a pattern is shown durable channels when all of them are there, and its client waits until
+/// then; whoever asks for none of that does not.
+#[test]
+fn a_pattern_waits_until_its_channels_are_in_memory() {
+    on_a_durable_shard(async |local, log| {
+        let mut client = Client::connect(&local).await;
+        let subscribe = |id: u32, more: &str| {
+            format!(r#"{{"type":"subscribe","channel":"log:*","id":{id}{more}}}"#)
+        };
+        let answer = |id: u32| {
+            format!(r#"{{"type":"subscribed","id":{id},"channel":"log:*","pattern":true"#)
+        };
+        client.send(Opcode::Text, subscribe(1, "").as_bytes()).await;
+        turns().await;
+        let mut waiting = std::mem::take(&mut *log.prefixes.lock());
+        let (prefix, done) = waiting.pop().unwrap();
+        assert_eq!((prefix.as_str(), waiting.len()), ("log:", 0));
+        assert!(!local.0.hub.borrow().is_on_prefix("log:"), "it has not begun");
+        log.whole.lock().push(prefix);
+        done.send(Ok(())).unwrap();
+        let (_, told) = client.frame().await.unwrap();
+        assert!(told.starts_with(answer(1).as_bytes()), "{}", String::from_utf8_lossy(&told));
+        log.whole.lock().clear();
+        let mut other = Client::connect(&local).await;
+        other.send(Opcode::Text, subscribe(2, r#","snapshot":false"#).as_bytes()).await;
+        let (_, told) = other.frame().await.unwrap();
+        assert!(told.starts_with(answer(2).as_bytes()), "{}", String::from_utf8_lossy(&told));
+        // Where they cannot be read the subscription is refused, and may be tried again.
+        let mut third = Client::connect(&local).await;
+        third.send(Opcode::Text, subscribe(3, "").as_bytes()).await;
+        turns().await;
+        let (_, done) = log.prefixes.lock().pop().unwrap();
+        done.send(Err(StoreError::Away)).unwrap();
+        let (_, told) = third.frame().await.unwrap();
+        let wanted = br#"{"type":"error","id":3,"code":"unavailable""#;
+        assert!(told.starts_with(wanted), "{}", String::from_utf8_lossy(&told));
+        assert!(local.0.hub.borrow().is_on_prefix("log:"), "the others have it");
     });
 }
 
@@ -211,27 +318,11 @@ fn whoever_waits_for_many_events_waits_no_longer_than_for_one() {
         }
         let took_ms = node.clock().node_ms() - begun_ms;
         assert!(took_ms < 25 * 100, "{took_ms}");
-        assert_eq!(log.1.lock().len(), 50);
+        assert_eq!(log.waiters.lock().len(), 50);
     });
 }
 
 fn ticket_of_somebody() -> Ticket {
     let client = crate::proto::name::ClientId(1);
     Ticket { shard: ShardId(0), seat: 0, client, id: Some(1) }
-}
-
-fn event() -> Arc<Event> {
-    Arc::new(Event {
-        channel: ChannelName::from_checked("log:1"),
-        alias: Alias(1),
-        offset: 1,
-        ts_ms: 0,
-        taken_ns: 0,
-        key: None,
-        from: None,
-        hidden_from: None,
-        payload: Payload::Json(b"1"[..].into()),
-        json_frame: std::sync::OnceLock::new(),
-        frames: crate::proto::encoder::Frames::default(),
-    })
 }

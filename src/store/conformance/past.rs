@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Make, event, join, now, put, start};
 use crate::core::browse::Bookmark;
-use crate::core::dedupe::WINDOW_MS;
+use crate::core::dedupe::{LAST, WINDOW_MS};
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::{Event, Payload};
@@ -224,6 +224,19 @@ pub(super) fn retries(make: Make<'_>) {
         store.sweep(now(WINDOW_MS + sweep / 1_000));
     }
     assert_eq!(put("a", Some("x"), WINDOW_MS), (1, true), "as long as the window");
+    // And longer, as one of the last.
+    let late = 5 * WINDOW_MS;
+    for _ in 0..1_000 {
+        store.sweep(now(late));
+    }
+    assert_eq!(put("a", Some("x"), late), (1, true));
+    for id in 2..LAST {
+        let new = NewEvent { message_id: Some(id.to_string().into()), ..event("a") };
+        assert!(!store.publish(new, now(late)).expect("the store is there").duplicate);
+    }
+    assert_eq!(put("a", Some("x"), late), (1, true), "the first of the last 1,024");
+    assert!(!put("a", Some("last"), late).1 && !put("a", Some("x"), late).1, "and not of those");
+    assert_eq!(put("a", Some("2"), late), (4, true));
 }
 
 /// Subscribers who name a place while others publish at full speed have neither a hole nor an

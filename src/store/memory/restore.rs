@@ -41,8 +41,14 @@ impl Memory {
     }
 
     /// Lets go of a channel that was restored and that nobody has used since `before_ms`, by the
-    /// node's clock. Whether it is gone.
-    pub(in crate::store) fn release(&self, name: &str, before_ms: u64) -> bool {
+    /// node's clock; `going` is called before. Whether it is gone. Whoever subscribes to a prefix
+    /// either keeps its channels, or finds what `going` has done.
+    pub(in crate::store) fn release(
+        &self,
+        name: &str,
+        before_ms: u64,
+        going: impl FnOnce(),
+    ) -> bool {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
         let found = segment.channels.find_entry(hash, |channel| channel.name.as_str() == name);
@@ -50,6 +56,10 @@ impl Memory {
         let channel = entry.get_mut();
         let used = channel.subscribers > 0 || channel.used_ms >= before_ms;
         if used || !channel.by_pattern(&self.prefixes).is_empty() {
+            return false;
+        }
+        going();
+        if !channel.by_pattern(&self.prefixes).is_empty() {
             return false;
         }
         drop(entry.remove());

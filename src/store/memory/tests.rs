@@ -192,21 +192,52 @@ fn the_end_of_many_subscriptions_is_bounded_too() {
     assert!(store.find(&names[0]).is_none());
 }
 
-/// Old ids are known while young ones come, and are all forgotten when none does.
+/// Old ids are known while their channel is, and memory is there for them; alone they keep no
+/// channel.
 #[test]
-fn ids_are_known_until_the_newest_is_old() {
-    let store = Memory::new(Arc::new(Nobody));
+fn old_ids_go_with_their_channel_and_where_memory_is_short() {
+    let limit = 100_000;
+    let store = Memory::bounded(Arc::new(Nobody), limit);
     let now = |ms: u64| Now { unix_ms: ms, node_ns: ms * 1_000_000 };
-    store.subscribe("a", ShardId(0), Wish::default(), now(0)).unwrap();
-    let put = |id: &'static str, ms: u64| {
-        let payload = Payload::Json(b"1"[..].into());
-        let new = NewEvent { message_id: Some(id.into()), ..NewEvent::new("a".into(), payload) };
+    let keep = crate::core::policy::Keep {
+        history: crate::core::history::HistoryRule { size: 10_000, ttl_ms: 1 << 40 },
+        ..Default::default()
+    };
+    let put = |channel: &'static str, id: u64, bytes: usize, ms: u64| {
+        let payload = Payload::Opaque(vec![0; bytes].into());
+        let message_id = (id > 0).then(|| id.to_string().into());
+        let keep = if bytes > 0 { keep } else { Default::default() };
+        let new = NewEvent { message_id, keep, ..NewEvent::new(channel.into(), payload) };
         store.publish(new, now(ms)).unwrap().duplicate
     };
     let sweep = |ms| (0..SEGMENTS).for_each(|_| store.sweep(now(ms)));
-    assert!(!put("old", 0) && !put("young", WINDOW_MS - 1));
-    sweep(2 * WINDOW_MS - 1);
-    assert!(put("old", 2 * WINDOW_MS - 1) && put("young", 2 * WINDOW_MS - 1));
-    sweep(2 * WINDOW_MS);
-    assert!(!put("old", 2 * WINDOW_MS) && !put("young", 2 * WINDOW_MS));
+    store.subscribe("used", ShardId(0), Wish::default(), now(0)).unwrap();
+    for id in 1..=200 {
+        assert!(!put("used", id, 0, 0) && !put("unused", id, 0, 0));
+    }
+    sweep(WINDOW_MS);
+    assert_eq!(store.channel_count(), 2, "retries may come");
+    let late = WINDOW_MS + 1;
+    sweep(late);
+    assert!(store.find("unused").is_none(), "it is free for its ids alone");
+    assert!(put("used", 1, 0, late));
+    // Others need the room: what is young stays.
+    assert!(!put("used", 201, 0, late));
+    let fill = |ms: u64| {
+        while store.kept_bytes() <= limit - limit / 8 {
+            put("large", 0, 50, ms);
+        }
+    };
+    fill(late);
+    sweep(late);
+    assert!(store.kept_bytes() <= limit);
+    assert!(!put("used", 1, 0, late) && put("used", 201, 0, late));
+    // And so do the channel's own events.
+    for id in 300..310 {
+        put("large", id, 50, late);
+    }
+    assert!(put("large", 300, 0, 2 * late));
+    fill(2 * late);
+    put("large", 0, 50, 2 * late);
+    assert!(!put("large", 300, 50, 2 * late), "old ids go before young events");
 }

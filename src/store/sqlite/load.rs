@@ -2,65 +2,38 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::row::{Reader, columns, node_ns};
+use super::channels::{Channel, Channels, Rows};
+use super::log::Parts;
+use super::row::{Left, Reader, columns, node_ns};
 use crate::core::policy::Keep;
-use crate::proto::name::ChannelName;
 use crate::proto::position::{Epoch, Position};
 use crate::store::Now;
 use crate::store::memory::{Memory, Restoring};
 
-/// A channel as the writer knows it, while it is in memory.
-#[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) name: ChannelName,
-    /// Its row; `None` while nothing was published.
-    pub(super) row: Option<i64>,
-    /// The last event that is safe.
-    pub(super) head: Position,
-    /// The last one that the batch at hand has.
-    pub(super) next: u64,
-    /// What the last event or subscription said about it.
-    pub(super) keep: Keep,
-    /// The oldest event in the file, or a lower offset.
-    pub(super) first: u64,
-    /// Its rows, with those of the batch at hand.
-    pub(super) rows: Rows,
-    /// The same without them.
-    pub(super) safe: Rows,
-}
-
-/// Rows that are counted, so that they are cut when there are too many.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rows {
-    /// Of `ids`.
-    pub(super) ids: u64,
-    /// Of `latest`, those that are too many, at most.
-    pub(super) keys: u64,
-}
-
-impl Channel {
-    /// Rows of its past and its ids, about.
-    pub(super) fn kept_rows(&self) -> u64 {
-        let past = (self.head.offset + 1).saturating_sub(self.first);
-        past.min(self.keep.history.size) + self.rows.ids
-    }
-}
-
 /// What loads channels: statements that live as long as the connection.
 pub(super) struct Loader<'db> {
     channel: Statement<'db>,
-    first: Statement<'db>,
+    left: Left<'db>,
     events: Statement<'db>,
     latest: Statement<'db>,
     ids: Statement<'db>,
+    names: Statement<'db>,
+    /// Rows that were read.
+    rows: u64,
+}
+
+/// A name in the file.
+pub(super) struct Name {
+    pub(super) name: String,
+    /// The newest event of some key is kept.
+    pub(super) keyed: bool,
 }
 
 impl<'db> Loader<'db> {
     pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             channel: db.prepare("SELECT id, epoch, head FROM channels WHERE name = ?1")?,
-            first: db
-                .prepare("SELECT offset FROM events WHERE channel = ?1 ORDER BY offset LIMIT 1")?,
+            left: Left::new(db)?,
             events: db.prepare(concat!(
                 "SELECT ",
                 columns!(),
@@ -72,11 +45,52 @@ impl<'db> Loader<'db> {
                 " FROM latest WHERE channel = ?1 ORDER BY offset"
             ))?,
             ids: db.prepare("SELECT offset, ts, id FROM ids WHERE channel = ?1 ORDER BY offset")?,
+            names: db.prepare(
+                "SELECT name, EXISTS (SELECT 1 FROM latest WHERE channel = channels.id)
+                 FROM channels WHERE name >= ?1 AND name > ?2 ORDER BY name LIMIT ?3",
+            )?,
+            rows: 0,
         })
     }
 
+    /// The next names that begin with `prefix`, after this one.
+    pub(super) fn names(
+        &mut self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Name>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.names.query_map(params![prefix, after, limit], |row| {
+            Ok(Name { name: row.get(0)?, keyed: row.get(1)? })
+        })?;
+        let begins = |name: &rusqlite::Result<Name>| {
+            name.as_ref().map_or(true, |one| one.name.starts_with(prefix))
+        };
+        rows.take_while(begins).collect()
+    }
+
+    /// Rows that were read since the last call.
+    pub(super) fn take_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.rows)
+    }
+
+    /// The place of a channel, which is loaded where it is not there.
+    pub(super) fn find(
+        &mut self,
+        (channels, parts): (&mut Channels, &Parts),
+        name: &str,
+        keep: Keep,
+    ) -> rusqlite::Result<usize> {
+        if let Some(place) = channels.places.get(name) {
+            return Ok(*place);
+        }
+        let channel = self.load(&parts.memory, name, keep, (parts.clock)())?;
+        Ok(channels.insert(name, channel))
+    }
+
     /// Restores a channel that is not in memory; one that nobody has published on begins.
-    pub(super) fn load(
+    fn load(
         &mut self,
         memory: &Memory,
         name: &str,
@@ -103,8 +117,7 @@ impl<'db> Loader<'db> {
         let mut restoring = memory.restoring(name, head);
         let (mut first, mut rows) = (head.offset + 1, Rows::default());
         if let Some(row) = row {
-            let oldest = self.first.query_row(params![row], |row| row.get::<_, i64>(0));
-            first = oldest.optional()?.map_or(first, i64::cast_unsigned);
+            first = self.left.from(row, 0)?.map_or(first, |(offset, _)| offset);
             self.events(&mut restoring, row, keep, now)?;
             let all = self.latest(&mut restoring, row, keep, now)?;
             rows.keys = all.saturating_sub(keep.keys as u64);
@@ -113,7 +126,7 @@ impl<'db> Loader<'db> {
         let name = restoring.name.clone();
         memory.restored(restoring, now.node_ns / 1_000_000);
         let next = head.offset;
-        Ok(Channel { name, row, head, next, keep, first, rows, safe: rows })
+        Ok(Channel { name, row, head, next, keep, first, rows, safe: rows, aside_ms: 0 })
     }
 
     fn events(
@@ -134,6 +147,7 @@ impl<'db> Loader<'db> {
         let mut last = None;
         while let Some(row) = rows.next()? {
             let event = reader.event(row)?;
+            self.rows += 1;
             // Where the namespace has kept nothing for a while there is a hole.
             if last.is_some_and(|last| event.offset != last + 1) {
                 restoring.kept.forget_past();
@@ -165,6 +179,7 @@ impl<'db> Loader<'db> {
             restoring.kept.recall_key(&reader.event(row)?, keep);
             count += 1;
         }
+        self.rows += count;
         Ok(count)
     }
 
@@ -178,6 +193,7 @@ impl<'db> Loader<'db> {
             restoring.kept.recall_id(id, offset, node_ns(now, ts_ms) / 1_000_000);
             count += 1;
         }
+        self.rows += count;
         Ok(count)
     }
 }

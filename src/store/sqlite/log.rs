@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::files::{self, OpenError, Opened};
-use super::queue::{Load, Queue, Work};
+use super::queue::{Load, Queue, Wanted, Work};
+use super::whole::Whole;
 use super::writer::Writer;
 use crate::core::metrics::Histogram;
 use crate::core::policy::Keep;
@@ -22,16 +25,24 @@ pub(super) type Clock = Box<dyn Fn() -> Now + Send>;
 /// What is kept of a channel, by its name.
 pub(super) type Rules = Box<dyn Fn(&str) -> Option<Keep> + Send>;
 
+/// How long a shutdown waits for the disk.
+const CLOSE: Duration = Duration::from_secs(10);
+
 /// Durable channels in a SQLite file. Closed, with all that it has taken, when it is dropped.
 pub struct Sqlite {
     queue: Arc<Queue>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    whole: Arc<Whole>,
+    thread: Mutex<Option<Thread>>,
 }
+
+/// The thread, and what ends with it.
+struct Thread(JoinHandle<()>, mpsc::Receiver<()>);
 
 /// What the thread works with beside its file.
 pub(super) struct Parts {
     pub(super) memory: Arc<Memory>,
     pub(super) queue: Arc<Queue>,
+    pub(super) whole: Arc<Whole>,
     pub(super) work: Work,
     pub(super) clock: Clock,
     pub(super) rules: Rules,
@@ -52,7 +63,10 @@ impl Sqlite {
     ) -> Result<Self, OpenError> {
         let (clock, rules) = (Box::new(clock), Box::new(rules));
         let opened = files::open(path, true)?;
-        Ok(Self::start(opened, deliver, |queue, work| Parts { memory, queue, work, clock, rules }))
+        Ok(Self::start(opened, deliver, |queue, work| {
+            let whole = Arc::default();
+            Parts { memory, queue, whole, work, clock, rules }
+        }))
     }
 
     pub(super) fn start(
@@ -62,8 +76,9 @@ impl Sqlite {
     ) -> Self {
         let queue = Arc::new(Queue::new());
         let parts = parts(Arc::clone(&queue), Work::new(Arc::clone(&deliver)));
-        let ended = Ended(Arc::clone(&queue), deliver);
-        let faulty = Arc::clone(&queue);
+        let (alive, is_alive) = mpsc::channel();
+        let ended = Ended { queue: Arc::clone(&queue), deliver, _alive: alive };
+        let (faulty, whole) = (Arc::clone(&queue), Arc::clone(&parts.whole));
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let _ended = ended;
             let Opened { db, lock } = opened;
@@ -80,28 +95,52 @@ impl Sqlite {
             drop(lock);
         });
         let thread = match thread {
-            Ok(thread) => Some(thread),
+            Ok(thread) => Some(Thread(thread, is_alive)),
             Err(error) => {
                 tracing::error!(%error, "the system refuses the store its thread");
                 queue.set_fault(&format!("the system refuses the store its thread: {error}"));
                 None
             }
         };
-        Self { queue, thread: Mutex::new(thread) }
+        Self { queue, whole, thread: Mutex::new(thread) }
+    }
+
+    /// Closes it. Whether it is closed in that time; if not, its thread ends when the disk answers.
+    pub(super) fn close_within(&self, patience: Duration) -> bool {
+        self.queue.close();
+        let Some(Thread(thread, is_alive)) = self.thread.lock().take() else { return true };
+        if is_alive.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let waiting = self.queue.waiting();
+            tracing::error!(
+                waiting,
+                "the disk of store.path has not answered for {patience:?}: {waiting} events of \
+                 which nobody was told are given up"
+            );
+            return false;
+        }
+        if thread.join().is_err() {
+            tracing::error!("the store's thread has panicked");
+        }
+        true
     }
 }
 
 /// Ends the queue with its thread, also where that has panicked: nobody waits for it any more.
-struct Ended(Arc<Queue>, Arc<dyn Deliver>);
+struct Ended {
+    queue: Arc<Queue>,
+    deliver: Arc<dyn Deliver>,
+    /// Whoever waits for the thread sees it gone.
+    _alive: mpsc::Sender<()>,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.set_fault(
+            self.queue.set_fault(
                 "its thread has ended by a fault of Weir's own; its last words are in the log",
             );
         }
-        self.0.end(Arc::clone(&self.1));
+        self.queue.end(Arc::clone(&self.deliver));
     }
 }
 
@@ -112,8 +151,18 @@ impl Durable for Sqlite {
 
     fn load(&self, channel: &str, keep: Keep) -> Result<Loading, StoreError> {
         let (done, loading) = oneshot::channel();
-        self.queue.load(Load { channel: channel.into(), keep, done })?;
+        self.queue.load(Load { what: Wanted::Channel(channel.into(), keep), done })?;
         Ok(loading)
+    }
+
+    fn load_prefix(&self, prefix: &str) -> Result<Loading, StoreError> {
+        let (done, loading) = oneshot::channel();
+        self.queue.load(Load { what: Wanted::Prefix(prefix.into()), done })?;
+        Ok(loading)
+    }
+
+    fn has_prefix(&self, prefix: &str) -> bool {
+        self.whole.has(prefix)
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -133,13 +182,7 @@ impl Durable for Sqlite {
     }
 
     fn close(&self) {
-        self.queue.close();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's thread has panicked");
-        }
+        self.close_within(CLOSE);
     }
 }
 

@@ -1,7 +1,9 @@
 //! Durable channels in a SQLite file: the log before the memory store, written by a thread of its own.
 
+mod channels;
 mod files;
 mod load;
+mod loads;
 mod log;
 mod queue;
 mod row;
@@ -9,6 +11,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod trim;
+mod whole;
 mod writer;
 
 pub use files::OpenError;

@@ -19,6 +19,10 @@ const EVENTS_MAX: usize = 8_192;
 /// Bytes of events that may wait.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How many times as much is taken of those who publish all the same: each connection has one event
+/// under way when it is held back, and there may be a hundred thousand.
+const HARD: usize = 4;
+
 /// How long those who were just answered are waited for, so that their next events are one batch.
 const GATHER: Duration = Duration::from_millis(1);
 
@@ -31,9 +35,19 @@ pub(super) struct Pending {
 
 /// Somebody who waits for a channel.
 pub(super) struct Load {
-    pub(super) channel: Box<str>,
-    pub(super) keep: Keep,
-    pub(super) done: oneshot::Sender<Result<(), StoreError>>,
+    pub(super) what: Wanted,
+    pub(super) done: Done,
+}
+
+/// Hears that it is there.
+pub(super) type Done = oneshot::Sender<Result<(), StoreError>>;
+
+/// What is to be brought into memory.
+pub(super) enum Wanted {
+    /// A channel, of which that is kept.
+    Channel(Box<str>, Keep),
+    /// Keyed channels with that prefix.
+    Prefix(Box<str>),
 }
 
 #[derive(Default)]
@@ -52,6 +66,10 @@ struct Inner {
 impl Inner {
     fn is_crowded(&self) -> bool {
         self.events.len() + self.in_hand >= EVENTS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() + self.in_hand >= HARD * EVENTS_MAX || self.bytes >= HARD * BYTES_MAX
     }
 }
 
@@ -74,6 +92,8 @@ pub(super) struct Work {
 /// Events that are being written. Whoever was not told when it goes is told that they were not taken.
 pub(super) struct Batch {
     pub(super) pending: VecDeque<Pending>,
+    /// The publisher of the one that is at hand and not among them any more.
+    pub(super) at_hand: Option<Told>,
     deliver: Arc<dyn Deliver>,
     /// Answers for the connections of each shard.
     answers: Vec<(ShardId, Vec<Answered>)>,
@@ -130,7 +150,7 @@ impl Queue {
         left.loads.extend(inner.loads.drain(..));
     }
 
-    /// Takes an event; whether there is more than should be.
+    /// Takes an event; whether there is more than should be. Beyond several times that it takes none.
     pub(super) fn push(
         &self,
         event: NewEvent<'static>,
@@ -140,6 +160,9 @@ impl Queue {
         let mut inner = self.inner.lock();
         if inner.closed || !self.is_up() {
             return Err(StoreError::Away);
+        }
+        if inner.is_full() {
+            return Err(StoreError::Crowded);
         }
         inner.bytes += event.bytes();
         inner.events.push_back(Pending { event, now, told });
@@ -188,8 +211,8 @@ impl Queue {
         (inner.events.len() + inner.in_hand) as u64
     }
 
-    /// Waits for work, at most for `patience`, and takes all of it. Where some is there, waits a
-    /// moment for as many events as were `answered` last. `false` at the end.
+    /// Waits for work, at most for `patience`, and takes all of it. Where some is there, and time for
+    /// it, waits a moment for as many events as were `answered` last. `false` at the end.
     pub(super) fn take(&self, work: &mut Work, patience: Duration, answered: usize) -> bool {
         let mut inner = self.inner.lock();
         let idle = |inner: &Inner| inner.events.is_empty() && inner.loads.is_empty();
@@ -199,7 +222,7 @@ impl Queue {
         }
         let few = !inner.events.is_empty() && inner.events.len() < answered;
         let more = !work.events.pending.is_empty() || !work.loads.is_empty();
-        if few && !more && inner.loads.is_empty() && !inner.closed {
+        if few && !more && !patience.is_zero() && inner.loads.is_empty() && !inner.closed {
             inner.wanted = answered;
             self.bell.wait_for(&mut inner, GATHER);
         }
@@ -225,7 +248,8 @@ impl Queue {
 
 impl Work {
     pub(super) fn new(deliver: Arc<dyn Deliver>) -> Self {
-        let events = Batch { pending: VecDeque::new(), deliver, answers: Vec::new() };
+        let (pending, answers) = (VecDeque::new(), Vec::new());
+        let events = Batch { pending, at_hand: None, deliver, answers };
         Self { events, loads: VecDeque::new() }
     }
 }
@@ -247,6 +271,13 @@ impl Batch {
                 let result = result.map(|(channel, published)| (channel.clone(), published));
                 self.keep(ticket, result);
             }
+        }
+    }
+
+    /// The same of the event that is at hand.
+    pub(super) fn tell_at_hand(&mut self, result: Result<(&ChannelName, Published), StoreError>) {
+        if let Some(told) = self.at_hand.take() {
+            self.tell(told, result);
         }
     }
 
@@ -283,6 +314,9 @@ impl Batch {
 /// Also where the writer has panicked.
 impl Drop for Batch {
     fn drop(&mut self) {
+        if let Some(told) = self.at_hand.take() {
+            self.tell(told, Err(StoreError::Away));
+        }
         self.refuse(usize::MAX, StoreError::Away);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rusqlite::{Row, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use crate::proto::encoder::Frames;
 use crate::proto::event::{Author, Event, Payload};
@@ -91,6 +91,32 @@ impl<'a> Reader<'a> {
         }
         Ok(self.author.clone())
     }
+}
+
+/// Finds the events that are left in the file.
+pub(super) struct Left<'db>(Statement<'db>);
+
+impl<'db> Left<'db> {
+    pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
+        let text = "SELECT offset, ts FROM events WHERE channel = ?1 AND offset >= ?2
+                    ORDER BY offset LIMIT 1";
+        db.prepare(text).map(Self)
+    }
+
+    /// The first of a channel from that offset on, and when it was taken.
+    pub(super) fn from(
+        &mut self,
+        channel: i64,
+        offset: u64,
+    ) -> rusqlite::Result<Option<(u64, u64)>> {
+        self.0.query_row(params![channel, offset.cast_signed()], place).optional()
+    }
+}
+
+/// An offset and a time.
+pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<(u64, u64)> {
+    let (offset, ts): (i64, i64) = (row.get(0)?, row.get(1)?);
+    Ok((offset.cast_unsigned(), ts.cast_unsigned()))
 }
 
 /// A moment of the wall clock by the node's clock, which goes back further than anything is kept.

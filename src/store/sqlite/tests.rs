@@ -1,6 +1,8 @@
 //! Tests of durable channels: the contract of a store, what a restart keeps, and files that are none.
 
 mod adapter;
+mod bad;
 mod files;
+mod prefix;
 mod queue;
 mod restart;

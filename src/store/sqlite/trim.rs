@@ -3,9 +3,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::load::{Channel, Rows};
+use super::channels::{Channel, Channels, Rows};
 use super::log::Rules;
-use super::writer::Channels;
+use super::row::{Left, place};
 use crate::core::dedupe::{LAST, MOST, WINDOW_MS};
 use crate::proto::name::ChannelName;
 use crate::proto::position::{Epoch, Position};
@@ -20,6 +20,14 @@ const SWEEP_BUDGET: u64 = 4_096;
 /// Channels of one look.
 const SWEEP_CHANNELS: u32 = 256;
 
+/// How long it takes at most to look at all channels of the file, in milliseconds, and how often
+/// that is done where there are few.
+const ROUND_MS: u64 = 600_000;
+const LOOK_MS: u64 = 1_000;
+
+/// A look that had more to cut than it may is followed by the next so soon.
+const BUSY_MS: u64 = 250;
+
 /// Events are cut so many at once, where time has passed them.
 const STEP: u64 = 256;
 
@@ -29,17 +37,22 @@ const FORGET_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Statements that cut, as long as the connection lives.
 pub(super) struct Trimmer<'db> {
-    next: Statement<'db>,
+    left: Left<'db>,
     cut: Statement<'db>,
     cut_keys: Statement<'db>,
     nth_id: Statement<'db>,
-    last_id: Statement<'db>,
+    nth_last_id: Statement<'db>,
+    last_row: Statement<'db>,
     cut_ids: Statement<'db>,
     channels: Statement<'db>,
     is_empty: Statement<'db>,
     forget: Statement<'db>,
     /// The last row that was looked at.
     cursor: i64,
+    /// The row at hand.
+    at: i64,
+    /// Between two looks, so that a round takes no longer than it may.
+    pause_ms: u64,
 }
 
 /// A channel as a look finds it.
@@ -53,10 +66,7 @@ struct Found {
 impl<'db> Trimmer<'db> {
     pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            next: db.prepare(
-                "SELECT offset, ts FROM events WHERE channel = ?1 AND offset >= ?2
-                 ORDER BY offset LIMIT 1",
-            )?,
+            left: Left::new(db)?,
             cut: db.prepare("DELETE FROM events WHERE channel = ?1 AND offset <= ?2")?,
             cut_keys: db.prepare(
                 "DELETE FROM latest WHERE channel = ?1 AND offset <= (
@@ -66,20 +76,23 @@ impl<'db> Trimmer<'db> {
             nth_id: db.prepare(
                 "SELECT offset, ts FROM ids WHERE channel = ?1 ORDER BY offset LIMIT 1 OFFSET ?2",
             )?,
-            last_id: db.prepare(
-                "SELECT offset, ts FROM ids WHERE channel = ?1 ORDER BY offset DESC LIMIT 1",
+            nth_last_id: db.prepare(
+                "SELECT offset, ts FROM ids WHERE channel = ?1
+                 ORDER BY offset DESC LIMIT 1 OFFSET ?2",
             )?,
+            last_row: db.prepare("SELECT max(id) FROM channels")?,
             cut_ids: db.prepare("DELETE FROM ids WHERE channel = ?1 AND offset <= ?2")?,
             channels: db.prepare(
                 "SELECT id, name, head, ts FROM channels WHERE id > ?1 ORDER BY id LIMIT ?2",
             )?,
             is_empty: db.prepare(
                 "SELECT NOT EXISTS (SELECT 1 FROM events WHERE channel = ?1)
-                    AND NOT EXISTS (SELECT 1 FROM latest WHERE channel = ?1)
-                    AND NOT EXISTS (SELECT 1 FROM ids WHERE channel = ?1)",
+                    AND NOT EXISTS (SELECT 1 FROM latest WHERE channel = ?1)",
             )?,
             forget: db.prepare("DELETE FROM channels WHERE id = ?1")?,
             cursor: 0,
+            at: 0,
+            pause_ms: LOOK_MS,
         })
     }
 
@@ -125,7 +138,7 @@ impl<'db> Trimmer<'db> {
         let over =
             (channel.next + 1 - channel.first.min(channel.next + 1)).saturating_sub(rule.size);
         if over > slack && *budget > 0 {
-            let oldest = self.next.query_row(params![row, 0], place).optional()?;
+            let oldest = self.left.from(row, 0)?;
             channel.first = oldest.map_or(channel.next + 1, |(offset, _)| offset);
             let upto = channel.next.saturating_sub(rule.size);
             if channel.first <= upto {
@@ -135,8 +148,7 @@ impl<'db> Trimmer<'db> {
         }
         for step in steps {
             while *budget > *step && channel.first <= channel.next {
-                let at = (channel.first + step).cast_signed();
-                let found = self.next.query_row(params![row, at], place).optional()?;
+                let found = self.left.from(row, channel.first + step)?;
                 let old = |ts_ms: u64| now.unix_ms.saturating_sub(ts_ms) > rule.ttl_ms;
                 let Some((offset, _)) = found.filter(|(_, ts_ms)| old(*ts_ms)) else { break };
                 self.cut_upto((row, channel), offset, budget)?;
@@ -157,22 +169,35 @@ impl<'db> Trimmer<'db> {
         Ok(())
     }
 
-    /// Looks at some channels, whether anybody uses them or not, and cuts what is to go.
+    /// Leaves out the channel that the last look has failed at. Its row.
+    pub(super) fn skip(&mut self) -> i64 {
+        self.cursor = self.at;
+        self.at
+    }
+
+    /// Looks at some channels, whether anybody uses them or not, and cuts what is to go. Returns
+    /// after how many milliseconds there is to be another look.
     pub(super) fn sweep(
         &mut self,
         db: &Connection,
         channels: &mut Channels,
         rules: &Rules,
         now: Now,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<u64> {
+        if self.cursor == 0 {
+            let last: Option<i64> = self.last_row.query_row([], |row| row.get(0))?;
+            let rows = last.unwrap_or_default().cast_unsigned().max(1);
+            self.pause_ms = (ROUND_MS * u64::from(SWEEP_CHANNELS) / rows).clamp(1, LOOK_MS);
+        }
         let found = self.found()?;
         if found.is_empty() {
             self.cursor = 0;
-            return Ok(());
+            return Ok(LOOK_MS);
         }
         db.execute_batch("BEGIN IMMEDIATE")?;
         let mut budget = SWEEP_BUDGET;
         for one in found {
+            self.at = one.row;
             let Some(keep) = rules(&one.name).filter(|keep| keep.durable) else {
                 self.cursor = one.row;
                 continue;
@@ -191,7 +216,8 @@ impl<'db> Trimmer<'db> {
             }
             self.cursor = one.row;
         }
-        db.execute_batch("COMMIT")
+        db.execute_batch("COMMIT")?;
+        Ok(if budget == 0 { BUSY_MS.min(self.pause_ms) } else { self.pause_ms })
     }
 
     fn found(&mut self) -> rusqlite::Result<Vec<Found>> {
@@ -210,15 +236,26 @@ impl<'db> Trimmer<'db> {
         now: Now,
         budget: &mut u64,
     ) -> rusqlite::Result<()> {
-        let oldest = self.next.query_row(params![row, 0], place).optional()?;
+        let oldest = self.left.from(row, 0)?;
         channel.first = oldest.map_or(channel.next + 1, |(offset, _)| offset);
         self.cut_past(channel, (0, &[STEP - 1, 63, 15, 3, 0]), now, budget)?;
         if channel.keep.keys == 0 {
             self.cut_keys.execute(params![row, 0])?;
         }
-        let newest = self.last_id.query_row(params![row], place).optional()?;
-        if let Some((offset, ts_ms)) = newest
-            && !loaded
+        if loaded {
+            // Its batches count its ids.
+            return Ok(());
+        }
+        let first = self.nth_id.query_row(params![row, 0], place).optional()?;
+        // Cheaper than to count them, where there cannot be too many.
+        if first.is_none_or(|(offset, _)| channel.next - offset.min(channel.next) < LAST as u64) {
+            return Ok(());
+        }
+        let beyond = self
+            .nth_last_id
+            .query_row(params![row, (LAST as u64).cast_signed()], place)
+            .optional()?;
+        if let Some((offset, ts_ms)) = beyond
             && now.unix_ms.saturating_sub(ts_ms) > WINDOW_MS
         {
             self.cut_ids.execute(params![row, offset.cast_signed()])?;
@@ -230,6 +267,7 @@ impl<'db> Trimmer<'db> {
         if now.unix_ms.saturating_sub(one.ts_ms) > FORGET_MS
             && self.is_empty.query_row(params![one.row], |row| row.get(0))?
         {
+            self.cut_ids.execute(params![one.row, i64::MAX])?;
             self.forget.execute(params![one.row])?;
         }
         Ok(())
@@ -249,12 +287,7 @@ impl Found {
             first: self.head + 1,
             rows: Rows::default(),
             safe: Rows::default(),
+            aside_ms: 0,
         }
     }
-}
-
-/// An offset and a time.
-fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64)> {
-    let (offset, ts): (i64, i64) = (row.get(0)?, row.get(1)?);
-    Ok((offset.cast_unsigned(), ts.cast_unsigned()))
 }

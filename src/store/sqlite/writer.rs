@@ -1,41 +1,31 @@
 //! The thread that writes: takes all that waits, makes it one transaction, and when that is on disk
 //! gives the events to the memory store, in the same order, and tells their publishers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-use rusqlite::{Connection, Statement, params};
-use slab::Slab;
+use rusqlite::{Connection, ErrorCode, Statement, params};
 
-use super::load::{Channel, Loader};
+use super::channels::Channels;
+use super::load::Loader;
+use super::loads::PrefixLoad;
 use super::log::Parts;
 use super::queue::Pending;
 use super::row;
 use super::trim::{BATCH_BUDGET, Trimmer};
 use crate::core::keyed::is_tombstone;
 use crate::core::metrics::BOUNDS_US;
-use crate::core::policy::Keep;
 use crate::proto::position::Position;
-use crate::store::memory::IDLE_MS;
 use crate::store::{Now, Published, Store, StoreError};
 
 /// Events of one transaction.
 const BATCH_MAX: usize = 4_096;
 
-/// Rows that are read for those who wait for channels before events have their turn, and what each
-/// channel counts as beside its own.
-const LOAD_ROWS: u64 = 4_096;
-const LOAD_COST: u64 = 16;
-
-/// How often the past is cut where nobody publishes, in milliseconds.
+/// When the past is cut again after that has failed, in milliseconds.
 const HOUSE_MS: u64 = 1_000;
 
-/// How often channels that nobody uses are looked for.
-const RELEASE_MS: u64 = 10_000;
-
-/// Channels in memory beyond which those that nobody has used for a second go.
-const LOADED_MAX: usize = 131_072;
+/// How long nothing is written on a channel whose rows the file refuses, in milliseconds.
+const ASIDE_MS: u64 = 1_000;
 
 /// When it is tried again whether the file can be written, in milliseconds: first, and at most.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
@@ -60,24 +50,21 @@ struct Statements<'db> {
     id: Statement<'db>,
 }
 
-/// The channels in memory, by place and by name.
-#[derive(Default)]
-pub(super) struct Channels {
-    pub(super) all: Slab<Channel>,
-    pub(super) places: HashMap<Box<str>, usize, RandomState>,
-}
-
 pub(super) struct Writer<'db> {
     db: &'db Connection,
-    loader: Loader<'db>,
+    pub(super) loader: Loader<'db>,
     statements: Statements<'db>,
     trimmer: Trimmer<'db>,
-    parts: Parts,
-    channels: Channels,
+    pub(super) parts: Parts,
+    pub(super) channels: Channels,
+    /// Prefixes that are being loaded.
+    pub(super) prefixes: VecDeque<PrefixLoad>,
     stages: Vec<Stage>,
     /// Channels of which the batch has events, and those of them that have no row without it.
     touched: Vec<usize>,
     fresh: Vec<usize>,
+    /// The channel whose rows are being written.
+    at: Option<usize>,
     /// Events that were answered with the last batch.
     answered: usize,
     /// When the next of these is due, node milliseconds.
@@ -85,8 +72,6 @@ pub(super) struct Writer<'db> {
     retry_ms: u64,
     /// How long after a failure it is tried again.
     pause_ms: u64,
-    /// When channels that nobody uses were looked for last.
-    released_ms: u64,
 }
 
 impl<'db> Statements<'db> {
@@ -108,24 +93,6 @@ impl<'db> Statements<'db> {
     }
 }
 
-impl Channels {
-    /// The place of a channel, which is loaded where it is not there.
-    fn find(
-        &mut self,
-        (loader, parts): (&mut Loader<'_>, &Parts),
-        name: &str,
-        keep: Keep,
-    ) -> rusqlite::Result<usize> {
-        if let Some(place) = self.places.get(name) {
-            return Ok(*place);
-        }
-        let channel = loader.load(&parts.memory, name, keep, (parts.clock)())?;
-        let place = self.all.insert(channel);
-        self.places.insert(name.into(), place);
-        Ok(place)
-    }
-}
-
 impl<'db> Writer<'db> {
     pub(super) fn new(db: &'db Connection, parts: Parts) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -135,12 +102,13 @@ impl<'db> Writer<'db> {
             db,
             parts,
             channels: Channels::default(),
+            prefixes: VecDeque::new(),
             stages: Vec::new(),
             touched: Vec::new(),
             fresh: Vec::new(),
+            at: None,
             answered: 0,
             house_ms: 0,
-            released_ms: 0,
             retry_ms: 0,
             pause_ms: *RETRY_MS.start(),
         })
@@ -150,9 +118,11 @@ impl<'db> Writer<'db> {
     pub(super) fn run(&mut self) {
         loop {
             let now_ms = self.now_ms();
-            let due_ms = if self.parts.queue.is_up() { self.house_ms } else { self.retry_ms };
+            let house_ms = self.house_ms.min(self.channels.look_ms());
+            let due_ms = if self.parts.queue.is_up() { house_ms } else { self.retry_ms };
             let work = &self.parts.work;
             let more = !work.events.pending.is_empty() || !work.loads.is_empty();
+            let more = more || !self.prefixes.is_empty();
             let patience = if more { 0 } else { due_ms.saturating_sub(now_ms).max(1) };
             let patience = Duration::from_millis(patience);
             let queue = std::sync::Arc::clone(&self.parts.queue);
@@ -179,32 +149,6 @@ impl<'db> Writer<'db> {
         (self.parts.clock)().node_ns / 1_000_000
     }
 
-    /// Brings channels into memory for those who wait: some, so that events do not wait for all.
-    fn load(&mut self) {
-        let mut left = LOAD_ROWS;
-        while left > 0
-            && let Some(load) = self.parts.work.loads.pop_front()
-        {
-            if load.done.is_closed() {
-                // Whoever waited has gone.
-                continue;
-            }
-            let from = (&mut self.loader, &self.parts);
-            let found = self.channels.find(from, &load.channel, load.keep);
-            let done = found.map(|place| {
-                if let Some(channel) = self.channels.all.get_mut(place) {
-                    channel.keep = load.keep;
-                    left = left.saturating_sub(channel.kept_rows() + LOAD_COST);
-                }
-            });
-            let done = done.map_err(|error| {
-                unreadable(&load.channel, &error);
-                StoreError::Away
-            });
-            load.done.send(done).ok();
-        }
-    }
-
     /// Makes the next events one transaction, and tells of it.
     fn commit(&mut self) {
         let count = self.parts.work.events.pending.len().min(BATCH_MAX);
@@ -213,10 +157,15 @@ impl<'db> Writer<'db> {
             return;
         }
         let begun = (self.parts.clock)();
-        self.prepare(count);
-        if let Err(error) = self.write(count, begun) {
+        loop {
+            self.prepare(count, begun);
+            let Err(error) = self.write(count, begun) else { break };
             self.undo();
-            return self.fail(&error);
+            match self.at.take().filter(|_| is_of_rows(&error)) {
+                // The others' events go without its.
+                Some(place) => self.set_aside(place, &error, begun),
+                None => return self.fail(&error),
+            }
         }
         let took_us = ((self.parts.clock)().node_ns - begun.node_ns) / 1_000;
         self.parts.queue.seconds.lock().record(took_us, &BOUNDS_US);
@@ -227,14 +176,22 @@ impl<'db> Writer<'db> {
         self.parts.queue.settle(count, bytes);
     }
 
+    /// Takes nothing for a channel for a while, whose rows the file refuses.
+    fn set_aside(&mut self, place: usize, error: &rusqlite::Error, now: Now) {
+        let Some(channel) = self.channels.all.get_mut(place) else { return };
+        channel.aside_ms = now.node_ns / 1_000_000 + ASIDE_MS;
+        let name = channel.name.as_str();
+        tracing::error!(channel = name, "nothing can be written on a channel: {error}");
+    }
+
     /// Finds what each of the first events is, and its channel.
-    fn prepare(&mut self, count: usize) {
+    fn prepare(&mut self, count: usize, now: Now) {
         let mut ids: HashMap<(usize, &str), u64> = HashMap::new();
         self.stages.clear();
         for pending in self.parts.work.events.pending.range(..count) {
             let event = &pending.event;
-            let from = (&mut self.loader, &self.parts);
-            let place = match self.channels.find(from, &event.channel, event.keep) {
+            let from = (&mut self.channels, &self.parts);
+            let place = match self.loader.find(from, &event.channel, event.keep) {
                 Ok(place) if pending.is_wanted() => place,
                 Ok(_) => {
                     self.stages.push(Stage::Not);
@@ -250,6 +207,10 @@ impl<'db> Writer<'db> {
                 self.stages.push(Stage::Not);
                 continue;
             };
+            if channel.aside_ms > now.node_ns / 1_000_000 {
+                self.stages.push(Stage::Not);
+                continue;
+            }
             if let Some(id) = event.message_id.as_deref() {
                 let before = ids.get(&(place, id)).copied();
                 let before = before.or_else(|| self.parts.memory.published(&event.channel, id));
@@ -273,9 +234,12 @@ impl<'db> Writer<'db> {
         if self.touched.is_empty() {
             return Ok(());
         }
+        self.at = None;
         self.db.execute_batch("BEGIN IMMEDIATE")?;
-        let Self { db, statements, channels, parts, stages, touched, fresh, .. } = self;
+        let Self { db, statements, channels, parts, stages, touched, fresh, at: writing, .. } =
+            self;
         for place in touched.iter() {
+            *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             let (head, ts) = (channel.next.cast_signed(), now.unix_ms.cast_signed());
             if let Some(row) = channel.row {
@@ -292,6 +256,7 @@ impl<'db> Writer<'db> {
         let batch = parts.work.events.pending.range(..count).zip(stages.iter());
         for (Pending { event, now, .. }, stage) in batch {
             let Stage::New(place) = stage else { continue };
+            *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             let Some(row) = channel.row else { continue };
             channel.next += 1;
@@ -306,18 +271,20 @@ impl<'db> Writer<'db> {
             }
         }
         self.write_latest(count)?;
-        let Self { db, trimmer, channels, touched, .. } = self;
+        let Self { db, trimmer, channels, touched, at: writing, .. } = self;
         let mut budget = BATCH_BUDGET.max(2 * count as u64);
         for place in touched.iter() {
+            *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             trimmer.trim(channel, now, &mut budget)?;
         }
+        *writing = None;
         db.execute_batch("COMMIT")
     }
 
     /// Writes the newest event of each key: of each key the last of the batch alone.
     fn write_latest(&mut self, count: usize) -> rusqlite::Result<()> {
-        let Self { statements, channels, parts, stages, .. } = self;
+        let Self { statements, channels, parts, stages, at: writing, .. } = self;
         let batch = || parts.work.events.pending.range(..count).zip(stages.iter());
         if !batch().any(|(pending, _)| pending.event.keep.keys > 0) {
             return Ok(());
@@ -326,6 +293,7 @@ impl<'db> Writer<'db> {
         let mut seen: HashSet<(usize, &str)> = HashSet::new();
         for (Pending { event, now, .. }, stage) in batch().rev() {
             let Stage::New(place) = stage else { continue };
+            *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             let offset = offsets.entry(*place).or_insert(channel.next);
             let at = (channel.row.unwrap_or_default(), *offset);
@@ -374,15 +342,17 @@ impl<'db> Writer<'db> {
         for stage in self.stages.drain(..) {
             let Some(pending) = events.pending.pop_front() else { break };
             let Pending { event, now, told } = pending;
+            // Its publisher hears of it also where what follows panics.
+            events.at_hand = Some(told);
             bytes += event.bytes();
             let place = match stage {
-                Stage::New(place) | Stage::Again(place, _) => place,
-                Stage::Not => {
-                    events.tell(told, Err(StoreError::Away));
-                    continue;
-                }
+                Stage::New(place) | Stage::Again(place, _) => Some(place),
+                Stage::Not => None,
             };
-            let Some(channel) = channels.all.get_mut(place) else { continue };
+            let Some(channel) = place.and_then(|place| channels.all.get_mut(place)) else {
+                events.tell_at_hand(Err(StoreError::Away));
+                continue;
+            };
             let published = match stage {
                 Stage::Again(_, offset) => {
                     let position = Position { offset, ..channel.head };
@@ -402,7 +372,7 @@ impl<'db> Writer<'db> {
                     published
                 }
             };
-            events.tell(told, published.map(|published| (&channel.name, published)));
+            events.tell_at_hand(published.map(|published| (&channel.name, published)));
         }
         for place in self.touched.drain(..) {
             if let Some(channel) = self.channels.all.get_mut(place) {
@@ -452,35 +422,35 @@ impl<'db> Writer<'db> {
         let now_ms = now.node_ns / 1_000_000;
         if now_ms >= self.house_ms {
             self.house_ms = now_ms + HOUSE_MS;
-            let cut = self.trimmer.sweep(self.db, &mut self.channels, &self.parts.rules, now);
-            if let Err(error) = cut {
-                self.undo();
-                self.fail(&error);
+            match self.trimmer.sweep(self.db, &mut self.channels, &self.parts.rules, now) {
+                Ok(pause_ms) => self.house_ms = now_ms + pause_ms,
+                Err(error) => {
+                    self.undo();
+                    if !is_of_rows(&error) {
+                        return self.fail(&error);
+                    }
+                    let row = self.trimmer.skip();
+                    tracing::error!(row, "the past of a channel cannot be cut: {error}");
+                }
             }
         }
-        // All of them are looked at, so not with every batch where there are too many.
-        let too_many = self.channels.all.len() > LOADED_MAX;
-        if now_ms >= self.released_ms + if too_many { HOUSE_MS } else { RELEASE_MS } {
-            self.released_ms = now_ms;
-            self.release(now_ms.saturating_sub(IDLE_MS));
-            if self.channels.all.len() > LOADED_MAX {
-                self.release(now_ms.saturating_sub(1_000));
-            }
-        }
-    }
-
-    fn release(&mut self, before_ms: u64) {
-        let (memory, places) = (&self.parts.memory, &mut self.channels.places);
-        self.channels.all.retain(|_, channel| {
-            let gone = memory.release(channel.name.as_str(), before_ms);
-            if gone {
-                places.remove(channel.name.as_str());
-            }
-            !gone
-        });
+        let Self { channels, parts, prefixes, .. } = self;
+        let held = |name: &str| prefixes.iter().any(|load| load.has(name));
+        channels.release(&parts.memory, &parts.whole, held, now_ms);
     }
 }
 
-fn unreadable(channel: &str, error: &rusqlite::Error) {
+/// Whether an error is of the rows at hand, and not of the file: others can be written.
+fn is_of_rows(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig, TypeMismatch};
+    match error.sqlite_error_code() {
+        Some(ConstraintViolation | DatabaseCorrupt | TooBig | TypeMismatch) => true,
+        // What was read is not what Weir has written.
+        None => true,
+        Some(_) => false,
+    }
+}
+
+pub(super) fn unreadable(channel: &str, error: &rusqlite::Error) {
     tracing::error!(channel, "a channel cannot be read from store.path: {error}");
 }

@@ -86,12 +86,36 @@ fn a_subscription_is_not_told_what_it_was_told_already() {
     for id in [old, new] {
         assert_eq!(received(&mut hub, id), [got(4)], "{id}");
     }
-    assert!(hub.fences.is_forgotten());
+    assert_eq!(hub.fences.len(), 0);
     // With nothing on its way there is nothing to remember.
     hub.begin_behind(4, (ClientId(3), Alias(7)));
-    assert!(hub.fences.is_forgotten());
+    assert_eq!(hub.fences.len(), 0);
     show(&mut hub, 5);
     assert_eq!(received(&mut hub, new), [got(5)]);
+}
+
+/// Where somebody subscribes before every notice, the newest fence is never passed.
+#[test]
+fn fences_that_were_passed_are_forgotten_while_others_are_ahead() {
+    let mut hub = Hub::new(LIMIT);
+    let id = seat(&mut hub, 2);
+    join(&mut hub, id, 7, Policy::DropOldest);
+    let mut most = 0;
+    for number in 1..=10_000 {
+        // One notice is on its way whenever somebody comes.
+        hub.begin_behind(number + 1, (ClientId(10 + number), Alias(7)));
+        show(&mut hub, number);
+        assert_eq!(received(&mut hub, id), [got(number)]);
+        most = most.max(hub.fences.len());
+    }
+    assert!((1..=64).contains(&most), "{most} are remembered, of which two are ahead");
+    // Those that are ahead stay, however many.
+    for client in 0..1_000 {
+        hub.begin_behind(20_000, (ClientId(client), Alias(7)));
+    }
+    assert!(hub.fences.len() >= 1_000);
+    show(&mut hub, 10_001);
+    assert_eq!(received(&mut hub, id), [], "its own is among them");
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Blocking {
         let log = Sqlite::start(opened, deliver, |queue, work| Parts {
             memory: of,
             queue,
+            whole: Arc::default(),
             work,
             clock: Box::new(move || Now {
                 unix_ms: read.0.load(Ordering::Relaxed),

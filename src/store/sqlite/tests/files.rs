@@ -176,6 +176,7 @@ fn a_thread_that_does_not_begin_is_a_fault() {
     let log = Sqlite::start(opened, Arc::new(Nobody), |queue, work| Parts {
         memory,
         queue,
+        whole: Arc::default(),
         work,
         clock: Box::new(|| NOW),
         rules: Box::new(|_| None),

@@ -12,9 +12,9 @@ use super::adapter::{Blocking, Gate, Scratch, opened};
 use crate::core::policy::Keep;
 use crate::proto::event::{Event, Payload};
 use crate::proto::name::{ClientId, ShardId};
-use crate::store::sqlite::queue::{Load, Queue, Work};
+use crate::store::sqlite::queue::{Load, Queue, Wanted, Work};
 use crate::store::{
-    Answered, Deliver, Durable, NewEvent, Now, Store, StoreError, Ticket, Told, Wish,
+    Answered, Deliver, Durable, NewEvent, Now, Reading, Store, StoreError, Ticket, Told, Wish,
 };
 
 const NOW: Now = Now { unix_ms: 1, node_ns: 1 };
@@ -69,6 +69,98 @@ fn what_waits_is_bounded_until_it_is_written() {
     }
 }
 
+/// Whoever has one event under way each is no way around the bound.
+#[test]
+fn beyond_several_times_the_bound_nothing_is_taken() {
+    for (bytes, bound) in [(0, 4 * 8_192), (1 << 20, 4 * 16)] {
+        let queue = Queue::new();
+        for n in 1..=bound {
+            queue.push(event(bytes), NOW, ticket(0, n)).expect("there is room");
+        }
+        assert_eq!(queue.push(event(bytes), NOW, ticket(0, 0)), Err(StoreError::Crowded));
+        let mut work = Work::new(Arc::<Answers>::default());
+        assert!(take(&queue, &mut work));
+        assert_eq!(queue.push(event(bytes), NOW, ticket(0, 0)), Err(StoreError::Crowded));
+        queue.settle(1, bytes);
+        assert_eq!(queue.push(event(bytes), NOW, ticket(0, 0)), Ok(true));
+    }
+}
+
+/// Panics with an event in its hands.
+#[derive(Default)]
+struct Panics(Answers, Mutex<usize>);
+
+impl Deliver for Panics {
+    fn deliver(&self, _: ShardId, _: Arc<Event>) -> bool {
+        let mut left = self.1.lock();
+        assert!(*left > 0, "on purpose");
+        *left -= 1;
+        false
+    }
+
+    fn answer(&self, shard: ShardId, answers: Vec<Answered>) {
+        self.0.answer(shard, answers);
+    }
+}
+
+/// Goal: a fault of Weir's own in the writer answers everybody, also whose event was at hand.
+#[test]
+fn a_panic_leaves_nobody_without_an_answer() {
+    let panics = Arc::new(Panics(Answers::default(), Mutex::new(2)));
+    let keep = Keep { durable: true, ..Keep::default() };
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Panics>::clone(&panics) as _, keep));
+    store.subscribe("a", ShardId(0), Wish { keep, ..Wish::default() }, NOW).expect("it is there");
+    let mut taken = Vec::new();
+    for n in 1..=50 {
+        let new = NewEvent { keep, ..event(1) };
+        if store.log.publish(new, NOW, ticket(0, n)).is_ok() {
+            taken.push(n);
+        }
+    }
+    assert!(taken.len() >= 3, "the third panics");
+    assert!(store.log.close_within(Duration::from_secs(60)));
+    let answers = panics.0.0.lock();
+    let all: Vec<_> = answers.iter().flat_map(|(_, all)| all).collect();
+    let ids: Vec<u64> = all.iter().filter_map(|one| one.ticket.id).collect();
+    assert_eq!(ids, taken, "each once, in their order");
+    let ok: Vec<bool> = all.iter().map(|one| one.result.is_ok()).collect();
+    assert_eq!(ok.iter().position(|ok| !ok), Some(2));
+    assert!(store.log.fault().is_some_and(|fault| fault.contains("a fault of Weir's own")));
+}
+
+/// Goal: a disk that does not answer holds up no shutdown.
+#[test]
+fn a_disk_that_hangs_does_not_hold_up_the_end() {
+    let gate = Arc::<Gate>::default();
+    let keep = Keep { durable: true, ..Keep::default() };
+    let mut store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::clone(&gate) as _, keep));
+    store.subscribe("a", ShardId(0), Wish { keep, ..Wish::default() }, NOW).expect("it is there");
+    let hold = gate.go.lock();
+    let (told, answer) = oneshot::channel();
+    store.log.publish(NewEvent { keep, ..event(1) }, NOW, Told::Waiter(told)).expect("it is up");
+    gate.until_held(1);
+    assert!(!store.log.close_within(Duration::from_millis(20)));
+    assert!(store.log.publish(event(1), NOW, ticket(0, 1)).is_err(), "nothing is taken");
+    drop(hold);
+    assert!(answer.blocking_recv().expect("it was on its way").is_ok());
+    // Its thread ends then, and gives the file back.
+    let mut scratch = store.scratch.take().expect("it is there");
+    drop(store);
+    loop {
+        match Blocking::open(scratch, Arc::<Gate>::clone(&gate) as _, keep) {
+            Ok(store) => {
+                assert_eq!(store.read("a", Reading::default(), NOW).expect("it is").head.offset, 1);
+                return;
+            }
+            Err((error, again)) => {
+                assert!(error.contains("another gateway uses this file"), "{error}");
+                scratch = again;
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 #[test]
 fn nobody_who_waits_is_forgotten() {
     let answers = Arc::<Answers>::default();
@@ -80,7 +172,7 @@ fn nobody_who_waits_is_forgotten() {
     queue.push(event(1), NOW, ticket(0, 3)).expect("it is up");
     queue.push(event(1), NOW, Told::Waiter(told)).expect("it is up");
     let keep = Keep::default();
-    queue.load(Load { channel: "a".into(), keep, done }).expect("it is open");
+    queue.load(Load { what: Wanted::Channel("a".into(), keep), done }).expect("it is open");
     let mut work = Work::new(Arc::<Answers>::clone(&answers));
     assert!(take(&queue, &mut work));
     // As where its thread panics with the batch in its hands.
