@@ -37,14 +37,7 @@ pub(crate) fn run(
     let hostile = Hostile::start(hostility)?;
     let deeds = &hostile.deeds;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "some seconds"
-    )]
-    let ramp = (2.0 * half_open as f64 / open_rate.max(1.0) * SECOND as f64) as u64;
-    let by = clock::now() + ramp + STAND_NS;
+    let by = clock::now() + ramp_ns(half_open, open_rate) + STAND_NS;
     while load(&deeds.open) * 100 < half_open * ENOUGH && clock::now() < by {
         clock::sleep(SECOND / 100);
     }
@@ -100,6 +93,17 @@ pub(crate) fn run(
         server_cores_without: calm.report.server.map(|server| server.cores),
     });
     Ok(report)
+}
+
+/// How long so many may take to be opened, at that rate: twice what they should.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "some seconds"
+)]
+fn ramp_ns(half_open: u64, open_rate: f64) -> u64 {
+    (2.0 * half_open as f64 / open_rate.max(1.0) * SECOND as f64) as u64
 }
 
 /// Whether far fewer stood than were asked for.
