@@ -50,7 +50,7 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
             ended(peer, &request, refusal.answer())
         })));
     }
-    if request.uri().path() == "/echo" && peer.doors.options.echo {
+    if request.uri().path() == "/echo" && peer.doors.options().echo {
         let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
         let answer = done.unwrap_or_else(|refusal| ended(peer, &request, refusal.answer()));
         return Answer::Ready(Some(answer));
@@ -156,7 +156,8 @@ fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Re
         }
         pass
     };
-    let Some(keys) = &peer.doors.options.keys else {
+    let options = peer.doors.options();
+    let Some(keys) = &options.keys else {
         guard::check_local(peer.ip, request.headers(), host)?;
         return limited(Ok(Pass::ALL));
     };

@@ -58,7 +58,7 @@ impl Shard {
         asker: &Asker<'_>,
         to: (&ChannelName, Alias),
     ) -> Option<Vec<Arc<Signal>>> {
-        let rule = self.node.options().policies.room(to.0.as_str())?;
+        let rule = self.options().policies.room(to.0.as_str())?;
         let identity = self.identity(asker.id);
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
         let Entered { due, signals, fence } = self.node.rooms().enter(to, rule, visitor, asker.now);
@@ -75,7 +75,8 @@ impl Shard {
         parting: (Parting, bool),
         now: Now,
     ) {
-        if self.node.options().policies.room(channel).is_some() {
+        // While there is another rule than the one that it may have entered under, always.
+        if self.looking.get() > 0 || self.options().policies.room(channel).is_some() {
             let due = self.node.rooms().leave(channel, (client, self.id), parting, now);
             self.room_dues.push(due);
         }

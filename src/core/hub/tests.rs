@@ -10,6 +10,7 @@ mod latest;
 mod memory;
 mod pattern;
 mod rated;
+mod reset;
 mod signals;
 mod tables;
 mod tell;
