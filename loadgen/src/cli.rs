@@ -51,6 +51,7 @@ const EXAMPLES: &str = "Examples:
   weir-loadgen publish -c 20 --via ndjson ws://127.0.0.1:8080/ws
   weir-loadgen slow -c 1000 --share 0.1 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen storm -c 10000 --rounds 3 --verify ws://127.0.0.1:8080/ws
+  weir-loadgen hostile -c 1000 --rate 20 --half-open 20000 ws://127.0.0.1:8080/ws
   weir-loadgen fanout --publish-frame '{payload}' ws://127.0.0.1:9000/broadcast
   weir-loadgen self-test
   weir-loadgen suite --server target/release/weir --out target/suite
@@ -178,6 +179,13 @@ enum Scenario {
         server: ServerArgs,
         #[command(flatten)]
         storm: feeding::StormArgs,
+    },
+    /// A fan-out beside half-open connections and garbage, and without them.
+    Hostile {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        hostile: feeding::HostileArgs,
     },
     /// From request to answer: latency and rate.
     Echo {
@@ -311,6 +319,10 @@ impl Scenario {
                 server.work(&mut work);
                 storm.work(&mut work);
             }
+            Self::Hostile { server, hostile } => {
+                server.work(&mut work);
+                hostile.work(&mut work);
+            }
             Self::Echo { server, echo } => {
                 server.work(&mut work);
                 echo.work(&mut work);
@@ -348,6 +360,7 @@ impl Scenario {
             Self::Churn { server, churn } => churn.run(server.connecting(progress)),
             Self::Recover { server, recover } => recover.run(server.connecting(progress)),
             Self::Storm { server, storm } => storm.run(server.connecting(progress)),
+            Self::Hostile { server, hostile } => hostile.run(server.connecting(progress)),
             Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
             Self::SelfTest(arguments) => arguments.run(progress),
         }

@@ -279,6 +279,8 @@ pub(crate) enum Invalid {
     ActsMissed { missed: u64, due: u64 },
     /// Connections were not begun at the rate that was asked for.
     ConnectRateNotReached { wanted: u64, got: u64 },
+    /// Fewer half-open connections stood than were asked for.
+    HalfOpenNotReached { wanted: u64, got: u64 },
     /// No request was answered while it was measured.
     NothingAnswered,
     /// No event was acknowledged.
@@ -304,6 +306,10 @@ pub(crate) enum Invalid {
     /// Commands were answered with errors, or messages were not what they should be.
     Refused { errors: u64, why: Option<Fault> },
 }
+
+/// Said of [`Invalid::HalfOpenNotReached`].
+const CUT_SOONER: &str =
+    ": the server cuts them sooner than --open-rate opens them, or takes no more";
 
 /// Said of [`Invalid::DrainTooShort`].
 const TOO_SHORT: &str =
@@ -351,6 +357,9 @@ impl fmt::Display for Invalid {
                 "the rate was not reached: {got} of {wanted} connections a second; --inflight \
                  handshakes were not answered in time"
             ),
+            Self::HalfOpenNotReached { wanted, got } => {
+                write!(f, "of {wanted} half-open connections {got} stood on average{CUT_SOONER}")
+            }
             Self::NotBack { away, why } => {
                 write!(f, "{away} connections did not come back in time")?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, "; the first fault: {why}"))

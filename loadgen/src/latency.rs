@@ -77,8 +77,8 @@ impl Latency {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Distribution {
-    /// What was measured: `latency`, `handshake`, `until_ready`, `answered`, `until_back` or
-    /// `until_served`.
+    /// What was measured: `latency`, `latency_without`, `handshake`, `until_ready`, `answered`,
+    /// `until_back` or `until_served`.
     pub(crate) name: &'static str,
     /// From the smallest to the largest value.
     pub(crate) steps: Vec<Step>,

@@ -30,6 +30,8 @@ pub(crate) enum Code {
     GeneratorLate,
     /// The generator had no CPU in reserve.
     GeneratorSaturated,
+    /// Fewer half-open connections stood than were asked for.
+    HalfOpenNotReached,
     /// Deliveries do not add up: some neither came nor were told.
     Missing,
     /// Connections that left did not come back.
@@ -94,6 +96,7 @@ impl From<&Invalid> for Code {
             Invalid::ActsMissed { .. } => Self::ActsMissed,
             Invalid::ConnectRateNotReached { .. } => Self::ConnectRateNotReached,
             Invalid::DrainTooShort => Self::DrainTooShort,
+            Invalid::HalfOpenNotReached { .. } => Self::HalfOpenNotReached,
             Invalid::Count { of, .. } => match of {
                 Count::NotRecovered => Self::NotRecovered,
                 Count::NotServed => Self::NotServed,

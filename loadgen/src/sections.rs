@@ -23,6 +23,8 @@ pub(crate) struct Sections {
     pub(crate) recover: Option<Recover>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) echo: Option<Echo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hostile: Option<Hostile>,
 }
 
 impl Sections {
@@ -42,6 +44,9 @@ impl Sections {
         }
         if let Some(echo) = &self.echo {
             echo.rows(rows);
+        }
+        if let Some(hostile) = &self.hostile {
+            hostile.rows(rows);
         }
     }
 }
@@ -296,5 +301,57 @@ impl Echo {
             "whole run",
             format!("{sent_total} sent, {answered_total} answered, {refused_total} refused"),
         );
+    }
+}
+
+/// What stood beside the others while it was measured; `fanout` has the figures of the others beside
+/// it, and this those without.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Hostile {
+    /// Half-open connections, on average.
+    pub(crate) half_open: u64,
+    pub(crate) half_open_least: u64,
+    /// Of those, the ones that the server has ended.
+    pub(crate) cut_per_second: f64,
+    /// Connections with garbage that were begun.
+    pub(crate) garbage_per_second: f64,
+    /// Of those, the ones that were answered, or ended by the server.
+    pub(crate) refused_per_second: f64,
+    /// Over the whole run, those that were neither in ten seconds.
+    pub(crate) ignored: u64,
+    /// Over the whole run, connects that failed.
+    pub(crate) failed: u64,
+    /// Latency before, without any of them.
+    pub(crate) without: Option<Summary>,
+    /// The p99 with them, divided by that without.
+    pub(crate) p99_ratio: Option<f64>,
+    /// Cores that the server used before, when its process is known.
+    pub(crate) server_cores_without: Option<f64>,
+}
+
+impl Hostile {
+    fn rows(&self, rows: &mut Rows) {
+        rows.add(
+            "half open",
+            format!(
+                "{} on average, {} at least, {:.0}/s cut",
+                self.half_open, self.half_open_least, self.cut_per_second
+            ),
+        );
+        rows.add(
+            "garbage",
+            format!(
+                "{:.0}/s, {:.0}/s refused; {} ignored, {} connects failed",
+                self.garbage_per_second, self.refused_per_second, self.ignored, self.failed
+            ),
+        );
+        rows.summary("without", self.without);
+        if let Some(ratio) = self.p99_ratio {
+            rows.add("p99 beside", format!("{ratio:.2} times that without"));
+        }
+        if let Some(cores) = self.server_cores_without {
+            rows.add("server before", format!("{cores:.2} cores"));
+        }
     }
 }

@@ -81,20 +81,20 @@ impl Shard {
             self.arm((id, socket.client), &mut seat.session, deadline_ms);
         }
         self.flush(id);
+        self.note_closing(id, &socket);
         // The task of the connection sees the rest through; and gives up what it has read, also
         // where the socket takes nothing.
         wake(&socket);
     }
 
     /// Ends a connection soon that is being closed, where more than `most` of its answers are not
-    /// read: they go, and the reason is told. Whether it was one; never at a shutdown.
-    pub(super) fn hasten(&self, id: SeatId, most: usize) -> bool {
-        let Some(socket) = self.socket(id) else { return false };
-        let ending = socket.ending.get().filter(|ending| ending.reason != CloseReason::Shutdown);
-        let Some(ending) = ending else { return false };
+    /// read: they go, and the reason is told.
+    pub(super) fn hasten(&self, id: SeatId, most: usize) {
+        let Some(socket) = self.socket(id) else { return };
+        let Some(ending) = socket.ending.get().filter(|ending| ending.may_hasten()) else { return };
         let mut hub = self.hub.borrow_mut();
         let Some(seat) = hub.seat(id).filter(|seat| seat.outbox.control_bytes() > most) else {
-            return false;
+            return;
         };
         let soon_ms = self.node.clock().node_ms() + CLOSE_OVERLOADED_MS;
         let deadline_ms = ending.deadline_ms.min(soon_ms);
@@ -102,7 +102,6 @@ impl Shard {
         seat.outbox.clear_control();
         seat.outbox.control().extend_from_slice(&self.last_frames(ending.reason));
         self.arm((id, socket.client), &mut seat.session, deadline_ms);
-        true
     }
 
     /// What tells a client why it is closed.
@@ -176,7 +175,7 @@ impl Shard {
             drop(socket.place.take());
             self.node.speakers.left(format);
             match socket.ending.get() {
-                Some(ending) => self.note_gone(ending),
+                Some(ending) => self.note_gone((id, socket.client), ending),
                 None => self.metrics.closed(reason),
             }
         }

@@ -42,8 +42,16 @@ pub(super) struct Ending {
     pub(super) reason: CloseReason,
     /// When the socket is closed whatever the peer does, node milliseconds.
     pub(super) deadline_ms: u64,
-    /// What its queue has, where it is cut to free that.
+    /// What its queue has, where that is to be free soon.
     pub(super) going: usize,
+}
+
+impl Ending {
+    /// Whether answers that it leaves unread may go before their time. What was queued before a
+    /// shutdown goes out, and one that is cut has none.
+    pub(super) fn may_hasten(self) -> bool {
+        !matches!(self.reason, CloseReason::Overloaded | CloseReason::Shutdown)
+    }
 }
 
 /// A socket and what belongs to it, beside its seat in the hub.

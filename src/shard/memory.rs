@@ -2,9 +2,10 @@
 //! and where that is too much together, the fullest connections go.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::local::{Ending, Shard};
+use super::local::{Ending, Shard, Socket};
 use crate::core::hub::SeatId;
 use crate::proto::close::CloseReason;
 use crate::proto::name::{ClientId, ShardId};
@@ -39,7 +40,8 @@ const SAID_EVERY_MS: u64 = 1_000;
 pub struct Ledger {
     limit: usize,
     used: AtomicUsize,
-    /// What those still have of it who were cut: it is free in a moment.
+    /// What those still have of it who were cut, or are being closed anyway and leave much unread:
+    /// it is free in a moment, and nobody is cut for it.
     going: AtomicUsize,
     /// What the fullest connection of each shard has, at its last look; 0 within the limit.
     fullest: Box<[AtomicUsize]>,
@@ -77,7 +79,7 @@ impl Ledger {
         self.used() > self.limit
     }
 
-    /// What they will take when those have gone who were cut.
+    /// What they will take when those have gone who are going.
     fn staying(&self) -> usize {
         self.used().saturating_sub(self.going.load(Ordering::Relaxed))
     }
@@ -92,6 +94,10 @@ impl Ledger {
 
     fn moved(&self, before: usize, after: usize) {
         self.used.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn going(&self, before: usize, after: usize) {
+        self.going.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
     fn step(&self) -> usize {
@@ -146,6 +152,8 @@ pub(super) struct Told {
     rest_until_ms: Cell<u64>,
     /// Who is to be cut, the fullest last, until there is room.
     ranks: RefCell<Vec<(usize, SeatId, ClientId)>>,
+    /// Who is being closed anyway, and left much unread.
+    closing: RefCell<BTreeSet<(SeatId, ClientId)>>,
 }
 
 impl Shard {
@@ -157,7 +165,7 @@ impl Shard {
         if at_most.abs_diff(self.told.at_most.get()) >= ledger.step() {
             self.tell_memory();
         }
-        if ledger.must_cut() || self.is_cutting() {
+        if ledger.is_over() || self.is_cutting() {
             self.relieve();
         }
         if self.is_cutting() {
@@ -169,9 +177,10 @@ impl Shard {
     pub(super) fn look_at_memory(&self, now_ms: u64) {
         let ledger = self.node.memory();
         self.tell_memory();
-        if ledger.must_cut() {
+        if ledger.is_over() {
             self.relieve();
-        } else {
+        }
+        if !ledger.must_cut() {
             ledger.note_fullest(self.id, 0);
         }
         if self.is_cutting()
@@ -229,7 +238,7 @@ impl Shard {
         // What is given up must not live on for its reuse; nor does it count as shared.
         self.hub.borrow_mut().forget_spare();
         self.tell_memory();
-        if self.node.memory().must_cut() {
+        if self.node.memory().is_over() {
             self.hasten_closing();
         }
         if self.node.memory().must_cut() {
@@ -242,17 +251,40 @@ impl Shard {
         self.is_cutting()
     }
 
-    /// Ends those soon who are being closed anyway and have much unread: before anybody else is
-    /// cut. What was queued before a shutdown goes out.
+    /// Ends those soon who are being closed anyway and have much unread: nobody else is cut for
+    /// them. What was queued before a shutdown goes out.
     fn hasten_closing(&self) {
-        let ids = self.hub.borrow().seat_ids();
-        for id in ids {
-            let closing = !self.may_cut(id);
-            if closing && self.hasten(id, CLOSING_BYTES) {
-                self.hub.borrow_mut().weigh(id);
+        for (id, client) in self.told.closing.take() {
+            if let Some(socket) = self.socket(id).filter(|socket| socket.client == client) {
+                self.hasten(id, CLOSING_BYTES);
+                self.note_going(id, &socket);
             }
         }
         self.tell_memory();
+    }
+
+    /// A connection is being closed, for any reason: what it has is as good as free where it is
+    /// much, for it can be hastened.
+    pub(super) fn note_closing(&self, id: SeatId, socket: &Socket) {
+        let unread = self.hub.borrow_mut().seat(id).map_or(0, |seat| seat.outbox.control_bytes());
+        let hastened = socket.ending.get().is_some_and(|ending| ending.may_hasten());
+        if hastened && unread > CLOSING_BYTES {
+            self.told.closing.borrow_mut().insert((id, socket.client));
+            self.note_going(id, socket);
+            self.tell_memory();
+        }
+    }
+
+    /// What a connection has will soon be free.
+    fn note_going(&self, id: SeatId, socket: &Socket) {
+        let Some(ending) = socket.ending.get() else { return };
+        let going = {
+            let mut hub = self.hub.borrow_mut();
+            hub.weigh(id);
+            hub.share_bytes(id)
+        };
+        socket.ending.set(Some(Ending { going, ..ending }));
+        self.node.memory().going(ending.going, going);
     }
 
     /// Whether a connection is not being closed already.
@@ -274,26 +306,19 @@ impl Shard {
         self.tell_memory();
         let before = self.told.exact.get();
         self.begin_close(id, CloseReason::Overloaded);
-        let left = {
-            let mut hub = self.hub.borrow_mut();
-            // What it has sent its task gives up at once.
-            hub.weigh_input(id, 0);
-            hub.weigh(id);
-            hub.share_bytes(id)
-        };
-        if let Some(ending) = socket.ending.get() {
-            socket.ending.set(Some(Ending { going: left, ..ending }));
-            self.node.memory().going.fetch_add(left, Ordering::Relaxed);
-        }
+        // What it has sent its task gives up at once.
+        self.hub.borrow_mut().weigh_input(id, 0);
+        self.note_going(id, &socket);
         self.tell_memory();
         self.node.memory().note_cut(1, before.saturating_sub(self.told.exact.get()));
     }
 
-    /// One that was cut has gone.
-    pub(super) fn note_gone(&self, ending: Ending) {
+    /// One that was closed has gone.
+    pub(super) fn note_gone(&self, who: (SeatId, ClientId), ending: Ending) {
         if ending.going > 0 {
+            self.told.closing.borrow_mut().remove(&who);
             self.tell_memory();
-            self.node.memory().going.fetch_sub(ending.going, Ordering::Relaxed);
+            self.node.memory().going(ending.going, 0);
         }
     }
 }
@@ -329,9 +354,11 @@ mod tests {
         assert!(!ledger.must_cut() && !ledger.has_room());
         ledger.moved(1_600, 1_650);
         assert!(ledger.must_cut() && !ledger.has_room());
-        ledger.going.store(149, Ordering::Relaxed);
+        ledger.going(0, 149);
         assert!(!ledger.must_cut() && !ledger.has_room());
-        ledger.going.store(150, Ordering::Relaxed);
+        ledger.going(149, 150);
         assert!(ledger.has_room() && ledger.is_over(), "strangers wait until they have gone");
+        ledger.going(150, 0);
+        assert!(ledger.must_cut(), "they have gone, and others have taken as much");
     }
 }

@@ -160,31 +160,53 @@ fn unread_answers_are_cut_and_free_at_once() {
     drop(deaf);
 }
 
-/// Goal: nobody is cut for what those still have who are on their way out.
+/// So many clients on each of the first `shards` shards.
+fn on_each(gateway: &Gateway, shards: usize, clients: usize) -> Vec<Vec<Client>> {
+    let there = |shard: usize| count(gateway, &format!("weir_connections{{shard=\"{shard}\""));
+    let mut all: Vec<Vec<Client>> = (0..shards).map(|_| Vec::new()).collect();
+    // Those that come to a shard which has enough stay, and do nothing.
+    let mut idle = Vec::new();
+    while all.iter().any(|some| some.len() < clients) {
+        let before: Vec<_> = (0..shards).map(there).collect();
+        let client = Client::connect_narrow(gateway);
+        let shard =
+            wait_for("its shard", || (0..shards).find(|shard| there(*shard) > before[*shard]));
+        let to = if all[shard].len() < clients { &mut all[shard] } else { &mut idle };
+        to.push(client);
+    }
+    all[0].append(&mut idle);
+    all
+}
+
+/// Goal: nobody is cut for what those still have who are on their way out, whichever shard has them.
 #[test]
 fn unread_answers_of_those_who_are_closed_go_first() {
-    // Between what the second dozen takes and what both do; a shard begins with its own.
-    let gateway = Gateway::configured(
-        "shards = 1\n[limits]\nmemory = \"2600KiB\"\nslow_disconnect = 0\n\
-         [http]\nping = \"10m\"\n",
-    );
+    const DEAF: usize = 12;
     let pings = [r#"{"type":"ping","id":9007199254740991}"#; 1_500].join("\n");
-    let connect = |count| (0..count).map(|_| Client::connect_narrow(&gateway)).collect::<Vec<_>>();
-    let (mut closed, mut deaf) = (connect(12), connect(12));
-    for client in &mut closed {
-        (0..3).for_each(|_| client.send_text(&pings));
+    for shards in [1, 2] {
+        // Between what the second dozen takes and what both do.
+        let gateway = Gateway::configured(&format!(
+            "shards = {shards}\n[limits]\nmemory = \"2600KiB\"\nslow_disconnect = 0\n\
+             [http]\nping = \"10m\"\n",
+        ));
+        let mut all = on_each(&gateway, shards, 2 * DEAF / shards);
+        let mut closed = all.pop().unwrap();
+        let mut deaf = all.pop().unwrap_or_else(|| closed.split_off(DEAF));
+        for client in &mut closed {
+            (0..3).for_each(|_| client.send_text(&pings));
+        }
+        wait_for("their answers to wait", || {
+            (count(&gateway, "weir_queue_memory_bytes") > 1_900_000).then_some(())
+        });
+        for client in &closed {
+            gateway.post("/api/v1/disconnect", &json!({"client": client.id}).to_string());
+        }
+        for client in deaf.iter_mut().take(DEAF) {
+            (0..3).for_each(|_| client.send_text(&pings));
+        }
+        gateway.wait_for_connections(deaf.len());
+        assert_eq!(count(&gateway, CLOSED_4004), 0, "{shards} shards");
     }
-    wait_for("their answers to wait", || {
-        (count(&gateway, "weir_queue_memory_bytes") > 1_900_000).then_some(())
-    });
-    for client in &closed {
-        gateway.post("/api/v1/disconnect", &json!({"client": client.id}).to_string());
-    }
-    for client in &mut deaf {
-        (0..3).for_each(|_| client.send_text(&pings));
-    }
-    wait_for("those who were closed to be gone", || (gateway.connections() == 12).then_some(()));
-    assert_eq!(count(&gateway, CLOSED_4004), 0);
 }
 
 /// Goal: what clients have sent and nobody can carry out yet is memory like any other.

@@ -1,5 +1,5 @@
 //! The arguments of the scenarios in which one publisher feeds clients that misbehave: `slow`,
-//! `churn`, `recover`, `storm`. Each also takes those of `fanout`.
+//! `churn`, `recover`, `storm`, and beside others that do: `hostile`. Each also takes those of `fanout`.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::foreign::{ForeignArgs, NoForeignArgs};
 use super::work::Work;
 use super::{positive, seconds};
 use crate::engine::conduct::{self, Cut};
+use crate::engine::hostile::Hostility;
 use crate::engine::publisher::Feed;
 use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
@@ -17,7 +18,7 @@ use crate::report::Report;
 use crate::scenario::common::Connecting;
 use crate::scenario::fanout::Times;
 use crate::scenario::recover::{self, Storms};
-use crate::scenario::{churn, slow};
+use crate::scenario::{churn, hostile, slow};
 
 /// Events a second where none are asked for: these scenarios need a publisher that does not wait
 /// for clients.
@@ -82,6 +83,27 @@ pub(super) struct StormArgs {
     limit: Duration,
     #[command(flatten)]
     returning: ReturnArgs,
+    #[command(flatten)]
+    no_foreign: NoForeignArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HostileArgs {
+    #[command(flatten)]
+    fanout: FanoutArgs,
+    /// Connections that are kept half open: each brings half of a request's head, and is opened
+    /// again when the server cuts it.
+    #[arg(
+        long, default_value_t = 1_000, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(0..=200_000)
+    )]
+    half_open: u32,
+    /// How many of those are opened in a second at most [default: a quarter of them].
+    #[arg(long, value_parser = above_zero, value_name = "R")]
+    open_rate: Option<f64>,
+    /// Connections a second that bring garbage: no HTTP, bad requests, bad handshakes, bad frames.
+    #[arg(long, default_value_t = 100.0, value_parser = positive, value_name = "R")]
+    garbage_rate: f64,
     #[command(flatten)]
     no_foreign: NoForeignArgs,
 }
@@ -192,6 +214,30 @@ impl StormArgs {
         let connecting = self.fanout.speaking(connecting);
         let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
         recover::run(&connecting, subscribing, (cut, Some(storms)), run)
+    }
+}
+
+impl HostileArgs {
+    pub(super) fn work(&self, work: &mut Work) {
+        self.fanout.work(&ForeignArgs::default(), work);
+        work.size("open_rate", self.open_rate());
+    }
+
+    fn open_rate(&self) -> f64 {
+        self.open_rate.unwrap_or(f64::from(self.half_open) / 4.0)
+    }
+
+    pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
+        self.no_foreign.refuse("what is garbage to another server is not known")?;
+        let connecting = self.fanout.speaking(connecting);
+        let hostility = Hostility {
+            target: connecting.target.clone(),
+            half_open: self.half_open,
+            open_rate: self.open_rate(),
+            garbage_rate: self.garbage_rate,
+        };
+        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
+        hostile::run(&connecting, subscribing, hostility, run)
     }
 }
 

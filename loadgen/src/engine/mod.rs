@@ -10,6 +10,7 @@ pub(crate) mod conduct;
 pub(crate) mod crew;
 pub(crate) mod epochs;
 mod holes;
+pub(crate) mod hostile;
 pub(crate) mod ingest;
 pub(crate) mod lane;
 pub(crate) mod lasts;

@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod drain;
 pub(crate) mod echo;
 pub(crate) mod fanout;
+pub(crate) mod hostile;
 pub(crate) mod moment;
 pub(crate) mod publish;
 pub(crate) mod recover;

@@ -259,3 +259,16 @@ fn what_makes_no_sense_is_usage() {
         assert_eq!(run(&arguments).code, 64, "{arguments:?}");
     }
 }
+
+#[test]
+fn a_fan_out_beside_hostile_peers_is_measured_with_and_without_them() {
+    let ran = fed("hostile", Sin::None, &["--half-open", "20", "--garbage-rate", "50"]);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    for words in ["20 on average", " 0/s cut", "without", "times that without"] {
+        assert!(ran.text.contains(words), "{words}: {}", ran.text);
+    }
+    let garbage = ran.text.lines().find(|line| line.trim_start().starts_with("garbage"));
+    assert!(garbage.is_some_and(|line| line.contains(" 0 connects failed")), "{}", ran.text);
+    let refused = fed("hostile", Sin::None, &["--publish-frame", "{payload}"]);
+    assert_eq!(refused.code, 64, "{}", refused.text);
+}

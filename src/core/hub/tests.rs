@@ -9,6 +9,7 @@ mod joined;
 mod latest;
 mod memory;
 mod pattern;
+mod rated;
 mod signals;
 mod tables;
 mod tell;

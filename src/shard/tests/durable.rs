@@ -245,7 +245,7 @@ fn what_waits_for_the_disk_is_counted() {
         client.0.write_all(&publish(1)).await.unwrap();
         until_waiting(&log, 1).await;
         let id = shard.hub.borrow().seat_ids()[0];
-        let memory = || shard.hub.borrow_mut().seat(id).unwrap().share_bytes();
+        let memory = || shard.hub.borrow().share_bytes(id);
         let before = memory();
         let epoch = "e".repeat(30_000);
         let text = format!(
