@@ -92,6 +92,11 @@ impl Gateway {
         Self::started(Command::new(WEIR), "127.0.0.1:0", toml)
     }
 
+    /// One of this build of the program, with a configuration file of this text.
+    pub(crate) fn of(program: &str, toml: &str) -> Self {
+        Self::started(Command::new(program), "127.0.0.1:0", toml)
+    }
+
     /// One that listens on these addresses, with a configuration file of this text.
     pub(crate) fn listening(addresses: &str, toml: &str) -> Self {
         Self::started(Command::new(WEIR), addresses, toml)

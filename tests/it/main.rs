@@ -40,6 +40,7 @@ mod raw;
 mod reload;
 mod reload_auth;
 mod reload_load;
+mod resume;
 mod secrets;
 mod signals;
 mod slow;
