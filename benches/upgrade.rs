@@ -27,7 +27,7 @@ use tokio_websockets::ServerBuilder;
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Policies, PolicyRule};
 use weir::core::token::{self, Key, Verifier};
-use weir::http::{Doors, HttpOptions};
+use weir::http::{Doors, HttpOptions, HttpSettings};
 use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
 use weir::proto::ws::handshake::accept_key;
@@ -143,7 +143,8 @@ fn doors() -> Rc<Doors> {
         keys: None,
         origins: Vec::new(),
     };
-    Rc::new(Doors::new(Local::new(ShardId(0), node), Rc::new(options)))
+    let settings = Arc::new(HttpSettings::new(options));
+    Rc::new(Doors::new(Local::new(ShardId(0), node), settings))
 }
 
 /// The rival on hyper.

@@ -36,5 +36,5 @@ pub mod store;
 pub use config::Config;
 pub use proto::name::{BadClientId, BadName, ChannelName, ClientId};
 pub use proto::position::{Epoch, Position};
-pub use server::{Builder, Gateway, Handle, StartError};
+pub use server::{Builder, Gateway, Handle, ReloadError, Reloaded, StartError, Warning};
 pub use shard::PublishError;

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -17,17 +16,21 @@ use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::core::metrics::Snapshot;
-use crate::core::policy::Policies;
-use crate::http::HttpOptions;
+use crate::http::HttpSettings;
 use crate::proto::dialect::json::value;
 use crate::proto::name::{ChannelName, ClientId, KEY_BYTES_MAX, ShardId};
 use crate::proto::position::Position;
-use crate::shard::clock::Clock;
 use crate::shard::{Local, Mailboxes, Node, PublishError, fdtable};
 use crate::store::memory::Memory;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::Sqlite;
 use crate::store::{Durable, NewEvent};
+
+mod reload;
+
+pub use reload::{ReloadError, Reloaded, Warning};
+
+use reload::{Fixed, Running};
 
 /// Connections that may wait to be accepted, for each shard; the kernel cuts it to `somaxconn`.
 const BACKLOG: i32 = 4_096;
@@ -75,6 +78,7 @@ pub enum StartError {
 /// ```
 pub struct Gateway {
     node: Arc<Node>,
+    running: Arc<Running>,
     addresses: Vec<SocketAddr>,
     connections_max: usize,
     shards: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
@@ -90,6 +94,7 @@ pub struct Builder {
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
+    running: Arc<Running>,
 }
 
 impl Builder {
@@ -106,6 +111,7 @@ impl Builder {
     ///
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
+        let fixed = Fixed::of(&self.config);
         let Config { listen, shards, node, http, store_memory, store_path, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.limits.connections;
@@ -124,21 +130,22 @@ impl Builder {
         let mailboxes = Arc::new(Mailboxes::new(shards));
         let deliver = Arc::<Mailboxes>::clone(&mailboxes);
         let store = Arc::new(Memory::bounded(deliver, store_memory));
+        let node = Node::new(node, Arc::<Memory>::clone(&store), Arc::clone(&mailboxes));
         // Its file is opened before the shards have descriptor tables of their own.
-        let policies = node.policies.clone();
-        let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), policies));
-        let log = log.transpose()?;
-        let node = Node::new(node, store, mailboxes);
+        let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), &node));
         node.limits().bound(room);
-        let node = Arc::new(match log {
-            Some((log, clock)) => node.with_log(log, clock),
+        let node = Arc::new(match log.transpose()? {
+            Some(log) => node.with_log(log),
             None => node,
         });
+        let http = Arc::new(HttpSettings::new(http));
+        let running = Arc::new(Running::new(fixed, store, Arc::clone(&http)));
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
         // From here on what has begun ends with it, also where the start fails.
-        let mut gateway = Gateway { node, addresses, connections_max, shards: Vec::new() };
+        let shards = Vec::new();
+        let mut gateway = Gateway { node, running, addresses, connections_max, shards };
         for (index, engine) in engines.map_err(StartError::Thread)?.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
             let plan = Plan {
@@ -146,7 +153,7 @@ impl Builder {
                 addresses: gateway.addresses.clone(),
                 separate,
                 node: Arc::clone(&gateway.node),
-                http: http.clone(),
+                http: Arc::clone(&http),
             };
             let (ready, is_ready) = std::sync::mpsc::channel();
             let (done, is_done) = oneshot::channel();
@@ -182,7 +189,7 @@ impl Gateway {
 
     /// A way to it from any thread.
     pub fn handle(&self) -> Handle {
-        Handle { node: Arc::clone(&self.node) }
+        Handle { node: Arc::clone(&self.node), running: Arc::clone(&self.running) }
     }
 
     /// Runs until `stop` resolves, then drains: clients are told to come back elsewhere, spread
@@ -269,14 +276,14 @@ impl Handle {
 fn keep_in(
     path: &Path,
     (store, mailboxes): (&Arc<Memory>, &Arc<Mailboxes>),
-    policies: Policies,
-) -> Result<(Arc<dyn Durable>, Clock), StartError> {
-    let clock = Clock::start();
+    node: &Node,
+) -> Result<Arc<dyn Durable>, StartError> {
+    let (clock, settings) = (node.clock(), Arc::clone(node.settings()));
     let (store, deliver) = (Arc::clone(store), Arc::<Mailboxes>::clone(mailboxes));
-    let rules = move |name: &str| policies.of(name).map(|rule| rule.keep);
+    let rules = move |name: &str| settings.load().policies.of(name).map(|rule| rule.keep);
     let log = Sqlite::open(path, store, deliver, move || clock.now(), rules);
     let log = log.map_err(|error| StartError::Store(Box::new(error)))?;
-    Ok((Arc::new(log), clock))
+    Ok(Arc::new(log))
 }
 
 /// A checked configuration does not ask for it.
@@ -284,8 +291,8 @@ fn keep_in(
 fn keep_in(
     _: &Path,
     _: (&Arc<Memory>, &Arc<Mailboxes>),
-    _: Policies,
-) -> Result<(Arc<dyn Durable>, Clock), StartError> {
+    _: &Node,
+) -> Result<Arc<dyn Durable>, StartError> {
     Err(StartError::Store("this build has no store for durable channels".into()))
 }
 
@@ -295,7 +302,7 @@ struct Plan {
     addresses: Vec<SocketAddr>,
     separate: bool,
     node: Arc<Node>,
-    http: HttpOptions,
+    http: Arc<HttpSettings>,
 }
 
 impl Plan {
@@ -312,7 +319,7 @@ impl Plan {
             };
             let local = Local::new(self.id, self.node);
             drop(ready.send(Ok(())));
-            let doors = crate::http::serve(listeners, local.clone(), Rc::new(self.http));
+            let doors = crate::http::serve(listeners, local.clone(), self.http);
             local.run(doors).await;
         };
         if let Some(runtime) = &engine.0 {

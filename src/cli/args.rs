@@ -32,7 +32,9 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway.
-    #[command(after_help = "Example:\n  weir serve --listen 127.0.0.1:9000 --shards 2")]
+    #[command(after_help = "Example:\n  weir serve --listen 127.0.0.1:9000 --shards 2\n\n\
+        SIGHUP reads the settings and the files of keys again. SIGTERM and SIGINT drain; a second one\n\
+        ends at once.")]
     Serve(Serve),
     /// Publish events and print their positions, one JSON line each.
     #[command(after_help = "Examples:\n  weir pub room:1 '{\"text\":\"hello\"}'\n  \
@@ -61,7 +63,7 @@ pub enum Command {
 }
 
 /// Flags of `weir serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Its settings.
     #[command(flatten)]
@@ -75,7 +77,7 @@ pub struct Serve {
 }
 
 /// Flags of every command that reads the settings of a gateway.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]

@@ -2,10 +2,11 @@
 
 use crate::cli::args::Serve;
 use crate::cli::failure::Failure;
+use crate::cli::logging::Log;
 use crate::cli::output::Output;
-use crate::cli::{demo, files, logging, run};
-use crate::config::Config;
-use crate::server::Gateway;
+use crate::cli::{demo, files, run};
+use crate::config::{BadSetting, Config};
+use crate::server::{Gateway, Handle, Reloaded};
 use crate::shard::AuthOptions;
 use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,20 +16,33 @@ const REQUIRED: &str = "required";
 
 /// Runs the gateway.
 pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
+    run::block_on(async {
+        // Before anything that takes time: a signal is never lost, and SIGHUP never ends it.
+        let signals = (Stop::listen()?, on(SignalKind::hangup())?);
+        let (config, foreign) = load(flags)?;
+        let log = Log::start(&config.log);
+        for one in foreign {
+            tracing::warn!("{one}; it is left alone");
+        }
+        serve(config, flags, (signals, log)).await
+    })
+}
+
+/// Reads the settings, as these flags want them, and what is to be warned of.
+fn load(flags: &Serve) -> Result<(Config, Vec<BadSetting>), Failure> {
     let (raw, mut config) = files::load(&flags.settings)?;
     config.http.echo = flags.echo;
     if flags.demo {
         config.node.policies.open_patterns(demo::NAMESPACE);
     }
-    logging::start(&config.log);
-    for one in &raw.foreign {
-        tracing::warn!("{one}; it is left alone");
-    }
-    run::block_on(serve(config, flags.demo))
+    Ok((config, raw.foreign))
 }
 
-async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
-    let stop = Stop::listen()?;
+async fn serve(
+    config: Config,
+    flags: &Serve,
+    ((stop, hangup), log): ((Stop, Signal), Log),
+) -> Result<(), Failure> {
     let (shards, wanted) = (config.shards, config.node.limits.connections);
     let auth = match &config.node.auth {
         AuthOptions { required: true, .. } => REQUIRED,
@@ -57,12 +71,77 @@ async fn serve(config: Config, with_demo: bool) -> Result<(), Failure> {
     for address in exposed.filter(|_| auth != REQUIRED) {
         tracing::warn!("auth.required is not set: whoever reaches {address} may come in");
     }
-    if with_demo {
+    tokio::task::spawn_local(reload(hangup, flags.clone(), gateway.handle(), log));
+    if flags.demo {
         tokio::task::spawn_local(demo::run(gateway.handle()));
     }
     gateway.run_until(stop.wait()).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads the settings again at each SIGHUP, to the end of the process. Those that came meanwhile
+/// are one.
+async fn reload(mut hangup: Signal, flags: Serve, gateway: Handle, log: Log) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: reading the settings again");
+        let flags = flags.clone();
+        // A file may be slow to read, and SIGTERM is not to wait for it.
+        let loaded = tokio::task::spawn_blocking(move || load(&flags)).await;
+        match loaded {
+            Ok(Ok((config, foreign))) => {
+                for one in foreign {
+                    tracing::warn!("{one}; it is left alone");
+                }
+                change(config, &gateway, &log).await;
+            }
+            Ok(Err(failure)) => refuse(&failure, &gateway),
+            Err(error) => {
+                gateway.count_refused_reload();
+                tracing::error!(%error, "reading the settings has failed: the old ones stay");
+            }
+        }
+    }
+}
+
+async fn change(config: Config, gateway: &Handle, log: &Log) {
+    let options = config.log.clone();
+    match gateway.reload(config).await {
+        Ok(reloaded) => {
+            for warning in &reloaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            let Reloaded { revoked, ending, .. } = reloaded;
+            tracing::info!(
+                "the settings are in force; subscriptions that ended: {revoked}, clients that \
+                 need a token, or another one: {ending}"
+            );
+            // Behind what is said of it: who silences the log sees that it was heard.
+            log.change(&options);
+        }
+        Err(error) => {
+            gateway.count_refused_reload();
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// Logs everything that is wrong with settings, each on a line.
+fn refuse(failure: &Failure, gateway: &Handle) {
+    gateway.count_refused_reload();
+    let count = if let Failure::Settings(faults) = failure {
+        for fault in faults {
+            tracing::error!("{fault}");
+        }
+        faults.len()
+    } else {
+        tracing::error!("{failure}");
+        1
+    };
+    let (s, verb) = if count == 1 { ("", "is") } else { ("s", "are") };
+    tracing::error!(
+        "there {verb} {count} fault{s} in the settings: nothing of them is taken, the old ones stay"
+    );
 }
 
 /// Says on standard output where the gateway is, for scripts that gave it port 0.
@@ -75,6 +154,10 @@ fn announce(addresses: &[SocketAddr]) {
     }
 }
 
+fn on(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::System("wait for signals", error))
+}
+
 /// SIGTERM and SIGINT.
 struct Stop {
     terminate: Signal,
@@ -83,7 +166,6 @@ struct Stop {
 
 impl Stop {
     fn listen() -> Result<Self, Failure> {
-        let on = |kind| signal(kind).map_err(|error| Failure::System("wait for signals", error));
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,

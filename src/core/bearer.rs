@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::access::Template;
 use super::identity::Identity;
+use super::token::Proof;
 
 /// The claims of a verified token, as far as the gateway reads them. Shared by all connections that
 /// came with the same token.
@@ -22,6 +23,8 @@ pub struct Bearer {
     pub publish: Box<[Template]>,
     /// When the token ends, in seconds since the Unix epoch.
     pub expires_s: u64,
+    /// What its token was taken by; `None` of somebody who has none.
+    pub proof: Option<Box<Proof>>,
 }
 
 impl Bearer {
@@ -35,6 +38,7 @@ impl Bearer {
             channels: Box::default(),
             publish: Box::default(),
             expires_s: u64::MAX,
+            proof: None,
         }
     }
 

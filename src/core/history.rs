@@ -220,7 +220,7 @@ impl History {
     }
 
     /// Lets go of the chunks that have nothing after that offset.
-    fn trim(&mut self, upto: u64) {
+    pub fn trim(&mut self, upto: u64) {
         while self.chunks.front().is_some_and(|chunk| chunk.last() <= upto) {
             self.drop_front();
         }

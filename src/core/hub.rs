@@ -32,6 +32,7 @@ mod lag;
 mod lay;
 mod own;
 mod pattern;
+mod reset;
 mod seat;
 mod slow;
 mod tables;

@@ -153,7 +153,7 @@ pub enum Closed {
 }
 
 /// The rules of every namespace.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policies {
     default: PolicyRule,
     namespaces: HashMap<String, PolicyRule>,
@@ -224,6 +224,41 @@ impl Policies {
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
+    }
+
+    /// Leaves it as it was `before` whether channels are durable: events that are on their way to
+    /// the disk must not be passed by others. `can` says whether there is a disk at all. Returns
+    /// the namespaces that were to change it; an empty name stands for all that have no own rule.
+    pub fn keep_durable(&mut self, before: &Self, can: bool) -> Vec<String> {
+        let mut kept = Vec::new();
+        let mut keep = |name: &str, rule: &mut PolicyRule, was: bool| {
+            if rule.keep.durable != was {
+                rule.keep.durable = was;
+                kept.push(name.to_owned());
+            }
+        };
+        keep("", &mut self.default, can && before.default.keep.durable);
+        let default = self.default;
+        let gone = before.namespaces.keys().filter(|_| !self.strict);
+        let mut names: Vec<&String> = gone.chain(self.namespaces.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let names: Vec<String> = names.into_iter().cloned().collect();
+        for name in names {
+            // Of a namespace that did not exist there is no channel that could be passed.
+            let own = before.namespaces.get(&name).or((!before.strict).then_some(&before.default));
+            match (own.map(|rule| can && rule.keep.durable), self.namespaces.get_mut(&name)) {
+                (Some(was), Some(rule)) => keep(&name, rule, was),
+                (Some(was), None) if was != default.keep.durable => {
+                    let mut rule = default;
+                    keep(&name, &mut rule, was);
+                    self.namespaces.insert(name, rule);
+                }
+                (None, Some(rule)) if !can => keep(&name, rule, false),
+                (Some(_) | None, Some(_) | None) => {}
+            }
+        }
+        kept
     }
 
     /// Opens a namespace that nobody has configured to patterns.
@@ -328,6 +363,48 @@ mod tests {
             assert_eq!(may(&policies, channel, Who::Client(None)), channel == "a:x", "{channel}");
             assert!(may(&policies, channel, Who::Client(Some(&known))));
         }
+    }
+
+    #[test]
+    fn whether_channels_are_durable_does_not_change() {
+        let rule = |durable| {
+            let keep = Keep { durable, ..Keep::default() };
+            PolicyRule { keep, recovery_max: u64::from(durable), ..PolicyRule::default() }
+        };
+        let of = |default, names: &[(&str, bool)]| {
+            let named = names.iter().map(|(name, durable)| ((*name).to_owned(), rule(*durable)));
+            Policies::new(rule(default), named)
+        };
+        let durable =
+            |policies: &Policies, channel: &str| policies.of(channel).unwrap().keep.durable;
+        let before = of(false, &[("log", true), ("gone", true), ("same", true), ("live", false)]);
+        let after = || of(false, &[("log", false), ("same", true), ("live", true), ("new", true)]);
+        let mut kept = after();
+        let names = kept.keep_durable(&before, true);
+        assert_eq!(names, ["gone", "live", "log", "new"]);
+        for (channel, wanted) in [
+            ("log:1", true),
+            ("gone:1", true),
+            ("same:1", true),
+            ("live:1", false),
+            ("new:1", false),
+        ] {
+            assert_eq!(durable(&kept, channel), wanted, "{channel}");
+            assert_eq!(kept.of(channel).unwrap().keep.history, HistoryRule::default());
+        }
+        assert!(!durable(&kept, "other:1"));
+        assert_eq!(kept.of("gone:1").unwrap().recovery_max, 0, "all else is as the defaults");
+        assert!(kept.keep_durable(&before, true).is_empty(), "it is settled");
+        // What does not exist has no events on their way.
+        let mut strict = after().strict(true);
+        assert_eq!(strict.keep_durable(&before.clone().strict(true), true), ["live", "log"]);
+        assert_eq!(strict.of("gone:1"), None);
+        assert!(durable(&strict, "new:1"));
+        // Without a disk nothing is.
+        let mut nowhere = of(true, &[("new", true)]).strict(true);
+        let nothing = of(false, &[]).strict(true);
+        assert_eq!(nowhere.keep_durable(&nothing, false), ["", "new"]);
+        assert!(!durable(&nowhere, "new:1") && !durable(&nowhere, "plain"));
     }
 
     #[test]

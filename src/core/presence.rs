@@ -148,6 +148,11 @@ impl Members {
         }
     }
 
+    /// Goes by another rule from here on. Whoever lingers does so as long as it was to.
+    pub fn set_rule(&mut self, rule: PresenceRule) {
+        self.rule = rule;
+    }
+
     /// Whether nobody is there or lingers.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

@@ -81,7 +81,8 @@ impl Signal {
 
     /// The end of the same signal.
     fn to_end(&self) -> Arc<Self> {
-        Self::new(&self.who, None, &Budget { used: Arc::clone(&self.weight.used), max: 0 })
+        let budget = Budget { used: Arc::clone(&self.weight.used), max: AtomicUsize::new(0) };
+        Self::new(&self.who, None, &budget)
     }
 
     /// Which signal.
@@ -130,16 +131,21 @@ pub struct Told {
 }
 
 /// What all signals of a node take of memory, and may.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl Budget {
     /// At most about so many bytes.
     pub fn new(max: usize) -> Self {
-        Self { used: Arc::default(), max }
+        Self { used: Arc::default(), max: AtomicUsize::new(max) }
+    }
+
+    /// From here on at most about so many bytes. What is shown stays until its time is over.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// How many bytes signals take.
@@ -148,7 +154,7 @@ impl Budget {
     }
 
     fn is_spent(&self) -> bool {
-        self.used() >= self.max
+        self.used() >= self.max.load(Ordering::Relaxed)
     }
 
     fn take(&self, bytes: usize) -> Weight {

@@ -19,7 +19,7 @@ pub const STRANGER_MESSAGES_MAX: u8 = 32;
 
 /// One client. Times are milliseconds of the node's clock: a wall clock that is set by an hour
 /// sends nobody away. Whoever is anonymous, where that is allowed, has no ticket at all.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Ticket {
     /// It bears a token.
     Known {
@@ -48,6 +48,17 @@ impl Ticket {
         let left_ms = bearer.expires_s.saturating_mul(1_000).saturating_sub(unix_ms);
         let until_ms = now_ms.saturating_add(left_ms).saturating_add(GRACE_MS);
         Self::Known { bearer, until_ms }
+    }
+
+    /// It ends by then, if it would not before.
+    #[must_use]
+    pub fn ended_by(mut self, by_ms: u64) -> Self {
+        match &mut self {
+            Self::Known { until_ms, .. } | Self::Stranger { until_ms, .. } => {
+                *until_ms = by_ms.min(*until_ms);
+            }
+        }
+        self
     }
 
     /// Who it is.

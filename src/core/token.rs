@@ -14,10 +14,12 @@ use super::identity::Identity;
 
 mod cache;
 mod keys;
+mod proof;
 mod provider;
 
 pub use cache::{Cache, Seen};
 pub use keys::{BadKey, Key, trimmed_secret};
+pub use proof::Proof;
 
 /// The longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -122,12 +124,14 @@ impl Verifier {
             return Err(BadToken::Malformed);
         }
         let (message, signature) = token.rsplit_once('.').ok_or(BadToken::Malformed)?;
-        self.check_signature(&header, message, signature)?;
+        let key = self.check_signature(&header, message, signature)?;
         let (_, payload) = message.split_once('.').ok_or(BadToken::Malformed)?;
         let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| BadToken::Malformed)?;
         let claims: Map<String, Value> =
             serde_json::from_slice(&payload).map_err(|_| BadToken::Malformed)?;
-        self.check_claims(&claims, now_s)
+        let mut bearer = self.check_claims(&claims, now_s)?;
+        bearer.proof = Some(Box::new(Proof::new(key, &header, texts(claims.get("aud")))));
+        Ok(bearer)
     }
 
     /// Nothing that the token says of itself is believed before one of our keys fits.
@@ -136,20 +140,14 @@ impl Verifier {
         header: &Header,
         message: &str,
         signature: &str,
-    ) -> Result<(), BadToken> {
-        let named = |key: &&Key| match (&header.kid, &key.id) {
-            (Some(wanted), Some(id)) => wanted == &**id,
-            (None, _) | (_, None) => true,
-        };
+    ) -> Result<&Key, BadToken> {
         let mut bad = BadToken::Key;
-        for key in self.keys.iter().filter(named) {
-            if !key.algorithms.contains(&header.alg) {
-                continue;
-            }
+        let id = header.kid.as_deref();
+        for key in self.keys.iter().filter(|key| key.is_for(id, header.alg)) {
             let checked =
                 jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, header.alg);
             if matches!(checked, Ok(true)) {
-                return Ok(());
+                return Ok(key);
             }
             bad = BadToken::Signature;
         }
@@ -180,6 +178,7 @@ impl Verifier {
             channels: templates(claims, "channels")?,
             publish: templates(claims, "publish")?,
             expires_s,
+            proof: None,
         };
         if starts_s > now_s.saturating_add(LEEWAY_S) {
             return Err(BadToken::Early);

@@ -154,7 +154,8 @@ where
         last: Cell::new(None),
     });
     let routes = Routes(Rc::clone(&peer));
-    let mut http = peer.doors.builder.serve_connection(TokioIo::new(wire), routes);
+    let mut http =
+        peer.doors.builder(|builder| builder.serve_connection(TokioIo::new(wire), routes));
     let end = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
     let parts = http.into_parts();
     let next = match peer.echo.take() {

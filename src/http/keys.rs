@@ -144,7 +144,8 @@ impl Pass {
     /// Whether it is for that channel, and the rules of the channel are for the API.
     pub(super) fn check_act(&self, node: &Node, act: Act, channel: &str) -> Result<(), Refusal> {
         self.check_channel(channel)?;
-        let policies = &node.options().policies;
+        let options = node.options();
+        let policies = &options.policies;
         let Some(rule) = policies.of(channel) else { return Ok(()) };
         let allowed = policies.allow(&rule, act, Who::Api, Target::Name(channel));
         allowed.map_err(Refusal::forbidden)

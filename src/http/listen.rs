@@ -1,7 +1,7 @@
 //! The accept loop of one shard. Hands each socket to a task of its own and never spins when the
 //! process has no descriptors left.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::arrival::Arrival;
 use super::connection;
 use super::keys::ApiKeys;
+use super::settings::HttpSettings;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::shard::Local;
@@ -32,7 +33,8 @@ const ACCEPTS_PER_TURN: u32 = 32;
 /// Sockets of one shard that speak HTTP at the same time; WebSockets do not count.
 const HTTP_CONNECTIONS_MAX: usize = 16_384;
 
-/// How long the end of a drain waits for requests that are being answered.
+/// How long the end of a drain waits for requests that are being answered, if clients have left so
+/// much of its time.
 const FINISH: Duration = Duration::from_secs(3);
 
 /// The smallest buffer hyper takes; a smaller `header_bytes` still holds for whole heads.
@@ -65,8 +67,9 @@ pub struct HttpOptions {
 #[doc(hidden)]
 pub struct Doors {
     pub(super) shard: Local,
-    pub(super) options: Rc<HttpOptions>,
-    pub(super) builder: http1::Builder,
+    settings: Arc<HttpSettings>,
+    /// What begins connections, and the options that it goes by.
+    builder: RefCell<(Arc<HttpOptions>, http1::Builder)>,
     /// Sockets that speak HTTP now.
     pub(super) open: Cell<usize>,
     /// Requests that are being answered.
@@ -96,22 +99,32 @@ impl Drop for Busy {
 
 impl Doors {
     /// The doors of `shard`, without a listener.
-    pub fn new(shard: Local, options: Rc<HttpOptions>) -> Self {
-        let mut builder = http1::Builder::new();
-        // Without a timer the header time-out does nothing.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(options.header_timeout)
-            .max_header_size(options.header_bytes)
-            .max_buf_size(options.header_bytes.max(BUFFER_BYTES_MIN));
+    pub fn new(shard: Local, settings: Arc<HttpSettings>) -> Self {
+        let options = settings.now();
+        let builder = RefCell::new((Arc::clone(&options), builder_of(&options)));
         Self {
             shard,
-            options,
+            settings,
             builder,
             open: Cell::new(0),
             busy: Cell::new(0),
             quiet: Notify::new(),
         }
+    }
+
+    /// The limits as they are now.
+    pub(super) fn options(&self) -> Arc<HttpOptions> {
+        self.settings.now()
+    }
+
+    /// Begins a connection, whose heads have the limits of now.
+    pub(super) fn builder<T>(&self, begin: impl FnOnce(&http1::Builder) -> T) -> T {
+        let options = self.options();
+        let mut made = self.builder.borrow_mut();
+        if !Arc::ptr_eq(&made.0, &options) {
+            *made = (Arc::clone(&options), builder_of(&options));
+        }
+        begin(&made.1)
     }
 
     /// Whether one more socket may speak HTTP.
@@ -130,6 +143,17 @@ impl Doors {
         let (end, stream, _) = connection::speak(stream, (ip, arrival), self).await;
         matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
     }
+}
+
+fn builder_of(options: &HttpOptions) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Without a timer the header time-out does nothing.
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        .max_header_size(options.header_bytes)
+        .max_buf_size(options.header_bytes.max(BUFFER_BYTES_MIN));
+    builder
 }
 
 /// The sockets that one shard listens on, one for each address.
@@ -160,8 +184,8 @@ impl Listeners {
 
 /// Accepts the connections of one shard on all its addresses until it is drained, and answers
 /// what was asked before. The limits hold for the addresses together.
-pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOptions>) {
-    let doors = Rc::new(Doors::new(shard.clone(), options));
+pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<HttpSettings>) {
+    let doors = Rc::new(Doors::new(shard.clone(), settings));
     let mut listeners = Listeners { all: listeners, first: 0 };
     let mut complaints = Complaints::default();
     let mut accepted: u32 = 0;
@@ -211,7 +235,8 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, options: Rc<HttpOp
             doors.quiet.notified().await;
         }
     };
-    if tokio::time::timeout(FINISH, finished).await.is_err() {
+    let patience = FINISH.min(shard.node().until_end());
+    if tokio::time::timeout(patience, finished).await.is_err() {
         tracing::warn!("{} requests were cut off by the end of the drain", doors.busy.get());
     }
 }

@@ -13,6 +13,7 @@ mod page;
 mod query;
 mod route;
 mod scrape;
+mod settings;
 mod unread;
 mod upgrade;
 mod wire;
@@ -21,3 +22,4 @@ pub use keys::ApiKeys;
 #[doc(hidden)]
 pub use listen::Doors;
 pub use listen::{HttpOptions, serve};
+pub use settings::HttpSettings;

@@ -58,7 +58,7 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
             Err(refusal) => Answer::Ready(Some(no_upgrade(peer, chunked, &refusal))),
         };
     }
-    if request.uri().path() == "/echo" && peer.doors.options.echo {
+    if request.uri().path() == "/echo" && peer.doors.options().echo {
         let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
         let chunked = is_chunked(&request);
         let answer = done.unwrap_or_else(|refusal| ended(peer, chunked, refusal.answer()));
@@ -172,7 +172,8 @@ fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Re
         }
         pass
     };
-    let Some(keys) = &peer.doors.options.keys else {
+    let options = peer.doors.options();
+    let Some(keys) = &options.keys else {
         guard::check_local(peer.ip, request.headers(), host)?;
         return limited(Ok(Pass::ALL));
     };

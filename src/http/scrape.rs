@@ -61,6 +61,7 @@ pub(super) async fn answer(node: &Arc<Node>) -> Result<Response, Refusal> {
         rooms: node.rooms().len() as u64,
         kept_bytes: node.store().kept_bytes() as u64,
         memory_limit: node.memory().limit() as u64,
+        reloads: ReloadFigures::of(node),
         counted: counted(node.limits()),
         store: StoreGauges::of(node),
     };
@@ -91,8 +92,41 @@ struct NodeGauges {
     rooms: u64,
     kept_bytes: u64,
     memory_limit: u64,
+    reloads: ReloadFigures,
     counted: [u64; COUNTED.len()],
     store: StoreGauges,
+}
+
+/// How often settings were read again.
+#[derive(Debug)]
+struct ReloadFigures {
+    taken: u64,
+    refused: u64,
+    /// When those in force were read, Unix seconds.
+    last_s: u64,
+}
+
+impl ReloadFigures {
+    fn of(node: &Node) -> Self {
+        let reloads = &node.reloads;
+        let started_s = (node.unix_ms() / 1_000).saturating_sub(node.uptime().as_secs());
+        let last_s = reloads.last_s().unwrap_or(started_s);
+        Self { taken: reloads.taken(), refused: reloads.refused(), last_s }
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Settings read again, by what became of them.";
+        let mut metric =
+            encoder.encode_descriptor("config_reloads", help, None, MetricType::Counter)?;
+        for (result, count) in [("ok", self.taken), ("refused", self.refused)] {
+            metric
+                .encode_family(&[("result", result)])?
+                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let help = "When the settings in force were read, in seconds since 1970.";
+        let name = "config_last_reload_success_timestamp_seconds";
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&self.last_s)
+    }
 }
 
 /// How the store of durable channels does; where there is none, as one that has nothing to do.
@@ -143,6 +177,7 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("memory_limit_bytes", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.memory_limit)?;
+        self.node.reloads.encode(&mut encoder)?;
         for ((name, help), count) in COUNTED.iter().zip(self.node.counted) {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             metric.encode_gauge(&count)?;
@@ -274,6 +309,7 @@ mod tests {
                 rooms: 6,
                 kept_bytes: 8,
                 memory_limit: 9,
+                reloads: ReloadFigures { taken: 3, refused: 4, last_s: 5 },
                 counted: [1, 2, 3, 4, 5, 6],
                 store: StoreGauges { up: false, waiting: 6, seconds: Histogram::default() },
             },
@@ -284,6 +320,9 @@ mod tests {
             "weir_channels 7",
             "weir_rooms 6",
             "weir_memory_limit_bytes 9",
+            "weir_config_reloads_total{result=\"ok\"} 3",
+            "weir_config_reloads_total{result=\"refused\"} 4",
+            "weir_config_last_reload_success_timestamp_seconds 5",
             "weir_places 1",
             "weir_counted_users 6",
             "weir_store_kept_bytes 8",

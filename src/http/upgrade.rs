@@ -89,11 +89,11 @@ fn begin(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Handsha
     check_upgrade(headers)?;
     let accept = check_key(headers)?;
     let node = peer.doors.shard.node();
-    let compression = node.options().compression;
+    let compression = peer.doors.shard.options().compression;
     let subprotocol = choose_subprotocol(headers, compression.gzip)?;
     let query = request.uri().query();
     let batch = batch(query, subprotocol.unwrap_or_default())?;
-    guard::check_origin(headers, host, &peer.doors.options.origins)?;
+    guard::check_origin(headers, host, &peer.doors.options().origins)?;
     let net = arrival::handshake(peer, request)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
@@ -177,7 +177,7 @@ pub(super) fn echo(peer: &Peer, request: &Request<Incoming>) -> Result<Response,
     check_upgrade(headers)?;
     let accept = check_key(headers)?;
     let client_alone = query::value(request.uri().query(), "alone")?.as_deref() == Some("1");
-    let compression = peer.doors.shard.node().options().compression;
+    let compression = peer.doors.shard.options().compression;
     let agreed = agree(headers, compression, Wish { client_alone, ..WISH });
     peer.echo.set(Some(agreed));
     Ok(switching(accept, None, agreed))

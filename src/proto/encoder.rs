@@ -164,11 +164,23 @@ impl Encoder {
         Self { compression, wide: None, narrow: None, message: Vec::new(), made: Made::default() }
     }
 
+    /// Compresses as that says from here on; frames that are there stay.
+    pub fn compress_as(&mut self, compression: Compression) {
+        if compression.level != self.compression.level {
+            // Their panics would go with them.
+            let made = self.take_made();
+            (self.wide, self.narrow) = (None, None);
+            self.made = made;
+        }
+        self.compression = compression;
+    }
+
     /// What was done since the last call.
     pub fn take_made(&mut self) -> Made {
         let deflaters = self.wide.iter_mut().chain(&mut self.narrow);
-        let panics = deflaters.map(Deflater::take_panics).sum();
-        Made { panics, ..std::mem::take(&mut self.made) }
+        let panics: u64 = deflaters.map(Deflater::take_panics).sum();
+        let made = std::mem::take(&mut self.made);
+        Made { panics: panics + made.panics, ..made }
     }
 
     fn count_if(&mut self, made: bool, format: Format) {

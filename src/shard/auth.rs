@@ -10,7 +10,7 @@ use super::command::{Asker, RETRY_MS};
 use super::durable::Pause;
 use super::limits::Limited;
 use super::local::Shard;
-use super::node::Node;
+use super::node::{Node, NodeOptions};
 use super::verify::Unchecked;
 use crate::core::access::{Act, Target, Who};
 use crate::core::bearer::Bearer;
@@ -19,7 +19,7 @@ use crate::core::identity::Identity;
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::policy::PolicyRule;
 use crate::core::presence::Parting;
-use crate::core::ticket::{STRANGER_BYTES_MAX, Ticket};
+use crate::core::ticket::{GRACE_MS, STRANGER_BYTES_MAX, Ticket};
 use crate::core::token::{BadToken, Cache, Seen, Verifier};
 use crate::proto::close::CloseReason;
 use crate::proto::error::{CommandError, ErrorCode};
@@ -41,13 +41,57 @@ pub struct AuthOptions {
     pub verifier: Option<Arc<Verifier>>,
 }
 
-/// The tokens that a node has taken.
-#[derive(Debug)]
-pub(super) struct Taken(Mutex<Cache>);
+impl AuthOptions {
+    /// The ticket of somebody whose token was verified. Where keys have changed meanwhile, so that
+    /// it would not be any more, it ends soon: at a moment of its own, for there may be many.
+    pub(super) fn ticket(&self, bearer: Arc<Bearer>, unix_ms: u64, now_ms: u64) -> Ticket {
+        let takes = self.takes(&bearer);
+        let ticket = Ticket::known(bearer, unix_ms, now_ms);
+        if takes { ticket } else { ticket.ended_by(now_ms + fastrand::u64(0..=GRACE_MS)) }
+    }
 
-impl Default for Taken {
-    fn default() -> Self {
-        Self(Mutex::new(Cache::new(TOKENS_MAX)))
+    /// Whether somebody who has come with a token could come with it.
+    pub fn takes(&self, bearer: &Bearer) -> bool {
+        self.verifier.as_ref().is_some_and(|verifier| verifier.takes(bearer))
+    }
+}
+
+/// The tokens that a node has taken, and by what: under one lock, so that none is remembered that
+/// keys of before have let in.
+#[derive(Debug)]
+pub(super) struct Taken(Mutex<Known>);
+
+#[derive(Debug)]
+struct Known {
+    verifier: Option<Arc<Verifier>>,
+    cache: Cache,
+}
+
+impl Taken {
+    /// None yet.
+    pub(super) fn by(verifier: Option<Arc<Verifier>>) -> Self {
+        Self(Mutex::new(Known { verifier, cache: Cache::new(TOKENS_MAX) }))
+    }
+
+    /// Who bears a token that was taken before, and what takes those that were not.
+    fn find(&self, seen: Seen, now_s: u64) -> (Option<Arc<Bearer>>, Option<Arc<Verifier>>) {
+        let mut known = self.0.lock();
+        (known.cache.find(seen, now_s), known.verifier.clone())
+    }
+
+    /// Remembers who bears a token that `by` has taken, unless that is not what takes them now.
+    fn keep(&self, seen: Seen, bearer: &Arc<Bearer>, by: &Arc<Verifier>) {
+        let mut known = self.0.lock();
+        if known.verifier.as_ref().is_some_and(|verifier| Arc::ptr_eq(verifier, by)) {
+            known.cache.keep(seen, Arc::clone(bearer));
+        }
+    }
+
+    /// Takes tokens by that from here on, and forgets those that it would not take.
+    pub(super) fn change(&self, verifier: Option<Arc<Verifier>>) {
+        let mut known = self.0.lock();
+        known.cache.retain(|bearer| verifier.as_ref().is_some_and(|it| it.takes(bearer)));
+        known.verifier = verifier;
     }
 }
 
@@ -96,38 +140,39 @@ pub enum Found {
 impl Node {
     /// Finds out who bears a token, where that takes no time, and counts that.
     pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Found {
-        let Some(verifier) = &self.options().auth.verifier else {
+        let now_s = self.clock().token_ms() / 1_000;
+        let seen = Seen::of(token);
+        let (found, verifier) = self.taken.find(seen, now_s);
+        let Some(verifier) = verifier else {
             metrics.add(Counter::AuthNoKey, 1);
             return Found::Known(Err(NotTaken::NoKey));
         };
-        let now_s = self.clock().token_ms() / 1_000;
-        let seen = Seen::of(token);
-        if let Some(bearer) = self.taken.0.lock().find(seen, now_s) {
+        if let Some(bearer) = found {
             metrics.add(Counter::TokensSeen, 1);
             return Found::Known(Ok(bearer));
         }
         if verifier.is_slow(token) {
-            let verifier = Arc::clone(verifier);
             return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s });
         }
-        Found::Known(self.checked(seen, verifier.verify(token, now_s), metrics))
+        let result = verifier.verify(token, now_s);
+        Found::Known(self.checked((seen, &verifier), result, metrics))
     }
 
-    /// Who bears a token that was checked, and counts that.
+    /// Who bears a token that `verifier` has checked, and counts that.
     ///
     /// # Errors
     ///
     /// [`NotTaken`] is what may be told; the counter has the reason.
     pub(super) fn checked(
         &self,
-        seen: Seen,
+        (seen, verifier): (Seen, &Arc<Verifier>),
         result: Result<Bearer, BadToken>,
         metrics: &Metrics,
     ) -> Result<Arc<Bearer>, NotTaken> {
         match result {
             Ok(bearer) => {
                 let bearer = Arc::new(bearer);
-                self.taken.0.lock().keep(seen, Arc::clone(&bearer));
+                self.taken.keep(seen, &bearer, verifier);
                 metrics.add(Counter::TokensVerified, 1);
                 Ok(bearer)
             }
@@ -222,7 +267,7 @@ impl Shard {
             return Ok(());
         }
         self.stand(asker, &before, bearer);
-        self.answer(asker.id, &self.welcome(id, &asker.author(), None));
+        self.answer(asker.id, &Self::welcome(&self.options(), id, &asker.author(), None));
         self.recheck(asker);
         Ok(())
     }
@@ -288,12 +333,11 @@ impl Shard {
 
     /// The first message to a client, and the answer to `auth`.
     pub(super) fn welcome<'a>(
-        &'a self,
+        options: &'a NodeOptions,
         id: Option<u64>,
         author: &'a Author,
         last: Option<Last>,
     ) -> Push<'a> {
-        let options = self.node.options();
         Push::Welcome {
             id,
             client: author.client,
@@ -305,47 +349,63 @@ impl Shard {
         }
     }
 
-    /// Ends what the client has and may not have any more.
-    fn recheck(&self, asker: &Asker<'_>) {
-        let policies = &self.node.options().policies;
+    /// Ends what the client has and may not have any more. Returns how many subscriptions.
+    pub(super) fn recheck(&self, asker: &Asker<'_>) -> u64 {
         let (channels, prefixes) = {
             let hub = self.hub.borrow();
             (hub.channels_of(asker.id), hub.prefixes_of(asker.id))
         };
+        let mut revoked = 0;
         for (channel, alias) in channels {
             self.show_presence(asker, (&channel, alias));
             let name = channel.as_str();
-            let Some(rule) = policies.of(name) else { continue };
-            if self.allow(asker.id, None, &rule, (Act::Subscribe, Target::Name(name))).is_err() {
-                self.revoke(asker, name);
-            }
+            let why = self.may_have(asker.id, self.policy(None, name), Target::Name(name)).err();
+            revoked += u64::from(why.is_some_and(|why| self.revoke(asker, name, &why)));
         }
         for prefix in prefixes {
-            let Ok(rule) = policies.of_prefix(&prefix) else { continue };
-            let target = Target::Prefix(&prefix);
-            if self.allow(asker.id, None, &rule, (Act::Subscribe, target)).is_err() {
-                self.revoke_pattern(asker, &prefix);
-            }
+            let rule = self.pattern_rule(None, &prefix);
+            let why = self.may_have(asker.id, rule, Target::Prefix(&prefix)).err();
+            revoked += u64::from(why.is_some_and(|why| self.revoke_pattern(asker, &prefix, &why)));
         }
+        revoked
     }
 
-    fn revoke(&self, asker: &Asker<'_>, channel: &str) {
-        if let Ok(outcome) = self.end_subscription(asker, None, channel) {
-            self.tell_revoked(asker, channel);
+    /// Whether a connection may have a subscription that it has.
+    ///
+    /// # Errors
+    ///
+    /// What it is told.
+    fn may_have(
+        &self,
+        id: SeatId,
+        rule: Result<PolicyRule, CommandError>,
+        target: Target<'_>,
+    ) -> Result<(), CommandError> {
+        let allowed = self.allow(id, None, &rule?, (Act::Subscribe, target));
+        allowed.map_err(|_| CommandError::new(None, ErrorCode::Forbidden, REVOKED))
+    }
+
+    fn revoke(&self, asker: &Asker<'_>, channel: &str, why: &CommandError) -> bool {
+        let ended = self.end_subscription(asker, None, channel);
+        ended.is_ok_and(|outcome| {
+            self.tell_revoked(asker, channel, why);
             self.settle(outcome);
-        }
+            true
+        })
     }
 
-    fn revoke_pattern(&self, asker: &Asker<'_>, prefix: &str) {
-        if let Ok(outcome) = self.end_pattern(asker, None, prefix) {
-            self.tell_revoked(asker, &format!("{prefix}*"));
+    fn revoke_pattern(&self, asker: &Asker<'_>, prefix: &str, why: &CommandError) -> bool {
+        let ended = self.end_pattern(asker, None, prefix);
+        ended.is_ok_and(|outcome| {
+            self.tell_revoked(asker, &format!("{prefix}*"), why);
             self.settle(outcome);
-        }
+            true
+        })
     }
 
-    fn tell_revoked(&self, asker: &Asker<'_>, channel: &str) {
+    fn tell_revoked(&self, asker: &Asker<'_>, channel: &str, why: &CommandError) {
         self.metrics.add(Counter::SubscriptionsRevoked, 1);
-        let why = Some((ErrorCode::Forbidden, REVOKED));
+        let why = Some((why.code, &*why.message));
         self.answer(asker.id, &Push::Unsubscribed { id: None, channel, why });
     }
 
@@ -367,7 +427,7 @@ impl Shard {
         let mut hub = self.hub.borrow_mut();
         let ticket = hub.seat(seat).and_then(|seat| seat.ticket());
         let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
-        let allowed = self.node.options().policies.allow(rule, act, who, target);
+        let allowed = self.options().policies.allow(rule, act, who, target);
         allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))
     }
 }

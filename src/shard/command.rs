@@ -60,6 +60,15 @@ impl Asker<'_> {
     }
 }
 
+/// Calls `act` as if a client asked, who has not.
+pub(super) fn asking(shard: &Shard, (id, socket): (SeatId, &Socket), act: impl FnOnce(&Asker<'_>)) {
+    let Some((author, stranger)) = shard.who(id) else { return };
+    let (author, became) = (&author, RefCell::default());
+    let (now, budget) = (shard.node.clock().now(), &Cell::new(usize::MAX));
+    let subprotocol = Subprotocol::default();
+    act(&Asker { id, socket, author, now, subprotocol, budget, stranger, became });
+}
+
 /// An event that a client publishes, on a channel of a legal name.
 pub(super) struct New<'a> {
     pub(super) channel: &'a str,
@@ -343,7 +352,7 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
     ) -> Result<(), CommandError> {
-        let max = self.node.options().subscriptions_max;
+        let max = self.options().subscriptions_max;
         if self.hub.borrow().subscriptions_of(asker.id) < max {
             return Ok(());
         }
@@ -356,7 +365,7 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<PolicyRule, CommandError> {
-        self.node.options().policies.of(channel).ok_or_else(|| {
+        self.options().policies.of(channel).ok_or_else(|| {
             let message =
                 "the channel's namespace is not configured, and only configured ones exist";
             CommandError::new(id, ErrorCode::UnknownChannel, message)

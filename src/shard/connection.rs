@@ -365,7 +365,7 @@ impl Connection {
         let (id, subprotocol) = (self.id, self.subprotocol);
         let (author, became) = (&author, RefCell::default());
         let asker = Asker { id, socket, author, now, subprotocol, budget, stranger, became };
-        let max = || asker.message_max(shard.node.options().message_bytes);
+        let max = || asker.message_max(shard.options().message_bytes);
         let mut inflaters = shard.inflaters.borrow_mut();
         let before = inflaters.tally();
         let mut rest = bytes;
@@ -435,7 +435,7 @@ impl Connection {
         if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
             seat.session.unfinished(inside, finished, now_ms);
             if inside {
-                let wake_at = seat.session.wake_at(shard.node.options().heartbeat());
+                let wake_at = seat.session.wake_at(shard.options().heartbeat());
                 shard.arm((self.id, seat.author.client), &mut seat.session, wake_at);
             }
         }

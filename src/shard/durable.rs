@@ -228,15 +228,14 @@ impl Node {
         if log.fault().is_some() {
             return Err(PublishError::Unavailable);
         }
-        tokio::time::timeout(self.options().publish_timeout, log.room())
-            .await
-            .map_err(|_| PublishError::Overloaded)?;
+        let patience = self.options().publish_timeout;
+        tokio::time::timeout(patience, log.room()).await.map_err(|_| PublishError::Overloaded)?;
         // Many may have waited for the same room: beyond its bound the log refuses.
         let (told, answer) = oneshot::channel();
         let now = self.clock().now();
         log.publish(event.into_owned(), now, Told::Waiter(told))?;
         let taken = self.clock().instant(now.node_ns / 1_000_000);
-        Ok(Publishing::Waits(answer, taken + self.options().publish_timeout))
+        Ok(Publishing::Waits(answer, taken + patience))
     }
 
     /// Reads events of a channel that are kept.
@@ -257,7 +256,8 @@ impl Node {
     async fn load(&self, channel: &str, keep: Keep) -> Result<(), StoreError> {
         let log = self.durable().ok_or(StoreError::Away)?;
         let loading = log.load(channel, keep)?;
-        let told = tokio::time::timeout(self.options().publish_timeout, loading).await;
+        let patience = self.options().publish_timeout;
+        let told = tokio::time::timeout(patience, loading).await;
         told.map_err(|_| StoreError::Away)?.map_err(|_| StoreError::Away)?
     }
 }

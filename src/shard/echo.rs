@@ -42,7 +42,7 @@ enum Next {
 impl Local {
     /// Echoes a WebSocket whose 101 has been written, until it ends.
     pub fn echo(&self, mut stream: TcpStream, early: Vec<u8>, agreed: Option<Agreed>) {
-        let level = self.node().options().compression.level;
+        let level = self.options().compression.level;
         self.spawn(async move {
             let mut echo = Echo::new(agreed, level);
             if let Err(error) = echo.run(&mut stream, early).await {

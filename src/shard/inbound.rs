@@ -108,7 +108,7 @@ pub(super) fn unread_max(options: &NodeOptions) -> usize {
 /// Whether a client leaves more of its answers unread than it may.
 pub(super) fn unread(local: &Local, id: SeatId) -> bool {
     let shard = &local.0;
-    let max = unread_max(shard.node.options());
+    let max = unread_max(&shard.options());
     shard.hub.borrow_mut().seat(id).is_some_and(|seat| seat.outbox.control_bytes() > max)
 }
 
@@ -247,7 +247,7 @@ impl Asker<'_> {
                 if gzip::says(bytes) > large_bytes {
                     return Next::Away(Box::new(Job::Gzip(bytes.to_vec())));
                 }
-                let max = self.message_max(local.0.node.options().message_bytes);
+                let max = self.message_max(local.0.options().message_bytes);
                 self.resume(local, away::gunzip(bytes, max))
             }
         }
@@ -260,7 +260,7 @@ impl Asker<'_> {
 
     fn try_published(&self, local: &Local, bytes: &[u8]) -> Result<Next, CommandError> {
         let shard = &local.0;
-        let options = shard.node.options();
+        let options = shard.options();
         let publish = bin::parse_publish(bytes)?;
         let refuse = |code, message| CommandError::new(publish.id, code, message);
         if publish.gzip && !options.compression.gzip {

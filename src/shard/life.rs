@@ -138,7 +138,7 @@ impl Shard {
         if matches!(reason, CloseReason::ConnectionLimit | CloseReason::RateLimited) {
             return Some(fastrand::u64(RETRY_LIMITED_MS));
         }
-        let drain = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
+        let drain = u64::try_from(self.options().drain.as_millis()).unwrap_or(u64::MAX);
         (reason == CloseReason::Shutdown).then(|| fastrand::u64(200..=drain.clamp(1_000, 60_000)))
     }
 
@@ -199,7 +199,7 @@ impl Shard {
     /// The timer of a connection has fired that was set for `at_ms`.
     fn tick(&self, (id, client): (SeatId, ClientId), at_ms: u64, now_ms: u64) {
         let Some(socket) = self.socket(id).filter(|socket| socket.client == client) else { return };
-        let heartbeat = self.node.options().heartbeat();
+        let heartbeat = self.options().heartbeat();
         let beat = {
             let mut hub = self.hub.borrow_mut();
             let Some(seat) = hub.seat(id) else { return };
@@ -218,7 +218,7 @@ impl Shard {
                 Some(reason) => Beat::Close(reason),
                 None => seat.session.tick(heartbeat, now_ms),
             };
-            let deaf = seat.outbox.control_bytes() > unread_max(self.node.options());
+            let deaf = seat.outbox.control_bytes() > unread_max(&self.options());
             if deaf && beat == Beat::Close(CloseReason::PingTimeout) {
                 // It was not read, for it has taken none of its answers.
                 beat = Beat::Close(CloseReason::SlowConsumer);
@@ -250,7 +250,7 @@ impl Shard {
     }
 
     fn cut_slow(&self, now_ms: u64) {
-        let limit = self.node.options().slow_disconnect;
+        let limit = self.options().slow_disconnect;
         let patience =
             limit.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         // Even without a limit: queues that have drained are forgotten here.
@@ -266,7 +266,7 @@ impl Shard {
         let due: Vec<SeatId> = {
             let mut drain = self.drain.borrow_mut();
             let Some((left, since_ms, total)) = drain.as_mut() else { return };
-            let span = u64::try_from(self.node.options().drain.as_millis()).unwrap_or(u64::MAX);
+            let span = u64::try_from(self.options().drain.as_millis()).unwrap_or(u64::MAX);
             let passed = now_ms.saturating_sub(*since_ms).min(span);
             let gone = (*total as u64 * passed).checked_div(span).unwrap_or(*total as u64);
             let keep = total.saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX));

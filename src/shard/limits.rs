@@ -200,6 +200,13 @@ impl Place {
         true
     }
 
+    /// It is of somebody who has to say nothing any more.
+    pub fn forgive(&mut self) {
+        if self.0.stranger {
+            self.change(Standing::be_known);
+        }
+    }
+
     /// It is of somebody who has yet to say who it is. Whether there may be one more of them.
     pub fn count_stranger(&mut self, limits: &Limits) -> bool {
         let max = limits.connections.load(Ordering::Relaxed).div_ceil(STRANGERS_SHARE);

@@ -14,7 +14,7 @@ use super::durable::Owed;
 use super::limits::Place;
 use super::mailbox::Mailbox;
 use super::memory::Told;
-use super::node::Node;
+use super::node::{Node, NodeOptions};
 use super::room::RoomDues;
 use super::verify::Waiting;
 use crate::core::bearer::Bearer;
@@ -100,6 +100,10 @@ pub(super) struct Shard {
     pub(super) room_dues: RoomDues,
     /// Tokens that are being checked beside it.
     pub(super) verifying: Waiting,
+    /// The settings of the node, as far as this shard has heard of them.
+    pub(super) settings: RefCell<Rc<NodeOptions>>,
+    /// How many times it is looking again at what its clients have, for other settings.
+    pub(super) looking: Cell<usize>,
     /// How fast its clients ask, where that is limited.
     pub(super) paces: RefCell<Paces>,
 }
@@ -133,7 +137,7 @@ impl Drop for Scratch<'_> {
 
 /// The part of `limits.memory` that the tables of newest events may take beside it, all shards
 /// together.
-const TABLES_SHARE: usize = 4;
+pub(super) const TABLES_SHARE: usize = 4;
 
 /// A handle to the shard of this thread. Not `Send`: the compiler keeps it here.
 #[derive(Clone)]
@@ -142,10 +146,10 @@ pub struct Local(pub(super) Rc<Shard>);
 impl Local {
     /// The shard `id` of `node`.
     pub fn new(id: ShardId, node: Arc<Node>) -> Self {
-        let limit = node.options().outbox;
+        let options = NodeOptions::clone(&node.options());
         let now_ms = node.clock().node_ms();
-        let mut hub = Hub::compressing(limit, node.options().compression);
-        hub.bound_tables(node.options().memory_max / TABLES_SHARE / node.shards().max(1));
+        let mut hub = Hub::compressing(options.outbox, options.compression);
+        hub.bound_tables(options.memory_max / TABLES_SHARE / node.shards().max(1));
         Self(Rc::new(Shard {
             id,
             hub: RefCell::new(hub),
@@ -160,6 +164,8 @@ impl Local {
             told: Told::default(),
             shown: RefCell::default(),
             room_dues: RoomDues::default(),
+            settings: RefCell::new(Rc::new(options)),
+            looking: Cell::new(0),
             paces: RefCell::default(),
             verifying: Waiting::default(),
             node,
@@ -174,6 +180,11 @@ impl Local {
     /// Its index.
     pub fn id(&self) -> ShardId {
         self.0.id
+    }
+
+    /// The settings that it goes by.
+    pub fn options(&self) -> Rc<NodeOptions> {
+        self.0.options()
     }
 
     /// Its counters.
@@ -194,11 +205,11 @@ impl Local {
         let client = ClientId(fastrand::u64(..));
         let user = bearer.as_deref().map(|bearer| bearer.user().into());
         let author = Arc::new(Author { client, user });
-        let options = shard.node.options();
+        let options = shard.options();
         let last = was.and_then(|was| shard.node.recall(was));
         let (unix_ms, now_ms) = (clock.token_ms(), clock.node_ms());
         let ticket = match bearer {
-            Some(bearer) => Some(Ticket::known(bearer, unix_ms, now_ms)),
+            Some(bearer) => Some(options.auth.ticket(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),
         };
         let id = {
@@ -210,7 +221,7 @@ impl Local {
                     seat.set_ticket(ticket);
                 }
                 let mut text = Vec::with_capacity(160);
-                json::encode_push(&shard.welcome(None, &author, last), &mut text);
+                json::encode_push(&Shard::welcome(&options, None, &author, last), &mut text);
                 frame::push_text(&text, seat.outbox.control());
                 let wake_at = seat.wake_at(options.heartbeat());
                 shard.arm((id, client), &mut seat.session, wake_at);
@@ -252,6 +263,11 @@ impl Local {
 }
 
 impl Shard {
+    /// The settings that it goes by. Its own, so that a look costs nothing that threads share.
+    pub(super) fn options(&self) -> Rc<NodeOptions> {
+        Rc::clone(&self.settings.borrow())
+    }
+
     pub(super) fn mailbox(&self) -> Option<&Mailbox> {
         self.node.mailboxes().of(self.id)
     }

@@ -8,8 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Barrier, Notify, oneshot};
 
+use super::node::NodeOptions;
+use super::settings::Changed;
 use super::slow::SlowPeer;
 use super::tell::Notices;
 use crate::core::metrics::Snapshot;
@@ -29,6 +31,8 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) enum Order {
     /// What became of durable events of its connections.
     Answered(Vec<Answered>),
+    /// Go by these settings; answers when all clients have been looked at.
+    Change((Arc<NodeOptions>, Arc<Barrier>), oneshot::Sender<Changed>),
     /// Close that client; answers whether it was here.
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.

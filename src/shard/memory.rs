@@ -38,7 +38,7 @@ const SAID_EVERY_MS: u64 = 1_000;
 /// The memory of all queues, as the shards have told it.
 #[derive(Debug)]
 pub struct Ledger {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
     /// What those still have of it who were cut, or are being closed anyway and leave much unread:
     /// it is free in a moment, and nobody is cut for it.
@@ -54,7 +54,7 @@ impl Ledger {
     /// For so many shards together.
     pub(super) fn new(limit: usize, shards: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             going: AtomicUsize::new(0),
             fullest: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -66,7 +66,12 @@ impl Ledger {
 
     /// How many bytes all queues may take.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// They may take so many from here on.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// How many they take.
@@ -76,7 +81,7 @@ impl Ledger {
 
     /// Whether that is too much.
     pub fn is_over(&self) -> bool {
-        self.used() > self.limit
+        self.used() > self.limit()
     }
 
     /// What they will take when those have gone who are going.
@@ -85,11 +90,11 @@ impl Ledger {
     }
 
     fn must_cut(&self) -> bool {
-        self.staying() > self.limit
+        self.staying() > self.limit()
     }
 
     fn has_room(&self) -> bool {
-        self.staying() <= self.limit - self.limit / ROOM
+        self.staying() <= self.limit() - self.limit() / ROOM
     }
 
     fn moved(&self, before: usize, after: usize) {
@@ -101,7 +106,7 @@ impl Ledger {
     }
 
     fn step(&self) -> usize {
-        (self.limit / STEPS).clamp(1, STEP_MAX)
+        (self.limit() / STEPS).clamp(1, STEP_MAX)
     }
 
     fn note_fullest(&self, shard: ShardId, bytes: usize) {
@@ -114,7 +119,7 @@ impl Ledger {
     /// the shards that have them, unless those are slower than the memory grows.
     fn is_among_fullest(&self, bytes: usize) -> bool {
         let fullest = self.fullest.iter().map(|one| one.load(Ordering::Relaxed)).max();
-        bytes >= fullest.unwrap_or(0) / 2 || self.staying() > self.limit + self.limit / 8
+        bytes >= fullest.unwrap_or(0) / 2 || self.staying() > self.limit() + self.limit() / 8
     }
 
     fn note_cut(&self, cut: u64, freed: usize) {
@@ -133,7 +138,7 @@ impl Ledger {
         self.said_ms.store(now_ms.max(1), Ordering::Relaxed);
         let cut = self.cut.swap(0, Ordering::Relaxed);
         let freed = self.freed.swap(0, Ordering::Relaxed);
-        let limit = self.limit;
+        let limit = self.limit();
         tracing::warn!(
             cut,
             freed_bytes = freed,

@@ -1,9 +1,10 @@
 //! What all shards of a node share, and what may be asked of it from any thread.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -14,6 +15,7 @@ use super::durable::Publishing;
 use super::limits::{LimitOptions, Limits};
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
+use super::settings::Reloads;
 use crate::core::farewell::Farewells;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
@@ -27,7 +29,11 @@ use crate::store::rooms::Rooms;
 use crate::store::{ChannelInfo, Durable, NewEvent, Published, Store, StoreError};
 
 /// The part of `limits.memory` that signals may take beside it.
-const SIGNALS_SHARE: usize = 8;
+pub(super) const SIGNALS_SHARE: usize = 8;
+
+/// How long behind the time `drain` the last answers may still take, in milliseconds: so that the
+/// end comes before five seconds.
+const BEHIND_MS: u64 = 4_500;
 
 /// How long whoever asks the shards waits for their answers.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -109,7 +115,7 @@ impl From<StoreError> for PublishError {
 
 /// One gateway process, as its threads share it.
 pub struct Node {
-    options: NodeOptions,
+    options: Arc<ArcSwap<NodeOptions>>,
     store: Arc<dyn Store>,
     /// What keeps the durable events of it.
     pub(super) log: Option<Arc<dyn Durable>>,
@@ -117,13 +123,16 @@ pub struct Node {
     signals: Budget,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
-    draining: AtomicBool,
+    /// When it is to be over, node milliseconds, once it is on its way out.
+    ends_ms: OnceLock<u64>,
     limits: Limits,
     embedded: AtomicU64,
     memory: Ledger,
     farewells: Mutex<Farewells>,
     pub(super) taken: Taken,
     pub(super) speakers: Speakers,
+    /// How often its settings were to change.
+    pub reloads: Reloads,
 }
 
 impl Node {
@@ -134,28 +143,35 @@ impl Node {
             memory,
             signals: Budget::new(options.memory_max / SIGNALS_SHARE),
             farewells: Mutex::default(),
-            taken: Taken::default(),
+            taken: Taken::by(options.auth.verifier.clone()),
+            reloads: Reloads::default(),
             speakers: Speakers::default(),
             limits: Limits::new(&options.limits),
-            options,
+            options: Arc::new(ArcSwap::from_pointee(options)),
             store,
             rooms: Rooms::new(Arc::clone(&mailboxes) as _),
             log: None,
             mailboxes,
             clock: Clock::start(),
-            draining: AtomicBool::new(false),
+            ends_ms: OnceLock::new(),
             embedded: AtomicU64::new(0),
         }
     }
 
-    /// The same, whose store gets the events of durable channels from `log`, by this clock.
+    /// The same, whose store gets the events of durable channels from `log`, which goes by the
+    /// node's clock.
     #[must_use]
-    pub fn with_log(self, log: Arc<dyn Durable>, clock: Clock) -> Self {
-        Self { log: Some(log), clock, ..self }
+    pub fn with_log(self, log: Arc<dyn Durable>) -> Self {
+        Self { log: Some(log), ..self }
     }
 
-    /// Its settings.
-    pub fn options(&self) -> &NodeOptions {
+    /// Its settings. A shard has its own, [`super::Local::options`].
+    pub fn options(&self) -> Guard<Arc<NodeOptions>> {
+        self.options.load()
+    }
+
+    /// Where its settings stand, whatever they are.
+    pub fn settings(&self) -> &Arc<ArcSwap<NodeOptions>> {
         &self.options
     }
 
@@ -195,7 +211,13 @@ impl Node {
 
     /// Whether it is on its way out: new clients are refused.
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.ends_ms.get().is_some()
+    }
+
+    /// How much of the time is left that a drain may take, whoever is slow.
+    pub fn until_end(&self) -> Duration {
+        let ends_ms = self.ends_ms.get().copied().unwrap_or(u64::MAX);
+        Duration::from_millis(ends_ms.saturating_sub(self.clock.node_ms()))
     }
 
     /// Whether it has as many connections as it may.
@@ -238,12 +260,13 @@ impl Node {
     ///
     /// As of [`Node::publish`].
     pub async fn submit(&self, event: NewEvent<'_>) -> Result<Publishing, PublishError> {
-        let Some(rule) = self.options.policies.of(&event.channel) else {
+        let Some(rule) = self.options().policies.of(&event.channel) else {
             return Err(PublishError::UnknownChannel);
         };
         let event = NewEvent { keep: rule.keep, ..event };
         if self.mailboxes.all().iter().any(Mailbox::is_crowded) {
-            tokio::time::timeout(self.options.publish_timeout, self.room())
+            let patience = self.options().publish_timeout;
+            tokio::time::timeout(patience, self.room())
                 .await
                 .map_err(|_| PublishError::Overloaded)?;
         }
@@ -328,7 +351,9 @@ impl Node {
 
     /// Begins the drain: new clients are refused, the present ones are closed bit by bit.
     pub fn drain(&self) {
-        if !self.draining.swap(true, Ordering::Relaxed) {
+        let drain = u64::try_from(self.options().drain.as_millis()).unwrap_or(u64::MAX);
+        let ends_ms = self.clock.node_ms().saturating_add(drain).saturating_add(BEHIND_MS);
+        if self.ends_ms.set(ends_ms).is_ok() {
             for mailbox in self.mailboxes.all() {
                 mailbox.order(Order::Drain);
             }

@@ -98,8 +98,12 @@ impl Shard {
         Ok(outcome)
     }
 
-    fn pattern_rule(&self, id: Option<u64>, prefix: &str) -> Result<PolicyRule, CommandError> {
-        self.node.options().policies.of_prefix(prefix).map_err(|closed| {
+    pub(super) fn pattern_rule(
+        &self,
+        id: Option<u64>,
+        prefix: &str,
+    ) -> Result<PolicyRule, CommandError> {
+        self.options().policies.of_prefix(prefix).map_err(|closed| {
             let (code, message) = match closed {
                 Closed::Namespace => {
                     (ErrorCode::Forbidden, "patterns are off here: name one channel")

@@ -58,7 +58,7 @@ impl Shard {
         asker: &Asker<'_>,
         to: (&ChannelName, Alias),
     ) -> Option<Vec<Arc<Signal>>> {
-        let rule = self.node.options().policies.room(to.0.as_str())?;
+        let rule = self.options().policies.room(to.0.as_str())?;
         let identity = self.identity(asker.id);
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
         let Entered { due, signals, fence } = self.node.rooms().enter(to, rule, visitor, asker.now);
@@ -71,7 +71,7 @@ impl Shard {
     /// A client that has a channel by name is told of others who have it where it may ask for them.
     pub(super) fn show_presence(&self, asker: &Asker<'_>, (channel, alias): (&ChannelName, Alias)) {
         let name = channel.as_str();
-        let Some(rule) = self.node.options().policies.of(name) else { return };
+        let Some(rule) = self.options().policies.of(name) else { return };
         if rule.room.presence.is_none() || rule.access.is_open(Act::Presence) {
             return;
         }
@@ -87,7 +87,8 @@ impl Shard {
         parting: (Parting, bool),
         now: Now,
     ) {
-        if self.node.options().policies.room(channel).is_some() {
+        // While there is another rule than the one that it may have entered under, always.
+        if self.looking.get() > 0 || self.options().policies.room(channel).is_some() {
             let due = self.node.rooms().leave(channel, (client, self.id), parting, now);
             self.room_dues.push(due);
         }

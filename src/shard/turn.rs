@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,9 +286,10 @@ impl Shard {
         self.metrics.snapshot(self.gauges())
     }
 
-    fn obey(&self, order: Order) {
+    fn obey(self: &Rc<Self>, order: Order) {
         match order {
             Order::Answered(answers) => self.answered(answers),
+            Order::Change((options, looked), done) => self.change((&options, looked), done),
             Order::Disconnect(client, answer) => {
                 let id = self.hub.borrow().seat_of(client);
                 let open = id.filter(|id| {

@@ -56,15 +56,17 @@ impl Drop for Turn {
 pub struct Verifying {
     work: JoinHandle<Result<Bearer, BadToken>>,
     seen: Seen,
+    verifier: Arc<Verifier>,
     _turn: Turn,
 }
 
 /// What has come of a token: to be given to [`Local::verified`], where its metrics are.
 #[derive(Debug)]
 pub struct Verdict {
-    pub(super) seen: Seen,
+    seen: Seen,
+    verifier: Arc<Verifier>,
     /// `None` where the work has come to nothing.
-    pub(super) result: Option<Result<Bearer, BadToken>>,
+    result: Option<Result<Bearer, BadToken>>,
 }
 
 /// One that has not begun is not begun.
@@ -78,8 +80,9 @@ impl Future for Verifying {
     type Output = Verdict;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Verdict> {
-        let seen = self.seen;
-        Pin::new(&mut self.work).poll(cx).map(|result| Verdict { seen, result: result.ok() })
+        let result = std::task::ready!(Pin::new(&mut self.work).poll(cx)).ok();
+        let verifier = Arc::clone(&self.verifier);
+        Poll::Ready(Verdict { seen: self.seen, verifier, result })
     }
 }
 
@@ -95,8 +98,9 @@ impl Shard {
             return Err(NotTaken::Busy);
         };
         let Unchecked { token, seen, verifier, now_s } = unchecked;
-        let work = tokio::task::spawn_blocking(move || verifier.verify(&token, now_s));
-        Ok(Verifying { work, seen, _turn: turn })
+        let by = Arc::clone(&verifier);
+        let work = tokio::task::spawn_blocking(move || by.verify(&token, now_s));
+        Ok(Verifying { work, seen, verifier, _turn: turn })
     }
 
     /// Who bears a token that was checked.
@@ -105,10 +109,9 @@ impl Shard {
     ///
     /// As of [`Node::authenticate`](super::Node::authenticate).
     pub(super) fn verified(&self, verdict: Verdict) -> Result<Arc<Bearer>, NotTaken> {
-        match verdict.result {
-            Some(result) => self.node.checked(verdict.seen, result, &self.metrics),
-            None => Err(NotTaken::Busy),
-        }
+        let Verdict { seen, verifier, result } = verdict;
+        let Some(result) = result else { return Err(NotTaken::Busy) };
+        self.node.checked((seen, &verifier), result, &self.metrics)
     }
 }
 

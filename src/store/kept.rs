@@ -15,13 +15,17 @@ use crate::proto::position::Position;
 /// What everything that is kept may take together, and takes.
 #[derive(Debug)]
 pub(super) struct Purse {
-    limit: usize,
+    limit: AtomicUsize,
     bytes: AtomicUsize,
 }
 
 impl Purse {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, bytes: AtomicUsize::new(0) }
+        Self { limit: AtomicUsize::new(limit), bytes: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -29,12 +33,13 @@ impl Purse {
     }
 
     fn is_over(&self) -> bool {
-        self.bytes() > self.limit
+        self.bytes() > self.limit.load(Ordering::Relaxed)
     }
 
     /// Whether what nobody was promised should go.
     fn is_tight(&self) -> bool {
-        self.bytes() > self.limit - self.limit / 8
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.bytes() > limit - limit / 8
     }
 }
 
@@ -112,6 +117,20 @@ impl Kept {
             self.dedupe.forget_old(event.taken_ns / 1_000_000);
         }
         self.fit();
+    }
+
+    /// Keeps what that says from here on: no more of what is there, and of nothing that was not
+    /// kept until now.
+    pub(super) fn set_rule(&mut self, keep: Keep, head: u64) {
+        self.keep = keep;
+        self.history.trim(head.saturating_sub(keep.history.size));
+        if keep.history.size == 0 {
+            self.history = History::default();
+        }
+        if keep.keys == 0 {
+            self.keyed = Keyed::default();
+        }
+        self.settle();
     }
 
     /// Takes back the next event of a past that was kept elsewhere.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 #[cfg(feature = "sqlite")]
 mod restore;
+mod rules;
 
 #[cfg(feature = "sqlite")]
 pub(super) use restore::Restoring;

@@ -86,6 +86,14 @@ impl Room {
         }
     }
 
+    fn set_rule(&mut self, rule: RoomRule) {
+        match (rule.presence, &mut self.presence) {
+            (Some(rule), Some(members)) => members.set_rule(rule),
+            (Some(rule), none) => *none = Some(Box::new(Members::new(rule))),
+            (None, members) => *members = None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.presence.as_ref().is_none_or(|members| members.is_empty())
     }
@@ -239,12 +247,31 @@ impl Rooms {
             .into_mut();
         room.alias = alias;
         room.shards.insert(visitor.shard);
+        if let (Some(rule), None) = (rule.presence, &room.presence) {
+            // It was made under a rule of before.
+            room.presence = Some(Box::new(Members::new(rule)));
+        }
         if let Some(members) = &mut room.presence {
             members.enter(visitor.client, visitor.identity, now.unix_ms);
         }
         let signals = rule.signals.then(|| room.signals.list());
         let fence = self.tell.told(visitor.shard);
         Entered { due: room.arm(visitor.shard), signals, fence }
+    }
+
+    /// The room of a channel, where there is one, goes by that rule from here on. Nobody is told;
+    /// whoever is there and is to be shown has yet to [`Rooms::enter`].
+    pub fn set_rule(&self, channel: &str, rule: RoomRule) {
+        self.with(channel, |room| room.set_rule(rule));
+    }
+
+    /// A channel has no room any more, as far as a shard goes: nobody is told who leaves it. To be
+    /// called when what it showed has ended, on all shards.
+    pub fn close(&self, channel: &str, shard: ShardId) {
+        self.with(channel, |room| {
+            room.set_rule(RoomRule::default());
+            room.shards.remove(shard);
+        });
     }
 
     /// A client on its channel has shown a signal, or it has ended. Returns the shard, if any,

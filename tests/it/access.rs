@@ -213,6 +213,43 @@ fn another_token_ends_what_it_does_not_allow() {
     assert_eq!(outcome(&mut client, "publish", "users:a"), "forbidden", "its role is gone");
 }
 
+/// Claims of the wrong kind fit no rule, and spoil nothing else that the token says.
+#[test]
+fn claims_of_the_wrong_type_fit_no_rule() {
+    let gateway = gateway(RULES);
+    let long = "4".repeat(300);
+    for value in [
+        json!([]),
+        json!(["42"]),
+        json!([42]),
+        json!({}),
+        json!({"id": 42}),
+        json!(null),
+        json!(""),
+        json!(42.5),
+        json!(4.2e1),
+        json!("*"),
+        json!("**"),
+        json!("{organization_id}"),
+        json!(long),
+    ] {
+        let mut one = client(&gateway, &json!({"organization_id": value, "role": "producer"}));
+        for channel in ["organization:42:x", "organization:*", "organization::x"] {
+            let found = outcome(&mut one, "subscribe", channel);
+            assert!(found == "forbidden" || found == "bad_request", "{value} {channel}: {found}");
+        }
+        assert_eq!(outcome(&mut one, "publish", "users:a"), "published", "{value}: its role holds");
+    }
+    for role in
+        [json!(5), json!(true), json!({"producer": true}), json!([["producer"]]), json!([5])]
+    {
+        let claims = json!({"role": role, "roles": role, "organization_id": 42});
+        let mut one = client(&gateway, &claims);
+        assert_eq!(outcome(&mut one, "publish", "users:a"), "forbidden", "{role}");
+        assert_eq!(outcome(&mut one, "subscribe", "organization:42:x"), "subscribed", "{role}");
+    }
+}
+
 #[test]
 fn check_names_what_is_no_rule() {
     let text = "[defaults]\nsubscribe = [\"anyon\"]\npublish = [\"rolle:producer\"]\n\

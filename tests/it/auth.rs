@@ -304,6 +304,25 @@ fn a_living_connection_brings_another_token_of_the_same_user() {
     assert_eq!(client.ask(json!({"type": "auth", "token": longer}))["code"], "forbidden");
 }
 
+/// Longer than any token, in a message: refused without a look, and closed where nothing else came.
+#[test]
+fn a_token_of_a_hundred_kilobytes_is_none() {
+    let large = "[limits]\nmessage_bytes = \"256KiB\"\n";
+    let open = Gateway::configured(&format!("{large}{}", keys("")));
+    let mut client = connect(&open, &good());
+    for bytes in [8_193, 100 * 1024] {
+        let token = format!("{}.b.c", "a".repeat(bytes));
+        let answer = client.ask(json!({"type": "auth", "token": token}));
+        assert_eq!(answer["code"], "unauthorized", "{bytes}: {answer}");
+    }
+    client.subscribe("a");
+    assert!(open.metric("weir_auth_failures_total{reason=\"long\"") > 1.5);
+    let required = Gateway::configured(&format!("{large}{}", keys("required = true\n")));
+    let mut stranger = Client::connect(&required);
+    stranger.send(&json!({"type": "auth", "token": "a".repeat(100 * 1024)}));
+    assert_eq!(stranger.ended().code, Some(1009));
+}
+
 /// A token that ended 29 seconds ago cannot be brought. One that ends now leaves 30 seconds, in
 /// which another saves the connection.
 #[test]

@@ -19,6 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 pub(crate) use crate::kid::{Kid, finished};
 use crate::raw::{Answer, handshake_request, http, join, sum};
+use crate::starting::Starting;
 
 /// How long anything that must happen may take. Long, so that a busy machine fails nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,6 +73,8 @@ fn without_settings(command: &mut Command) {
 pub(crate) struct Gateway {
     child: Child,
     log: PathBuf,
+    /// Its configuration file, where it has one.
+    config: Option<PathBuf>,
     /// Where it listens; of several, the first.
     pub(crate) addr: SocketAddr,
     /// All of where it listens, in the order of its settings.
@@ -87,6 +90,11 @@ impl Gateway {
     /// One with a configuration file of this text.
     pub(crate) fn configured(toml: &str) -> Self {
         Self::started(Command::new(WEIR), "127.0.0.1:0", toml)
+    }
+
+    /// One of this build of the program, with a configuration file of this text.
+    pub(crate) fn of(program: &str, toml: &str) -> Self {
+        Self::started(Command::new(program), "127.0.0.1:0", toml)
     }
 
     /// One that listens on these addresses, with a configuration file of this text.
@@ -113,12 +121,21 @@ impl Gateway {
         Self::started(command, "127.0.0.1:0", toml)
     }
 
-    fn started(mut command: Command, listen: &str, toml: &str) -> Self {
+    fn started(command: Command, listen: &str, toml: &str) -> Self {
+        Self::spawned(command, listen, toml).started()
+    }
+
+    /// One that may yet have to read its settings.
+    pub(crate) fn starting(toml: &str) -> Starting {
+        Self::spawned(Command::new(WEIR), "127.0.0.1:0", toml)
+    }
+
+    fn spawned(mut command: Command, listen: &str, toml: &str) -> Starting {
         let log = scratch(".log");
         command.args(["serve", "--listen", listen, "--log-format", "json"]);
-        if !toml.is_empty() {
-            let path = scratch(".toml");
-            fs::write(&path, toml).unwrap();
+        let config = (!toml.is_empty()).then(|| scratch(".toml"));
+        if let Some(path) = &config {
+            fs::write(path, toml).unwrap();
             command.arg("--config").arg(path);
         }
         without_settings(&mut command);
@@ -142,13 +159,15 @@ impl Gateway {
                 }
             }
         });
-        let addrs = listen.split(',').map(|_| receiver.recv_timeout(PATIENCE));
-        let Ok(addrs) = addrs.collect::<Result<Vec<SocketAddr>, _>>() else {
-            child.kill().ok();
-            child.wait().ok();
-            panic!("it did not start: {}", fs::read_to_string(&log).unwrap_or_default());
-        };
-        Self { child, log, addr: addrs[0], addrs }
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let gateway =
+            Self { child, log, config, addr, addrs: vec![addr; listen.split(',').count()] };
+        Starting::new(gateway, receiver)
+    }
+
+    /// The file of its settings, where it has one.
+    pub(crate) fn config(&self) -> &Path {
+        self.config.as_ref().unwrap()
     }
 
     /// The process's id.
@@ -165,6 +184,29 @@ impl Gateway {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Has it read its settings again, which are these; whether it has taken them. Those of the
+    /// environment and of flags stay.
+    pub(crate) fn reload(&self, toml: &str) -> bool {
+        fs::write(self.config(), toml).unwrap();
+        self.reload_files()
+    }
+
+    /// Has it read its settings again, whatever files they name.
+    pub(crate) fn reload_files(&self) -> bool {
+        let count = || {
+            let log = self.log();
+            let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+            (lines("the settings are in force"), lines("the old ones stay"))
+        };
+        let (taken, refused) = count();
+        self.signal(Signal::HUP);
+        wait_for("the settings to be taken or refused", || match count() {
+            (now, _) if now > taken => Some(true),
+            (_, now) if now > refused => Some(false),
+            _ => None,
+        })
     }
 
     /// Waits for the process's end.

@@ -111,6 +111,53 @@ fn who_comes_back_gets_what_it_has_missed() {
     assert!(gateway.metric("weir_recoveries_total{whole=\"false\"}") >= 1.0);
 }
 
+/// Goal: a place that is none is refused with a sentence, and one of another life is not recovered; the
+/// subscription that begins all the same begins at the head.
+#[test]
+fn a_place_that_is_none_recovers_nothing() {
+    let gateway = Gateway::configured(KEPT);
+    let epoch = fill(&mut Client::connect(&gateway), "room:1", 3);
+    let longest = "e".repeat(60_000);
+    for (epoch, offset) in [
+        ("other", "0"),
+        ("", "0"),
+        (&*longest, "3"),
+        (&*epoch, "4"),
+        (&*epoch, "18446744073709551615"),
+    ] {
+        let mut client = Client::connect(&gateway);
+        client.send_text(&format!(
+            r#"{{"type":"subscribe","channel":"room:1","id":1,"since":{{"epoch":"{epoch}","offset":{offset}}}}}"#
+        ));
+        let answer = client.next();
+        assert_eq!(
+            (&answer["recovered"], &answer["offset"]),
+            (&json!(false), &json!(3)),
+            "{offset}"
+        );
+        client.expect_nothing();
+    }
+    let mut client = Client::connect(&gateway);
+    for offset in ["-1", "1.5", "1e3", "18446744073709551616", "\"1\"", "null", "[]", "1e400"] {
+        client.send_text(&format!(
+            r#"{{"type":"subscribe","channel":"room:1","id":1,"since":{{"epoch":"{epoch}","offset":{offset}}}}}"#
+        ));
+        let answer = client.next();
+        assert_eq!(
+            (&answer["code"], &answer["id"]),
+            (&json!("bad_request"), &json!(1)),
+            "{offset}"
+        );
+    }
+    for since in [r#"{"epoch":"x"}"#, r#"{"offset":1}"#, "{}", "[1]", "-1"] {
+        client.send_text(&format!(
+            r#"{{"type":"subscribe","channel":"room:1","id":2,"since":{since}}}"#
+        ));
+        assert_eq!(client.next()["code"], "bad_request", "{since}");
+    }
+    assert!(client.subscribe("room:1").get("recovered").is_none(), "it has nothing yet");
+}
+
 /// Goal: no hole and nothing twice between the past and the live events, while publishers run at
 /// full speed and the shards race.
 #[test]

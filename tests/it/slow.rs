@@ -267,6 +267,7 @@ fn the_disconnect_policy_closes_with_4000() {
         let closed = gateway.metric("weir_connections_closed_total{code=\"4000\"");
         (closed > 0.5).then_some(())
     });
+    assert!(gateway.metric("weir_events_dropped_total{policy=\"disconnect\"") > 0.5);
     healthy.expect_nothing();
 }
 
@@ -308,4 +309,57 @@ fn a_queue_that_stays_full_ends_the_connection() {
     });
     assert!(matches!(stalled.ended().code, None | Some(4000)));
     healthy.expect_nothing();
+}
+
+/// Goal: how long events have been in a queue is known of each as it is written, and who takes no
+/// more is counted as that before anything is lost.
+#[test]
+fn how_long_events_have_waited_is_measured_as_they_are_written() {
+    let gateway = Gateway::configured("shards = 1\n");
+    let mut publisher = Client::connect(&gateway);
+    let mut stalled = Client::connect_narrow(&gateway);
+    let mut leaver = Client::connect_narrow(&gateway);
+    for client in [&mut stalled, &mut leaver] {
+        client.subscribe("room:1");
+    }
+    let blocked =
+        || gateway.get("/api/v1/stats").json()["total"]["slow_consumers"]["blocked"].clone();
+    let (data, mut sent) = (json!("x".repeat(8_000)), 0);
+    wait_for("sockets that take no more", || {
+        sent += 1;
+        publisher.publish("room:1", &data);
+        (blocked() == 2).then_some(())
+    });
+    // Behind the one that is half written.
+    for _ in 0..5 {
+        sent += 1;
+        publisher.publish("room:1", &data);
+    }
+    gateway.wait_for_mail();
+    leaver.send(&json!({"type": "unsubscribe", "channel": "room:1"}));
+    let unsubscribed = "weir_events_dropped_total{policy=\"unsubscribed\"";
+    wait_for("what it leaves to be taken back", || {
+        (gateway.metric(unsubscribed) > 0.5).then_some(())
+    });
+    let waited = |what: &str| gateway.metric(&format!("weir_queue_age_seconds_{what}"));
+    let before = waited("sum");
+    wait_for("the oldest to have waited for a while", || {
+        let slowest = gateway.get("/api/v1/stats").json()["slowest"].clone();
+        let stalled =
+            slowest.as_array()?.iter().find(|one| one["client"] == stalled.id.as_str())?;
+        (stalled["oldest_ms"].as_u64()? >= 300).then_some(())
+    });
+    for n in 1..=sent {
+        assert_eq!(stalled.expect("event")["offset"], n, "nothing was lost");
+    }
+    stalled.expect_nothing();
+    assert!(waited("sum") - before >= 0.3, "{} s before, {} s", before, waited("sum"));
+    let [delivered, taken_back] =
+        ["weir_events_delivered_total", unsubscribed].map(|name| gateway.metric(name));
+    assert!((waited("count") - delivered).abs() < 0.5, "each as it is written");
+    // One is half written to who left.
+    let left = 2.0 * f64::from(sent) - delivered - taken_back;
+    assert!((-0.5..1.5).contains(&left), "{left} events are neither written nor taken back");
+    drop(leaver);
+    wait_for("nobody to be slow", || (blocked() == 0).then_some(()));
 }

@@ -74,6 +74,44 @@ fn two_million_pings_of_one_who_never_reads_end_its_connection() {
     });
 }
 
+/// Goal: who sends ten thousand pings and reads nothing is not read for long, costs nobody else
+/// anything, and has every answer and event once it reads.
+#[test]
+fn ten_thousand_pings_are_answered_when_their_client_reads() {
+    const PINGS: u64 = 10_000;
+    const EVENTS: u64 = 20;
+    let gateway = Gateway::start();
+    let mut healthy = Client::connect(&gateway);
+    healthy.subscribe("room:1");
+    let mut publisher = Client::connect(&gateway);
+    let mut deaf = Raw::narrow(&gateway);
+    deaf.send(&masked(0x81, br#"{"type":"subscribe","channel":"room:1"}"#));
+    assert_eq!(deaf.json()["type"], "subscribed");
+    let ping = |id| masked(0x81, json!({"type": "ping", "id": id}).to_string().as_bytes());
+    let pings: Vec<u8> = (1..=PINGS).flat_map(ping).collect();
+    let mut writer = deaf.0.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(&pings).unwrap());
+        let memory = || count(&gateway, "weir_queue_memory_bytes");
+        wait_for("its answers to wait", || (memory() > 64 << 10).then_some(()));
+        for n in 1..=EVENTS {
+            publisher.send_text(&publish("room:1", n, 100));
+            assert_eq!(healthy.expect("event")["offset"], n, "a healthy client loses nothing");
+        }
+        assert!(memory() < 512 << 10, "{} bytes", memory());
+        let (mut answered, mut told) = (0, BTreeSet::new());
+        while answered < PINGS || (told.len() as u64) < EVENTS {
+            let message = deaf.json();
+            if message["type"] == "pong" {
+                answered += 1;
+                assert_eq!(message["id"], answered);
+            } else {
+                account(&mut told, &message);
+            }
+        }
+    });
+}
+
 /// Goal: stalling and recovering a thousand times is no way to lose count, or to harm others.
 #[test]
 fn one_who_stalls_and_recovers_a_thousand_times_is_told_everything() {

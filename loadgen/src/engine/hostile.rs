@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::process::setpriority_process;
 
 use crate::clock::{self, SECOND, timespec};
 use crate::engine::socket;
@@ -23,6 +24,8 @@ const GARBAGE_NS: u64 = 10 * SECOND;
 /// After a connection that failed, the next waits.
 const RETRY_NS: u64 = SECOND / 10;
 const EVENTS_MAX: usize = 1_024;
+/// The niceness of the last in the queue.
+const LOWEST_PRIORITY: i32 = 19;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -77,6 +80,9 @@ impl Hostile {
             let thread = std::thread::Builder::new()
                 .name(format!("hostile-{id}"))
                 .spawn(move || {
+                    // They share the machine with the server, which others like them do not.
+                    // Where it is refused, what they use is taken from those that are measured.
+                    setpriority_process(None, LOWEST_PRIORITY).ok();
                     if let Ok(mut peers) = Peers::new(id, layout, &wanted, &deeds) {
                         peers.run(&stop);
                     }

@@ -62,7 +62,16 @@ pub(in crate::engine) fn hear(
     text: &str,
     (phase, made): (Phase, u64),
 ) -> Vec<Meaning> {
-    let from = Arrival {
+    let from = Arrival { made, ..arrival(connection, phase) };
+    let mut meanings = Vec::new();
+    ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
+    ledger.record();
+    meanings
+}
+
+/// From one that is not slow, and measured at the moment 9.
+pub(in crate::engine) fn arrival(connection: u32, phase: Phase) -> Arrival {
+    Arrival {
         at: connection as usize,
         connection,
         slow: false,
@@ -70,12 +79,18 @@ pub(in crate::engine) fn hear(
         now: 5_000_000,
         phase,
         measured: Span { from: 9, until: 10 },
-        made,
-    };
-    let mut meanings = Vec::new();
-    ledger.text(text.as_bytes(), from, &mut |meaning| meanings.push(meaning));
-    ledger.record();
-    meanings
+        made: u64::MAX,
+    }
+}
+
+/// The end, where these were the last offsets of the channels.
+pub(in crate::engine) fn finish(ledger: &mut Ledger, last: &[Option<u64>]) {
+    ledger.finish(last, |at| u32::try_from(at).expect("small"));
+}
+
+pub(in crate::engine) fn lagged(channel: u32, dropped: u64, (from, to): (u64, u64)) -> String {
+    let range = format!(r#""dropped":{dropped},"from":{from},"to":{to}"#);
+    format!(r#"{{"type":"lagged","channel":"load:{channel}",{range}}}"#)
 }
 
 pub(in crate::engine) fn event(channel: u32, offset: u64) -> String {
@@ -122,10 +137,9 @@ fn each_connection_and_channel_has_its_own_order() {
     }
     assert_eq!(ledger.verdict.violations, 0);
     say(&mut ledger, 1, &event(2, 13));
-    let lagged = r#"{"type":"lagged","channel":"load:1","dropped":2,"from":12,"to":13}"#;
-    say(&mut ledger, 1, lagged);
+    say(&mut ledger, 1, &lagged(1, 2, (12, 13)));
     assert_eq!(ledger.all.told, 2);
-    ledger.finish(&[11, 13, 13].map(Some), |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[11, 13, 13].map(Some));
     let found: Vec<_> = ledger
         .verdict
         .listed
@@ -144,10 +158,7 @@ fn what_lagged_says_must_add_up() {
     for (dropped, violations) in [(2, 0), (1, 1), (3, 2)] {
         let from = ledger.all.told + 11;
         let to = from + 1;
-        let lagged = format!(
-            r#"{{"type":"lagged","channel":"load:0","dropped":{dropped},"from":{from},"to":{to}}}"#
-        );
-        say(&mut ledger, 0, &lagged);
+        say(&mut ledger, 0, &lagged(0, dropped, (from, to)));
         assert_eq!(ledger.verdict.violations, violations, "{dropped} of 2");
     }
     assert_eq!(ledger.verdict.listed[0].kind, Kind::Miscounted);
@@ -160,13 +171,11 @@ fn hostile_numbers_are_violations_and_no_panic() {
         let mut ledger = ledger(true);
         let subscribed =
             format!(r#"{{"type":"subscribed","id":{to},"channel":"load:0","offset":{from}}}"#);
-        let lagged = format!(
-            r#"{{"type":"lagged","channel":"load:0","dropped":{to},"from":{from},"to":{to}}}"#
-        );
+        let lagged = lagged(0, to, (from, to));
         for text in [&subscribed, &lagged, &event(0, to), &lagged, &subscribed, &event(0, from)] {
             say(&mut ledger, 0, text);
         }
-        ledger.finish(&[from, to, 0].map(Some), |at| u32::try_from(at).expect("small"));
+        finish(&mut ledger, &[from, to, 0].map(Some));
     }
 }
 
@@ -179,7 +188,7 @@ fn what_the_server_has_ended_owes_nothing() {
         let mut ledger = ledger(true);
         subscribe(&mut ledger, 0, 0);
         assert!(matches!(say(&mut ledger, 0, text)[..], [Meaning::Wrong(_)]), "{text}");
-        ledger.finish(&[99, 0, 0].map(Some), |at| u32::try_from(at).expect("small"));
+        finish(&mut ledger, &[99, 0, 0].map(Some));
         assert_eq!(ledger.verdict.violations, 0, "{text}");
     }
 }
@@ -193,14 +202,12 @@ fn with_a_rate_events_may_be_left_out_but_not_the_last() {
     for offset in [11, 15] {
         say(&mut ledger, 0, &event(0, offset));
     }
-    let lagged = r#"{"type":"lagged","channel":"load:0","dropped":2,"from":20,"to":30}"#;
-    say(&mut ledger, 0, lagged);
-    ledger.finish(&[Some(30), None, None], |at| u32::try_from(at).expect("small"));
+    say(&mut ledger, 0, &lagged(0, 2, (20, 30)));
+    finish(&mut ledger, &[Some(30), None, None]);
     assert_eq!(ledger.verdict.violations, 0);
-    let lagged = r#"{"type":"lagged","channel":"load:0","dropped":3,"from":31,"to":32}"#;
-    say(&mut ledger, 0, lagged);
+    say(&mut ledger, 0, &lagged(0, 3, (31, 32)));
     say(&mut ledger, 0, &event(0, 32));
-    ledger.finish(&[Some(33), None, None], |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[Some(33), None, None]);
     assert_eq!(ledger.verdict.violations, 3, "{:?}", ledger.verdict.listed);
 }
 

@@ -1,9 +1,10 @@
 //! What a thread's books say about losses under `latest`, and about patterns.
 
 use super::*;
-use crate::engine::ledger::tests::{event, hear, kinds, say, subscribe, subscribing, with};
+use crate::engine::ledger::tests::{
+    arrival, event, finish, hear, kinds, lagged, say, subscribe, subscribing, with,
+};
 use crate::engine::wanted::Subscribing;
-use crate::plan::Span;
 use crate::wire::command::{Policy, Wishes};
 
 /// Books of connections that ask for `latest`, with so many keys.
@@ -13,9 +14,7 @@ fn latest(keys: u64) -> Ledger {
 }
 
 fn lost(ledger: &mut Ledger, from: u64, to: u64) {
-    let dropped = to - from + 1;
-    let range = format!(r#""dropped":{dropped},"from":{from},"to":{to}"#);
-    say(ledger, 0, &format!(r#"{{"type":"lagged","channel":"load:0",{range}}}"#));
+    say(ledger, 0, &lagged(0, to - from + 1, (from, to)));
 }
 
 fn shown(ledger: &mut Ledger, key: &str, offset: u64) {
@@ -37,7 +36,7 @@ fn under_latest_a_loss_must_be_shown_before_anything_follows() {
     shown(&mut ledger, "", 18);
     assert_eq!(kinds(&ledger), [Kind::SnapshotLate]);
     lost(&mut ledger, 20, 21);
-    ledger.finish(&[Some(21), None, None], |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[Some(21), None, None]);
     let last = ledger.verdict.listed.last().expect("the second");
     assert_eq!((last.kind, last.from, last.to), (Kind::NotShown, 21, 21));
     assert_eq!(ledger.verdict.violations, 2);
@@ -51,7 +50,7 @@ fn under_latest_each_key_that_was_missed_is_shown_with_its_newest_event() {
     shown(&mut ledger, r#","key":"k0""#, 11);
     shown(&mut ledger, r#","key":"k1""#, 14);
     assert_eq!(kinds(&ledger), [Kind::SnapshotStale]);
-    ledger.finish(&[Some(14), None, None], |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[Some(14), None, None]);
     assert_eq!(kinds(&ledger), [Kind::SnapshotStale, Kind::NotShown]);
 }
 
@@ -59,23 +58,10 @@ fn under_latest_each_key_that_was_missed_is_shown_with_its_newest_event() {
 fn what_a_slow_connection_sees_is_as_old_as_when_it_was_due() {
     let mut ledger = latest(0);
     subscribe(&mut ledger, 0, 0);
-    let from = |slow, phase| Arrival {
-        at: 0,
-        connection: 0,
-        slow,
-        apart: slow,
-        now: 5_000_000,
-        phase,
-        measured: Span { from: 0, until: u64::MAX },
-        made: u64::MAX,
-    };
+    let from = |slow, phase| Arrival { slow, apart: slow, ..arrival(0, phase) };
     let shown =
-        r#"{"type":"event","channel":"load:0","offset":11,"snapshot":true,"data":{"ts":9}}"#;
-    let texts = [
-        event(0, 11),
-        r#"{"type":"lagged","channel":"load:0","dropped":1,"from":12,"to":12}"#.to_owned(),
-        shown.replace("11", "12"),
-    ];
+        r#"{"type":"event","channel":"load:0","offset":12,"snapshot":true,"data":{"ts":9}}"#;
+    let texts = [event(0, 11), lagged(0, 1, (12, 12)), shown.to_owned()];
     for (slow, phase, seen) in [(true, Phase::Drain, 0), (true, Phase::Measure, 2)] {
         let mut ledger = latest(0);
         subscribe(&mut ledger, 0, 0);
@@ -97,13 +83,13 @@ fn what_ends_before_it_is_shown_owes_nothing() {
     subscribe(&mut ledger, 0, 0);
     lost(&mut ledger, 11, 15);
     ledger.ended(0);
-    ledger.finish(&[Some(15), None, None], |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[Some(15), None, None]);
     assert_eq!((kinds(&ledger), ledger.unshown()), (vec![], 0));
     // Another policy owes no snapshot at all.
     let mut plain = crate::engine::ledger::tests::ledger(true);
     subscribe(&mut plain, 0, 0);
     lost(&mut plain, 11, 15);
-    plain.finish(&[Some(15), None, None], |at| u32::try_from(at).expect("small"));
+    finish(&mut plain, &[Some(15), None, None]);
     assert_eq!(kinds(&plain), []);
 }
 
@@ -126,7 +112,7 @@ fn a_pattern_has_an_account_with_each_connection_and_channel() {
     }
     assert_eq!(kinds(&ledger), []);
     say(&mut ledger, 1, &event(2, 3));
-    ledger.finish(&[1, 1, 3].map(Some), |at| u32::try_from(at).expect("small"));
+    finish(&mut ledger, &[1, 1, 3].map(Some));
     let found: Vec<_> = ledger
         .verdict
         .listed

@@ -292,3 +292,56 @@ fn limits_that_contradict_each_other_are_named() {
         assert_eq!(of(bad).unwrap_err().len(), 1, "{bad}");
     }
 }
+
+/// What is wrong for every setting, and what is for those of one kind.
+#[test]
+fn no_setting_takes_a_value_of_another_type() {
+    for key in Key::ALL {
+        let of_kind: &[&str] = match key.row().kind {
+            Kind::Addresses | Kind::List => &["true", "5"],
+            Kind::Bool => &["1", "\"yes\"", "[\"true\"]"],
+            Kind::Choice(_) => &["5", "true", "\"no such word\""],
+            Kind::Duration(..) => &["true", "-1", "\"5 parsecs\"", "[\"5s\"]"],
+            Kind::Integer(..) => &["true", "-1", "\"many\"", "[\"5\"]"],
+            Kind::Size(..) => &["true", "-1", "\"5 acres\"", "[\"5\"]"],
+            Kind::Text => &["true", "5", "[\"a\"]"],
+        };
+        for wrong in ["1.5", "2026-11-21", "[1]", "[[\"a\"]]", "{ a = 1 }"].iter().chain(of_kind) {
+            let found = faults(&format!("{} = {wrong}\n", key.name()));
+            let named = format!("w.toml:1: {}", key.name());
+            assert_eq!(found.len(), 1, "{} = {wrong}: {found:?}", key.name());
+            assert!(found[0].starts_with(&named), "{} = {wrong}: {found:?}", key.name());
+        }
+    }
+}
+
+#[test]
+fn a_setting_that_is_nearly_right_is_named_with_the_right_one() {
+    for key in Key::ALL {
+        let name = key.name();
+        let short = &name[..name.len() - 1];
+        if Key::find(short).is_some() {
+            continue;
+        }
+        let found = faults(&format!("{short} = 1\n"));
+        let wanted = format!("w.toml:1: {short}: no such setting; the nearest is {name}");
+        assert_eq!(found, [wanted], "{short}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_faults_of_one_of_them() {
+    for (text, key) in [
+        ("[http]\nping = \"5s\"\nping_timeout = \"5s\"\n", "http.ping_timeout"),
+        ("[limits]\nmessage_bytes = \"2MiB\"\nqueue_bytes = \"1MiB\"\n", "limits.queue_bytes"),
+        ("[limits]\nmemory = \"64KiB\"\n", "limits.memory"),
+        ("[defaults]\ndurable = true\n", "durable"),
+        ("[[namespace]]\nname = \"a\"\ndurable = true\n", "durable"),
+        ("[auth]\nrequired = true\n", "auth.required"),
+        ("[auth]\naudience = \"weir\"\n", "auth.audience"),
+        ("[defaults]\npublish = [\"nobody\", \"user\"]\n", "defaults.publish"),
+    ] {
+        let found = faults(text);
+        assert!(found.iter().any(|fault| fault.contains(key)), "{text}: {found:?}");
+    }
+}

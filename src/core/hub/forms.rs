@@ -184,6 +184,19 @@ impl Hub {
         }
     }
 
+    /// Hands around what a flush has laid out.
+    pub(super) fn hand_laid(
+        &mut self,
+        runs: Vec<Rc<Run>>,
+        members: &mut [Member],
+        round: &mut Round<'_, impl Writer>,
+    ) {
+        for run in runs {
+            self.hand_form(run, members, round);
+        }
+        self.end_joined();
+    }
+
     /// Hands a run to those members of its channel that speak its form.
     pub(super) fn hand_form(
         &mut self,

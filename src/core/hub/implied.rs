@@ -13,6 +13,7 @@ use super::lag::Kept;
 use super::lay::{conflated, lay};
 use super::pattern::{Pattern, PatternSub, Patterns, Touched};
 use super::seat::{Member, Round, Standing};
+use super::throttle::ready_ms;
 use super::{Hub, Outcome, SeatId, Topic, Writer, narrow};
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
@@ -309,10 +310,7 @@ impl Hub {
         }
         let keep = self.patterns.dues.len() < GROUPS_MAX;
         if keep && members.iter().any(|member| member.position < head) {
-            let (now_ms, interval) = (moment.1, rate.interval_ms());
-            // A timer that is a little late does not make the rate lower.
-            let at_ms = if now_ms < due_ms + interval { due_ms } else { now_ms };
-            self.patterns.rest((alias, key, rate), at_ms + interval);
+            self.patterns.rest((alias, key, rate), ready_ms(rate, due_ms, moment.1));
         } else {
             self.patterns.forget_group((alias, key, rate));
         }
@@ -335,10 +333,7 @@ impl Hub {
         outcome.conflated += conflated(members, latest, after, &runs);
         let (floor, account) = (latest.floor(), &self.press.account().clone());
         let mut round = Round { writer: &mut **writer, now_ms, floor, account, outcome };
-        for run in runs {
-            self.hand_form(run, members, &mut round);
-        }
-        self.end_joined();
+        self.hand_laid(runs, members, &mut round);
         for member in members.iter().filter(|member| member.standing != Standing::Live) {
             let before = self.patterns.lag_of(member.seat as usize, alias).copied();
             self.note_lag(*member, before.unwrap_or(Standing::Live), alias);

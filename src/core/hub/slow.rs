@@ -122,6 +122,14 @@ impl Seat {
         self.slow.get_or_insert_default().ticket = Some(Box::new(ticket));
     }
 
+    /// From here on it is the anonymous.
+    pub fn forget_ticket(&mut self) {
+        if let Some(slow) = &mut self.slow {
+            slow.ticket = None;
+        }
+        self.tidy();
+    }
+
     pub(super) fn full_since_ms(&self) -> Option<u64> {
         self.slow.as_ref().and_then(|slow| slow.full_since_ms).map(NonZeroU64::get)
     }

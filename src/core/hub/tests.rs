@@ -9,6 +9,8 @@ mod joined;
 mod latest;
 mod memory;
 mod pattern;
+mod rated;
+mod reset;
 mod signals;
 mod tables;
 mod tell;

@@ -239,6 +239,14 @@ impl Topic {
     }
 }
 
+/// When the next flush may be after one at `now_ms` that was due at `due_ms`.
+pub(super) fn ready_ms(rate: Rate, due_ms: u64, now_ms: u64) -> u64 {
+    let interval = rate.interval_ms();
+    // A timer that is a little late does not make the rate lower.
+    let at_ms = if now_ms < due_ms + interval { due_ms } else { now_ms };
+    at_ms + interval
+}
+
 impl Group {
     fn set_due(&mut self, alias: Alias, due_ms: u64, dues: &mut Dues) {
         if let Some(before) = self.due_ms.replace(due_ms) {
@@ -250,10 +258,7 @@ impl Group {
     /// Notes a flush at `now_ms` that was due.
     fn flushes(&mut self, now_ms: u64, head: u64) {
         let due_ms = self.due_ms.take().unwrap_or(now_ms);
-        let interval = self.rate.interval_ms();
-        // A timer that is a little late does not make the rate lower.
-        let at_ms = if now_ms < due_ms + interval { due_ms } else { now_ms };
-        self.ready_ms = at_ms + interval;
+        self.ready_ms = ready_ms(self.rate, due_ms, now_ms);
         self.flushed = self.flushed.max(head);
     }
 }
@@ -406,11 +411,7 @@ impl Hub {
         let own = topic.groups.as_ref().map_or(0, |g| g.own.missing(latest, known, member_of));
         outcome.conflated = outcome.conflated.saturating_sub(own);
         let (floor, head, account) = (latest.floor(), latest.head(), &self.press.account().clone());
-        for run in runs {
-            let round = &mut Round { writer, now_ms, floor, account, outcome };
-            self.hand_form(run, &mut members, round);
-        }
-        self.end_joined();
+        self.hand_laid(runs, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
         let members_now = self.topics.get_mut(&sub.alias).and_then(|t| t.parts(sub.rate).0);
         if let Some(place) = members_now.and_then(|list| list.get_mut(sub.member as usize)) {
             let [member] = members;
@@ -480,11 +481,7 @@ impl Hub {
             groups.own.forget(groups.list.iter().map(|group| group.flushed).min().unwrap_or(0));
         }
         let account = &self.press.account().clone();
-        for run in runs {
-            let round = &mut Round { writer, now_ms, floor, account, outcome };
-            self.hand_form(run, &mut members, round);
-        }
-        self.end_joined();
+        self.hand_laid(runs, &mut members, &mut Round { writer, now_ms, floor, account, outcome });
         let offers = members.len();
         if let Some(list) = self.topics.get_mut(&alias).and_then(|t| t.parts(Some(rate)).0) {
             *list = members;

@@ -61,6 +61,12 @@ impl Cache {
         self.young.insert(seen, bearer);
     }
 
+    /// Forgets those whose bearers are not `good` any more.
+    pub fn retain(&mut self, good: impl Fn(&Bearer) -> bool) {
+        self.young.retain(|_, bearer| good(bearer));
+        self.old.retain(|_, bearer| good(bearer));
+    }
+
     /// How many tokens are remembered.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
@@ -88,6 +94,17 @@ mod tests {
         }
         assert!(cache.find(seen(9_999), 0).is_some());
         assert!(cache.find(seen(5_000), 0).is_none());
+    }
+
+    #[test]
+    fn what_is_not_good_any_more_is_forgotten() {
+        let mut cache = Cache::new(4);
+        for user in ["a", "b", "a2", "b2"] {
+            cache.keep(Seen::of(user), Arc::new(Bearer::of(user)));
+        }
+        cache.retain(|bearer| bearer.user().starts_with('a'));
+        let known = ["a", "b", "a2", "b2"].map(|user| cache.find(Seen::of(user), 0).is_some());
+        assert_eq!(known, [true, false, true, false]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The keys that tokens are checked with, each bound to the algorithms of its kind.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use ring::digest;
 use serde::Deserialize;
 
 /// The shortest secret, in bytes: as long as the shortest hash.
@@ -71,6 +73,8 @@ pub struct Key {
     pub(super) id: Option<Box<str>>,
     pub(super) algorithms: Box<[Algorithm]>,
     pub(super) key: DecodingKey,
+    /// Stands for the key in the proofs of tokens: its SHA-256.
+    pub(super) mark: Arc<[u8; 32]>,
 }
 
 /// Nothing of the key.
@@ -82,7 +86,17 @@ impl fmt::Debug for Key {
 
 impl Key {
     fn of(algorithms: &[Algorithm], key: DecodingKey) -> Self {
-        Self { id: None, algorithms: algorithms.into(), key }
+        let mark = Arc::new(mark(&key));
+        Self { id: None, algorithms: algorithms.into(), key, mark }
+    }
+
+    /// Whether it is to check a token that names that key, and is signed by that algorithm.
+    pub(super) fn is_for(&self, id: Option<&str>, algorithm: Algorithm) -> bool {
+        let named = match (id, &self.id) {
+            (Some(wanted), Some(id)) => *wanted == **id,
+            (None, _) | (_, None) => true,
+        };
+        named && self.algorithms.contains(&algorithm)
     }
 
     /// A shared secret, without the white space around it.
@@ -143,6 +157,18 @@ impl Key {
     }
 }
 
+fn mark(key: &DecodingKey) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    match key.kind() {
+        DecodingKeyKind::SecretOrDer(bytes) => context.update(bytes),
+        DecodingKeyKind::RsaModulusExponent { n, e } => {
+            context.update(n);
+            context.update(e);
+        }
+    }
+    context.finish().as_ref().try_into().unwrap_or_default()
+}
+
 const NOT_PEM: BadKey = BadKey::Malformed("its PEM is damaged");
 const NOT_DER: BadKey = BadKey::Malformed("its key is damaged");
 
@@ -196,14 +222,14 @@ fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, BadKey> {
     };
     // What the key says of itself is all that it is for.
     let only = jwk.common.key_algorithm.map(Algorithm::try_from);
-    let algorithms = match only {
+    let algorithms: Box<[Algorithm]> = match only {
         None => algorithms.into(),
         Some(Ok(only)) if algorithms.contains(&only) => [only].into(),
         Some(_) => return Ok(None),
     };
     let key = DecodingKey::from_jwk(jwk).map_err(|_| NOT_DER)?;
     let id = jwk.common.key_id.as_deref().map(Box::from);
-    Ok(Some(Key { id, algorithms, key }))
+    Ok(Some(Key { id, ..Key::of(&algorithms, key) }))
 }
 
 /// Reads a SubjectPublicKeyInfo (RFC 5280, section 4.1): a kind, its parameter, and a bit string.

@@ -20,7 +20,7 @@ pub(crate) async fn disconnect(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(request, peer.doors.options.body_bytes).await?;
+    let bytes = body::read(request, peer.doors.options().body_bytes).await?;
     let wanted: Wanted = serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::bad(format!("{{\"client\":ID}} is wanted: {error}")))?;
     let client: ClientId = wanted

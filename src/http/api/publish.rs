@@ -82,7 +82,7 @@ pub(crate) async fn post(
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
     let by_line = body::is_of(&request, "application/x-ndjson");
-    let bytes = body::read(request, peer.doors.options.body_bytes).await?;
+    let bytes = body::read(request, peer.doors.options().body_bytes).await?;
     if by_line {
         return Ok(lines((peer, pass), &bytes).await);
     }
@@ -101,7 +101,7 @@ pub(crate) async fn raw(
     pass.check_act(peer.doors.shard.node(), Act::Publish, &channel)?;
     let key = check_key(query::value(request.uri().query(), "key")?.as_deref())?;
     let is_json = body::is_of(&request, "application/json");
-    let limit = peer.doors.options.body_bytes.min(peer.doors.shard.node().options().message_bytes);
+    let limit = peer.doors.options().body_bytes.min(peer.doors.shard.options().message_bytes);
     let bytes = body::read(request, limit).await?;
     let len = bytes.len();
     let payload = move || {

@@ -103,8 +103,7 @@ fn on_a_durable_shard<F: Future<Output = ()>>(test: impl FnOnce(Local, Arc<Slow>
         let publish_timeout = std::time::Duration::from_millis(100);
         let options = super::NodeOptions { policies, publish_timeout, ..options() };
         let node = super::bare_node(1, options);
-        let clock = node.clock();
-        Arc::new(node.with_log(of, clock))
+        Arc::new(node.with_log(of))
     };
     super::on_a_shard_of(node, |local| test(local, log));
 }

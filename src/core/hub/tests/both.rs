@@ -2,19 +2,12 @@
 //! once, as the name asks, and nothing is lost where one of the two begins, changes or ends.
 
 use super::pattern::{end_pattern, flood, join_pattern, name, on, shown, stalled};
+use super::rated::{feed_as, offsets};
 use super::*;
 
 /// One event of channel 1 for each key, from that offset on.
 fn feed(hub: &mut Hub, first: u64, keys: &str, now_ms: u64) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (key, offset) in keys.chars().zip(first..) {
-        let event = on(1, offset, Some(&key.to_string()));
-        while !hub.load(&event, 0) {
-            hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-        }
-    }
-    hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-    outcome
+    feed_as(hub, (first, keys), now_ms, |offset, key| on(1, offset, key))
 }
 
 fn join_rated(hub: &mut Hub, id: SeatId, position: u64) {
@@ -31,10 +24,6 @@ fn patterned(hub: &mut Hub, client: u64) -> SeatId {
     let id = seat(hub, client);
     join_pattern(hub, id, "c:", Policy::DropOldest);
     id
-}
-
-fn offsets(offsets: &[u64]) -> Vec<Got> {
-    offsets.iter().map(|offset| Got::Event(1, *offset)).collect()
 }
 
 #[test]

@@ -2,21 +2,13 @@
 //! was held back comes before that changes.
 
 use super::pattern::{begin_pattern, end_pattern, name, on, shown};
+use super::rated::{feed_as, is_flushed_each, offsets};
 use super::*;
 use crate::core::hub::implied::Due;
 
 /// Events of a channel, one for each key, from that offset on.
 fn feed_on(hub: &mut Hub, (alias, first): (u64, u64), keys: &str, now_ms: u64) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (key, offset) in keys.chars().zip(first..) {
-        let event = on(alias, offset, Some(&key.to_string()));
-        if !hub.load(&event, 0) {
-            hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-            assert!(hub.load(&event, 0), "an empty run takes any event");
-        }
-    }
-    hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-    outcome
+    feed_as(hub, (first, keys), now_ms, |offset, key| on(alias, offset, key))
 }
 
 fn feed(hub: &mut Hub, first: u64, keys: &str, now_ms: u64) -> Outcome {
@@ -42,10 +34,6 @@ fn by_name(hub: &mut Hub, id: SeatId, join: Join) {
     let outcome = hub.settle_channel((id, Alias(1)), &mut Kernel::default(), 0);
     assert!(outcome.overflowed.is_empty());
     hub.subscribe(id, (&name(1), Alias(1)), join);
-}
-
-fn offsets(offsets: &[u64]) -> Vec<Got> {
-    offsets.iter().map(|offset| Got::Event(1, *offset)).collect()
 }
 
 /// Nothing is kept of a channel that nobody is owed anything of.
@@ -91,19 +79,7 @@ fn each_channel_is_flushed_when_its_own_interval_is_over() {
 #[test]
 fn a_channel_is_flushed_as_often_as_it_may_and_no_more() {
     for (hz, interval) in [(100.0, 10), (3.0, 334), (0.1, 10_000)] {
-        let mut hub = Hub::new(LIMIT);
-        let id = patterned(&mut hub, 1, "c:", rated(hz));
-        let mut flushes = Vec::new();
-        // The timer is a millisecond late, always.
-        for now_ms in (0..interval * 20).step_by(2) {
-            feed(&mut hub, now_ms + 1, "a", now_ms);
-            if !received(&mut hub, id).is_empty() {
-                flushes.push(now_ms);
-            }
-        }
-        assert_eq!(flushes.len(), 20, "{hz}: {flushes:?}");
-        let mut gaps = flushes.windows(2).map(|pair| pair[1] - pair[0]);
-        assert!(gaps.all(|gap| gap.abs_diff(interval) < 2), "{hz}: {flushes:?}");
+        is_flushed_each(hz, interval, |hub| patterned(hub, 1, "c:", rated(hz)), feed);
     }
 }
 

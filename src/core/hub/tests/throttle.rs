@@ -2,6 +2,7 @@
 //! members come, change and go.
 
 use super::latest::shown;
+use super::rated::{feed_as, is_flushed_each, offsets};
 use super::*;
 use crate::core::outbox::tests::keyed_event;
 
@@ -27,17 +28,7 @@ fn throttled(hub: &mut Hub, client: u64, join: Join) -> SeatId {
 
 /// Publishes on channel 1 one event for each key, from that offset on.
 fn feed(hub: &mut Hub, first: u64, keys: &str, now_ms: u64) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (key, offset) in keys.chars().zip(first..) {
-        let key = (key != '-').then(|| key.to_string());
-        let event = keyed_event(1, offset, key.as_deref());
-        if !hub.load(&event, 0) {
-            hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-            assert!(hub.load(&event, 0), "an empty run takes any event");
-        }
-    }
-    hub.fan_out(&mut Kernel::default(), now_ms, &mut outcome);
-    outcome
+    feed_as(hub, (first, keys), now_ms, |offset, key| keyed_event(1, offset, key))
 }
 
 /// Nothing comes, but the time.
@@ -47,10 +38,6 @@ fn tick(hub: &mut Hub, now_ms: u64) -> Outcome {
 
 fn update(hub: &mut Hub, id: SeatId, join: Join) -> Outcome {
     hub.update((id, Alias(1)), join, &mut Kernel::default(), 1_000_000)
-}
-
-fn offsets(offsets: &[u64]) -> Vec<Got> {
-    offsets.iter().map(|offset| Got::Event(1, *offset)).collect()
 }
 
 #[test]
@@ -80,19 +67,8 @@ fn the_first_event_comes_at_once_and_the_last_one_when_the_interval_is_over() {
 #[test]
 fn a_group_is_flushed_as_often_as_it_may_and_no_more() {
     for (hz, interval) in [(100.0, 10), (50.0, 20), (3.0, 334), (0.1, 10_000)] {
-        let mut hub = Hub::new(LIMIT);
-        let id = throttled(&mut hub, 1, rated(Policy::DropOldest, hz));
-        let mut flushes = Vec::new();
-        // The timer is a millisecond late, always.
-        for now_ms in (0..interval * 20).step_by(2) {
-            feed(&mut hub, now_ms + 1, "a", now_ms);
-            if !received(&mut hub, id).is_empty() {
-                flushes.push(now_ms);
-            }
-        }
-        assert_eq!(flushes.len(), 20, "{hz}: {flushes:?}");
-        let all = flushes.windows(2).map(|pair| pair[1] - pair[0]);
-        assert!(all.clone().all(|gap| gap.abs_diff(interval) < 2), "{hz}: {flushes:?}");
+        let enter = |hub: &mut Hub| throttled(hub, 1, rated(Policy::DropOldest, hz));
+        is_flushed_each(hz, interval, enter, feed);
     }
 }
 
