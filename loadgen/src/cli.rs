@@ -26,7 +26,7 @@ use crate::scenario::connect::{self, Holding};
 use crate::scenario::fanout as fan_out;
 use crate::suite::run::Suite;
 use crate::suite::set::Scale;
-use crate::target::Target;
+use crate::target::{Target, Tokens};
 use crate::wire::command::Wishes;
 use fanout::FanoutArgs;
 use foreign::ForeignArgs;
@@ -225,6 +225,9 @@ struct ServerArgs {
     /// The longest a connection may take until it is ready.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
     timeout: Duration,
+    /// A token for every WebSocket; @FILE has one on each line, for one after the other.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<Tokens>,
     /// The server's process, to report its memory and CPU.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
@@ -371,6 +374,9 @@ impl ServerArgs {
     fn work(&self, work: &mut Work) {
         work.size("inflight", self.inflight.unwrap_or(INFLIGHT));
         work.size("batched", u8::from(self.url.is_batched()));
+        if let Some(tokens) = &self.token {
+            work.count("tokens", tokens.len() as u64);
+        }
     }
 
     /// Publishers open one after the other, from the address that the kernel gives them.
@@ -391,7 +397,7 @@ impl ServerArgs {
 
     fn connecting(self, progress: bool) -> Connecting {
         Connecting {
-            target: self.url,
+            target: self.url.bearing(self.token.unwrap_or_default()),
             connections: self.connections,
             threads: self.threads,
             sources: self.sources,

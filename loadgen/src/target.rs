@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -23,6 +24,45 @@ pub(crate) struct Target {
     pub(crate) format: Format,
     /// Whether permessage-deflate is.
     pub(crate) deflate: bool,
+    /// What the connections say they are, one after the other; of nobody, where there is none.
+    pub(crate) tokens: Tokens,
+}
+
+/// Tokens for connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tokens(Arc<[String]>);
+
+impl Tokens {
+    /// The token of connection `index`.
+    fn of(&self, index: u32) -> Option<&str> {
+        let len = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        self.0.get(index.checked_rem(len)? as usize).map(String::as_str)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A token, or `@FILE` with one on each line.
+impl FromStr for Tokens {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lines = match text.strip_prefix('@') {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| format!("{path} cannot be read: {error}"))?,
+            None => text.to_owned(),
+        };
+        let tokens = lines.split_ascii_whitespace().map(str::to_owned);
+        let tokens: Vec<String> = tokens.collect();
+        let is_token = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        if tokens.is_empty() || !tokens.iter().all(is_token) {
+            return Err("must be a token, or @FILE with one on each line".into());
+        }
+        Ok(Self(tokens.into()))
+    }
 }
 
 /// How events are written.
@@ -52,7 +92,13 @@ impl Target {
     /// A target on this machine, for servers that were started here.
     pub(crate) fn local(address: SocketAddr) -> Self {
         let (host, path) = (address.to_string(), "/ws".to_owned());
-        Self { address, host, path, format: Format::Json, deflate: false }
+        let (format, tokens) = (Format::Json, Tokens::default());
+        Self { address, host, path, format, deflate: false, tokens }
+    }
+
+    /// The same, with tokens.
+    pub(crate) fn bearing(self, tokens: Tokens) -> Self {
+        Self { tokens, ..self }
     }
 
     /// The same, with another subprotocol, and compressed if asked for.
@@ -75,9 +121,9 @@ impl Target {
         Offer { subprotocol: self.format.subprotocol(), deflate: self.deflate }
     }
 
-    /// The bytes that ask for the upgrade.
-    pub(crate) fn request(&self) -> Vec<u8> {
-        handshake::request(&self.host, &self.path, self.offer())
+    /// The bytes by which connection `index` asks for the upgrade.
+    pub(crate) fn request(&self, index: u32) -> Vec<u8> {
+        handshake::request(&self.host, &self.path, self.offer(), self.tokens.of(index))
     }
 
     /// Whether the server may put several messages into one frame (`?batch=1`).
@@ -101,7 +147,7 @@ impl Target {
         let mut stream = TcpStream::connect_timeout(&self.address, left())?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(left()))?;
-        stream.write_all(&self.request())?;
+        stream.write_all(&self.request(0))?;
         let mut head = Vec::new();
         let mut chunk = [0; 2048];
         loop {
@@ -147,7 +193,8 @@ impl FromStr for Target {
             return Err("only 127.0.0.0/8 and [::1] may be loaded".into());
         }
         let (host, path) = (host.to_owned(), path.to_owned());
-        Ok(Self { address, host, path, format: Format::Json, deflate: false })
+        let (format, tokens) = (Format::Json, Tokens::default());
+        Ok(Self { address, host, path, format, deflate: false, tokens })
     }
 }
 
@@ -199,6 +246,26 @@ mod tests {
         let plain: Target = "ws://localhost:9".parse().expect("valid");
         assert_eq!(plain.url(), "ws://localhost:9/ws");
         assert!(!plain.is_batched());
+    }
+
+    #[test]
+    fn connections_take_one_token_after_the_other() {
+        let path = std::env::temp_dir().join(format!("weir-tokens-{}", std::process::id()));
+        std::fs::write(&path, "a.b.c\n\nd.e.f\n").expect("a file");
+        let tokens = format!("@{}", path.display()).parse::<Tokens>();
+        std::fs::remove_file(&path).expect("it is there");
+        let target: Target = "ws://127.0.0.1:9".parse().expect("valid");
+        let target = target.bearing(tokens.expect("valid"));
+        let says = |index| {
+            let request = String::from_utf8(target.request(index)).expect("text");
+            let line = request.lines().find_map(|line| line.strip_prefix("Authorization: "));
+            line.map(str::to_owned)
+        };
+        let wanted = ["a.b.c", "d.e.f", "a.b.c"].map(|token| Some(format!("Bearer {token}")));
+        assert_eq!([0, 1, 2].map(says), wanted);
+        for bad in ["", " ", "@/no/such/file"] {
+            assert!(bad.parse::<Tokens>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

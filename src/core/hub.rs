@@ -21,6 +21,7 @@ use crate::proto::format::{Compression, Format};
 use crate::proto::name::{Alias, ChannelName, ClientId};
 use crate::proto::rate::Rate;
 
+mod blind;
 mod browse;
 mod by_pattern;
 mod fan_out;
@@ -43,6 +44,7 @@ pub use seat::Seat;
 pub use slow::{Queues, SLOWEST, SlowClient, SlowState};
 pub use tell::Telling;
 
+use blind::Blind;
 use forms::Mixed;
 use lag::Kept;
 use pattern::{Patterns, Touched};
@@ -132,6 +134,7 @@ pub struct Hub {
     topics: HashMap<Alias, Topic, RandomState>,
     patterns: Patterns,
     fences: Fences,
+    blind: Blind,
     /// Events that were loaded so far.
     loaded: u64,
     touched: Vec<Touched>,
@@ -168,6 +171,7 @@ impl Hub {
             topics: HashMap::default(),
             patterns: Patterns::default(),
             fences: Fences::default(),
+            blind: Blind::default(),
             loaded: 0,
             touched: Vec::new(),
             dues: Dues::new(),
@@ -211,7 +215,9 @@ impl Hub {
     pub fn leave_all(&mut self, id: SeatId, mut left: impl FnMut(Left<'_>, bool)) {
         self.give_up(id);
         let Some(seat) = self.seats.get_mut(id) else { return };
+        let client = seat.author.client;
         for sub in std::mem::take(&mut seat.subs) {
+            self.blind.forget((client, sub.alias));
             if let Some((channel, last)) = self.leave(sub) {
                 left(Left::Channel(&channel), last);
             }
@@ -333,6 +339,7 @@ impl Hub {
         }
         let seat = self.seats.get_mut(id)?;
         seat.subs.retain(|other| other.alias != alias);
+        self.blind.forget((seat.author.client, alias));
         seat.outbox.purge_signals(alias);
         if !goes_on {
             outcome.purged = seat.outbox.purge(alias);

@@ -26,6 +26,7 @@ macro_rules! counters {
 counters! {
     AcceptErrors => ("accept_errors", None, "Accepts that failed, by lack of descriptors for one."),
     AuthAudience => ("auth_failures", Some(("reason", "audience")), "Tokens and keys that were refused, by why."),
+    AuthBusy => ("auth_failures", Some(("reason", "busy")), "Tokens and keys that were refused, by why."),
     AuthClaims => ("auth_failures", Some(("reason", "claims")), "Tokens and keys that were refused, by why."),
     AuthEarly => ("auth_failures", Some(("reason", "early")), "Tokens and keys that were refused, by why."),
     AuthExpired => ("auth_failures", Some(("reason", "expired")), "Tokens and keys that were refused, by why."),

@@ -97,6 +97,17 @@ impl Verifier {
         Self { keys, issuer, audience }
     }
 
+    /// Whether it takes long to check a token: where it says that a public key has signed it, and
+    /// there is one for that.
+    pub fn is_slow(&self, token: &str) -> bool {
+        if token.len() > TOKEN_BYTES_MAX {
+            return false;
+        }
+        let Ok(header) = jsonwebtoken::decode_header(token) else { return false };
+        let secret = matches!(header.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
+        !secret && self.keys.iter().any(|key| key.algorithms.contains(&header.alg))
+    }
+
     /// Checks a token at `now_s`, in seconds since the Unix epoch.
     ///
     /// # Errors

@@ -1,14 +1,12 @@
 //! What a request brings to say who it is: the header `Authorization`, or `?token=`.
 
-use std::sync::Arc;
-
 use hyper::{HeaderMap, Request, header};
 
 use super::answer::Refusal;
 use super::connection::Peer;
 use super::{guard, query};
-use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;
+use crate::shard::NotTaken;
 
 /// The credential of `Authorization: Bearer`. Another scheme is somebody else's, such as that of a
 /// proxy.
@@ -24,12 +22,12 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()))
 }
 
-/// Who opens a WebSocket; `None` is the anonymous.
+/// What a handshake brings to say who it is; `None` is the anonymous.
 ///
 /// # Errors
 ///
-/// 400 for two tokens, 401 for one that is not taken.
-pub(super) fn who<B>(peer: &Peer, request: &Request<B>) -> Result<Option<Arc<Bearer>>, Refusal> {
+/// 400 for two tokens.
+pub(super) fn token<B>(peer: &Peer, request: &Request<B>) -> Result<Option<String>, Refusal> {
     let header = bearer(request.headers())?;
     let mut token = header.map(str::to_owned);
     for other in query::values(request.uri().query(), "token") {
@@ -40,11 +38,16 @@ pub(super) fn who<B>(peer: &Peer, request: &Request<B>) -> Result<Option<Arc<Bea
         }
         token = Some(other);
     }
-    let Some(token) = token else { return Ok(None) };
-    let shard = &peer.doors.shard;
-    shard
-        .node()
-        .authenticate(&token, shard.metrics())
-        .map(Some)
-        .map_err(|not_taken| Refusal::unauthorized(not_taken.code().as_str(), not_taken.message()))
+    Ok(token)
+}
+
+/// The refusal of a token that is not taken.
+pub(super) fn refused(not_taken: NotTaken) -> Refusal {
+    let (code, message) = (not_taken.code(), not_taken.message());
+    match not_taken {
+        NotTaken::Busy => Refusal::unavailable(code, message),
+        NotTaken::Expired | NotTaken::Invalid | NotTaken::NoKey => {
+            Refusal::unauthorized(code.as_str(), message)
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
 use super::keys::{Pass, Scope};
 use super::listen::Busy;
+use super::upgrade::Begun;
 use super::{api, arrival, credentials, guard, page, query, scrape, upgrade, wire};
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
@@ -44,15 +45,23 @@ enum Place {
 pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     if request.uri().path() == "/ws" {
         let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
-        return Answer::Ready(Some(done.unwrap_or_else(|refusal| {
-            peer.doors.shard.metrics().add(rejected(refusal.code), 1);
-            peer.doors.shard.metrics().http_error(refusal.code);
-            ended(peer, &request, refusal.answer())
-        })));
+        let chunked = is_chunked(&request);
+        return match done {
+            Ok(Begun::Done(answer)) => Answer::Ready(Some(answer)),
+            Ok(Begun::Slow(handshake, verifying)) => {
+                let peer = Rc::clone(peer);
+                Answer::Later(Box::pin(async move {
+                    let done = handshake.verified(&peer, verifying).await;
+                    done.unwrap_or_else(|refusal| no_upgrade(&peer, chunked, &refusal))
+                }))
+            }
+            Err(refusal) => Answer::Ready(Some(no_upgrade(peer, chunked, &refusal))),
+        };
     }
     if request.uri().path() == "/echo" && peer.doors.options().echo {
         let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
-        let answer = done.unwrap_or_else(|refusal| ended(peer, &request, refusal.answer()));
+        let chunked = is_chunked(&request);
+        let answer = done.unwrap_or_else(|refusal| ended(peer, chunked, refusal.answer()));
         return Answer::Ready(Some(answer));
     }
     let found = check(peer, &request).and_then(|host| {
@@ -63,7 +72,7 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     match found {
         Err(refusal) => {
             peer.doors.shard.metrics().http_error(refusal.code);
-            Answer::Ready(Some(ended(peer, &request, refusal.answer())))
+            Answer::Ready(Some(ended(peer, is_chunked(&request), refusal.answer())))
         }
         Ok((place, pass)) => {
             let peer = Rc::clone(peer);
@@ -88,6 +97,13 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
     }
 }
 
+/// Counts and answers a handshake that was refused.
+fn no_upgrade(peer: &Peer, chunked: bool, refusal: &Refusal) -> Response {
+    peer.doors.shard.metrics().add(rejected(refusal.code), 1);
+    peer.doors.shard.metrics().http_error(refusal.code);
+    ended(peer, chunked, refusal.answer())
+}
+
 /// The counter of handshakes that were refused with that code.
 fn rejected(code: &str) -> Counter {
     match code {
@@ -105,9 +121,9 @@ fn rejected(code: &str) -> Counter {
 
 /// Ends the connection where the request's body is not read and may have no known end, and where
 /// the node is on its way out.
-fn ended(peer: &Peer, request: &Request<Incoming>, mut answer: Response) -> Response {
+fn ended(peer: &Peer, chunked: bool, mut answer: Response) -> Response {
     let draining = peer.doors.shard.node().draining();
-    if is_chunked(request) || peer.is_doubtful() || draining {
+    if chunked || peer.is_doubtful() || draining {
         close(&mut answer);
     }
     answer

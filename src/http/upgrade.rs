@@ -20,7 +20,7 @@ use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
-use crate::shard::{Guest, Limited, Place};
+use crate::shard::{Found, Guest, Limited, Place, Verifying};
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
@@ -49,6 +49,14 @@ pub(super) struct Handshake {
     ip: Option<IpAddr>,
 }
 
+/// What becomes of a handshake.
+pub(super) enum Begun {
+    /// It is answered with 101.
+    Done(Response),
+    /// That depends on its token, which takes long to check.
+    Slow(Box<Handshake>, Verifying),
+}
+
 /// Checks a handshake and answers it with 101.
 ///
 /// # Errors
@@ -58,10 +66,20 @@ pub(super) fn answer(
     peer: &Peer,
     request: &Request<Incoming>,
     host: &str,
-) -> Result<Response, Refusal> {
+) -> Result<Begun, Refusal> {
     let handshake = begin(peer, request, host)?;
-    let bearer = credentials::who(peer, request)?;
-    handshake.finish(peer, bearer)
+    let shard = &peer.doors.shard;
+    let bearer = match credentials::token(peer, request)? {
+        None => None,
+        Some(token) => match shard.node().authenticate(&token, shard.metrics()) {
+            Found::Known(result) => Some(result.map_err(credentials::refused)?),
+            Found::Slow(unchecked) => {
+                let verifying = shard.verify(unchecked).map_err(credentials::refused)?;
+                return Ok(Begun::Slow(Box::new(handshake), verifying));
+            }
+        },
+    };
+    handshake.finish(peer, bearer).map(Begun::Done)
 }
 
 /// Checks all of a handshake but its token, which costs the most.
@@ -97,6 +115,16 @@ fn begin(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Handsha
 }
 
 impl Handshake {
+    /// Answers it with 101, if its token is good.
+    pub(super) async fn verified(
+        self,
+        peer: &Peer,
+        verifying: Verifying,
+    ) -> Result<Response, Refusal> {
+        let result = peer.doors.shard.verified(verifying.await);
+        self.finish(peer, Some(result.map_err(credentials::refused)?))
+    }
+
     /// Answers it with 101, unless there are enough of whoever brings it.
     fn finish(mut self, peer: &Peer, bearer: Option<Arc<Bearer>>) -> Result<Response, Refusal> {
         let node = peer.doors.shard.node();

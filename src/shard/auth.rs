@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::command::Asker;
+use super::command::{Asker, RETRY_MS};
+use super::durable::Pause;
 use super::limits::Limited;
 use super::local::Shard;
 use super::node::{Node, NodeOptions};
+use super::verify::Unchecked;
 use crate::core::access::{Act, Target, Who};
 use crate::core::bearer::Bearer;
 use crate::core::hub::SeatId;
@@ -96,6 +98,8 @@ impl Taken {
 /// Why a token is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotTaken {
+    /// Too many wait to be checked.
+    Busy,
     /// It was good, and has ended.
     Expired,
     /// Anything else. Whoever brought it is not told what.
@@ -108,6 +112,7 @@ impl NotTaken {
     /// The code of what its bearer is told.
     pub fn code(self) -> ErrorCode {
         match self {
+            Self::Busy => ErrorCode::Overloaded,
             Self::Expired => ErrorCode::TokenExpired,
             Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
         }
@@ -116,6 +121,7 @@ impl NotTaken {
     /// What its bearer is told.
     pub fn message(self) -> &'static str {
         match self {
+            Self::Busy => "too many tokens wait to be checked",
             Self::Expired => "the token has expired: get another one",
             Self::Invalid => "the token is not valid here",
             Self::NoKey => "this node has no key to check a token",
@@ -123,28 +129,50 @@ impl NotTaken {
     }
 }
 
+/// What is known of a token.
+pub enum Found {
+    /// Who bears it, or why it is not taken.
+    Known(Result<Arc<Bearer>, NotTaken>),
+    /// It takes long to check it: not on a shard's thread.
+    Slow(Unchecked),
+}
+
 impl Node {
-    /// Finds out who bears a token, and counts that.
-    ///
-    /// # Errors
-    ///
-    /// [`NotTaken`] is what may be told; the counter has the reason.
-    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Result<Arc<Bearer>, NotTaken> {
+    /// Finds out who bears a token, where that takes no time, and counts that.
+    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Found {
         let now_s = self.clock().token_ms() / 1_000;
         let seen = Seen::of(token);
         let (found, verifier) = self.taken.find(seen, now_s);
         let Some(verifier) = verifier else {
             metrics.add(Counter::AuthNoKey, 1);
-            return Err(NotTaken::NoKey);
+            return Found::Known(Err(NotTaken::NoKey));
         };
         if let Some(bearer) = found {
             metrics.add(Counter::TokensSeen, 1);
-            return Ok(bearer);
+            return Found::Known(Ok(bearer));
         }
-        match verifier.verify(token, now_s) {
+        if verifier.is_slow(token) {
+            return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s });
+        }
+        let result = verifier.verify(token, now_s);
+        Found::Known(self.checked((seen, &verifier), result, metrics))
+    }
+
+    /// Who bears a token that was checked, with what it was checked by, and counts that.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`] is what may be told; the counter has the reason.
+    pub(super) fn checked(
+        &self,
+        (seen, verifier): (Seen, &Arc<Verifier>),
+        result: Result<Bearer, BadToken>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Bearer>, NotTaken> {
+        match result {
             Ok(bearer) => {
                 let bearer = Arc::new(bearer);
-                self.taken.keep(seen, &bearer, &verifier);
+                self.taken.keep(seen, &bearer, verifier);
                 metrics.add(Counter::TokensVerified, 1);
                 Ok(bearer)
             }
@@ -177,7 +205,7 @@ impl Asker<'_> {
 }
 
 impl Shard {
-    /// Takes a token. A bad one sends away who has nothing better, where a token is required.
+    /// Takes a token. Returns what the client waits for, where it takes long to check it.
     ///
     /// # Errors
     ///
@@ -187,11 +215,35 @@ impl Shard {
         asker: &Asker<'_>,
         id: Option<u64>,
         token: &str,
+    ) -> Result<Option<Pause>, CommandError> {
+        let result = match self.node.authenticate(token, &self.metrics) {
+            Found::Known(result) => result,
+            Found::Slow(unchecked) => match self.verify(unchecked) {
+                Ok(verifying) => return Ok(Some(Pause::Verified(id, Box::new(verifying)))),
+                Err(busy) => Err(busy),
+            },
+        };
+        self.authenticated(asker, id, result).map(|()| None)
+    }
+
+    /// A token was checked. A bad one sends away who has nothing better, where a token is required.
+    ///
+    /// # Errors
+    ///
+    /// The answer for the client, not yet queued.
+    pub(super) fn authenticated(
+        &self,
+        asker: &Asker<'_>,
+        id: Option<u64>,
+        result: Result<Arc<Bearer>, NotTaken>,
     ) -> Result<(), CommandError> {
-        let bearer = match self.node.authenticate(token, &self.metrics) {
+        let bearer = match result {
             Ok(bearer) => bearer,
             Err(not_taken) => {
                 let error = CommandError::new(id, not_taken.code(), not_taken.message());
+                if not_taken == NotTaken::Busy {
+                    return Err(CommandError { retry_after_ms: Some(RETRY_MS), ..error });
+                }
                 if !asker.stranger.get() {
                     return Err(error);
                 }
@@ -304,7 +356,8 @@ impl Shard {
             (hub.channels_of(asker.id), hub.prefixes_of(asker.id))
         };
         let mut revoked = 0;
-        for (channel, _) in channels {
+        for (channel, alias) in channels {
+            self.show_presence(asker, (&channel, alias));
             let name = channel.as_str();
             let why = self.may_have(asker.id, self.policy(None, name), Target::Name(name)).err();
             revoked += u64::from(why.is_some_and(|why| self.revoke(asker, name, &why)));

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::door::{LARGE_BYTES, Wanted};
 use super::inbound::Text;
+use super::verify::Verdict;
 use crate::proto::command::{Call, Command, History, Request, Secret, Signal, Subscribe};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::{self, Parser};
@@ -43,6 +44,8 @@ pub(super) enum Done {
     Request(Asked),
     /// More came out than a message may have.
     TooBig,
+    /// A token was checked that came with this `id`.
+    Verified(Option<u64>, Box<Verdict>),
 }
 
 /// What has come of a job, and what it inflated.

@@ -29,8 +29,8 @@ use crate::proto::push::Push;
 use crate::proto::ws::frame;
 use crate::store::{Begun, NewEvent, Now, Published, StoreError, Wish};
 
-/// When a client tries again whose event the store did not take.
-const RETRY_MS: u32 = 1_000;
+/// When a client tries again whose event the store did not take, or whose token waits in vain.
+pub(super) const RETRY_MS: u32 = 1_000;
 
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
@@ -174,7 +174,7 @@ impl Shard {
             Command::Signal(signal) => {
                 return Ok(self.signal(asker, id, signal)?.map(Pause::Mailbox));
             }
-            Command::Auth { token } => self.auth(asker, id, token.0)?,
+            Command::Auth { token } => return self.auth(asker, id, token.0),
             // `session::check` has refused these.
             Command::Request(_) => {}
         }

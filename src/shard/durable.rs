@@ -11,6 +11,7 @@ use super::command::{Asker, unavailable};
 use super::flush::wake;
 use super::local::Shard;
 use super::node::{Node, PublishError};
+use super::verify::Verifying;
 use crate::core::metrics::Counter;
 use crate::core::policy::Keep;
 use crate::proto::error::CommandError;
@@ -49,6 +50,8 @@ pub(super) enum Pause {
     Owed(u8),
     /// A command is to be carried out, after that.
     Again(Box<Asked>, Until),
+    /// The token of an `auth` with this `id` is to be checked.
+    Verified(Option<u64>, Box<Verifying>),
 }
 
 /// What a command waits for.

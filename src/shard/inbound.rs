@@ -317,6 +317,10 @@ impl Asker<'_> {
                 self.carried_out(local, local.0.execute(self, &asked.request()))
             }
             Done::TooBig => Next::Close(CloseReason::Protocol(ProtocolError::TooBig)),
+            Done::Verified(id, verdict) => {
+                let result = local.0.verified(*verdict);
+                self.carried_out(local, local.0.authenticated(self, id, result).map(|()| None))
+            }
         };
         match (next, worked.rest) {
             (Next::Read, Some(rest)) => self.text(local, rest),

@@ -16,6 +16,7 @@ use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, NodeOptions};
 use super::room::RoomDues;
+use super::verify::Waiting;
 use crate::core::bearer::Bearer;
 use crate::core::bucket::Allowance;
 use crate::core::hub::{Hub, SeatId};
@@ -101,6 +102,8 @@ pub(super) struct Shard {
     pub(super) settings: RefCell<Rc<NodeOptions>>,
     /// How many times it is looking again at what its clients have, for other settings.
     pub(super) looking: Cell<usize>,
+    /// Tokens that are being checked beside it.
+    pub(super) verifying: Waiting,
     /// How fast its clients ask, where that is limited.
     pub(super) paces: RefCell<Paces>,
 }
@@ -164,6 +167,7 @@ impl Local {
             settings: RefCell::new(Rc::new(options)),
             looking: Cell::new(0),
             paces: RefCell::default(),
+            verifying: Waiting::default(),
             node,
         }))
     }

@@ -32,9 +32,10 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod verify;
 mod waits;
 
-pub use auth::{AuthOptions, NotTaken};
+pub use auth::{AuthOptions, Found, NotTaken};
 pub use durable::Publishing;
 pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};
@@ -42,3 +43,4 @@ pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, PublishError};
 pub use settings::{Changed, Reloads};
 pub use slow::SlowPeer;
+pub use verify::{Unchecked, Verdict, Verifying};

@@ -63,8 +63,20 @@ impl Shard {
         let visitor = Visitor { client: asker.author.client, identity, shard: self.id };
         let Entered { due, signals, fence } = self.node.rooms().enter(to, rule, visitor, asker.now);
         self.room_dues.push(due);
+        self.show_presence(asker, to);
         self.hub.borrow_mut().begin_behind(fence, (asker.author.client, to.1));
         signals
+    }
+
+    /// A client that has a channel by name is told of others who have it where it may ask for them.
+    pub(super) fn show_presence(&self, asker: &Asker<'_>, (channel, alias): (&ChannelName, Alias)) {
+        let name = channel.as_str();
+        let Some(rule) = self.node.options().policies.of(name) else { return };
+        if rule.room.presence.is_none() || rule.access.is_open(Act::Presence) {
+            return;
+        }
+        let may = self.allow(asker.id, None, &rule, (Act::Presence, Target::Name(name)));
+        self.hub.borrow_mut().show_presence((asker.id, alias), may.is_ok());
     }
 
     /// A client has a channel by name no longer; `last` says that it was the last one here.

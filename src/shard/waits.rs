@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::away::{Asked, Away, Worked};
+use super::away::{Asked, Away, Done, Worked};
 use super::durable::{Owed, Pause, Until};
 use super::local::Socket;
 use super::mailbox::Room;
 use super::node::Node;
+use super::verify::Verifying;
+use crate::core::token::TOKEN_BYTES_MAX;
 use crate::proto::close::CloseReason;
 use crate::store::{Loading, StoreError};
 
@@ -21,6 +23,8 @@ pub(super) enum Waits {
     Owed(u8, Option<Box<Asked>>),
     /// Room in the mailbox that it has filled.
     Room(Room),
+    /// What comes of the token of an `auth` with this `id`.
+    Verified(Option<u64>, Box<Verifying>),
 }
 
 impl Waits {
@@ -31,6 +35,7 @@ impl Waits {
             Pause::Again(asked, Until::Settled) => Self::Owed(0, Some(asked)),
             Pause::Mailbox(crowded) => Self::Room(node.mailboxes().room(crowded)),
             Pause::Owed(wanted) => Self::Owed(wanted, None),
+            Pause::Verified(id, verifying) => Self::Verified(id, verifying),
         }
     }
 
@@ -40,6 +45,7 @@ impl Waits {
             Self::Away(away) => away.bytes(),
             Self::Loaded(_, Some(asked)) | Self::Owed(_, Some(asked)) => asked.footprint(),
             Self::Loaded(_, None) | Self::Owed(_, None) | Self::Room(_) => 0,
+            Self::Verified(..) => TOKEN_BYTES_MAX,
         }
     }
 
@@ -74,6 +80,9 @@ impl Waits {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(()) => Poll::Ready(Ok(None)),
             },
+            Self::Verified(id, verifying) => Pin::new(verifying.as_mut())
+                .poll(cx)
+                .map(|verdict| Ok(Some(Done::Verified(*id, Box::new(verdict)).into()))),
         }
     }
 }

@@ -276,3 +276,51 @@ fn check_names_what_is_no_rule() {
     }
     assert!(said.starts_with("weir: 8 faults"), "{said}");
 }
+
+/// Presence that somebody may not ask for is not told in pieces either.
+#[test]
+fn whoever_may_not_see_who_is_there_is_told_of_no_joins_and_leaves() {
+    let secret = scratch(".key");
+    fs::write(&secret, made()["secret"].as_str().unwrap()).unwrap();
+    // One shard, so that what one was told the other was told by then.
+    let gateway = Gateway::configured(&format!(
+        "shards = 1\n[auth]\nhmac_secret_file = {secret:?}\n[[namespace]]\nname = \"room\"\npresence = true\npresence_linger = \"0s\"\n\
+         presence_for = [\"role:staff\"]\n"
+    ));
+    let mut staff = client(&gateway, &json!({"role": "staff"}));
+    let mut guest = client(&gateway, &json!({}));
+    staff.subscribe("room:1");
+    guest.subscribe("room:1");
+    assert_eq!(staff.expect("join")["member"]["client"], json!(guest.id));
+    let mut told = |guest: &mut Client, claims: Option<&Value>| {
+        if let Some(claims) = claims {
+            guest.send(&json!({"type": "auth", "token": token(claims)}));
+            guest.expect("welcome");
+        }
+        let mut other = Client::connect(&gateway);
+        other.subscribe("room:1");
+        assert_eq!(staff.expect("join")["member"]["client"], json!(other.id));
+        assert_eq!(
+            other.ask(json!({"type": "unsubscribe", "channel": "room:1"}))["type"],
+            "unsubscribed"
+        );
+        staff.expect("leave");
+        // Behind all that the room has told.
+        other.publish("room:1", &json!(1));
+        staff.expect("event");
+        let mut seen = Vec::new();
+        loop {
+            let message = guest.next();
+            if message["type"] == "event" {
+                return seen;
+            }
+            seen.push(message["type"].as_str().unwrap().to_owned());
+        }
+    };
+    assert!(told(&mut guest, None).is_empty());
+    assert_eq!(told(&mut guest, Some(&json!({"role": "staff"}))), ["join", "leave"]);
+    assert!(told(&mut guest, Some(&json!({"role": "guest"}))).is_empty(), "not any more");
+    // What is shown of the guest to others is as of anybody.
+    let answer = staff.ask(json!({"type": "presence", "channel": "room:1"}));
+    assert_eq!(answer["clients"], 2, "{answer}");
+}

@@ -14,6 +14,9 @@ use crate::tokens::{hs256, made, unix_s};
 const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
+/// Whoever is silent stays: its test may be late.
+const PATIENT: &str = "[http]\nheader_timeout = \"10m\"\n";
+
 /// A gateway with a key for tokens, these settings of `[auth]` and these limits.
 fn with_tokens(auth: &str, limits: &str) -> Gateway {
     let path = scratch(".key");
@@ -65,7 +68,7 @@ fn limited(gateway: &Gateway, what: &str) -> f64 {
 
 #[test]
 fn an_address_has_as_many_connections_as_it_may() {
-    let gateway = Gateway::configured("[limits]\nconnections_per_ip = 3\n");
+    let gateway = Gateway::configured(&format!("{PATIENT}[limits]\nconnections_per_ip = 3\n"));
     let silent = dial(&gateway, HERE);
     let mut kept = dial(&gateway, HERE);
     kept.send(format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.addr).as_bytes());
@@ -102,7 +105,7 @@ fn an_address_has_as_many_connections_as_it_may() {
 
 #[test]
 fn a_handshake_that_is_refused_keeps_no_place_and_its_connection_does() {
-    let gateway = with_tokens("", "connections_per_ip = 2\n");
+    let gateway = with_tokens("", &format!("connections_per_ip = 2\n{PATIENT}"));
     let (mut raw, refused) = handshake(&gateway, dial(&gateway, HERE), "?token=a.b.c");
     assert_eq!(refused.error(401), "unauthorized");
     assert!(gateway.metric("weir_places") < 0.5);

@@ -45,6 +45,7 @@ mod secrets;
 mod signals;
 mod slow;
 mod slow_bad;
+mod slow_tokens;
 mod smuggling;
 mod spoken;
 mod stalls;

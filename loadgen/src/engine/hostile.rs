@@ -106,7 +106,7 @@ impl Drop for Hostile {
 
 /// Whole requests that are bad, each another way. None is one that waits for more.
 fn garbage(target: &Target) -> Vec<Vec<u8>> {
-    let good = String::from_utf8_lossy(&target.request()).into_owned();
+    let good = String::from_utf8_lossy(&target.request(0)).into_owned();
     let host = target.host();
     let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
     let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
@@ -169,7 +169,7 @@ impl<'a> Peers<'a> {
         let poll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let extra = u32::from(id < wanted.half_open % layout.threads);
         let half_open = (wanted.half_open / layout.threads + extra) as usize;
-        let request = wanted.target.request();
+        let request = wanted.target.request(0);
         let rate = wanted.garbage_rate / f64::from(layout.threads);
         Ok(Self {
             layout,

@@ -115,7 +115,12 @@ impl Worker {
         let conn = &mut self.conns[at];
         let Some(fd) = &conn.fd else { return Ok(()) };
         socket::connected(fd)?;
-        socket::send_all(fd, &self.request)?;
+        if self.wanted.target.tokens.len() > 1 {
+            let index = number(at, self.id, self.wanted.threads);
+            socket::send_all(fd, &self.wanted.target.request(index))?;
+        } else {
+            socket::send_all(fd, &self.request)?;
+        }
         conn.state = State::Upgrading;
         self.watch(at, EventFlags::IN | EventFlags::RDHUP)
     }

@@ -150,7 +150,7 @@ impl Worker {
             returns: BinaryHeap::new(),
             opening: 0,
             next: 0,
-            request: wanted.target.request(),
+            request: wanted.target.request(0),
             out: Vec::new(),
             text: Vec::new(),
             rests: HashMap::new(),

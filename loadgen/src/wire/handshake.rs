@@ -20,9 +20,12 @@ pub(crate) struct Offer {
 const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
 const DEFLATE: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-/// The request for an upgrade.
-pub(crate) fn request(host: &str, path: &str, offer: Offer) -> Vec<u8> {
+/// The request for an upgrade, by whoever bears this token.
+pub(crate) fn request(host: &str, path: &str, offer: Offer, token: Option<&str>) -> Vec<u8> {
     let mut offered = String::new();
+    if let Some(token) = token {
+        offered.push_str(&format!("Authorization: Bearer {token}\r\n"));
+    }
     if let Some(name) = offer.subprotocol {
         offered.push_str(&format!("Sec-WebSocket-Protocol: {name}\r\n"));
     }
@@ -136,7 +139,7 @@ mod tests {
     #[test]
     fn the_subprotocol_that_was_asked_for_must_be_agreed_on() {
         let asked = Offer { subprotocol: Some("weir.v1.bin"), deflate: false };
-        let request = String::from_utf8(request("h", "/ws", asked)).expect("UTF-8");
+        let request = String::from_utf8(request("h", "/ws", asked, None)).expect("UTF-8");
         assert!(request.contains("\r\nSec-WebSocket-Protocol: weir.v1.bin\r\n\r\n"), "{request}");
         let fault = Err(Fault::OtherFormat { asked: "weir.v1.bin" });
         assert_eq!(answer(GOOD.as_bytes(), asked), fault, "an answer that names none");
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn compression_must_be_agreed_on_with_each_message_for_itself() {
         let offer = Offer { deflate: true, ..Offer::default() };
-        let request = String::from_utf8(request("h", "/ws", offer)).expect("UTF-8");
+        let request = String::from_utf8(request("h", "/ws", offer, None)).expect("UTF-8");
         assert!(request.contains(&format!("\r\n{EXTENSIONS}: {DEFLATE}\r\n\r\n")), "{request}");
         for (said, agrees) in [
             ("permessage-deflate; server_no_context_takeover", true),

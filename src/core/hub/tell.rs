@@ -139,6 +139,7 @@ impl Hub {
                 continue;
             }
             let parts = match (&*telling.notice, &telling.news) {
+                (Notice::Presence(_), _) if self.blind.has((listed.client, alias)) => continue,
                 (Notice::Presence(frames), _) => frames.of(listed.client),
                 (Notice::Signal(_), Some(news)) => {
                     let id = listed.seat as usize;

@@ -61,6 +61,34 @@ fn a_notice_is_for_those_who_have_the_channel_by_name_but_for_its_own_client() {
 }
 
 #[test]
+fn whoever_may_not_see_who_is_there_is_told_nothing_until_it_may() {
+    let mut hub = Hub::new(LIMIT);
+    let seats: Vec<_> = (0..3).map(|client| seat(&mut hub, client)).collect();
+    let told = |hub: &mut Hub| {
+        tell(hub, notice("hello", 99), &mut Kernel::default());
+        seats.iter().map(|id| control(hub, *id)).collect::<Vec<_>>()
+    };
+    for id in &seats {
+        join_name(&mut hub, *id, 1);
+        join_name(&mut hub, *id, 2);
+    }
+    hub.show_presence((seats[0], Alias(1)), false);
+    hub.show_presence((seats[1], Alias(2)), false);
+    hub.show_presence((seats[2], Alias(3)), false);
+    assert_eq!(hub.blind(), 2, "who has no subscription has nothing to be kept from");
+    assert_eq!(told(&mut hub), [0, 7, 7]);
+    hub.show_presence((seats[0], Alias(1)), true);
+    assert_eq!(told(&mut hub), [7, 14, 14]);
+    // With the subscription ends what is remembered of it.
+    hub.show_presence((seats[0], Alias(1)), false);
+    end(&mut hub, seats[0], 1);
+    join_name(&mut hub, seats[0], 1);
+    assert_eq!(told(&mut hub), [14, 21, 21]);
+    hub.close(seats[1], |_, _| {});
+    assert_eq!(hub.blind(), 0);
+}
+
+#[test]
 fn many_seats_take_several_turns_and_each_gets_it_once() {
     let mut hub = Hub::new(LIMIT);
     let seats: Vec<_> = (0..10).map(|client| seat(&mut hub, client)).collect();

@@ -1,0 +1,104 @@
+//! Tokens of public keys, whose signatures are checked beside the shard: what follows them waits for
+//! them, and what becomes of them is as of any token.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Gateway, scratch};
+use crate::raw::{Raw, handshake_request};
+use crate::tokens::made;
+
+/// A gateway with public keys alone.
+fn with_keys(more: &str) -> Gateway {
+    let path = scratch(".pem");
+    let made = made();
+    let pems = ["rsa", "p256", "p384", "ed"].map(|name| made["pem"][name].as_str().unwrap());
+    fs::write(&path, pems.join("\n")).unwrap();
+    Gateway::configured(&format!("[auth]\npublic_key_file = {path:?}\n{more}"))
+}
+
+fn good(algorithm: &str) -> String {
+    made()["good"][algorithm].as_str().unwrap().to_owned()
+}
+
+/// The token with one bit of its signature changed.
+fn forged(algorithm: &str) -> String {
+    let token = good(algorithm);
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let first = if signature.starts_with('A') { 'B' } else { 'A' };
+    format!("{message}.{first}{}", &signature[1..])
+}
+
+#[test]
+fn what_follows_a_token_in_its_frame_waits_for_it() {
+    let gateway = with_keys("required = true\n");
+    for algorithm in ["RS256", "ES256", "ES384", "EdDSA"] {
+        let mut client = Client::connect(&gateway);
+        let lines = [
+            json!({"type": "ping", "id": 1}),
+            json!({"type": "auth", "token": good(algorithm), "id": 2}),
+            json!({"type": "subscribe", "channel": "a", "id": 3}),
+        ];
+        client.send_text(&lines.map(|line| line.to_string()).join("\n"));
+        assert_eq!(client.expect("pong")["id"], 1);
+        let welcome = client.expect("welcome");
+        assert_eq!((&welcome["user"], &welcome["id"]), (&json!("u1"), &json!(2)), "{algorithm}");
+        assert_eq!(client.expect("subscribed")["id"], 3);
+        // It is known from here on, and a second time nothing is waited for.
+        let again = client.ask(json!({"type": "auth", "token": good(algorithm)}));
+        assert_eq!(again["type"], "welcome", "{again}");
+    }
+    assert!((gateway.metric("weir_tokens_total{how=\"verified\"") - 4.0).abs() < 0.5);
+    assert!((gateway.metric("weir_tokens_total{how=\"seen\"") - 4.0).abs() < 0.5);
+}
+
+#[test]
+fn a_forged_token_is_refused_as_any_bad_one() {
+    let gateway = with_keys("required = true\n");
+    for algorithm in ["RS256", "ES256", "EdDSA"] {
+        // By handshake; the connection goes on.
+        let mut raw = Raw::open(gateway.addr);
+        let request = handshake_request(gateway.addr, &[]);
+        let bearing = |token: &str| request.replacen("/ws", &format!("/ws?token={token}"), 1);
+        raw.send(bearing(&forged(algorithm)).as_bytes());
+        let refused = raw.answer();
+        assert_eq!(refused.error(401), "unauthorized", "{algorithm}");
+        assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
+        raw.send(bearing(&good(algorithm)).as_bytes());
+        assert_eq!(raw.answer().status, 101, "{algorithm}");
+        // By message; a stranger goes.
+        let mut client = Client::connect(&gateway);
+        client.send(&json!({"type": "auth", "token": forged(algorithm), "id": 7}));
+        let ended = client.ended();
+        assert_eq!(ended.code, Some(4500), "{algorithm}: {ended:?}");
+        let error = &ended.messages[0];
+        assert_eq!((&error["code"], &error["id"]), (&json!("unauthorized"), &json!(7)), "{error}");
+    }
+    assert!((gateway.metric("weir_auth_failures_total{reason=\"signature\"") - 6.0).abs() < 0.5);
+    assert!((gateway.metric("weir_upgrade_rejected_total{reason=\"unauthorized\"") - 3.0) < 0.5);
+
+    let open = with_keys("");
+    let mut client = Client::connect(&open);
+    let refused = client.ask(json!({"type": "auth", "token": forged("ES256")}));
+    assert_eq!(refused["code"], "unauthorized", "{refused}");
+    client.subscribe("a");
+    assert_eq!(client.welcome["user"], Value::Null);
+}
+
+/// A client that goes while its token is being checked leaves nothing behind.
+#[test]
+fn whoever_goes_before_its_token_is_checked_keeps_no_place() {
+    let gateway = with_keys("required = true\n");
+    for nth in 0..200 {
+        let mut raw = Raw::open(gateway.addr);
+        let token = if nth % 2 == 0 { good("ES384") } else { forged("ES384") };
+        let request = handshake_request(gateway.addr, &[]);
+        raw.send(request.replacen("/ws", &format!("/ws?token={token}"), 1).as_bytes());
+        socket2::SockRef::from(&raw.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+    crate::harness::wait_for("the places to be free", || {
+        (gateway.metric("weir_places") < 0.5 && gateway.connections() == 0).then_some(())
+    });
+    assert_eq!(Client::connect(&gateway).welcome["type"], "welcome");
+}
