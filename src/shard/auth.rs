@@ -158,7 +158,7 @@ impl Node {
         Found::Known(self.checked((seen, &verifier), result, metrics))
     }
 
-    /// Who bears a token that `verifier` has checked, and counts that.
+    /// Who bears a token that was checked, with what it was checked by, and counts that.
     ///
     /// # Errors
     ///

@@ -98,12 +98,12 @@ pub(super) struct Shard {
     pub(super) shown: RefCell<Shown>,
     /// When rooms are looked at.
     pub(super) room_dues: RoomDues,
-    /// Tokens that are being checked beside it.
-    pub(super) verifying: Waiting,
     /// The settings of the node, as far as this shard has heard of them.
     pub(super) settings: RefCell<Rc<NodeOptions>>,
     /// How many times it is looking again at what its clients have, for other settings.
     pub(super) looking: Cell<usize>,
+    /// Tokens that are being checked beside it.
+    pub(super) verifying: Waiting,
     /// How fast its clients ask, where that is limited.
     pub(super) paces: RefCell<Paces>,
 }

@@ -63,10 +63,11 @@ pub struct Verifying {
 /// What has come of a token: to be given to [`Local::verified`], where its metrics are.
 #[derive(Debug)]
 pub struct Verdict {
-    seen: Seen,
-    verifier: Arc<Verifier>,
+    pub(super) seen: Seen,
+    /// What it was checked by.
+    pub(super) verifier: Arc<Verifier>,
     /// `None` where the work has come to nothing.
-    result: Option<Result<Bearer, BadToken>>,
+    pub(super) result: Option<Result<Bearer, BadToken>>,
 }
 
 /// One that has not begun is not begun.
@@ -80,9 +81,10 @@ impl Future for Verifying {
     type Output = Verdict;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Verdict> {
-        let result = std::task::ready!(Pin::new(&mut self.work).poll(cx)).ok();
-        let verifier = Arc::clone(&self.verifier);
-        Poll::Ready(Verdict { seen: self.seen, verifier, result })
+        Pin::new(&mut self.work).poll(cx).map(|result| {
+            let verifier = Arc::clone(&self.verifier);
+            Verdict { seen: self.seen, verifier, result: result.ok() }
+        })
     }
 }
 
@@ -110,8 +112,10 @@ impl Shard {
     /// As of [`Node::authenticate`](super::Node::authenticate).
     pub(super) fn verified(&self, verdict: Verdict) -> Result<Arc<Bearer>, NotTaken> {
         let Verdict { seen, verifier, result } = verdict;
-        let Some(result) = result else { return Err(NotTaken::Busy) };
-        self.node.checked((seen, &verifier), result, &self.metrics)
+        match result {
+            Some(result) => self.node.checked((seen, &verifier), result, &self.metrics),
+            None => Err(NotTaken::Busy),
+        }
     }
 }
 
