@@ -183,6 +183,14 @@ fn limits_change_for_those_who_are_there() {
     client.subscribe("room:1");
     client.send(&large);
     client.expect("event");
+    // A rate holds for who came without one: at most two at once, and one more each second.
+    assert!(gateway.reload("[limits]\ncommands_per_second = 1\n"));
+    let answers: Vec<_> = (0..8).map(|_| client.ask(json!({"type": "ping"}))).collect();
+    assert!(answers.iter().any(|answer| answer["code"] == "rate_limited"), "{answers:?}");
+    assert!(gateway.reload("[limits]\ncommands_per_second = 0\n"));
+    for _ in 0..8 {
+        client.expect_nothing();
+    }
 }
 
 /// Its timer was set for minutes.
