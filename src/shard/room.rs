@@ -71,7 +71,7 @@ impl Shard {
     /// A client that has a channel by name is told of others who have it where it may ask for them.
     pub(super) fn show_presence(&self, asker: &Asker<'_>, (channel, alias): (&ChannelName, Alias)) {
         let name = channel.as_str();
-        let Some(rule) = self.node.options().policies.of(name) else { return };
+        let Some(rule) = self.options().policies.of(name) else { return };
         if rule.room.presence.is_none() || rule.access.is_open(Act::Presence) {
             return;
         }
