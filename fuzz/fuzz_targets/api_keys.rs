@@ -12,8 +12,6 @@ fuzz_target!(|text: &str| {
     assert!(line <= text.lines().count(), "the line is there");
     let words = text.split(|one: char| one.is_whitespace() || one == ':');
     for word in words.filter(|word| word.len() >= KEY_BYTES_MIN && word.is_ascii()) {
-        // A pattern is shown, for it is what is wrong.
-        let pattern = text.contains(&format!("channel:{word}"));
-        assert!(pattern || !problem.contains(word), "{problem}");
+        assert!(!problem.contains(word), "{problem}");
     }
 });

@@ -183,6 +183,14 @@ fn limits_change_for_those_who_are_there() {
     client.subscribe("room:1");
     client.send(&large);
     client.expect("event");
+    // A rate holds for who came without one: at most two at once, and one more each second.
+    assert!(gateway.reload("[limits]\ncommands_per_second = 1\n"));
+    let answers: Vec<_> = (0..8).map(|_| client.ask(json!({"type": "ping"}))).collect();
+    assert!(answers.iter().any(|answer| answer["code"] == "rate_limited"), "{answers:?}");
+    assert!(gateway.reload("[limits]\ncommands_per_second = 0\n"));
+    for _ in 0..8 {
+        client.expect_nothing();
+    }
 }
 
 /// Its timer was set for minutes.
@@ -327,4 +335,23 @@ fn a_hangup_never_ends_it() {
     });
     assert_eq!(client.ended().code, Some(4001));
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_program_that_embeds_it_reloads_it_too() {
+    let config = |shards| {
+        let listen = vec!["127.0.0.1:0".parse().unwrap()];
+        weir::Config { listen, shards, ..weir::Config::default() }
+    };
+    let gateway = weir::Gateway::builder().config(config(1)).build().unwrap();
+    let handle = gateway.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reloaded = runtime.block_on(handle.reload(config(1))).unwrap();
+    assert_eq!(reloaded, weir::Reloaded::default());
+    let reloaded = runtime.block_on(handle.reload(config(2))).unwrap();
+    let stays: Vec<_> = reloaded.warnings.iter().map(weir::Warning::setting).collect();
+    assert_eq!(stays, ["shards"]);
+    drop(gateway);
+    let refused = runtime.block_on(handle.reload(config(1)));
+    assert_eq!(refused, Err(weir::ReloadError::Draining));
 }
