@@ -141,6 +141,8 @@ fn doors() -> Rc<Doors> {
         header_bytes: 16_384,
         body_bytes: 1 << 20,
         keys: None,
+        proxies: Arc::default(),
+        tls: None,
         origins: Vec::new(),
     };
     let settings = Arc::new(HttpSettings::new(options));

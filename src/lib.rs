@@ -34,6 +34,7 @@ pub mod shard;
 pub mod store;
 
 pub use config::Config;
+pub use http::{ListenAddress, Serves};
 pub use proto::name::{BadClientId, BadName, ChannelName, ClientId};
 pub use proto::position::{Epoch, Position};
 pub use server::{Builder, Gateway, Handle, ReloadError, Reloaded, StartError, Warning};

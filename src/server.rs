@@ -1,6 +1,8 @@
 //! Wiring: builds the parts from a [`Config`], starts the shards, and stops them. The embedding
 //! API of the crate, and what the `weir` program itself runs on.
 
+mod listening;
+
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
@@ -8,15 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::core::metrics::Snapshot;
-use crate::http::HttpSettings;
+use crate::http::{HttpSettings, ListenAddress, Listener, Serves};
 use crate::proto::dialect::json::value;
 use crate::proto::name::{ChannelName, ClientId, KEY_BYTES_MAX, ShardId};
 use crate::proto::position::Position;
@@ -30,17 +30,8 @@ mod reload;
 
 pub use reload::{ReloadError, Reloaded, Warning};
 
+use listening::{Place, SocketFile};
 use reload::{Fixed, Running};
-
-/// Connections that may wait to be accepted, for each shard; the kernel cuts it to `somaxconn`.
-const BACKLOG: i32 = 4_096;
-
-/// Bytes of a connection that may wait in the kernel unsent; more stays in our own queue, where
-/// a policy can still act on it.
-const NOTSENT_LOWAT: u32 = 16 * 1024;
-
-/// The kernel's send buffer of a connection, in bytes (it doubles the figure for its own needs).
-const SEND_BUFFER: usize = 256 * 1024;
 
 /// Why a gateway did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +41,7 @@ pub enum StartError {
     #[error("failed to listen on {address}: {source}")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What the system said.
         source: io::Error,
     },
@@ -79,8 +70,11 @@ pub enum StartError {
 pub struct Gateway {
     node: Arc<Node>,
     running: Arc<Running>,
+    places: Vec<Place>,
     addresses: Vec<SocketAddr>,
     connections_max: usize,
+    /// Of the sockets that it listens on.
+    files: Vec<SocketFile>,
     shards: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
 }
 
@@ -112,11 +106,12 @@ impl Builder {
     /// [`StartError`] when an address is taken, or the system refuses a thread.
     pub fn build(self) -> Result<Gateway, StartError> {
         let fixed = Fixed::of(&self.config);
-        let Config { listen, shards, node, http, store_memory, store_path, .. } = self.config;
+        let Config { listen, admin_listen, shards, node, http, .. } = self.config;
+        let Config { store_memory, store_path, .. } = self.config;
         let descriptors = fdtable::raise_limit();
         let wanted = node.limits.connections;
         // The reserve has room for one listener of its table.
-        let further = listen.len().saturating_sub(1) as u64;
+        let further = (listen.len() + admin_listen.len()).saturating_sub(1) as u64;
         let reserve = fdtable::RESERVE + further * shards as u64;
         let separate = wanted as u64 > descriptors.saturating_sub(reserve) && separable();
         let (tables, reserve) =
@@ -125,8 +120,14 @@ impl Builder {
         let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
         let connections_max = wanted.min(room);
 
-        let addresses: Result<Vec<_>, _> = listen.into_iter().map(probe).collect();
-        let addresses = addresses?;
+        let serves = if admin_listen.is_empty() { Serves::All } else { Serves::Clients };
+        let admin = admin_listen.into_iter().map(|address| (address, Serves::Admin));
+        let all = listen.into_iter().map(|address| (address, serves)).chain(admin);
+        let mut files = Vec::new();
+        let places: Result<Vec<Place>, _> = all.map(|one| Place::take(one, &mut files)).collect();
+        let places = places?;
+        let of_clients = places.iter().filter(|place| place.serves != Serves::Admin);
+        let addresses = of_clients.filter_map(|place| place.address.tcp()).collect();
         let mailboxes = Arc::new(Mailboxes::new(shards));
         let deliver = Arc::<Mailboxes>::clone(&mailboxes);
         let store = Arc::new(Memory::bounded(deliver, store_memory));
@@ -145,12 +146,13 @@ impl Builder {
         let engines: Result<Vec<_>, io::Error> = (0..shards).map(|_| Engine::new()).collect();
         // From here on what has begun ends with it, also where the start fails.
         let shards = Vec::new();
-        let mut gateway = Gateway { node, running, addresses, connections_max, shards };
+        let mut gateway =
+            Gateway { node, running, places, addresses, connections_max, files, shards };
         for (index, engine) in engines.map_err(StartError::Thread)?.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
             let plan = Plan {
                 id,
-                addresses: gateway.addresses.clone(),
+                places: gateway.places.clone(),
                 separate,
                 node: Arc::clone(&gateway.node),
                 http: Arc::clone(&http),
@@ -167,6 +169,7 @@ impl Builder {
                 Err(_) => return Err(StartError::Shard),
             }
         }
+        gateway.places.iter_mut().for_each(Place::hand_over);
         Ok(gateway)
     }
 }
@@ -177,9 +180,15 @@ impl Gateway {
         Builder::default()
     }
 
-    /// Where it listens, in the order of the settings; with port 0 there, the port it was given.
+    /// The addresses of TCP that its clients connect to, in the order of the settings; with port 0
+    /// there, the port it was given.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All of where it listens, with what is served there.
+    pub fn listens(&self) -> impl Iterator<Item = (&ListenAddress, Serves)> {
+        self.places.iter().map(|place| (&place.address, place.serves))
     }
 
     /// How many connections it takes: the setting, or what the descriptor limit allows.
@@ -223,6 +232,7 @@ impl Gateway {
         if let Some(log) = self.node.durable() {
             log.close();
         }
+        self.files.clear();
         Ok(())
     }
 }
@@ -299,7 +309,7 @@ fn keep_in(
 /// What one shard's thread is to do.
 struct Plan {
     id: ShardId,
-    addresses: Vec<SocketAddr>,
+    places: Vec<Place>,
     separate: bool,
     node: Arc<Node>,
     http: Arc<HttpSettings>,
@@ -307,7 +317,7 @@ struct Plan {
 
 impl Plan {
     fn run(
-        self,
+        mut self,
         engine: Engine,
         ready: &std::sync::mpsc::Sender<Result<(), StartError>>,
         done: oneshot::Sender<()>,
@@ -317,6 +327,8 @@ impl Plan {
                 Ok(listeners) => listeners,
                 Err(error) => return drop(ready.send(Err(error))),
             };
+            // What is left of a socket after a drain would take connections that nobody answers.
+            self.places.clear();
             let local = Local::new(self.id, self.node);
             drop(ready.send(Ok(())));
             let doors = crate::http::serve(listeners, local.clone(), self.http);
@@ -330,14 +342,11 @@ impl Plan {
         }
     }
 
-    fn listen(&self) -> Result<Vec<TcpListener>, StartError> {
+    fn listen(&self) -> Result<Vec<Listener>, StartError> {
         if self.separate {
             fdtable::separate().map_err(StartError::Thread)?;
         }
-        let one = |&address: &SocketAddr| {
-            listen(address).map_err(|source| StartError::Listen { address, source })
-        };
-        self.addresses.iter().map(one).collect()
+        self.places.iter().map(Place::listen).collect()
     }
 }
 
@@ -372,36 +381,4 @@ fn separable() -> bool {
         );
     }
     tried.is_ok()
-}
-
-fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// A listener of one shard on `address`, which the others share.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = bind(address, true)?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    // Accepted sockets inherit both.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Finds out whether anybody else listens on `address`, and which port 0 stands for.
-///
-/// `SO_REUSEPORT` would let a second gateway of the same user share the port unseen.
-fn probe(address: SocketAddr) -> Result<SocketAddr, StartError> {
-    let local = || {
-        let socket = bind(address, false)?;
-        socket.listen(1)?;
-        let local = socket.local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
-    };
-    local().map_err(|source| StartError::Listen { address, source })
 }

@@ -11,6 +11,9 @@ pub(super) fn run(flags: &Settings) -> Result<(), Failure> {
     let mut output = Output::new();
     output.write(&raw.effective(&config))?;
     output.flush()?;
+    for one in &config.warnings {
+        eprintln!("weir: {one}");
+    }
     for one in &raw.foreign {
         eprintln!("weir: {one}; it is left alone");
     }

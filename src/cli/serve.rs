@@ -6,9 +6,9 @@ use crate::cli::logging::Log;
 use crate::cli::output::Output;
 use crate::cli::{demo, files, run};
 use crate::config::{BadSetting, Config};
+use crate::http::{ListenAddress, Serves};
 use crate::server::{Gateway, Handle, Reloaded};
 use crate::shard::AuthOptions;
-use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What is said of authentication where everybody needs a token.
@@ -24,8 +24,16 @@ pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
         for one in foreign {
             tracing::warn!("{one}; it is left alone");
         }
+        warn_of(&config);
         serve(config, flags, (signals, log)).await
     })
+}
+
+/// Says what is no fault of the settings and should be otherwise.
+fn warn_of(config: &Config) {
+    for one in &config.warnings {
+        tracing::warn!("{one}");
+    }
 }
 
 /// Reads the settings, as these flags want them, and what is to be warned of.
@@ -53,6 +61,7 @@ async fn serve(
         Some(path) => format!("sqlite in {}", path.display()),
         None => "memory".to_owned(),
     };
+    let secure = config.http.tls.is_some();
     let gateway = Gateway::builder().config(config).build()?;
     let connections = gateway.connections_max();
     if connections < wanted {
@@ -61,13 +70,14 @@ async fn serve(
              more shards have more, or raise it with ulimit -n or LimitNOFILE"
         );
     }
-    let addresses = gateway.local_addrs();
-    announce(addresses);
-    for address in addresses {
-        tracing::info!("listening on ws://{address}/ws and http://{address}/");
+    let places: Vec<_> = gateway.listens().map(|place| Place::of(place, secure)).collect();
+    announce(&places);
+    for place in &places {
+        tracing::info!("listening on {}", place.told());
     }
     tracing::info!("shards: {shards}, store: {store}, auth: {auth}, connections: {connections}");
-    let exposed = addresses.iter().filter(|one| !one.ip().to_canonical().is_loopback());
+    let exposed = places.iter().filter(|place| place.serves != Serves::Admin);
+    let exposed = exposed.map(|place| place.address).filter(|address| !address.is_local());
     for address in exposed.filter(|_| auth != REQUIRED) {
         tracing::warn!("auth.required is not set: whoever reaches {address} may come in");
     }
@@ -78,6 +88,41 @@ async fn serve(
     gateway.run_until(stop.wait()).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where the gateway listens.
+struct Place<'a> {
+    address: &'a ListenAddress,
+    serves: Serves,
+    /// Whether TLS is spoken there.
+    secure: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of((address, serves): (&'a ListenAddress, Serves), secure: bool) -> Self {
+        Self { address, serves, secure: secure && address.tcp().is_some() }
+    }
+
+    /// The address under this scheme, or that of the same with TLS.
+    fn url(&self, scheme: &str) -> String {
+        let s = if self.secure { "s" } else { "" };
+        match self.address {
+            ListenAddress::Tcp(address) => format!("{scheme}{s}://{address}"),
+            ListenAddress::Unix(_) => self.address.to_string(),
+        }
+    }
+
+    /// What is where.
+    fn told(&self) -> String {
+        let [ws, http] = ["ws", "http"].map(|scheme| self.url(scheme));
+        match (self.address, self.serves) {
+            (ListenAddress::Unix(_), Serves::Admin) => format!("{http}, for all but /ws"),
+            (ListenAddress::Unix(_), Serves::All | Serves::Clients) => http,
+            (_, Serves::Admin) => format!("{http}/, for all but /ws"),
+            (_, Serves::All) => format!("{ws}/ws and {http}/"),
+            (_, Serves::Clients) => format!("{ws}/ws"),
+        }
+    }
 }
 
 /// Reads the settings again at each SIGHUP, to the end of the process. Those that came meanwhile
@@ -105,6 +150,7 @@ async fn reload(mut hangup: Signal, flags: Serve, gateway: Handle, log: Log) {
 }
 
 async fn change(config: Config, gateway: &Handle, log: &Log) {
+    warn_of(&config);
     let options = config.log.clone();
     match gateway.reload(config).await {
         Ok(reloaded) => {
@@ -145,10 +191,10 @@ fn refuse(failure: &Failure, gateway: &Handle) {
 }
 
 /// Says on standard output where the gateway is, for scripts that gave it port 0.
-fn announce(addresses: &[SocketAddr]) {
+fn announce(places: &[Place<'_>]) {
     let mut output = Output::new();
     let lines: String =
-        addresses.iter().map(|address| format!("listening on http://{address}\n")).collect();
+        places.iter().map(|place| format!("listening on {}\n", place.url("http"))).collect();
     if output.write(&lines).and_then(|()| output.flush()).is_err() {
         tracing::debug!("nobody reads standard output");
     }

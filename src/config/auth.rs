@@ -71,7 +71,7 @@ impl Check<'_> {
     }
 
     /// The file that a setting names, if it does, and what is in it.
-    fn file(&mut self, key: Key) -> Option<(String, Vec<u8>)> {
+    pub(super) fn file(&mut self, key: Key) -> Option<(String, Vec<u8>)> {
         let path = self.text(key);
         if path.is_empty() {
             return None;

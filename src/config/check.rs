@@ -7,10 +7,9 @@ use crate::config::raw::{RawConfig, Written};
 use crate::config::unit;
 use crate::config::value::Value;
 use crate::core::outbox::OutboxLimit;
-use crate::http::HttpOptions;
+use crate::http::{HttpOptions, ListenAddress};
 use crate::proto::format::Compression;
 use crate::shard::{AuthOptions, NodeOptions};
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +57,10 @@ pub struct LogOptions {
 
 /// Settings a gateway can run with.
 pub struct Config {
-    /// Where the gateway listens: every address of these, each with its port.
-    pub listen: Vec<SocketAddr>,
+    /// Where the gateway listens, for its clients at least.
+    pub listen: Vec<ListenAddress>,
+    /// Where it serves all but clients; empty where that is with them.
+    pub admin_listen: Vec<ListenAddress>,
     /// How many threads serve connections; at least 1.
     pub shards: usize,
     /// Options of the node.
@@ -72,6 +73,8 @@ pub struct Config {
     pub store_path: Option<PathBuf>,
     /// Options of the log.
     pub log: LogOptions,
+    /// What is no fault and should be otherwise.
+    pub warnings: Vec<BadSetting>,
 }
 
 impl RawConfig {
@@ -86,20 +89,24 @@ impl RawConfig {
         machine: &Machine,
         bad: Vec<BadSetting>,
     ) -> Result<Config, Vec<BadSetting>> {
-        let mut check = Check { raw: self, bad };
+        let mut check = Check { raw: self, bad, warnings: Vec::new() };
         let shards = match check.count(Key::Shards) {
             0 => machine.cores.clamp(1, SHARDS_MAX),
             shards => shards,
         };
         let auth = check.auth();
+        let listen = check.listen(auth.required);
+        let http = check.http();
         let config = Config {
-            listen: check.listen(auth.required),
+            admin_listen: check.admin_listen(&listen, http.keys.is_some()),
+            listen,
             shards,
             node: check.node(machine, auth),
-            http: check.http(),
+            http,
             store_memory: check.store_memory(machine),
             store_path: check.store_path(),
             log: check.log(),
+            warnings: std::mem::take(&mut check.warnings),
         };
         // Stable: the faults of one line stay in the order of its values.
         check.bad.sort_by(|one, other| one.source.cmp(&other.source));
@@ -123,40 +130,10 @@ impl Default for Config {
 pub(super) struct Check<'a> {
     pub(super) raw: &'a RawConfig,
     bad: Vec<BadSetting>,
+    warnings: Vec<BadSetting>,
 }
 
 impl Check<'_> {
-    fn listen(&mut self, guarded: bool) -> Vec<SocketAddr> {
-        let Value::List(texts) = self.value(Key::Listen) else { return Vec::new() };
-        if texts.is_empty() {
-            self.fault(Key::Listen, "is empty, must have an address and a port at least");
-        }
-        let verb = if texts.len() > 1 { "has" } else { "is" };
-        let mut addresses: Vec<SocketAddr> = Vec::with_capacity(texts.len());
-        for text in &texts {
-            let address = match address(text) {
-                Ok(address) => address,
-                Err(right) => {
-                    self.fault(Key::Listen, &format!("{verb} {text:?}, {right}"));
-                    continue;
-                }
-            };
-            let same = |other: &SocketAddr| canonical(*other) == canonical(address);
-            if addresses.iter().any(same) {
-                self.fault(Key::Listen, &format!("has {text:?}, which stands there already"));
-                continue;
-            }
-            if !self.raw.insecure && !guarded && !address.ip().to_canonical().is_loopback() {
-                let problem = "is not loopback, and without auth.required whoever reaches it may \
-                     come in: listen on 127.0.0.1, set auth.required = true, or say --insecure if \
-                     the network is yours";
-                self.fault(Key::Listen, &format!("{text:?} {problem}"));
-            }
-            addresses.push(address);
-        }
-        addresses
-    }
-
     fn node(&mut self, machine: &Machine, auth: AuthOptions) -> NodeOptions {
         let message_bytes = self.count(Key::LimitsMessageBytes);
         let outbox = OutboxLimit {
@@ -282,6 +259,8 @@ impl Check<'_> {
             body_bytes: self.count(Key::HttpBodyBytes),
             origins: self.origins(),
             keys: self.api_keys().map(Arc::new),
+            proxies: Arc::new(self.trusted_proxies()),
+            tls: self.tls(),
             echo: false,
         }
     }
@@ -359,6 +338,11 @@ impl Check<'_> {
         self.push(self.raw.source(key), key.name(), problem.to_owned());
     }
 
+    /// Says that something should be otherwise, and goes on.
+    pub(super) fn warn(&mut self, key: Key, problem: &str) {
+        self.warnings.push(BadSetting::new(self.raw.source(key), key.name(), problem));
+    }
+
     /// How many there are.
     pub(super) fn faults(&self) -> usize {
         self.bad.len()
@@ -366,29 +350,6 @@ impl Check<'_> {
 
     pub(super) fn push(&mut self, source: Source, key: &str, problem: String) {
         self.bad.push(BadSetting::new(source, key, problem));
-    }
-}
-
-/// Reads an address of TCP with its port, or says what would be right.
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    let parsed = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}").parse(),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| {
-        if text.starts_with("unix:") {
-            "and unix sockets are not listened on in this version: say a TCP address and port"
-        } else {
-            "must be an address and a port, like \"127.0.0.1:8080\" or \"[::1]:8080\""
-        }
-    })
-}
-
-/// Equal for two ways to write one address, such as `127.0.0.1` and `::ffff:127.0.0.1`.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
-        IpAddr::V6(_) => address,
     }
 }
 

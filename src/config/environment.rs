@@ -87,13 +87,13 @@ mod tests {
     fn a_slip_is_a_fault_and_what_may_be_anybodys_is_not() {
         let (_, bad) = read_all(&[
             ("WEIR_LIMITS__CONECTIONS", "5"),
-            ("WEIR_TLS__CERT", "c"),
+            ("WEIR_APP__URL", "c"),
             ("WEIR_SHARD", "2"),
         ]);
         let texts: Vec<String> = bad.iter().map(ToString::to_string).collect();
         let wanted = [
             "WEIR_LIMITS__CONECTIONS: no such setting; the nearest is WEIR_LIMITS__CONNECTIONS",
-            "WEIR_TLS__CERT: no such setting in this version",
+            "WEIR_APP__URL: no such setting in this version",
             "WEIR_SHARD: no such setting; the nearest is WEIR_SHARDS",
         ];
         assert_eq!(texts, wanted);

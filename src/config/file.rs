@@ -153,13 +153,13 @@ mod tests {
 
     #[test]
     fn unknown_names_come_with_their_line_and_what_may_be_meant() {
-        let text = "lisen = \"a\"\n[limits]\nqueue_byte = 5\n[tls]\ncert = \"c\"\n\
+        let text = "lisen = \"a\"\n[limits]\nqueue_byte = 5\n[app]\nurl = \"c\"\n\
                     [limit]\na = 1\n[[namespace]]\nname = \"a\"\ntokens = 5\nslw = 1\n";
         let found = faults(text);
         let wanted = [
             "w.toml:1: lisen: no such setting; the nearest is listen",
             "w.toml:3: limits.queue_byte: no such setting; the nearest is limits.queue_bytes",
-            "w.toml:4: tls: no such section in this version",
+            "w.toml:4: app: no such section in this version",
             "w.toml:6: limit: no such section; the nearest is limits",
             "w.toml:10: namespace.tokens: no such setting in this version",
             "w.toml:11: namespace.slw: no such setting; the nearest is namespace.slow",

@@ -26,6 +26,7 @@ pub(super) enum Kind {
 #[expect(missing_docs, reason = "the table below says what each one means")]
 pub enum Key {
     Listen,
+    AdminListen,
     Shards,
     Node,
     Drain,
@@ -47,8 +48,11 @@ pub enum Key {
     HttpHeaderBytes,
     HttpBodyBytes,
     HttpOrigins,
+    HttpTrustedProxies,
     HttpPing,
     HttpPingTimeout,
+    TlsCert,
+    TlsKey,
     CompressionDeflate,
     CompressionThreshold,
     CompressionLevel,
@@ -109,15 +113,21 @@ const GIB: u64 = 1 << 30;
 pub(super) const SHARDS_MAX: usize = 128;
 
 /// The sections of the file, apart from `[[namespace]]`.
-pub(super) const SECTIONS: [&str; 7] =
-    ["limits", "http", "compression", "auth", "defaults", "store", "log"];
+pub(super) const SECTIONS: [&str; 8] =
+    ["limits", "http", "tls", "compression", "auth", "defaults", "store", "log"];
 
 const ROWS: [Row; Key::ALL.len()] = [
     row(
         "listen",
         Kind::Addresses,
         "127.0.0.1:8080",
-        "WebSocket and HTTP; several: [\"127.0.0.1:8080\", \"[::1]:8080\"]",
+        "WebSocket and HTTP; several: [\"127.0.0.1:8080\", \"unix:/run/weir.sock\"]",
+    ),
+    row(
+        "admin_listen",
+        Kind::Addresses,
+        "",
+        "where all but /ws is served instead, and /healthz as well; empty = on the same",
     ),
     row("shards", Kind::Integer(0, SHARDS_MAX as u64), "0", "threads; 0 = one per usable core"),
     row("node", Kind::Text, "", "name shown to clients in `welcome`; empty = host name"),
@@ -210,8 +220,21 @@ const ROWS: [Row; Key::ALL.len()] = [
         "",
         "allowed Origin values; empty = same origin only for browsers, \"*\" = any",
     ),
+    row(
+        "http.trusted_proxies",
+        Kind::List,
+        "",
+        "whose X-Forwarded-For and PROXY v2 headers are believed: addresses, and networks (10.0.0.0/8)",
+    ),
     row("http.ping", Kind::Duration(10, HOUR), "25s", "silence after which a client is pinged"),
     row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
+    row(
+        "tls.cert",
+        Kind::Text,
+        "",
+        "PEM: the certificate, and those that it was signed by; empty = no TLS",
+    ),
+    row("tls.key", Kind::Text, "", "PEM: its private key"),
     row("compression.deflate", Kind::Bool, "true", "permessage-deflate, for clients that offer it"),
     row(
         "compression.threshold",
@@ -330,8 +353,9 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 62] = [
         Self::Listen,
+        Self::AdminListen,
         Self::Shards,
         Self::Node,
         Self::Drain,
@@ -353,8 +377,11 @@ impl Key {
         Self::HttpHeaderBytes,
         Self::HttpBodyBytes,
         Self::HttpOrigins,
+        Self::HttpTrustedProxies,
         Self::HttpPing,
         Self::HttpPingTimeout,
+        Self::TlsCert,
+        Self::TlsKey,
         Self::CompressionDeflate,
         Self::CompressionThreshold,
         Self::CompressionLevel,

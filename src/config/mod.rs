@@ -8,6 +8,7 @@ mod fault;
 mod file;
 mod key;
 mod limits;
+mod listen;
 mod memory;
 mod namespaces;
 mod raw;

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use super::address::Serves;
 use crate::proto::error::ErrorCode;
 use crate::shard::PublishError;
 
@@ -46,8 +47,12 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
-    pub(super) fn not_found() -> Self {
-        let message = "nothing is here: see /ws, /api/v1/, /metrics, /healthz and /";
+    pub(super) fn not_found(serves: Serves) -> Self {
+        let message = match serves {
+            Serves::Admin => "nothing is here: see /api/v1/, /metrics, /healthz and /",
+            Serves::All => "nothing is here: see /ws, /api/v1/, /metrics, /healthz and /",
+            Serves::Clients => "nothing is here: see /ws and /healthz",
+        };
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 

@@ -68,7 +68,8 @@ impl Arrival {
 
 /// Where a request comes from; `None` is this machine. The one place that limits know it from.
 pub(super) fn ip_of<B>(peer: &Peer, _request: &Request<B>) -> Option<IpAddr> {
-    Some(peer.ip)
+    let client = peer.client.get();
+    (peer.source.tcp || client != peer.source.from).then_some(client)
 }
 
 /// Counts a handshake by the address it comes from, as far as its connection was not.

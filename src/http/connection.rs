@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,27 +15,47 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::address::Serves;
 use super::answer::Response;
 use super::arrival::Arrival;
-use super::listen::{Busy, Doors};
-use super::route;
+use super::listen::{Busy, Doors, arrived, turn_away};
+use super::tls::TlsKeys;
 use super::wire::Wire;
+use super::{proxies, route};
 use crate::core::metrics::Counter;
 use crate::proto::ws::deflate::Agreed;
-use crate::shard::Guest;
+use crate::shard::{Guest, Stream};
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 1 << 20;
 
+/// Where a connection came in, and from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// Its peer, or the client that a proxy of the PROXY protocol speaks for. Never IPv4 in the
+    /// clothes of IPv6; whoever comes by a socket in the file system is 127.0.0.1.
+    pub(super) ip: IpAddr,
+    /// The socket's own peer.
+    pub(super) from: IpAddr,
+    /// What is served where it came in.
+    pub(super) serves: Serves,
+    /// Whether it came by TCP: with TLS, where that is spoken.
+    pub(super) tcp: bool,
+}
+
 /// One HTTP connection, as its routes see it.
 pub(super) struct Peer {
     pub(super) doors: Rc<Doors>,
-    /// Where it comes from.
-    pub(super) ip: IpAddr,
+    /// Where it comes from: the client, or a proxy that speaks HTTP for clients.
+    pub(super) source: Source,
+    /// Who asks what is answered now, or was last: the peer itself, or the client that a believed
+    /// proxy names.
+    pub(super) client: Cell<IpAddr>,
     /// What its connection counts as.
     pub(super) arrival: Arrival,
     /// Taken once a handshake was answered with 101.
@@ -84,6 +105,8 @@ impl Service<Request<Incoming>> for Routes {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         self.0.number.set(self.0.number.get() + 1);
+        let options = self.0.doors.options();
+        self.0.client.set(options.proxies.client(self.0.source.ip, request.headers()));
         route::answer(&self.0, request)
     }
 }
@@ -105,14 +128,98 @@ impl Drop for Open {
 }
 
 /// Serves one socket to its end, or to its handshake.
-pub(super) async fn run(socket: TcpStream, from: (IpAddr, Arrival), doors: Rc<Doors>) {
+pub(super) async fn run(mut socket: TcpStream, mut from: (Source, Arrival), doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
-    let (end, socket, read_buf) = speak(socket, from, &doors).await;
+    // Apart, so that the usual connection's task has no room for what the others need.
+    let options = doors.options();
+    if options.proxies.believes(from.0.ip) {
+        match Box::pin(introduced(&mut socket, from, &doors)).await {
+            Some(found) => from = found,
+            None => return,
+        }
+    }
+    match &options.tls {
+        Some(keys) if from.0.tcp => Box::pin(secured(socket, from, keys, &doors)).await,
+        Some(_) | None => serve(socket, from, &doors, |socket, _| Ok(socket)).await,
+    }
+}
+
+/// Reads whom a believed proxy speaks for; `None` where the connection is not gone on with.
+async fn introduced(
+    socket: &mut TcpStream,
+    (source, arrival): (Source, Arrival),
+    doors: &Rc<Doors>,
+) -> Option<(Source, Arrival)> {
+    match proxies::read_header(socket, doors.options().header_timeout).await {
+        Ok(None) => Some((source, arrival)),
+        Ok(Some(ip)) => {
+            let source = Source { ip, ..source };
+            match arrived(doors, source) {
+                Ok(arrival) => Some((source, arrival)),
+                Err(answer) => {
+                    turn_away(socket, source, doors, answer);
+                    None
+                }
+            }
+        }
+        Err(error) => {
+            doors.shard.metrics().add(Counter::ProxyHeadersBad, 1);
+            let now = doors.shard.node().uptime();
+            if doors.proxy_complaints.borrow_mut().is_due(now) {
+                tracing::warn!("a connection from the proxy {} was closed: {error}", source.ip);
+            }
+            None
+        }
+    }
+}
+
+/// Shakes hands in TLS, and serves what is inside.
+async fn secured(socket: TcpStream, from: (Source, Arrival), keys: &TlsKeys, doors: &Rc<Doors>) {
+    let limit = doors.options().header_timeout;
+    let metrics = doors.shard.metrics();
+    match tokio::time::timeout(limit, keys.acceptor().accept(socket)).await {
+        Ok(Ok(stream)) => {
+            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            metrics.add(if resumed { Counter::TlsResumed } else { Counter::TlsFull }, 1);
+            serve(stream, from, doors, |stream, early| {
+                let (socket, session) = stream.into_inner();
+                Stream::secure(socket, session, early)
+            })
+            .await;
+        }
+        Ok(Err(error)) => {
+            metrics.add(Counter::TlsFailed, 1);
+            tracing::debug!(%error, "a handshake of TLS failed");
+        }
+        Err(_) => metrics.add(Counter::TlsTimeout, 1),
+    }
+}
+
+/// Serves one stream to its end, or to its handshake; `opened` is what the shard then adopts.
+async fn serve<S, T>(
+    stream: S,
+    from: (Source, Arrival),
+    doors: &Rc<Doors>,
+    opened: impl FnOnce(S, &mut Vec<u8>) -> io::Result<T>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: Into<Stream>,
+{
+    let (end, socket, read_buf) = speak(stream, from, doors).await;
     // A copy, so that some few bytes do not keep hyper's whole buffer.
-    let early = read_buf.to_vec();
+    let mut early = read_buf.to_vec();
     drop(read_buf);
     match end {
-        Ok(Next::Gateway(guest)) => doors.shard.adopt(socket, early, guest),
+        Ok(Next::Gateway(guest, client)) => match opened(socket, &mut early).map(Into::into) {
+            Ok(stream) => {
+                let stream = match client {
+                    Some(client) => stream.from_client(client),
+                    None => stream,
+                };
+                doors.shard.adopt(stream, early, guest);
+            }
+            Err(error) => tracing::debug!(%error, "a connection broke off at its handshake"),
+        },
         Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early, agreed),
         Ok(Next::Close) => linger(socket).await,
         Err(error) if error.is_parse() => linger(socket).await,
@@ -123,8 +230,8 @@ pub(super) async fn run(socket: TcpStream, from: (IpAddr, Arrival), doors: Rc<Do
 /// What a socket is for when it has no more HTTP to speak.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// It is a WebSocket of the gateway.
-    Gateway(Guest),
+    /// It is a WebSocket of the gateway, and of this client where a proxy speaks for it.
+    Gateway(Guest, Option<IpAddr>),
     /// It is a WebSocket of the hidden echo, with what was agreed about compression.
     Echo(Option<Agreed>),
     /// It is to be closed.
@@ -135,7 +242,7 @@ pub(super) enum Next {
 /// it and not used. Over any stream, so that benches need no socket.
 pub(super) async fn speak<S>(
     socket: S,
-    (ip, arrival): (IpAddr, Arrival),
+    (source, arrival): (Source, Arrival),
     doors: &Rc<Doors>,
 ) -> (hyper::Result<Next>, S, Bytes)
 where
@@ -145,7 +252,8 @@ where
     let wire = Wire::new(socket, Rc::clone(&bad_head));
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
-        ip: ip.to_canonical(),
+        source,
+        client: Cell::new(source.ip),
         arrival,
         guest: Cell::new(None),
         echo: Cell::new(None),
@@ -160,7 +268,11 @@ where
     let parts = http.into_parts();
     let next = match peer.echo.take() {
         Some(agreed) => Next::Echo(agreed),
-        None => peer.guest.take().map_or(Next::Close, Next::Gateway),
+        None => {
+            let client = peer.client.get();
+            let client = (client != source.from).then_some(client);
+            peer.guest.take().map_or(Next::Close, |guest| Next::Gateway(guest, client))
+        }
     };
     let wire = parts.io.into_inner();
     let metrics = doors.shard.metrics();
@@ -182,7 +294,7 @@ where
 ///
 /// A socket that is closed over unread bytes sends a reset, and the peer's kernel then throws
 /// away an answer that it has not handed on.
-async fn linger(mut socket: TcpStream) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) {
     if socket.shutdown().await.is_err() {
         return;
     }

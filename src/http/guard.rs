@@ -1,11 +1,13 @@
 //! Who may ask: the origin rule of browsers, and the rule that keeps the API on this machine.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use hyper::HeaderMap;
 use hyper::header::{self, HeaderValue};
 
 use super::answer::Refusal;
+use super::connection::Peer;
+use super::proxies::{self, FORWARDED_FOR};
 
 /// The one value of a header that may be there once.
 pub(super) fn single<'a>(
@@ -54,12 +56,15 @@ fn is_same(origin: &str, host: &str) -> bool {
 }
 
 /// Refuses whoever is not a program on this machine: there are no API keys that would tell.
-pub(super) fn check_local(ip: IpAddr, headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
-    if !ip.is_loopback() {
+pub(super) fn check_local(peer: &Peer, headers: &HeaderMap, host: &str) -> Result<(), Refusal> {
+    // A client that a proxy elsewhere has seen on its own loopback is none of this machine.
+    if !peer.source.from.is_loopback() || !peer.source.ip.is_loopback() {
         return Err(Refusal::forbidden("without API keys the API answers this machine alone"));
     }
-    for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via"] {
-        if headers.contains_key(name) {
+    // A proxy that is believed, and says that all it knows of is this machine, is as good as that.
+    let known = peer.doors.options().proxies.believes(peer.source.ip) && proxies::is_local(headers);
+    for name in [FORWARDED_FOR, "x-forwarded-host", "forwarded", "x-real-ip", "via"] {
+        if headers.contains_key(name) && !known {
             let message = "a proxy forwarded this request, and without API keys the API answers \
                            this machine alone";
             return Err(Refusal::forbidden(message));

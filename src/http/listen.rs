@@ -4,22 +4,26 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
+use super::address::Serves;
 use super::arrival::Arrival;
-use super::connection;
+use super::connection::{self, Source};
 use super::keys::ApiKeys;
+use super::proxies::Proxies;
 use super::settings::HttpSettings;
+use super::tls::TlsKeys;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
 use crate::shard::Local;
@@ -59,6 +63,10 @@ pub struct HttpOptions {
     pub origins: Vec<String>,
     /// Who may use the API; `None` answers this machine alone.
     pub keys: Option<Arc<ApiKeys>>,
+    /// Who is believed about where a client comes from.
+    pub proxies: Arc<Proxies>,
+    /// What TLS is spoken with on every address of TCP; `None` speaks none.
+    pub tls: Option<Arc<TlsKeys>>,
     /// Whether `/echo` sends every message back, for conformance tests.
     pub echo: bool,
 }
@@ -76,6 +84,8 @@ pub struct Doors {
     busy: Cell<usize>,
     /// Rings when the last of them is.
     quiet: Notify,
+    /// Of what proxies say that cannot be read.
+    pub(super) proxy_complaints: RefCell<Complaints>,
 }
 
 /// Counts a request among those that are being answered.
@@ -109,6 +119,7 @@ impl Doors {
             open: Cell::new(0),
             busy: Cell::new(0),
             quiet: Notify::new(),
+            proxy_complaints: RefCell::default(),
         }
     }
 
@@ -138,9 +149,10 @@ impl Doors {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let (ip, serves) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Serves::All);
+        let source = Source { ip, from: ip, serves, tcp: true };
         let arrival = Arrival::of(self, Some(ip)).ok()?;
-        let (end, stream, _) = connection::speak(stream, (ip, arrival), self).await;
+        let (end, stream, _) = connection::speak(stream, (source, arrival), self).await;
         matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
     }
 }
@@ -156,9 +168,56 @@ fn builder_of(options: &HttpOptions) -> http1::Builder {
     builder
 }
 
+/// A socket that a shard listens on.
+pub struct Listener {
+    /// The socket.
+    pub socket: Listening,
+    /// What is served there.
+    pub serves: Serves,
+}
+
+/// A socket that is listened on.
+pub enum Listening {
+    /// Of an address and a port.
+    Tcp(TcpListener),
+    /// Of a file.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, Source)>> {
+        match &self.socket {
+            Listening::Tcp(listener) => {
+                let (socket, peer) = ready!(listener.poll_accept(cx))?;
+                // Not every kernel hands the option down from the listener.
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::trace!(%error, "a socket takes no TCP_NODELAY");
+                }
+                Poll::Ready(Ok((socket, self.source(peer.ip().to_canonical(), true))))
+            }
+            Listening::Unix(listener) => {
+                let (socket, _) = ready!(listener.poll_accept(cx))?;
+                let source = self.source(Ipv4Addr::LOCALHOST.into(), false);
+                Poll::Ready(as_tcp(socket).map(|socket| (socket, source)))
+            }
+        }
+    }
+
+    fn source(&self, ip: IpAddr, tcp: bool) -> Source {
+        Source { ip, from: ip, serves: self.serves, tcp }
+    }
+}
+
+/// The same stream of bytes under the type of a TCP stream. Nothing that is asked of a connection
+/// is different for the two: bytes are read, written and shut, and whether that may go on is told.
+/// So a connection need not ask which it is, at every write.
+fn as_tcp(socket: UnixStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(OwnedFd::from(socket.into_std()?).into())
+}
+
 /// The sockets that one shard listens on, one for each address.
 struct Listeners {
-    all: Vec<TcpListener>,
+    all: Vec<Listener>,
     /// Which is asked first: the one behind the last that had something, so that a busy address
     /// keeps nobody waiting on another.
     first: usize,
@@ -166,11 +225,11 @@ struct Listeners {
 
 impl Listeners {
     /// The next connection of any. Loses nothing when it is dropped before.
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<(TcpStream, Source)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, Source)>> {
         let (before, from) = self.all.split_at(self.first.min(self.all.len()));
         for (at, listener) in from.iter().chain(before).enumerate() {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
@@ -184,7 +243,7 @@ impl Listeners {
 
 /// Accepts the connections of one shard on all its addresses until it is drained, and answers
 /// what was asked before. The limits hold for the addresses together.
-pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<HttpSettings>) {
+pub async fn serve(listeners: Vec<Listener>, shard: Local, settings: Arc<HttpSettings>) {
     let doors = Rc::new(Doors::new(shard.clone(), settings));
     let mut listeners = Listeners { all: listeners, first: 0 };
     let mut complaints = Complaints::default();
@@ -198,23 +257,17 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<Http
             next = listeners.accept() => next,
         };
         match next {
-            Ok((socket, peer)) if doors.has_room() => {
-                // Not every kernel hands the option down from the listener.
-                if let Err(error) = socket.set_nodelay(true) {
-                    tracing::trace!(%error, "a socket takes no TCP_NODELAY");
+            Ok((socket, source)) if doors.has_room() => match arrived(&doors, source) {
+                Ok(arrival) => {
+                    let from = (source, arrival);
+                    shard.spawn(connection::run(socket, from, Rc::clone(&doors)));
                 }
-                match Arrival::of(&doors, Some(peer.ip())) {
-                    Ok(arrival) => {
-                        let from = (peer.ip(), arrival);
-                        shard.spawn(connection::run(socket, from, Rc::clone(&doors)));
-                    }
-                    Err(answer) => turn_away(&socket, answer),
-                }
-            }
-            Ok((socket, _)) => {
+                Err(answer) => turn_away(&socket, source, &doors, answer),
+            },
+            Ok((socket, source)) => {
                 shard.metrics().add(Counter::RejectedOverloaded, 1);
                 shard.metrics().error(ErrorCode::Overloaded);
-                turn_away(&socket, CROWDED);
+                turn_away(&socket, source, &doors, CROWDED);
             }
             Err(error) => {
                 shard.metrics().add(Counter::AcceptErrors, 1);
@@ -241,8 +294,20 @@ pub async fn serve(listeners: Vec<TcpListener>, shard: Local, settings: Arc<Http
     }
 }
 
+/// What a connection counts as. Whose it is that a proxy brings, is known later.
+pub(super) fn arrived(doors: &Doors, source: Source) -> Result<Arrival, &'static [u8]> {
+    if doors.options().proxies.believes(source.ip) {
+        return Ok(Arrival::default());
+    }
+    Arrival::of(doors, source.tcp.then_some(source.ip))
+}
+
 /// Answers without reading; whether the peer gets it is up to the kernel.
-fn turn_away(socket: &TcpStream, answer: &[u8]) {
+pub(super) fn turn_away(socket: &TcpStream, source: Source, doors: &Doors, answer: &[u8]) {
+    if source.tcp && doors.options().tls.is_some() {
+        // Nothing can be said before hands are shaken.
+        return;
+    }
     if let Err(error) = socket.try_write(answer) {
         tracing::debug!(%error, "a connection beyond the limit went unanswered");
     }
@@ -258,19 +323,27 @@ fn is_the_peers(error: &io::Error) -> bool {
     )
 }
 
-/// Keeps the log to one line a second, however often accepts fail.
-#[derive(Default)]
-struct Complaints {
+/// Keeps the log to one line a second, however often something fails.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
     /// When the last line was written, in uptime.
     last: Option<Duration>,
 }
 
 impl Complaints {
     fn tell(&mut self, error: &io::Error, now: Duration) {
-        if self.last.is_none_or(|last| now.saturating_sub(last) >= Duration::from_secs(1)) {
-            self.last = Some(now);
+        if self.is_due(now) {
             tracing::warn!(%error, "failed to accept a connection");
         }
+    }
+
+    /// Whether another line may be written.
+    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+        let due = self.last.is_none_or(|last| now.saturating_sub(last) >= Duration::from_secs(1));
+        if due {
+            self.last = Some(now);
+        }
+        due
     }
 }
 
@@ -296,7 +369,7 @@ mod tests {
         for _ in 0..2 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             addresses.push(listener.local_addr().unwrap());
-            all.push(listener);
+            all.push(Listener { socket: Listening::Tcp(listener), serves: Serves::All });
         }
         let dial = |to| std::net::TcpStream::connect(to).unwrap();
         let mut waiting: Vec<_> = (0..64).map(|_| dial(addresses[0])).collect();

@@ -1,6 +1,7 @@
 //! Doors: everything a stranger can reach over HTTP. The handshake of WebSockets, the API, the
 //! scrape and the live page. Knows the shard only by its handle.
 
+mod address;
 mod answer;
 mod api;
 mod arrival;
@@ -10,16 +11,21 @@ mod guard;
 mod keys;
 mod listen;
 mod page;
+mod proxies;
 mod query;
 mod route;
 mod scrape;
 mod settings;
+mod tls;
 mod unread;
 mod upgrade;
 mod wire;
 
+pub use address::{ListenAddress, Serves};
 pub use keys::ApiKeys;
 #[doc(hidden)]
 pub use listen::Doors;
-pub use listen::{HttpOptions, serve};
+pub use listen::{HttpOptions, Listener, Listening, serve};
+pub use proxies::Proxies;
 pub use settings::HttpSettings;
+pub use tls::{BadTls, TlsKeys};

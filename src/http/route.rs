@@ -7,6 +7,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Version};
 use serde_json::json;
 
+use super::address::Serves;
 use super::answer::{self, Refusal, Response};
 use super::connection::{Answer, Peer};
 use super::keys::{Pass, Scope};
@@ -43,7 +44,7 @@ enum Place {
 
 /// Answers one request.
 pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
-    if request.uri().path() == "/ws" {
+    if request.uri().path() == "/ws" && peer.source.serves.has("/ws") {
         let done = check(peer, &request).and_then(|host| upgrade::answer(peer, &request, host));
         let chunked = is_chunked(&request);
         return match done {
@@ -58,15 +59,21 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
             Err(refusal) => Answer::Ready(Some(no_upgrade(peer, chunked, &refusal))),
         };
     }
-    if request.uri().path() == "/echo" && peer.doors.options().echo {
+    if request.uri().path() == "/echo"
+        && peer.doors.options().echo
+        && peer.source.serves.has("/echo")
+    {
         let done = check(peer, &request).and_then(|_| upgrade::echo(peer, &request));
         let chunked = is_chunked(&request);
         let answer = done.unwrap_or_else(|refusal| ended(peer, chunked, refusal.answer()));
         return Answer::Ready(Some(answer));
     }
     let found = check(peer, &request).and_then(|host| {
+        if !peer.source.serves.has(request.uri().path()) {
+            return Err(Refusal::not_found(peer.source.serves));
+        }
         let pass = pass(peer, &request, host)?;
-        let place = find(&request)?;
+        let place = find(&request, peer.source.serves)?;
         pass.check(scope(&place)).map(|()| (place, pass))
     });
     match found {
@@ -174,7 +181,7 @@ fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Re
     };
     let options = peer.doors.options();
     let Some(keys) = &options.keys else {
-        guard::check_local(peer.ip, request.headers(), host)?;
+        guard::check_local(peer, request.headers(), host)?;
         return limited(Ok(Pass::ALL));
     };
     let checked = credentials::bearer(request.headers()).and_then(|key| keys.check(key));
@@ -202,7 +209,7 @@ fn scope(place: &Place) -> Scope {
 }
 
 /// Finds the place of a path, and checks its method.
-fn find(request: &Request<Incoming>) -> Result<Place, Refusal> {
+fn find(request: &Request<Incoming>, serves: Serves) -> Result<Place, Refusal> {
     let path = request.uri().path();
     let (allowed, place) = match path {
         "/healthz" => (ALLOW_GET, Place::Health),
@@ -218,7 +225,7 @@ fn find(request: &Request<Incoming>) -> Result<Place, Refusal> {
             (Some((channel, "presence")), _) => (ALLOW_GET, Place::Presence(channel.to_owned())),
             (Some((channel, "snapshot")), _) => (ALLOW_GET, Place::Snapshot(channel.to_owned())),
             (_, Some(asset)) => (ALLOW_GET, Place::Page(asset)),
-            (_, None) => return Err(Refusal::not_found()),
+            (_, None) => return Err(Refusal::not_found(serves)),
         },
     };
     let asked = match *request.method() {

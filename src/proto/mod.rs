@@ -12,6 +12,7 @@ pub mod gzip;
 pub mod large;
 pub mod name;
 pub mod position;
+pub mod proxy;
 pub mod push;
 pub mod rate;
 pub mod room;

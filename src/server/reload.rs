@@ -1,7 +1,6 @@
 //! Other settings for a running gateway: what of them it takes, and what needs another start.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,20 +8,29 @@ use tokio::sync::Mutex;
 
 use super::Handle;
 use crate::config::Config;
-use crate::http::HttpSettings;
+use crate::http::{HttpSettings, ListenAddress};
 use crate::store::memory::Memory;
 
 /// What cannot change while a gateway runs.
 pub(super) struct Fixed {
-    listen: Vec<SocketAddr>,
+    listen: Vec<ListenAddress>,
+    admin_listen: Vec<ListenAddress>,
     shards: usize,
     store_path: Option<PathBuf>,
+    /// Whether TLS is spoken.
+    tls: bool,
 }
 
 impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
-        let Config { listen, shards, store_path, .. } = config;
-        Self { listen: listen.clone(), shards: *shards, store_path: store_path.clone() }
+        let Config { listen, admin_listen, shards, store_path, http, .. } = config;
+        Self {
+            listen: listen.clone(),
+            admin_listen: admin_listen.clone(),
+            shards: *shards,
+            store_path: store_path.clone(),
+            tls: http.tls.is_some(),
+        }
     }
 
     /// What of it is otherwise in `config`.
@@ -30,6 +38,8 @@ impl Fixed {
         let kinds = (self.store_path.is_some(), config.store_path.is_some());
         let all = [
             ("listen", self.listen != config.listen),
+            ("admin_listen", self.admin_listen != config.admin_listen),
+            ("tls.cert", self.tls != config.http.tls.is_some()),
             ("shards", self.shards != config.shards),
             ("store.kind", kinds.0 != kinds.1),
             ("store.path", kinds == (true, true) && self.store_path != config.store_path),
@@ -123,7 +133,13 @@ impl Handle {
             name => format!("durable of the namespace {name}"),
         };
         warnings.extend(durable.into_iter().map(|name| Warning { setting: named(name) }));
-        doors.echo = http.now().echo;
+        let now = http.now();
+        doors.echo = now.echo;
+        // Another certificate, and not other keys of tickets: who is resumed stays so.
+        if let (Some(tls), Some(fresh)) = (&now.tls, &doors.tls) {
+            tls.replace(fresh);
+        }
+        doors.tls.clone_from(&now.tls);
         http.change(doors);
         store.bound(store_memory);
         let changed = self.node.change(node).await;

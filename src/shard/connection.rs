@@ -11,7 +11,7 @@ use super::away::{Away, Worked};
 use super::command::Asker;
 use super::door::LARGE_BYTES;
 use super::durable::{Owed, Pause};
-use super::flush::{Flushed, forget_readable, others_first};
+use super::flush::{Flushed, others_first};
 use super::held::{First, Held};
 use super::inbound::{Next, Text, unread};
 use super::local::{Local, Socket};
@@ -103,7 +103,7 @@ impl Connection {
     fn panicked(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let shard = Rc::clone(&self.local.0);
         shard.metrics.add(Counter::Panics, 1);
-        self.give_up();
+        self.give_up(0);
         let Some(socket) = shard.socket(self.id) else { return Poll::Ready(CloseReason::Internal) };
         shard.begin_close(self.id, CloseReason::Internal);
         remember_waker(&socket, cx);
@@ -123,7 +123,7 @@ impl Connection {
         }
         let over =
             if socket.ending.get().is_none() { self.poll_requests(&socket, cx) } else { None };
-        self.weigh();
+        self.weigh(socket.unsent());
         if let Some(reason) = over {
             if reason == CloseReason::Socket {
                 return Poll::Ready(reason);
@@ -136,26 +136,26 @@ impl Connection {
         }
         match socket.ending.get() {
             Some(_) => {
-                self.give_up();
+                self.give_up(socket.unsent());
                 self.poll_ending(&socket, cx)
             }
             None => Poll::Pending,
         }
     }
 
-    /// Gives up what was read: nothing more of it is carried out.
-    fn give_up(&mut self) {
+    /// Gives up what was read: nothing more of it is carried out. As [`Connection::weigh`].
+    fn give_up(&mut self, unsent: usize) {
         self.decoder = Decoder::new();
         self.held = None;
         self.waits = None;
-        self.weigh();
+        self.weigh(unsent);
     }
 
-    /// Counts what was read and is not carried out.
-    fn weigh(&mut self) {
+    /// Counts what was read and is not carried out, and what is encrypted and `unsent`.
+    fn weigh(&mut self, unsent: usize) {
         let held = self.held.as_ref().map_or(0, |held| held.footprint());
         let away = self.waits.as_ref().map_or(0, |waits| waits.bytes());
-        let bytes = held + away + self.decoder.footprint();
+        let bytes = held + away + self.decoder.footprint() + unsent;
         if std::mem::replace(&mut self.counted, bytes) != bytes {
             self.local.0.hub.borrow_mut().weigh_input(self.id, bytes);
         }
@@ -292,20 +292,16 @@ impl Connection {
         budget: &Cell<usize>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<CloseReason>> {
-        match socket.stream.poll_read_ready(cx) {
+        match socket.poll_readable(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(Some(CloseReason::Socket)),
             Poll::Ready(Ok(())) => {}
         }
         let shard = Rc::clone(&self.local.0);
         let mut scratch = shard.scratch();
-        let reason = match socket.stream.try_read(&mut scratch) {
+        let reason = match shard.read(socket, &mut scratch) {
             Ok(0) => Some(CloseReason::Socket),
             Ok(read) => {
-                if read < scratch.len() {
-                    forget_readable(socket);
-                }
-                shard.metrics.add(Counter::BytesReceived, read as u64);
                 let now_ms = shard.node.clock().node_ms();
                 if let Some(seat) = shard.hub.borrow_mut().seat(self.id) {
                     seat.session.heard(now_ms);
@@ -449,7 +445,7 @@ impl Connection {
             return Poll::Ready(ending.reason);
         }
         let written = shard.hub.borrow_mut().seat(self.id).is_none_or(|s| s.outbox.is_empty());
-        if written && !self.shut {
+        if written && !self.shut && shard.say_end(self.id, socket) {
             self.shut = true;
             let stream = socket2::SockRef::from(&socket.stream);
             if stream.shutdown(std::net::Shutdown::Write).is_err() {

@@ -1,8 +1,7 @@
 //! The echo of `weir serve --echo`: sends every message back as it came, through the codec of the
 //! gateway and nothing else of it. For conformance tests; no seat, no hub, no limit but its own.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::local::Local;
 use crate::proto::format::Spoken;
@@ -41,7 +40,10 @@ enum Next {
 
 impl Local {
     /// Echoes a WebSocket whose 101 has been written, until it ends.
-    pub fn echo(&self, mut stream: TcpStream, early: Vec<u8>, agreed: Option<Agreed>) {
+    pub fn echo<S>(&self, mut stream: S, early: Vec<u8>, agreed: Option<Agreed>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let level = self.options().compression.level;
         self.spawn(async move {
             let mut echo = Echo::new(agreed, level);
@@ -63,7 +65,10 @@ impl Echo {
         Self { decoder: decoder.unwrap_or_default(), inflaters, deflater, out }
     }
 
-    async fn run(&mut self, stream: &mut TcpStream, early: Vec<u8>) -> std::io::Result<()> {
+    async fn run<S>(&mut self, stream: &mut S, early: Vec<u8>) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut bytes = early;
         loop {
             let mut rest = bytes.as_mut_slice();
@@ -134,7 +139,10 @@ fn send(deflater: &mut Option<(Deflater, u8)>, opcode: Opcode, payload: &[u8], o
 }
 
 /// Ends our side, and reads on until the peer has ended its own: no reset overtakes the close.
-async fn finish(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+async fn finish<S>(stream: &mut S, bytes: &mut Vec<u8>) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     stream.shutdown().await?;
     bytes.resize(READ_BYTES, 0);
     while stream.read(bytes).await? > 0 {}

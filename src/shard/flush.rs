@@ -19,9 +19,9 @@ use crate::core::run::Run;
 const REFILLS_A_FLUSH: usize = 64;
 
 /// Counts deliveries on their way.
-struct Count<'a> {
+pub(super) struct Count<'a> {
     metrics: &'a Metrics,
-    node_ns: u64,
+    pub(super) node_ns: u64,
 }
 
 impl Delivered for Count<'_> {
@@ -112,6 +112,9 @@ impl Shard {
             return Flushed::Blocked;
         }
         let mut count = Count { metrics: &self.metrics, node_ns };
+        if let Some(secure) = socket.secure() {
+            return self.flush_secure((socket, secure), seat, &mut count);
+        }
         while !seat.outbox.is_idle() {
             let (wanted, sent) = match seat.outbox.sole() {
                 Some(bytes) => (bytes.len(), send(socket, bytes)),
@@ -143,9 +146,14 @@ fn send_many(socket: &Socket, seat: &mut Seat, node_ns: u64) -> (usize, Result<u
     let used = seat.outbox.gather(|| node_ns, &mut slices);
     let slices = slices.get(..used).unwrap_or_default();
     let wanted = slices.iter().map(|slice| slice.len()).sum();
+    (wanted, send_slices(socket, slices))
+}
+
+/// As [`send`], of several pieces in one call.
+pub(super) fn send_slices(socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
     let mut nothing = SendAncillaryBuffer::default();
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    (wanted, sendmsg(&socket.stream, slices, &mut nothing, flags))
+    sendmsg(&socket.stream, slices, &mut nothing, flags)
 }
 
 /// Sends without asking the runtime whether the socket is writable: the kernel knows.
@@ -154,7 +162,7 @@ fn send(socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
 }
 
 /// Leaves the rest to the connection's own task, which waits for room.
-fn blocked(socket: &Socket, seat: &mut Seat) -> Flushed {
+pub(super) fn blocked(socket: &Socket, seat: &mut Seat) -> Flushed {
     seat.blocked = true;
     forget_writable(socket);
     wake(socket);

@@ -16,6 +16,8 @@ use super::mailbox::Mailbox;
 use super::memory::Told;
 use super::node::{Node, NodeOptions};
 use super::room::RoomDues;
+use super::secure::READ_BYTES_MIN;
+use super::stream::{Apart, Stream};
 use super::verify::Waiting;
 use crate::core::bearer::Bearer;
 use crate::core::bucket::Allowance;
@@ -36,6 +38,8 @@ use crate::proto::ws::frame;
 
 /// Bytes read from a socket at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
+
+const _: () = assert!(SCRATCH_BYTES >= READ_BYTES_MIN);
 
 /// A connection on its way out.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +62,17 @@ impl Ending {
 /// A socket and what belongs to it, beside its seat in the hub.
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
+    /// What few have.
+    pub(super) apart: Option<Box<Apart>>,
     pub(super) client: ClientId,
     pub(super) waker: Cell<Option<Waker>>,
     pub(super) ending: Cell<Option<Ending>>,
     pub(super) place: Cell<Option<Place>>,
     pub(super) owed: Cell<Owed>,
 }
+
+/// With the counts of its `Rc` it stays within 128 bytes: there are a hundred thousand of them.
+const _: () = assert!(size_of::<Socket>() <= 112);
 
 /// Who has just shaken hands.
 #[derive(Debug)]
@@ -198,7 +207,8 @@ impl Local {
     }
 
     /// Takes a WebSocket whose 101 has been written; `early` is what came behind the request.
-    pub fn adopt(&self, stream: TcpStream, early: Vec<u8>, guest: Guest) {
+    pub fn adopt(&self, stream: impl Into<Stream>, early: Vec<u8>, guest: Guest) {
+        let Stream { tcp: stream, apart } = stream.into();
         let Guest { place, spoken, was, bearer } = guest;
         let shard = &self.0;
         let clock = shard.node.clock();
@@ -232,6 +242,7 @@ impl Local {
         shard.paces.borrow_mut().begin(id, allowance);
         let socket = Socket {
             stream,
+            apart,
             client,
             waker: Cell::new(None),
             ending: Cell::new(None),

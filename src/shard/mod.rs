@@ -24,9 +24,11 @@ mod node;
 mod pattern;
 mod recall;
 mod room;
+mod secure;
 mod settings;
 mod signals;
 mod slow;
+mod stream;
 pub mod tally;
 mod tell;
 #[cfg(test)]
@@ -43,4 +45,5 @@ pub use mailbox::Mailboxes;
 pub use node::{Node, NodeOptions, PublishError};
 pub use settings::{Changed, Reloads};
 pub use slow::SlowPeer;
+pub use stream::Stream;
 pub use verify::{Unchecked, Verdict, Verifying};

@@ -14,7 +14,7 @@ use crate::proto::name::ShardId;
 pub struct SlowPeer {
     /// Its shard.
     pub shard: ShardId,
-    /// Its peer's address, where the socket still knows it.
+    /// Its client's address, where that is still known.
     pub ip: Option<IpAddr>,
     /// What its hub knows.
     pub client: SlowClient,
@@ -39,9 +39,7 @@ impl Shard {
         let now_ns = self.node.clock().node_ns();
         let found = self.hub.borrow().slowest(now_ns);
         let with_ip = |client: SlowClient| {
-            let socket = self.socket(client.seat);
-            let peer = socket.and_then(|socket| socket.stream.peer_addr().ok());
-            let ip = peer.map(|peer| peer.ip().to_canonical());
+            let ip = self.socket(client.seat).and_then(|socket| socket.ip());
             SlowPeer { shard: self.id, ip, client }
         };
         found.into_iter().map(with_ip).collect()

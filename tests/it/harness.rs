@@ -15,11 +15,11 @@ use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 
 pub(crate) use crate::kid::{Kid, finished};
 use crate::raw::{Answer, handshake_request, http, join, sum};
 use crate::starting::Starting;
+use crate::way::{Io, Way};
 
 /// How long anything that must happen may take. Long, so that a busy machine fails nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -153,15 +153,15 @@ impl Gateway {
         std::thread::spawn(move || {
             // Reads on to the end, so that the program never waits for its reader.
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some((_, url)) = line.split_once("listening on http://") {
-                    let addr = url.split([' ', '/', '"']).next().unwrap_or_default();
+                // Of a socket it says the file, which is the test's own.
+                if let Some((_, addr)) = line.split_once("://") {
                     sender.send(addr.parse().unwrap()).ok();
                 }
             }
         });
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gateway =
-            Self { child, log, config, addr, addrs: vec![addr; listen.split(',').count()] };
+        let tcp = listen.split(',').filter(|one| !one.starts_with("unix:")).count();
+        let gateway = Self { child, log, config, addr, addrs: vec![addr; tcp] };
         Starting::new(gateway, receiver)
     }
 
@@ -298,7 +298,7 @@ pub(crate) struct Ended {
 /// A WebSocket client over fastwebsockets. Blocking, so that a test reads from top to bottom.
 pub(crate) struct Client {
     runtime: tokio::runtime::Runtime,
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Box<dyn Io>>,
     last_id: u64,
     /// The server-made id of this connection.
     pub(crate) id: String,
@@ -319,27 +319,24 @@ impl Client {
 
     /// Connects to one address of a gateway, with this query, and takes the welcome.
     pub(crate) fn connect_with(addr: SocketAddr, query: &str, buffer: Option<u32>) -> Self {
-        let request = handshake_request(addr, &[]).replacen("/ws", &format!("/ws{query}"), 1);
-        Self::connect_by(addr, &request, buffer)
+        Self::connect_by(&Way::Tcp(addr, buffer), query, &[])
     }
 
     /// Connects with this subprotocol, and takes the welcome.
     pub(crate) fn speaking(gateway: &Gateway, subprotocol: &str) -> Self {
-        let request = handshake_request(gateway.addr, &[("Sec-WebSocket-Protocol", subprotocol)]);
-        Self::connect_by(gateway.addr, &request, None)
+        let headers = [("Sec-WebSocket-Protocol", subprotocol)];
+        Self::connect_by(&Way::Tcp(gateway.addr, None), "", &headers)
     }
 
-    fn connect_by(addr: SocketAddr, request: &str, buffer: Option<u32>) -> Self {
+    /// Connects in some way, with this query and these headers, and takes the welcome.
+    pub(crate) fn connect_by(way: &Way, query: &str, headers: &[(&str, &str)]) -> Self {
+        let request = handshake_request(way.host(), headers);
+        let request = request.replacen("/ws", &format!("/ws{query}"), 1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stream = limited(&runtime, "the handshake", async {
-            let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-            let socket = socket.unwrap();
-            if let Some(bytes) = buffer {
-                socket.set_recv_buffer_size(bytes).unwrap();
-            }
-            let mut stream = socket.connect(addr).await.unwrap();
-            stream.set_nodelay(true).unwrap();
+            let mut stream = way.connect().await;
             stream.write_all(request.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
             // Byte by byte: what follows the empty line belongs to the frames.
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {

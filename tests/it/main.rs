@@ -1,6 +1,7 @@
 //! Black-box tests: the real program, somebody else's client, one file for each behaviour.
 
 mod access;
+mod admin;
 mod auth;
 mod basics;
 mod batch;
@@ -35,6 +36,7 @@ mod pattern_snapshot;
 mod patterns;
 mod presence;
 mod protocol;
+mod proxies;
 mod rate;
 mod raw;
 mod reload;
@@ -51,9 +53,12 @@ mod spoken;
 mod stalls;
 mod starting;
 mod threats;
+mod tls;
 #[path = "../support/tokens.rs"]
 mod tokens;
+mod unix;
 mod was;
+mod way;
 #[path = "../support/window.rs"]
 mod window;
 

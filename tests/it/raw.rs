@@ -1,5 +1,6 @@
 //! Bytes on a TCP connection: handshakes, frames as they should not be, and HTTP.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -10,9 +11,9 @@ use serde_json::Value;
 use crate::harness::{Gateway, PATIENCE, now};
 
 /// A valid handshake, with these headers added.
-pub(crate) fn handshake_request(addr: SocketAddr, headers: &[(&str, &str)]) -> String {
+pub(crate) fn handshake_request(host: impl Display, headers: &[(&str, &str)]) -> String {
     let mut request = format!(
-        "GET /ws HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     );
     for (name, value) in headers {

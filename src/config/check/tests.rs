@@ -167,13 +167,13 @@ fn one_address_or_a_list_is_listened_on() {
 #[test]
 fn every_fault_of_the_addresses_is_reported_with_the_others() {
     let found = faults(
-        "shards = 200\nlisten = [\"127.0.0.1:1\", \"here\", \"unix:/run/weir.sock\", \
+        "shards = 200\nlisten = [\"127.0.0.1:1\", \"here\", \"unix:/run/w.sock\", \"unix:\", \
          \"0.0.0.0:1\", \"127.0.0.1:2\", \"localhost:1\", \"[::ffff:127.0.0.1]:2\", \"[::]:1\"]\n",
     );
     let wanted = [
         "w.toml:1: shards: is 200, must be",
         "w.toml:2: listen: has \"here\", must be an address and a port, like \"127.0.0.1:8080\"",
-        "w.toml:2: listen: has \"unix:/run/weir.sock\", and unix sockets are not listened on",
+        "w.toml:2: listen: has \"unix:\", must name a file behind unix:",
         "w.toml:2: listen: \"0.0.0.0:1\" is not loopback",
         "w.toml:2: listen: has \"localhost:1\", which stands there already",
         "w.toml:2: listen: has \"[::ffff:127.0.0.1]:2\", which stands there already",
@@ -184,7 +184,7 @@ fn every_fault_of_the_addresses_is_reported_with_the_others() {
         assert!(line.starts_with(text), "{line}");
     }
     for (listen, problem) in [
-        ("\"unix:/run/weir.sock\"", "is \"unix:/run/weir.sock\", and unix sockets are not"),
+        ("[\"unix:a\", \"unix:a\"]", "has \"unix:a\", which stands there already"),
         ("\"8080\"", "is \"8080\", must be an address and a port, like"),
         ("[\"127.0.0.1:1\", \"\"]", "has \"\", must be an address and a port, like"),
         ("[]", "is empty, must have an address and a port at least"),
@@ -271,6 +271,41 @@ fn only_loopback_is_taken_without_insecure() {
         raw.insecure = true;
         assert!(raw.check(&machine(), Vec::new()).is_ok(), "{listen}");
     }
+}
+
+#[test]
+fn the_rest_may_be_served_elsewhere() {
+    let config = check("admin_listen = [\"127.0.0.1:1\", \"unix:/run/w.sock\"]\n").unwrap();
+    assert_eq!(config.admin_listen.len(), 2);
+    assert_eq!(check("").unwrap().admin_listen, []);
+    let found = faults("admin_listen = [\"0.0.0.0:1\", \"127.0.0.1:8080\"]\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("without auth.api_keys_file nobody elsewhere may"), "{found:?}");
+    assert!(found[1].contains("\"127.0.0.1:8080\", which stands in listen already"), "{found:?}");
+}
+
+#[test]
+fn proxies_are_addresses_or_networks() {
+    let config = check("http.trusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n").unwrap();
+    assert!(config.http.proxies.believes("10.1.1.1".parse().unwrap()));
+    assert!(!config.http.proxies.believes("127.0.0.1".parse().unwrap()));
+    let found = faults("http.trusted_proxies = [\"10.0.0.1\", \"nginx\"]\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("has \"nginx\", a proxy is an address or a network"), "{found:?}");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    for (one, other) in [("cert", "key"), ("key", "cert")] {
+        let found = faults(&format!("tls.{one} = \"/nowhere\"\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        let wanted = format!("tls.{one}: is set, and TLS needs both: set tls.{other}, too");
+        assert!(found[0].ends_with(&wanted), "{found:?}");
+    }
+    let found = faults("tls.cert = \"/nowhere/a\"\ntls.key = \"/nowhere/b\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("tls.cert: names \"/nowhere/a\", which cannot be read"), "{found:?}");
+    assert!(found[1].contains("tls.key: names \"/nowhere/b\", which cannot be read"), "{found:?}");
 }
 
 #[test]

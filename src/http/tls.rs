@@ -1,0 +1,247 @@
+//! TLS as the listeners speak it: what a handshake needs, made of a certificate and its key, which can
+//! be replaced while the gateway runs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+/// The one protocol that is offered inside of TLS.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Why a certificate or its key is not used; a sentence's end behind the file's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadTls {
+    /// The file of the certificate has none.
+    #[error("has no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// The file of the key has none.
+    #[error(
+        "has no private key in PEM (-----BEGIN PRIVATE KEY-----, or the same of RSA or EC; not \
+         encrypted)"
+    )]
+    NoKey,
+    /// The first certificate of the file cannot be read.
+    #[error("has a first certificate that cannot be read")]
+    Certificate,
+    /// The key cannot be used.
+    #[error(
+        "has a private key that cannot be used: RSA from 2048 bits, P-256, P-384 and Ed25519 are"
+    )]
+    Key,
+    /// The certificate is of another key.
+    #[error("has a private key that does not belong to the first certificate of tls.cert")]
+    Mismatch,
+    /// The certificate is not good any more.
+    #[error("has a first certificate that expired {} ago: renew it", told(.0))]
+    Expired(Duration),
+    /// The certificate is not good yet.
+    #[error("has a first certificate that begins to be valid in {} only: look at the clock", told(.0))]
+    Early(Duration),
+}
+
+impl BadTls {
+    /// Whether the key's file is to be changed, and not the certificate's.
+    pub fn is_of_key(&self) -> bool {
+        matches!(self, Self::NoKey | Self::Key | Self::Mismatch)
+    }
+}
+
+/// A time as people say it, rounded down.
+fn told(time: &Duration) -> String {
+    let (hours, minutes) = (time.as_secs() / 3600, time.as_secs() / 60);
+    match (hours / 24, hours, minutes) {
+        (2.., ..) => format!("{} days", hours / 24),
+        (_, 2.., _) => format!("{hours} hours"),
+        _ => format!("{minutes} minutes"),
+    }
+}
+
+/// What TLS is spoken with. One for a gateway: all its shards and listeners share it.
+pub struct TlsKeys {
+    acceptor: TlsAcceptor,
+    current: Arc<Current>,
+}
+
+/// The certificate that the next handshake shows, with its key.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+}
+
+impl TlsKeys {
+    /// What the text of two files in PEM makes: a certificate, with those that it was signed by
+    /// behind it, and its private key.
+    ///
+    /// # Errors
+    ///
+    /// [`BadTls`] says which of the two is not right, and why.
+    pub fn parse(cert: &[u8], key: &[u8]) -> Result<Self, BadTls> {
+        let provider = Arc::new(ring::default_provider());
+        let pair = pair(cert, key, &provider)?;
+        let current = Arc::new(Current(RwLock::new(Arc::new(pair))));
+        let resolver = Arc::<Current>::clone(&current);
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| BadTls::Key)?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Sessions are resumed by tickets, whose keys change by themselves every six hours: nothing
+        // is kept of a client that has gone, and it may come back to another shard. A ticketer
+        // fails only where the system gives no random bytes; then every handshake is a whole one.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        match ring::Ticketer::new() {
+            Ok(ticketer) => config.ticketer = ticketer,
+            Err(error) => tracing::warn!(%error, "sessions of TLS cannot be resumed"),
+        }
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), current })
+    }
+
+    /// From here on handshakes show the certificate of `fresh`. Open connections, and the tickets of
+    /// those that have gone, stay good.
+    pub fn replace(&self, fresh: &Self) {
+        let pair = Arc::clone(&fresh.current.0.read());
+        *self.current.0.write() = pair;
+    }
+
+    /// Shakes hands on a stream.
+    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+}
+
+/// Without what is secret.
+impl fmt::Debug for TlsKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsKeys").finish_non_exhaustive()
+    }
+}
+
+/// The certificate and its key, checked.
+fn pair(cert: &[u8], key: &[u8], provider: &CryptoProvider) -> Result<CertifiedKey, BadTls> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
+    let chain = chain.map_err(|_| BadTls::NoCertificate)?;
+    let first = chain.first().ok_or(BadTls::NoCertificate)?;
+    check_dates(first, UnixTime::now(), provider)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| BadTls::NoKey)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+        if matches!(error, Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
+            BadTls::Mismatch
+        } else if matches!(error, Error::InvalidCertificate(_)) {
+            BadTls::Certificate
+        } else {
+            BadTls::Key
+        }
+    })
+}
+
+/// Checks that `now` is within the certificate's time. Everything else of it is for its clients to
+/// judge: nobody signed it that this machine need know.
+fn check_dates(
+    cert: &CertificateDer<'_>,
+    now: UnixTime,
+    provider: &CryptoProvider,
+) -> Result<(), BadTls> {
+    let parsed = ParsedCertificate::try_from(cert).map_err(|_| BadTls::Certificate)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    let nobody = RootCertStore::empty();
+    let judged = verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, algorithms);
+    let between = |from: UnixTime, to: UnixTime| {
+        Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()))
+    };
+    match judged {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Err(BadTls::Expired(between(not_after, now)))
+        }
+        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before, ..
+        })) => Err(BadTls::Early(between(now, not_before))),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    fn made(from: i32, to: i32) -> (String, String) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn fault(cert: &str, key: &str) -> BadTls {
+        TlsKeys::parse(cert.as_bytes(), key.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_certificate_with_its_key_is_taken() {
+        let (cert, key) = made(2020, 4000);
+        let keys = TlsKeys::parse(cert.as_bytes(), key.as_bytes()).unwrap();
+        assert!(!format!("{keys:?}").contains("PRIVATE"));
+        let (_, other) = made(2020, 4000);
+        assert_eq!(fault(&cert, &other), BadTls::Mismatch);
+        assert!(fault(&cert, &other).is_of_key());
+    }
+
+    #[test]
+    fn what_is_no_certificate_or_key_is_named() {
+        let (cert, key) = made(2020, 4000);
+        for bad in ["", "hello", &key, &cert[..cert.len() / 2]] {
+            assert_eq!(fault(bad, &key), BadTls::NoCertificate, "{bad}");
+        }
+        for bad in ["", "hello", &cert, &key[..key.len() / 2]] {
+            assert_eq!(fault(&cert, bad), BadTls::NoKey, "{bad}");
+        }
+        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(fault(junk, &key), BadTls::Certificate);
+        let junk = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(fault(&cert, junk), BadTls::Key);
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_refused() {
+        let (cert, key) = made(2019, 2020);
+        let expired = fault(&cert, &key);
+        assert!(expired.to_string().contains("expired "), "{expired}");
+        assert!(expired.to_string().contains(" days ago"), "{expired}");
+        let (cert, key) = made(3000, 4000);
+        let early = fault(&cert, &key);
+        assert!(matches!(early, BadTls::Early(_)), "{early}");
+        for (seconds, wanted) in
+            [(59, "0 minutes"), (7_199, "119 minutes"), (7_200, "2 hours"), (172_800, "2 days")]
+        {
+            assert_eq!(told(&Duration::from_secs(seconds)), wanted);
+        }
+    }
+
+    #[test]
+    fn the_next_handshake_shows_what_was_replaced() {
+        let [one, other] = [(); 2].map(|()| {
+            let (cert, key) = made(2020, 4000);
+            TlsKeys::parse(cert.as_bytes(), key.as_bytes()).unwrap()
+        });
+        let shown = |keys: &TlsKeys| keys.current.0.read().cert.clone();
+        assert_ne!(shown(&one), shown(&other));
+        one.replace(&other);
+        assert_eq!(shown(&one), shown(&other));
+    }
+}

@@ -1,0 +1,230 @@
+//! The sockets that a gateway listens on: of addresses of TCP, of which every shard has its own, and
+//! of files, which the shards share.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::StartError;
+use crate::http::{ListenAddress, Listener, Listening, Serves};
+
+/// Connections that may wait to be accepted, for each shard; the kernel cuts it to `somaxconn`.
+const BACKLOG: i32 = 4_096;
+
+/// Bytes of a connection that may wait in the kernel unsent; more stays in our own queue, where
+/// a policy can still act on it.
+const NOTSENT_LOWAT: u32 = 16 * 1024;
+
+/// The kernel's send buffer of a connection, in bytes (it doubles the figure for its own needs).
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Who may connect to a socket in the file system: the user and the group that it is of.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A place that a gateway listens on, held for all its shards.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) address: ListenAddress,
+    pub(super) serves: Serves,
+    /// The socket of a file.
+    shared: Option<Arc<UnixListener>>,
+}
+
+impl Place {
+    /// Finds out whether `address` is free, and which port 0 stands for; takes a socket's file, that
+    /// `files` then removes.
+    pub(super) fn take(
+        (address, serves): (ListenAddress, Serves),
+        files: &mut Vec<SocketFile>,
+    ) -> Result<Self, StartError> {
+        let fault = |address| move |source| StartError::Listen { address, source };
+        match address {
+            ListenAddress::Tcp(tcp) => {
+                let found = probe(tcp).map_err(fault(ListenAddress::Tcp(tcp)))?;
+                Ok(Self { address: found.into(), serves, shared: None })
+            }
+            ListenAddress::Unix(path) => {
+                let bound = SocketFile::bind(&path);
+                let (listener, file) = bound.map_err(fault(ListenAddress::Unix(path.clone())))?;
+                files.push(file);
+                let (address, shared) = (ListenAddress::Unix(path), Some(Arc::new(listener)));
+                Ok(Self { address, serves, shared })
+            }
+        }
+    }
+
+    /// Leaves the socket to the shards: it ends with the last of them.
+    pub(super) fn hand_over(&mut self) {
+        self.shared = None;
+    }
+
+    /// A listener of one shard, on its thread. What was opened before the shards had descriptor
+    /// tables of their own has the same descriptor in each.
+    pub(super) fn listen(&self) -> Result<Listener, StartError> {
+        let open = || match (&self.address, &self.shared) {
+            (ListenAddress::Tcp(address), _) => tcp(*address).map(Listening::Tcp),
+            (ListenAddress::Unix(_), Some(shared)) => unix(shared).map(Listening::Unix),
+            (ListenAddress::Unix(_), None) => Err(io::ErrorKind::NotFound.into()),
+        };
+        let socket = open().map_err(|source| {
+            let address = self.address.clone();
+            StartError::Listen { address, source }
+        })?;
+        Ok(Listener { socket, serves: self.serves })
+    }
+}
+
+/// What tells a file from another of its name. Its inode alone does not: the next file may have it.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino(), found.created().ok()))
+}
+
+/// The file of a socket, which is ours: removed with this.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    is: Identity,
+}
+
+impl SocketFile {
+    /// Listens on `path`, where nobody else does. A file that a gateway which is gone has left there
+    /// is removed before.
+    fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
+        let socket = match bind_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_stale(path)?;
+                bind_file(path)?
+            }
+            bound => bound?,
+        };
+        let file = Self { path: path.to_owned(), is: identity(path)? };
+        // Until here it was for nobody else: the mask of the process can only take away.
+        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+        socket.listen(BACKLOG)?;
+        Ok((UnixListener::from(socket), file))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|is| is == self.is)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("failed to remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn bind_file(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file takes the mode of the socket, less what the mask of the process takes away.
+    fchmod(socket.as_fd(), Mode::from_raw_mode(SOCKET_MODE))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+/// Removes the file of a socket that nobody listens on.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        let problem = "there is a file of that name, which is no socket";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn unix(shared: &UnixListener) -> io::Result<tokio::net::UnixListener> {
+    let listener = shared.try_clone()?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A listener of one shard on `address`, which the others share.
+fn tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = bind(address, true)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
+/// Finds out whether anybody else listens on `address`, and which port 0 stands for.
+///
+/// `SO_REUSEPORT` would let a second gateway of the same user share the port unseen.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = bind(address, false)?;
+    socket.listen(1)?;
+    let local = socket.local_addr()?;
+    local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("weir-{name}-{}.sock", std::process::id()))
+    }
+
+    #[test]
+    fn the_file_of_a_socket_is_there_while_it_is_held() {
+        let path = scratch("held");
+        let (listener, file) = SocketFile::bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, SOCKET_MODE, "the mask of the process does not matter");
+        UnixStream::connect(&path).unwrap();
+        let again = SocketFile::bind(&path).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AddrInUse, "{again}");
+        UnixStream::connect(&path).unwrap();
+        drop((listener, file));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_nobody_listens_on_is_taken_over() {
+        let path = scratch("stale");
+        let (listener, file) = SocketFile::bind(&path).unwrap();
+        drop(listener);
+        let (_other, other) = SocketFile::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(file);
+        assert!(path.exists(), "it is another's by then");
+        drop(other);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let path = scratch("file");
+        fs::write(&path, "mine").unwrap();
+        let refused = SocketFile::bind(&path).unwrap_err();
+        assert!(refused.to_string().contains("no socket"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        fs::remove_file(&path).unwrap();
+    }
+}
