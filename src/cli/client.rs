@@ -24,7 +24,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::time::Duration;
-use tokio::io::{Empty as NoInput, Join, ReadHalf, Sink, WriteHalf, join};
+use tokio::io::{AsyncRead, AsyncWrite, Empty as NoInput, Join, ReadHalf, Sink, WriteHalf, join};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -39,12 +39,25 @@ const READ_AHEAD: usize = 64;
 /// The largest message a gateway may send.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// Where a gateway is: `ws://HOST[:PORT][/PATH]`.
+/// Where a gateway is: `ws://HOST[:PORT][/PATH]`, or `wss://` for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
+    secure: bool,
     /// Host and port, to connect to.
     authority: String,
     path: String,
+}
+
+impl Url {
+    fn scheme(&self) -> &'static str {
+        if self.secure { "wss" } else { "ws" }
+    }
+
+    /// The host, as certificates name it.
+    fn name(&self) -> &str {
+        let name = self.authority.rsplit_once(':').map_or(&*self.authority, |(name, _)| name);
+        name.trim_start_matches('[').trim_end_matches(']')
+    }
 }
 
 impl FromStr for Url {
@@ -52,18 +65,17 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const RIGHT: &str = "an address is like ws://127.0.0.1:8080/ws";
-        if text.starts_with("wss://") {
-            return Err("wss:// is not supported yet: use ws://");
-        }
-        let rest = text.strip_prefix("ws://").ok_or(RIGHT)?;
+        let secure = text.starts_with("wss://");
+        let rest = text.strip_prefix(if secure { "wss://" } else { "ws://" }).ok_or(RIGHT)?;
         let (host, path) = rest.find('/').map_or((rest, "/ws"), |at| rest.split_at(at));
+        let default = if secure { "443" } else { "80" };
         let port_at = host.rfind(':').filter(|at| !host[*at..].contains(']'));
-        let (name, port) = port_at.map_or((host, "80"), |at| (&host[..at], &host[at + 1..]));
+        let (name, port) = port_at.map_or((host, default), |at| (&host[..at], &host[at + 1..]));
         let legal = !name.is_empty() && !text.contains(|c: char| !c.is_ascii_graphic());
         if !legal || name.contains('@') || port.parse::<u16>().is_err() {
             return Err(RIGHT);
         }
-        Ok(Self { authority: format!("{name}:{port}"), path: path.to_owned() })
+        Ok(Self { secure, authority: format!("{name}:{port}"), path: path.to_owned() })
     }
 }
 
@@ -71,7 +83,7 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A query may have a token in it.
         let path = self.path.split('?').next().unwrap_or_default();
-        write!(f, "ws://{}{path}", self.authority)
+        write!(f, "{}://{}{path}", self.scheme(), self.authority)
     }
 }
 
@@ -98,7 +110,16 @@ pub(super) enum ClientError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::ConnectionRefused { "; is the gateway running?" } else { "" }
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        "; is the gateway running?"
+    } else if matches!(
+        error.get_ref().and_then(|error| error.downcast_ref()),
+        Some(rustls::Error::InvalidCertificate(_))
+    ) {
+        "; SSL_CERT_FILE may name a file with the certificate of whoever has signed it"
+    } else {
+        ""
+    }
 }
 
 fn body_text(body: &str) -> String {
@@ -353,9 +374,26 @@ async fn upgrade(
     speaks: Subprotocol,
 ) -> Result<TokioIo<Upgraded>, ClientError> {
     let connect = |error| ClientError::Connect { url: url.clone(), error };
-    let http = |error| ClientError::Http { url: url.clone(), error };
     let stream = TcpStream::connect(&url.authority).await.map_err(connect)?;
     stream.set_nodelay(true).map_err(connect)?;
+    if url.secure {
+        let stream = tls::connect(url.name(), stream).await.map_err(connect)?;
+        shake_hands(stream, url, token, speaks).await
+    } else {
+        shake_hands(stream, url, token, speaks).await
+    }
+}
+
+async fn shake_hands<S>(
+    stream: S,
+    url: &Url,
+    token: Option<&Token>,
+    speaks: Subprotocol,
+) -> Result<TokioIo<Upgraded>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let http = |error| ClientError::Http { url: url.clone(), error };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     spawn_local(async move {
@@ -374,7 +412,8 @@ async fn upgrade(
         .header(SEC_WEBSOCKET_VERSION, "13")
         .header(SEC_WEBSOCKET_PROTOCOL, speaks.name())
         .body(Empty::<Bytes>::new())
-        .map_err(|error| connect(io::Error::other(error)))?;
+        .map_err(io::Error::other)
+        .map_err(|error| ClientError::Connect { url: url.clone(), error })?;
     let mut response = sender.send_request(request).await.map_err(http)?;
     check_answer(url, &mut response).await?;
     hyper::upgrade::on(response).await.map(TokioIo::new).map_err(http)
@@ -396,6 +435,8 @@ async fn check_answer(url: &Url, response: &mut Response<Body>) -> Result<(), Cl
     };
     Err(ClientError::Refused { url, status, body })
 }
+
+mod tls;
 
 #[cfg(test)]
 mod tests;

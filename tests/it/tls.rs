@@ -396,3 +396,20 @@ fn a_reload_shows_another_certificate() {
     client(&gateway, &other).expect_nothing();
     there.expect_nothing();
 }
+
+#[test]
+fn the_command_line_trusts_whom_it_is_told_to() {
+    let (gateway, certified) = gateway("");
+    let url = format!("wss://{}/ws", gateway.addr);
+    let publish = |trusted: &Path| {
+        let mut command = weir(&["pub", "room:1", "1", "--url", &url]);
+        command.env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR").output().unwrap()
+    };
+    let done = publish(&certified.cert);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(String::from_utf8_lossy(&done.stdout).contains("\"offset\":1"), "{done:?}");
+    let refused = publish(&Certified::make().cert);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("invalid peer certificate") && said.contains("SSL_CERT_FILE"), "{said}");
+}

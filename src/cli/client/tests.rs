@@ -12,10 +12,16 @@ fn addresses_are_checked() {
         ("ws://host", "ws://host:80/ws"),
         ("ws://[::1]:9/x?token=a.b.c", "ws://[::1]:9/x"),
         ("ws://[::1]/ws", "ws://[::1]:80/ws"),
+        ("wss://host/ws", "wss://host:443/ws"),
     ] {
         assert_eq!(text.parse::<Url>().unwrap().to_string(), shown);
     }
-    for text in ["", "host:80", "http://h/ws", "wss://h/ws", "ws://", "ws://h:x/", "ws://a@h/"] {
+    for (text, name) in
+        [("wss://host:1/", "host"), ("wss://[::1]/", "::1"), ("wss://1.2.3.4", "1.2.3.4")]
+    {
+        assert_eq!(text.parse::<Url>().unwrap().name(), name);
+    }
+    for text in ["", "host:80", "http://h/ws", "wss://", "ws://", "ws://h:x/", "ws://a@h/"] {
         assert!(text.parse::<Url>().is_err(), "{text}");
     }
 }
