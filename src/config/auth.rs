@@ -73,6 +73,11 @@ impl Check<'_> {
     /// The file that a setting names, if it does, and what is in it.
     pub(super) fn file(&mut self, key: Key) -> Option<(String, Vec<u8>)> {
         let path = self.text(key);
+        self.file_at(key, path)
+    }
+
+    /// The same, of a path that was read from the settings.
+    pub(super) fn file_at(&mut self, key: Key, path: String) -> Option<(String, Vec<u8>)> {
         if path.is_empty() {
             return None;
         }

@@ -98,8 +98,8 @@ impl Check<'_> {
             self.fault(set, &format!("is set, and TLS needs both: set {missing}, too"));
             return None;
         }
-        let cert = self.file(Key::TlsCert);
-        let key = self.file(Key::TlsKey);
+        let cert = self.file_at(Key::TlsCert, cert_path);
+        let key = self.file_at(Key::TlsKey, key_path);
         let ((cert_path, cert), (key_path, key)) = (cert?, key?);
         let mode = std::fs::metadata(&key_path).map(|file| file.permissions().mode());
         if mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
