@@ -29,6 +29,11 @@ pub(super) struct Name {
     pub(super) keyed: bool,
 }
 
+/// The first text behind a name.
+pub(super) fn after(name: &str) -> String {
+    format!("{name}\0")
+}
+
 impl<'db> Loader<'db> {
     pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -47,21 +52,22 @@ impl<'db> Loader<'db> {
             ids: db.prepare("SELECT offset, ts, id FROM ids WHERE channel = ?1 ORDER BY offset")?,
             names: db.prepare(
                 "SELECT name, EXISTS (SELECT 1 FROM latest WHERE channel = channels.id)
-                 FROM channels WHERE name >= ?1 AND name > ?2 ORDER BY name LIMIT ?3",
+                 FROM channels WHERE name >= ?1 ORDER BY name LIMIT ?2",
             )?,
             rows: 0,
         })
     }
 
-    /// The next names that begin with `prefix`, after this one.
+    /// The next names that begin with `prefix`, from `from` on, which does too. One bound alone:
+    /// beside the prefix itself SQLite would seek by that, and walk over all that came before.
     pub(super) fn names(
         &mut self,
         prefix: &str,
-        after: &str,
+        from: &str,
         limit: usize,
     ) -> rusqlite::Result<Vec<Name>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.names.query_map(params![prefix, after, limit], |row| {
+        let rows = self.names.query_map(params![from, limit], |row| {
             Ok(Name { name: row.get(0)?, keyed: row.get(1)? })
         })?;
         let begins = |name: &rusqlite::Result<Name>| {
@@ -195,5 +201,43 @@ impl<'db> Loader<'db> {
         }
         self.rows += count;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::store::sqlite::schema;
+
+    /// Goal: what a prefix of many channels costs grows as they do, and not as their square.
+    #[test]
+    fn each_page_of_a_prefix_costs_the_same() {
+        let mut db = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut db, schema::STEPS).unwrap();
+        let text = "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 1999)
+                    INSERT INTO channels (name, epoch, head, ts)
+                    SELECT printf('a/%04d', n), '00000001', 1, 0 FROM n
+                    UNION ALL SELECT name, '00000001', 1, 0
+                    FROM (SELECT 'a' AS name UNION ALL SELECT 'a/' UNION ALL SELECT 'b/1')";
+        db.execute_batch(text).unwrap();
+        let mut loader = Loader::new(&db).unwrap();
+        let (mut from, mut all, mut steps) = ("a/".to_owned(), Vec::new(), Vec::new());
+        loop {
+            loader.names.reset_status(StatementStatus::VmStep);
+            let names = loader.names("a/", &from, 100).unwrap();
+            let Some(last) = names.last() else { break };
+            from = after(&last.name);
+            if names.len() == 100 {
+                steps.push(loader.names.get_status(StatementStatus::VmStep));
+            }
+            all.extend(names.into_iter().map(|one| one.name));
+        }
+        let mut wanted = vec!["a/".to_owned()];
+        wanted.extend((0..2_000).map(|n| format!("a/{n:04}")));
+        assert_eq!(all, wanted, "a channel may have the very name of the prefix");
+        let (least, most) = (steps.iter().min().unwrap(), steps.iter().max().unwrap());
+        assert!(steps.len() == 20 && *most < *least * 3 / 2, "{steps:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Brings channels into memory for those who wait: some in each turn of the writer, so that events do
 //! not wait for all of them.
 
-use super::load::Name;
+use super::load::{Name, after};
 use super::queue::{Done, Wanted};
 use super::writer::{Writer, unreadable};
 use crate::store::StoreError;
@@ -22,8 +22,8 @@ const MOST: usize = 1 << 20;
 /// A prefix whose channels are being loaded.
 pub(super) struct PrefixLoad {
     prefix: Box<str>,
-    /// The last name that was looked at.
-    after: String,
+    /// Where its next names begin.
+    from: String,
     /// Who waits for it.
     waiting: Vec<Done>,
 }
@@ -89,8 +89,8 @@ impl Writer<'_> {
         } else if let Some(load) = self.prefixes.iter_mut().find(|load| load.prefix == prefix) {
             load.waiting.push(done);
         } else {
-            let (after, waiting) = (String::new(), vec![done]);
-            self.prefixes.push_back(PrefixLoad { prefix, after, waiting });
+            let (from, waiting) = (prefix.to_string(), vec![done]);
+            self.prefixes.push_back(PrefixLoad { prefix, from, waiting });
         }
     }
 
@@ -101,7 +101,7 @@ impl Writer<'_> {
         if load.waiting.is_empty() {
             return 1;
         }
-        let names = match self.loader.names(&load.prefix, &load.after, NAMES) {
+        let names = match self.loader.names(&load.prefix, &load.from, NAMES) {
             Ok(names) => names,
             Err(error) => {
                 unreadable(&load.prefix, &error);
@@ -130,7 +130,7 @@ impl Writer<'_> {
         }
         match names.into_iter().next_back() {
             Some(last) => {
-                load.after = last.name;
+                load.from = after(&last.name);
                 self.prefixes.push_back(load);
             }
             None => {
