@@ -184,6 +184,8 @@ impl<'db> Trimmer<'db> {
         rules: &Rules,
         now: Now,
     ) -> rusqlite::Result<u64> {
+        // Where no row can be read, the next one is left out.
+        self.at = self.cursor.saturating_add(1);
         if self.cursor == 0 {
             let last: Option<i64> = self.last_row.query_row([], |row| row.get(0))?;
             let rows = last.unwrap_or_default().cast_unsigned().max(1);
@@ -220,13 +222,25 @@ impl<'db> Trimmer<'db> {
         Ok(if budget == 0 { BUSY_MS.min(self.pause_ms) } else { self.pause_ms })
     }
 
+    /// The next channels, up to one that cannot be read; that one is the row at hand where it is the
+    /// first.
     fn found(&mut self) -> rusqlite::Result<Vec<Found>> {
-        let rows = self.channels.query_map(params![self.cursor, SWEEP_CHANNELS], |row| {
+        let at = &mut self.at;
+        let mut rows = self.channels.query_map(params![self.cursor, SWEEP_CHANNELS], |row| {
+            *at = row.get(0)?;
             let (head, ts): (i64, i64) = (row.get(2)?, row.get(3)?);
             let (head, ts_ms) = (head.cast_unsigned(), ts.cast_unsigned());
-            Ok(Found { row: row.get(0)?, name: row.get(1)?, head, ts_ms })
+            Ok(Found { row: *at, name: row.get(1)?, head, ts_ms })
         })?;
-        rows.collect()
+        let mut found = Vec::new();
+        loop {
+            match rows.next() {
+                Some(Ok(one)) => found.push(one),
+                Some(Err(error)) if found.is_empty() => return Err(error),
+                // The next look begins with it.
+                Some(Err(_)) | None => return Ok(found),
+            }
+        }
     }
 
     fn cut_all(
