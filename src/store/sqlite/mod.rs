@@ -6,6 +6,7 @@ mod load;
 mod loads;
 mod log;
 mod queue;
+mod room;
 mod row;
 mod schema;
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::load::Loader;
 use super::loads::PrefixLoad;
 use super::log::Parts;
 use super::queue::Pending;
-use super::row;
 use super::trim::{BATCH_BUDGET, Trimmer};
+use super::{room, row};
 use crate::core::keyed::is_tombstone;
 use crate::core::metrics::BOUNDS_US;
 use crate::proto::position::Position;
@@ -26,6 +26,10 @@ const HOUSE_MS: u64 = 1_000;
 
 /// How long nothing is written on a channel whose rows the file refuses, in milliseconds.
 const ASIDE_MS: u64 = 1_000;
+
+/// Channels whose rows the file refuses, one after the other and with nothing written in between:
+/// beyond them it is the file that is bad.
+const ASIDE_MAX: u32 = 8;
 
 /// When it is tried again whether the file can be written, in milliseconds: first, and at most.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=5_000;
@@ -67,6 +71,10 @@ pub(super) struct Writer<'db> {
     at: Option<usize>,
     /// Events that were answered with the last batch.
     answered: usize,
+    /// Channels that were set aside since something was written.
+    refused: u32,
+    /// The room that the batch needed which has failed last, in bytes.
+    needed: usize,
     /// When the next of these is due, node milliseconds.
     house_ms: u64,
     retry_ms: u64,
@@ -95,6 +103,7 @@ impl<'db> Statements<'db> {
 
 impl<'db> Writer<'db> {
     pub(super) fn new(db: &'db Connection, parts: Parts) -> rusqlite::Result<Self> {
+        room::clean(db);
         Ok(Self {
             loader: Loader::new(db)?,
             statements: Statements::new(db)?,
@@ -108,6 +117,8 @@ impl<'db> Writer<'db> {
             fresh: Vec::new(),
             at: None,
             answered: 0,
+            refused: 0,
+            needed: room::needed(0, 0),
             house_ms: 0,
             retry_ms: 0,
             pause_ms: *RETRY_MS.start(),
@@ -160,24 +171,40 @@ impl<'db> Writer<'db> {
         loop {
             self.prepare(count, begun);
             let Err(error) = self.write(count, begun) else { break };
+            self.needed = self.need(count);
             self.undo();
-            match self.at.take().filter(|_| is_of_rows(&error)) {
+            match self.at.take().filter(|_| is_of_rows(&error) && self.refused < ASIDE_MAX) {
                 // The others' events go without its.
                 Some(place) => self.set_aside(place, &error, begun),
                 None => return self.fail(&error),
             }
         }
-        let took_us = ((self.parts.clock)().node_ns - begun.node_ns) / 1_000;
-        self.parts.queue.seconds.lock().record(took_us, &BOUNDS_US);
-        self.pause_ms = *RETRY_MS.start();
+        if !self.touched.is_empty() {
+            let took_us = ((self.parts.clock)().node_ns - begun.node_ns) / 1_000;
+            self.parts.queue.seconds.lock().record(took_us, &BOUNDS_US);
+            self.pause_ms = *RETRY_MS.start();
+            self.refused = 0;
+        }
         let bytes = self.apply();
         self.answered = count;
         self.parts.work.events.send();
         self.parts.queue.settle(count, bytes);
     }
 
+    /// The room that what was prepared takes in the file, about.
+    fn need(&self, count: usize) -> usize {
+        let batch = self.parts.work.events.pending.range(..count).zip(&self.stages);
+        let new = batch.filter(|(_, stage)| matches!(stage, Stage::New(_)));
+        let bytes = new.map(|(Pending { event, .. }, _)| {
+            let rows = usize::from(event.keep.history.size > 0) + usize::from(event.keep.keys > 0);
+            rows * event.payload.len()
+        });
+        room::needed(bytes.sum(), self.touched.len())
+    }
+
     /// Takes nothing for a channel for a while, whose rows the file refuses.
     fn set_aside(&mut self, place: usize, error: &rusqlite::Error, now: Now) {
+        self.refused += 1;
         let Some(channel) = self.channels.all.get_mut(place) else { return };
         channel.aside_ms = now.node_ns / 1_000_000 + ASIDE_MS;
         let name = channel.name.as_str();
@@ -401,12 +428,10 @@ impl<'db> Writer<'db> {
         if self.now_ms() < self.retry_ms {
             return;
         }
-        // Says what is there already, but through the log like any other change.
-        let version = super::schema::STEPS.len();
-        let text = format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT");
-        match self.db.execute_batch(&text) {
+        match room::prove(self.db, self.needed) {
             Ok(()) => {
                 tracing::info!("store.path can be written again");
+                self.refused = 0;
                 self.parts.queue.set_up();
             }
             Err(error) => {

@@ -101,6 +101,93 @@ fn one_bad_channel_costs_only_itself() {
     assert_eq!(rows("bad"), 2);
 }
 
+/// Waits for a whole turn of the writer at that time, which begins with what is to be loaded.
+fn turn(store: &Blocking, ms: u64) {
+    store.tell_time(now(ms));
+    for _ in 0..2 {
+        let turn = store.log.load("other", KEEP).expect("it is there");
+        turn.blocking_recv().expect("it lives").expect("it can be read");
+    }
+}
+
+/// Goal: a file that refuses everything is not taken for many bad channels, also where they come one
+/// by one; and it is a fault until it takes something.
+#[test]
+fn a_file_that_refuses_everything_is_a_fault() {
+    const REFUSE: &str = "CREATE TRIGGER fault BEFORE INSERT ON events \
+        BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let gate = Arc::<Gate>::default();
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::clone(&gate) as _, KEEP));
+    store.tell_time(now(0));
+    let wish = Wish { keep: KEEP, ..Wish::default() };
+    store.subscribe("gate", ShardId(0), wish, now(0)).expect("it is there");
+    let file = Connection::open(&store.scratch.as_ref().unwrap().0).unwrap();
+    // All of them become one batch.
+    let hold = gate.go.lock();
+    let first = publish(&store, "gate", 0);
+    gate.until_held(1);
+    file.execute_batch(REFUSE).unwrap();
+    let answers: Vec<_> = (0..30).map(|n| publish(&store, &format!("c:{n}"), 0)).collect();
+    drop(hold);
+    assert_eq!(offset(first), Ok(1));
+    for answer in answers {
+        assert_eq!(offset(answer), Err(StoreError::Away));
+    }
+    assert!(store.log.fault().is_some(), "it is the file");
+    turn(&store, 10_000);
+    assert!(store.log.fault().is_some(), "it still refuses everything");
+    file.execute_batch("DROP TRIGGER fault").unwrap();
+    turn(&store, 20_000);
+    assert_eq!(store.log.fault(), None);
+    assert_eq!(offset(publish(&store, "c:1", 20_000)), Ok(1));
+    // One by one: the ninth in a row; whatever is written in between begins anew.
+    let mut ms = 20_000;
+    for faults in [false, true] {
+        file.execute_batch(REFUSE).unwrap();
+        for _ in 0..8 {
+            ms += 1_001;
+            store.tell_time(now(ms));
+            assert_eq!(offset(publish(&store, "c:1", ms)), Err(StoreError::Away));
+            assert_eq!(store.log.fault(), None, "perhaps it is the channel");
+        }
+        if faults {
+            break;
+        }
+        file.execute_batch("DROP TRIGGER fault").unwrap();
+        assert_eq!(offset(publish(&store, "c:2", ms)), Ok(1));
+    }
+    store.tell_time(now(ms + 1_001));
+    assert_eq!(offset(publish(&store, "c:1", ms)), Err(StoreError::Away));
+    assert!(store.log.fault().is_some());
+}
+
+/// Goal: a channel whose row cannot be read keeps nobody else's past.
+#[test]
+fn a_row_that_cannot_be_read_is_left_out() {
+    let store = opened(Blocking::open(Scratch::new(), Arc::<Gate>::default() as _, KEEP));
+    store.tell_time(now(0));
+    for channel in ["bad:1", "good:1", "bad:2", "bad:3", "good:2"] {
+        assert_eq!(offset(publish(&store, channel, 0)), Ok(1));
+    }
+    let file = Connection::open(&store.scratch.as_ref().unwrap().0).unwrap();
+    let text = "UPDATE channels SET name = CAST(name || x'ff' AS TEXT) WHERE name LIKE 'bad:%'";
+    assert_eq!(file.execute(text, []).unwrap(), 3);
+    let rows = || -> i64 {
+        let of = "SELECT count(*) FROM events JOIN channels ON id = channel
+                  WHERE name LIKE 'good:%'";
+        file.query_row(of, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(rows(), 2);
+    for look in 0.. {
+        turn(&store, 700_000 + look * 1_001);
+        assert_eq!(store.log.fault(), None);
+        if rows() == 0 {
+            break;
+        }
+        assert!(look < 100, "they are still there");
+    }
+}
+
 /// Looks into the file, as another process would after a crash, whenever an event is delivered or
 /// answered.
 #[derive(Default)]
