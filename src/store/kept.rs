@@ -130,6 +130,7 @@ impl Kept {
         if keep.keys == 0 {
             self.keyed = Keyed::default();
         }
+        while self.keyed.len() > keep.keys && self.keyed.shed() > 0 {}
         self.settle();
     }
 

@@ -81,6 +81,33 @@ mod tests {
         assert_eq!(store.find("b:1").unwrap().head.offset, 301);
     }
 
+    /// Goal: a smaller `max_keys` holds for a channel that lives, without an event.
+    #[test]
+    fn the_newest_of_too_many_keys_stay() {
+        let store = Memory::new(Arc::new(Nobody));
+        for n in 1..=100 {
+            let payload = Payload::Json(Box::from(&b"1"[..]));
+            let (key, keep) = (Some(format!("k{n}").into()), keep(0, 100));
+            let event = NewEvent { keep, key, ..NewEvent::new(Cow::Borrowed("a:1"), payload) };
+            store.publish(event, NOW).unwrap();
+        }
+        let before = store.kept_bytes();
+        let shown = || -> Vec<u64> {
+            let wish = crate::store::Wish { snapshot: true, ..Default::default() };
+            let chunks =
+                store.subscribe("a:1", ShardId(0), wish, NOW).unwrap().past.unwrap().chunks;
+            let events = chunks.iter();
+            let events = events.flat_map(|chunk| (0..chunk.len()).filter_map(|at| chunk.event(at)));
+            events.map(|event| event.offset).collect()
+        };
+        assert_eq!(shown().len(), 100);
+        store.set_rules(|_| Some(keep(0, 10)));
+        assert_eq!(shown(), (91..=100).collect::<Vec<_>>());
+        assert!(store.kept_bytes() < before / 5, "{} of {before}", store.kept_bytes());
+        store.set_rules(|_| Some(keep(0, 200)));
+        assert_eq!(shown().len(), 10, "what has gone does not come back");
+    }
+
     #[test]
     fn a_smaller_bound_holds_from_the_next_event_on() {
         let store = Memory::new(Arc::new(Nobody));
