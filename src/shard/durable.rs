@@ -196,7 +196,7 @@ pub enum Publishing {
 }
 
 impl Publishing {
-    /// Waits for its place, until `publish_timeout` has passed since it was taken. An event of which
+    /// Waits for its place, until `publish_timeout` has passed since it was given. An event of which
     /// nobody waits for the end is not published, unless it is on its way already.
     ///
     /// # Errors
@@ -228,14 +228,15 @@ impl Node {
         if log.fault().is_some() {
             return Err(PublishError::Unavailable);
         }
-        let patience = self.options().publish_timeout;
-        tokio::time::timeout(patience, log.room()).await.map_err(|_| PublishError::Overloaded)?;
+        let begun_ms = self.clock().now().node_ns / 1_000_000;
+        // For both: the room in the queue, and the disk.
+        let until = self.clock().instant(begun_ms) + self.options().publish_timeout;
+        tokio::time::timeout_at(until, log.room()).await.map_err(|_| PublishError::Overloaded)?;
         // Many may have waited for the same room: beyond its bound the log refuses.
         let (told, answer) = oneshot::channel();
         let now = self.clock().now();
         log.publish(event.into_owned(), now, Told::Waiter(told))?;
-        let taken = self.clock().instant(now.node_ns / 1_000_000);
-        Ok(Publishing::Waits(answer, taken + patience))
+        Ok(Publishing::Waits(answer, until))
     }
 
     /// Reads events of a channel that are kept.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
@@ -17,6 +18,8 @@ use crate::proto::event::Payload;
 use crate::proto::name::{ChannelName, ShardId};
 use crate::proto::position::{Epoch, Position};
 use crate::proto::ws::frame::Opcode;
+use crate::shard::clock::Clock;
+use crate::shard::durable::Publishing;
 use crate::shard::local::Local;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::mailbox::tests::event;
@@ -33,6 +36,9 @@ struct Slow {
     /// Prefixes that are to be loaded, and those that are.
     prefixes: Mutex<Vec<(String, Loaded)>>,
     whole: Mutex<Vec<String>>,
+    /// How long it has no room, and when somebody began to wait for that.
+    full: Mutex<Option<(Clock, Duration)>>,
+    asked_ms: Mutex<u64>,
 }
 
 type Loaded = oneshot::Sender<Result<(), StoreError>>;
@@ -61,7 +67,11 @@ impl Durable for Slow {
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(std::future::ready(()))
+        let Some((clock, full)) = *self.full.lock() else {
+            return Box::pin(std::future::ready(()));
+        };
+        *self.asked_ms.lock() = clock.node_ms();
+        Box::pin(tokio::time::sleep(full))
     }
 
     fn fault(&self) -> Option<String> {
@@ -100,7 +110,7 @@ fn on_a_durable_shard<F: Future<Output = ()>>(test: impl FnOnce(Local, Arc<Slow>
         let keep = Keep { durable: true, keys: 4, history };
         let rule = PolicyRule { keep, patterns: true, ..PolicyRule::default() };
         let policies = Policies::new(PolicyRule::default(), [("log".to_owned(), rule)]);
-        let publish_timeout = std::time::Duration::from_millis(100);
+        let publish_timeout = Duration::from_millis(100);
         let options = super::NodeOptions { policies, publish_timeout, ..options() };
         let node = super::bare_node(1, options);
         Arc::new(node.with_log(of))
@@ -319,6 +329,20 @@ fn whoever_waits_for_many_events_waits_no_longer_than_for_one() {
         let took_ms = node.clock().node_ms() - begun_ms;
         assert!(took_ms < 25 * 100, "{took_ms}");
         assert_eq!(log.waiters.lock().len(), 50);
+    });
+}
+
+/// The time in which there was no room counts: both waits together take no longer than one may.
+#[test]
+fn whoever_waits_for_room_waits_less_for_the_disk() {
+    on_a_durable_shard(async |local, log| {
+        let node = &local.0.node;
+        *log.full.lock() = Some((node.clock(), Duration::from_millis(20)));
+        let event = NewEvent::new("log:1".into(), Payload::Json(b"1"[..].into()));
+        let publishing = node.submit(event).await.unwrap();
+        let asked = node.clock().instant(*log.asked_ms.lock());
+        let Publishing::Waits(_, until) = publishing else { panic!("it is not on disk yet") };
+        assert!(until <= asked + Duration::from_millis(100), "{:?}", until - asked);
     });
 }
 
