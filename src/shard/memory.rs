@@ -119,7 +119,12 @@ impl Ledger {
     /// the shards that have them, unless those are slower than the memory grows.
     fn is_among_fullest(&self, bytes: usize) -> bool {
         let fullest = self.fullest.iter().map(|one| one.load(Ordering::Relaxed)).max();
-        bytes >= fullest.unwrap_or(0) / 2 || self.staying() > self.limit() + self.limit() / 8
+        bytes >= fullest.unwrap_or(0) / 2 || self.runs_away()
+    }
+
+    /// Whether memory grows faster than it is known whom to cut.
+    fn runs_away(&self) -> bool {
+        self.staying() > self.limit() + self.limit() / 8
     }
 
     fn note_cut(&self, cut: u64, freed: usize) {
@@ -246,9 +251,16 @@ impl Shard {
         if self.node.memory().is_over() {
             self.hasten_closing();
         }
-        if self.node.memory().must_cut() {
-            let ranks = self.hub.borrow().by_fullness(|id| self.may_cut(id));
-            self.told.ranks.replace(ranks);
+        let ledger = self.node.memory();
+        if ledger.must_cut() {
+            let hub = self.hub.borrow();
+            let ranks = hub.by_fullness(|id| self.may_cut(id));
+            // The fullest may be one that is just being written to. In a moment it has less, or its
+            // socket takes no more; nobody goes in its place, unless memory runs away meanwhile.
+            let fullest = ranks.last().map_or(0, |(bytes, ..)| *bytes);
+            if ledger.runs_away() || hub.fullest_taking(|id| self.may_cut(id)) <= fullest {
+                self.told.ranks.replace(ranks);
+            }
         }
         let ended_ns = clock.node_ns();
         let rest_ms = REST_MS.max((ended_ns - begun_ns) * REST_TIMES / 1_000_000);

@@ -260,6 +260,12 @@ impl Hub {
         ranks
     }
 
+    /// The most that one of the `open` takes who could not be cut, as its socket takes what it has.
+    pub fn fullest_taking(&self, open: impl Fn(SeatId) -> bool) -> usize {
+        let taking = self.seats.iter().filter(|(id, seat)| !seat.holds_memory() && open(*id));
+        taking.map(|(id, _)| self.share_bytes(id)).max().unwrap_or(0)
+    }
+
     /// Memory that a seat takes: its own, and its share of what others have too.
     pub fn share_bytes(&self, id: SeatId) -> usize {
         let seat = self.seats.get(id).map_or(0, Seat::share_bytes);

@@ -57,6 +57,12 @@ fn what_somebody_is_sent_of_the_past_counts_once() {
     let shares: Vec<usize> =
         hub.by_fullness(|_| true).into_iter().map(|(bytes, ..)| bytes).collect();
     assert!(shares.iter().all(|share| (MIB / 4..MIB / 3).contains(share)), "{shares:?}");
+    assert_eq!(hub.fullest_taking(|_| true), 0, "their sockets take nothing");
+    hub.seat(ids[0]).unwrap().blocked = false;
+    assert_eq!(hub.by_fullness(|_| true).len(), 1);
+    assert!((MIB / 4..MIB / 3).contains(&hub.fullest_taking(|_| true)), "one may be written to");
+    assert_eq!(hub.fullest_taking(|id| id != ids[0]), 0);
+    hub.seat(ids[0]).unwrap().blocked = true;
     for id in ids {
         received(&mut hub, id);
         hub.weigh(id);
