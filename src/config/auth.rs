@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::check::Check;
 use super::key::Key;
-use crate::core::token::{BadKey, Key as TokenKey, Verifier};
+use crate::core::token::{BadKey, CLAIM_BYTES_MAX, Key as TokenKey, Verifier};
 use crate::http::ApiKeys;
 use crate::shard::AuthOptions;
 
@@ -25,6 +25,10 @@ impl Check<'_> {
         let named = |text: String| (!text.is_empty()).then_some(text);
         let issuer = named(self.text(Key::AuthIssuer));
         let audience = named(self.text(Key::AuthAudience));
+        if issuer.as_ref().is_some_and(|issuer| issuer.len() > CLAIM_BYTES_MAX) {
+            let problem = format!("must have at most {CLAIM_BYTES_MAX} bytes");
+            self.fault(Key::AuthIssuer, &problem);
+        }
         let required = self.flag(Key::AuthRequired);
         if keys.is_empty() && readable {
             let files = "auth.hmac_secret_file, auth.public_key_file or auth.jwks_file";

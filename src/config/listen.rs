@@ -76,6 +76,14 @@ impl Check<'_> {
             return Proxies::default();
         };
         match Proxies::parse(texts.iter().map(String::as_str)) {
+            Ok(proxies) if proxies.is_everybody() => {
+                self.fault(
+                    Key::HttpTrustedProxies,
+                    "trusts every address, so that each client may say it is any other: name the \
+                     proxies",
+                );
+                Proxies::default()
+            }
             Ok(proxies) => proxies,
             Err(bad) => {
                 let right = "a proxy is an address or a network, like \"10.0.0.7\" or \

@@ -34,7 +34,7 @@ pub const INFO_BYTES_MAX: usize = 1024;
 pub const USER_BYTES_MAX: usize = 255;
 
 /// The longest claim that a rule may name, in bytes: no channel has a longer name.
-const CLAIM_BYTES_MAX: usize = 255;
+pub const CLAIM_BYTES_MAX: usize = 255;
 
 /// Why a token is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -295,12 +295,15 @@ where
 /// A socket that is closed over unread bytes sends a reset, and the peer's kernel then throws
 /// away an answer that it has not handed on.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) {
-    if socket.shutdown().await.is_err() {
-        return;
-    }
-    let mut rest = socket.take(LINGER_BYTES_MAX);
-    let mut scratch = [0_u8; 1024];
-    let drained = async { while matches!(rest.read(&mut scratch).await, Ok(1..)) {} };
+    // With TLS our side ends with a word that the peer may not take.
+    let drained = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = socket.take(LINGER_BYTES_MAX);
+        let mut scratch = [0_u8; 1024];
+        while matches!(rest.read(&mut scratch).await, Ok(1..)) {}
+    };
     if tokio::time::timeout(LINGER, drained).await.is_err() {
         tracing::trace!("a peer kept its side open");
     }

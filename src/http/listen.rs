@@ -299,7 +299,9 @@ pub(super) fn arrived(doors: &Doors, source: Source) -> Result<Arrival, &'static
     if doors.options().proxies.believes(source.ip) {
         return Ok(Arrival::default());
     }
-    Arrival::of(doors, source.tcp.then_some(source.ip))
+    // A peer of a socket in the file system is nobody's address, unless a proxy has named one.
+    let known = source.tcp || source.ip != source.from;
+    Arrival::of(doors, known.then_some(source.ip))
 }
 
 /// Answers without reading; whether the peer gets it is up to the kernel.

@@ -34,6 +34,11 @@ impl Proxies {
         texts.into_iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether one of them is every address there is, of a kind.
+    pub fn is_everybody(&self) -> bool {
+        self.0.iter().any(|net| net.prefix_len() == 0)
+    }
+
     /// Whether what `ip` says of others is believed.
     pub fn believes(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|net| net.contains(&ip))
@@ -67,6 +72,12 @@ pub(super) fn is_local(headers: &HeaderMap) -> bool {
     let is_loopback = |hop: &[u8]| address(hop).is_some_and(|ip| ip.is_loopback());
     hops.peek().is_some()
         && hops.all(|line| line.as_bytes().split(|byte| *byte == b',').all(is_loopback))
+}
+
+/// Whether `X-Real-IP` is there, and is not an address of the loopback.
+pub(super) fn is_really_elsewhere(headers: &HeaderMap) -> bool {
+    let is_loopback = |hop: &[u8]| address(hop).is_some_and(|ip| ip.is_loopback());
+    headers.get_all("x-real-ip").iter().any(|line| !is_loopback(line.as_bytes()))
 }
 
 /// A network of IPv4 in the clothes of IPv6, as IPv4.

@@ -144,7 +144,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        // With TLS it is here that an answer waits, and not where it is written.
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        self.timed(cx, flushed.map_ok(|()| 0)).map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -265,7 +267,8 @@ impl Heads {
             self.length = Some(number.unwrap_or(0));
         } else if let Some(coding) = value_of(line, b"transfer-encoding:") {
             let again = std::mem::replace(&mut self.chunked, true);
-            if again || !coding.eq_ignore_ascii_case(b"chunked") {
+            // Behind what is seen of a long line there may be another coding.
+            if again || len > LINE_BYTES || !coding.eq_ignore_ascii_case(b"chunked") {
                 return true;
             }
         }
@@ -346,7 +349,10 @@ mod tests {
 
     #[test]
     fn a_head_with_two_lengths_is_seen_however_it_is_cut() {
-        let cases: [(&str, bool); 12] = [
+        let hidden =
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked{}, x\r\n", " ".repeat(60));
+        let cases: [(&str, bool); 13] = [
+            (&hidden, true),
             ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", true),
             ("POST / HTTP/1.1\r\nTRANSFER-ENCODING:Chunked\r\ncontent-length:3\r\n\r\n", true),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", true),

@@ -296,7 +296,9 @@ impl Shard {
         } else {
             Arc::clone(before)
         };
-        let ticket = Ticket::known(bearer, self.node.clock().token_ms(), now_ms);
+        // Keys may have changed while its token was looked at; this shard may not have heard of it.
+        let unix_ms = self.node.clock().token_ms();
+        let ticket = self.node.options().auth.ticket(bearer, unix_ms, now_ms);
         if let Some(seat) = self.hub.borrow_mut().seat(asker.id) {
             seat.author = Arc::clone(&author);
             self.arm((asker.id, socket.client), &mut seat.session, ticket.wake_at());

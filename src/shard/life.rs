@@ -275,7 +275,8 @@ impl Shard {
         for id in due {
             self.begin_close(id, CloseReason::Shutdown);
         }
-        if self.node.limits().open() == 0 {
+        // Whoever keeps a handshake unread has a place, and no connection that could be closed.
+        if self.node.limits().open() == 0 || self.node.until_end().is_zero() {
             self.empty.notify_one();
         }
     }

@@ -219,6 +219,15 @@ impl Place {
         });
         true
     }
+
+    /// The same of somebody who is there already: of those there may be too many.
+    pub fn become_stranger(&mut self) {
+        self.0.counts.strangers.fetch_add(1, Ordering::Relaxed);
+        self.change(|own| {
+            own.be_known();
+            own.stranger = true;
+        });
+    }
 }
 
 impl Standing {

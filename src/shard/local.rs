@@ -219,7 +219,8 @@ impl Local {
         let last = was.and_then(|was| shard.node.recall(was));
         let (unix_ms, now_ms) = (clock.token_ms(), clock.node_ms());
         let ticket = match bearer {
-            Some(bearer) => Some(options.auth.ticket(bearer, unix_ms, now_ms)),
+            // By the newest keys: this shard may not have heard of them yet.
+            Some(bearer) => Some(shard.node.options().auth.ticket(bearer, unix_ms, now_ms)),
             None => options.auth.required.then(|| Ticket::stranger(now_ms)),
         };
         let id = {

@@ -72,11 +72,13 @@ impl Shard {
     pub(super) fn show_presence(&self, asker: &Asker<'_>, (channel, alias): (&ChannelName, Alias)) {
         let name = channel.as_str();
         let Some(rule) = self.options().policies.of(name) else { return };
-        if rule.room.presence.is_none() || rule.access.is_open(Act::Presence) {
+        if rule.room.presence.is_none() {
             return;
         }
-        let may = self.allow(asker.id, None, &rule, (Act::Presence, Target::Name(name)));
-        self.hub.borrow_mut().show_presence((asker.id, alias), may.is_ok());
+        let target = (Act::Presence, Target::Name(name));
+        let may =
+            rule.access.is_open(Act::Presence) || self.allow(asker.id, None, &rule, target).is_ok();
+        self.hub.borrow_mut().show_presence((asker.id, alias), may);
     }
 
     /// A client has a channel by name no longer; `last` says that it was the last one here.

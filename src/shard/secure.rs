@@ -73,12 +73,15 @@ struct Input<'a> {
     metrics: &'a Metrics,
     /// The kernel has nothing more for now.
     empty: bool,
+    /// Bytes that it had.
+    taken: usize,
 }
 
 impl io::Read for Input<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.socket.stream.try_read(into)?;
         self.metrics.add(Counter::BytesReceived, read as u64);
+        self.taken += read;
         if read > 0 && read < into.len() {
             forget_readable(self.socket);
             self.empty = true;
@@ -171,9 +174,15 @@ impl Secure {
         metrics: &Metrics,
         into: &mut [u8],
     ) -> io::Result<usize> {
-        let mut input = Input { socket, metrics, empty: false };
+        let mut input = Input { socket, metrics, empty: false, taken: 0 };
         let mut filled = 0;
-        while !self.ended && !input.empty && into.len() - filled >= RECORD_BYTES {
+        // Records may have a byte each, or none but padding: what is taken has a bound, too. Where
+        // that is reached, the socket is still ready, and the next turn goes on.
+        while !self.ended
+            && !input.empty
+            && input.taken < into.len()
+            && into.len() - filled >= RECORD_BYTES
+        {
             match self.session.read_tls(&mut input) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}

@@ -220,6 +220,10 @@ impl Shard {
             }
             None if options.auth.required => {
                 seat.set_ticket(Ticket::stranger(now_ms));
+                if let Some(mut place) = socket.place.take() {
+                    place.become_stranger();
+                    socket.place.set(Some(place));
+                }
                 true
             }
             Some(_) | None => false,

@@ -196,6 +196,9 @@ fn the_api_answers_this_machine_alone() {
         (&[("X-Forwarded-For", "10.0.0.1")], 403),
         (&[("Forwarded", "for=127.0.0.1")], 403),
         (&[("X-Real-IP", "127.0.0.1")], 403),
+        (&[("X-Forwarded-For", "127.0.0.1"), ("X-Real-IP", "127.0.0.1")], 200),
+        (&[("X-Forwarded-For", "127.0.0.1"), ("X-Real-IP", "203.0.113.9")], 403),
+        (&[("X-Forwarded-For", "127.0.0.1"), ("Forwarded", "for=203.0.113.9")], 403),
         (&[("Via", "1.1 nginx")], 403),
     ] {
         assert_eq!(stats(gateway.addr, headers).status, status, "{headers:?}");

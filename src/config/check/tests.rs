@@ -374,6 +374,8 @@ fn values_that_contradict_each_other_are_faults_of_one_of_them() {
         ("[[namespace]]\nname = \"a\"\ndurable = true\n", "durable"),
         ("[auth]\nrequired = true\n", "auth.required"),
         ("[auth]\naudience = \"weir\"\n", "auth.audience"),
+        ("[http]\ntrusted_proxies = [\"10.0.0.1\", \"0.0.0.0/0\"]\n", "http.trusted_proxies"),
+        ("[http]\ntrusted_proxies = [\"::/0\"]\n", "http.trusted_proxies"),
         ("[defaults]\npublish = [\"nobody\", \"user\"]\n", "defaults.publish"),
     ] {
         let found = faults(text);
