@@ -13,6 +13,7 @@ import { readFileSync } from "node:fs";
 import net from "node:net";
 
 const [gateway, readme, guarded, secret] = process.argv.slice(2);
+const userMax = 8; // limits.connections_per_user of the guarded one
 const [host, port] = gateway.split(":");
 setTimeout(() => { console.error("took too long"); process.exit(1); }, 180000).unref();
 
@@ -50,8 +51,11 @@ globalThis.bench = {
       sockets.push(this);
     }
     send(text) {
-      this.sent.push(JSON.parse(text));
-      super.send(text);
+      const command = JSON.parse(text);
+      this.sent.push(command);
+      const answer = bench.instead?.(command);
+      if (!answer) super.send(text);
+      else setImmediate(() => this.onmessage({ data: JSON.stringify(answer) }));
     }
   },
 };
@@ -264,7 +268,10 @@ function bearing(...tokens) {
     if (next instanceof Error) throw next;
     return typeof next === "function" ? next() : next;
   };
-  const state = (state, detail) => seen.states.push([state, detail?.code]);
+  const state = (state, detail) => {
+    seen.states.push([state, detail?.code]);
+    seen.waitMs = detail?.waitMs;
+  };
   seen.weir = connect(guardedUrl, { state }, { getToken });
   return seen;
 }
@@ -345,6 +352,46 @@ async function tokenRefused() {
   assert.deepEqual([seen.asked, sockets.length, timers.size], [1, first + 1, 0]);
 }
 
+/** Nothing is wrong with the token: the gateway has no time for it. */
+async function tokenComesLater() {
+  for (const code of ["overloaded", "rate_limited"]) {
+    const first = sockets.length;
+    bench.instead = ({ type, id }) => type === "auth"
+      && { type: "error", id, code, message: "not now", retry_after_ms: 3000 };
+    const seen = bearing(token("u1", 600));
+    await until("the refusal", () => seen.weir.state === "waiting");
+    assert.deepEqual([seen.states.at(-1), seen.waitMs], [["waiting", 4005], 3000], code);
+    bench.instead = null;
+    await elapse(2999);
+    assert.equal(sockets.length, first + 1, "not sooner than it was told");
+    await elapse(1);
+    await until("the connection", () => seen.weir.state === "open");
+    assert.equal(seen.weir.user, "u1");
+    seen.weir.close();
+  }
+}
+
+/** One more connection than the user may have comes back when it was told to, until it may stay. */
+async function tokenOfOneTooMany() {
+  const held = [];
+  for (let n = 0; n < userMax; n += 1) {
+    const one = bearing(token("many", 600));
+    await until("a connection", () => one.weir.state === "open");
+    held.push(one.weir);
+  }
+  const seen = bearing(token("many", 600));
+  await until("the refusal", () => seen.weir.state === "waiting");
+  assert.deepEqual(seen.states.at(-1), ["waiting", 4005]);
+  assert.ok(seen.waitMs >= 1000 && seen.waitMs <= 5000, `as it was told, ${seen.waitMs}`);
+  for (const weir of held) weir.close();
+  // Those may take their time to go.
+  while (seen.weir.state !== "open") {
+    await elapse(seen.waitMs ?? 0);
+    await until("a decision", () => ["waiting", "open"].includes(seen.weir.state));
+  }
+  seen.weir.close();
+}
+
 async function tokenNotThere() {
   const first = sockets.length;
   const seen = bearing(new Error("not logged in"), () => new Promise(() => {}), token("u1", 600));
@@ -366,7 +413,7 @@ async function tokenNotThere() {
 const steps = [
   readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
   changed, signals, boundedWait, tokenFirst, tokenRenewed, tokenNotRenewed, tokenEnded,
-  tokenEndedOnItsWay, tokenRefused, tokenNotThere,
+  tokenEndedOnItsWay, tokenRefused, tokenComesLater, tokenOfOneTooMany, tokenNotThere,
 ];
 for (const step of steps) {
   await step();

@@ -31,7 +31,11 @@ fn the_browser_client_does_what_the_readme_says_comes_back_once_and_brings_token
     let secret = made()["secret"].as_str().unwrap().to_owned();
     let file = scratch(".key");
     std::fs::write(&file, &secret).unwrap();
-    let required = format!("[auth]\nrequired = true\nhmac_secret_file = {file:?}\n");
+    // The script knows the limit.
+    let required = format!(
+        "[auth]\nrequired = true\nhmac_secret_file = {file:?}\n\
+         [limits]\nconnections_per_user = 8\n"
+    );
     let guarded = Gateway::configured(&required);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("tests/it/browser.mjs");

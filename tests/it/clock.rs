@@ -57,7 +57,7 @@ fn toml() -> String {
     let secret = scratch(".key");
     fs::write(&secret, made()["secret"].as_str().unwrap()).unwrap();
     format!(
-        "[auth]\nhmac_secret_file = {secret:?}\n[http]\nping = \"3s\"\nping_timeout = \"2500ms\"\n\
+        "[auth]\nhmac_secret_file = {secret:?}\n[http]\nping = \"20s\"\n\
          [defaults]\nhistory = 100\n"
     )
 }

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
 
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -67,6 +67,16 @@ fn without_settings(command: &mut Command) {
             command.env_remove(name);
         }
     }
+}
+
+/// Takes all descriptors that this process may have: some tests need more than the usual 1,024.
+fn take_all_files() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut files = getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        setrlimit(Resource::Nofile, files).unwrap();
+    });
 }
 
 /// A running gateway; killed when dropped.
@@ -131,6 +141,7 @@ impl Gateway {
     }
 
     fn spawned(mut command: Command, listen: &str, toml: &str) -> Starting {
+        take_all_files();
         let log = scratch(".log");
         command.args(["serve", "--listen", listen, "--log-format", "json"]);
         let config = (!toml.is_empty()).then(|| scratch(".toml"));

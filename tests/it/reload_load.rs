@@ -91,11 +91,12 @@ fn a_reload_under_load_loses_nothing_and_cuts_nobody() {
     assert_eq!(gateway.post("/api/v1/publish", &over).status, 200);
     let head = gateway.get("/api/v1/channels/busy:1/history?limit=0").json();
     assert_eq!(head["offset"], json!(count() + 1));
-    let clients = subscribers.map(|subscriber| subscriber.join().unwrap());
-    // Nobody was sent away.
-    assert_eq!(gateway.metric("weir_connections_closed_total") - 2.0, 0.0, "the publishers went");
+    let mut clients = subscribers.map(|subscriber| subscriber.join().unwrap());
+    let closed = || gateway.metric("weir_connections_closed_total");
+    wait_for("the publishers to go", || (closed() > 1.5).then_some(()));
     assert_eq!(gateway.metric("weir_panics_total"), 0.0);
-    for mut client in clients {
+    for client in &mut clients {
         client.expect_nothing();
     }
+    assert!((closed() - 2.0).abs() < 0.5, "nobody else was sent away: {}", closed());
 }

@@ -221,18 +221,27 @@ fn a_flood_of_resets_pauses_nobody() {
 /// Twice as many as there is room for: each is either in or refused, and none hangs.
 #[test]
 fn a_flood_to_twice_the_limit_is_refused_beyond_it() {
-    let gateway = Gateway::configured("[limits]\nconnections = 50\n");
-    let held: Vec<_> = (0..100)
-        .map(|_| {
-            let mut raw = Raw::open(gateway.addr);
-            raw.send(handshake_request(gateway.addr, &[]).as_bytes());
-            let answer = Answer::read(raw.head().as_bytes());
-            assert!(matches!(answer.status, 101 | 503), "{}", answer.head);
-            (answer.status, raw)
-        })
-        .collect();
-    let admitted = held.iter().filter(|(status, _)| *status == 101).count();
-    assert_eq!(admitted, 50);
+    // One is there before.
+    let gateway = Gateway::configured("[limits]\nconnections = 51\n");
+    let knock = || {
+        let mut raw = Raw::open(gateway.addr);
+        raw.send(handshake_request(gateway.addr, &[]).as_bytes());
+        let answer = Answer::read(raw.head().as_bytes());
+        assert!(matches!(answer.status, 101 | 503), "{}", answer.head);
+        (answer.status, raw)
+    };
+    let held = unharmed(&gateway, ATTACKED, || {
+        let held: Vec<_> = (0..100).map(|_| knock()).collect();
+        let admitted = held.iter().filter(|(status, _)| *status == 101).count();
+        assert_eq!(admitted, 50);
+        // And they come again and again.
+        for _ in 0..1_000 {
+            let (status, raw) = knock();
+            assert_eq!(status, 503);
+            reset(raw);
+        }
+        held
+    });
     assert_eq!(gateway.get("/healthz").status, 200);
     for (_, raw) in held {
         reset(raw);

@@ -1,7 +1,7 @@
 //! TLS on the listeners: the same gateway inside, and what goes wrong before and around it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -165,6 +165,59 @@ fn what_is_no_tls_ends_before_it_begins() {
     junk.send(&[0xFF; 1_000]);
     junk.rest();
     wait_for_handshakes(&gateway, &certified, ("failed", 2.0));
+}
+
+/// What announces more than a record or a message of the handshake may have is not waited for.
+#[test]
+fn what_is_announced_too_long_ends_at_once() {
+    let (gateway, certified) = gateway("[http]\nheader_timeout = \"10m\"\n");
+    // A record of a byte more than 18 KiB; a ClientHello of 16 MiB in small records.
+    let record: &[u8] = &[22, 3, 1, 0x48, 0x01];
+    let message: &[u8] = &[22, 3, 1, 0, 8, 1, 0xFF, 0xFF, 0xFF, 3, 3, 0, 0];
+    for (count, bytes) in [(1.0, record), (2.0, message)] {
+        let mut raw = Raw::open(gateway.addr);
+        raw.send(bytes);
+        raw.rest();
+        wait_for_handshakes(&gateway, &certified, ("failed", count));
+    }
+}
+
+/// Nothing can be said before hands are shaken: where there is no place, there is no answer.
+#[test]
+fn one_beyond_a_limit_ends_without_an_answer() {
+    const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    // One shard: whoever comes first is counted first.
+    let (gateway, certified) =
+        gateway("shards = 1\n[http]\nheader_timeout = \"10m\"\n[limits]\nconnections_per_ip = 1\n");
+    let mut first = Raw::open_from(gateway.addr, HERE).unwrap();
+    let mut second = Raw::open_from(gateway.addr, HERE).unwrap();
+    assert_eq!(second.rest(), b"");
+    let limited = |what: &str| {
+        metric(&gateway, &certified, &format!("weir_rate_limited_total{{what=\"{what}\""))
+    };
+    assert!((limited("connections_per_ip") - 1.0).abs() < 0.5);
+    // The other is listened to, and told in TLS that it speaks none.
+    first.send(handshake_request(gateway.addr, &[]).as_bytes());
+    assert_eq!(first.rest().first(), Some(&21), "an alert");
+}
+
+/// As many handshakes of an address as its rate allows: each costs a signature.
+#[test]
+fn whoever_shakes_hands_too_often_ends_without_an_answer() {
+    let (gateway, certified) = gateway("[limits]\nconnects_per_second_per_ip = 5\n");
+    let config = certified.client();
+    let refused =
+        wait_for("a refusal", || (0..11).find_map(|_| handshake(gateway.addr, b"", &config).err()));
+    assert!(!matches!(refused.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{refused}");
+    let limited = "weir_rate_limited_total{what=\"connects_per_ip\"";
+    wait_for("its turn, and the count", || {
+        let mut stream = handshake(gateway.addr, b"", &config).ok()?;
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", gateway.addr);
+        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).ok()?;
+        let mut scrape = String::new();
+        stream.read_to_string(&mut scrape).ok()?;
+        (sum(&scrape, limited) > 0.5).then_some(())
+    });
 }
 
 /// The upgrade and the first message in one record; and a record of rubbish behind them.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::net;
 use rustix::process::setpriority_process;
 
 use crate::clock::{self, SECOND, timespec};
@@ -111,7 +112,7 @@ fn garbage(target: &Target) -> Vec<Vec<u8>> {
     let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n");
     let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
     vec![
-        // A connect, and nothing else.
+        // A connect, and the end of this side.
         Vec::new(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a hello over TLS\r\n\r\n".to_vec(),
         b"\0\0\0\0\xff\xff\r\n\r\n".to_vec(),
@@ -308,11 +309,11 @@ impl<'a> Peers<'a> {
         let fd = peer.fd.as_ref()?;
         socket::connected(fd).ok()?;
         if text.is_empty() {
-            add(&self.deeds.refused);
-            self.gone(at, 0);
-            return Some(());
+            // It counts when the server ends its own.
+            net::shutdown(fd, net::Shutdown::Write).ok()?;
+        } else {
+            socket::send_all(fd, text).ok()?;
         }
-        socket::send_all(fd, text).ok()?;
         let flags = EventFlags::IN | EventFlags::RDHUP;
         epoll::modify(&self.poll, fd, EventData::new_u64(at as u64), flags).ok()?;
         peer.connected = true;

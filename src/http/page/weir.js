@@ -22,7 +22,8 @@
 // `getToken` is asked for a token before each connection, and again half a minute before the one it
 // gave ends, or at half of what is left of it where that is sooner. The token goes in a message and
 // never into an address. After a close with 4003, and where a token has ended on its way, another
-// one is asked for; where one is refused for anything else, the client is closed.
+// one is asked for; where the gateway has no room or no time for it, the client comes back later;
+// where one is refused for anything else, the client is closed.
 
 const DELAY_MIN_MS = 500;
 const DELAY_MAX_MS = 20000;
@@ -259,8 +260,13 @@ export class Weir {
       this.#opened({ ...first, ...known, id: undefined });
     }, (error) => {
       if (socket !== this.#socket || error.code === "unavailable") return;
+      // The gateway's close follows, and before it when to come back.
+      if (error.code === "limit_exceeded") return;
       if (error.code === "token_expired" || error.code === "timeout") {
         this.#lost(socket, 4003, error.code);
+      } else if (error.code === "overloaded" || error.code === "rate_limited") {
+        this.#retryAfterMs = error.retryAfterMs ?? 0;
+        this.#lost(socket, 4005, error.code);
       } else {
         this.#end("the token was refused", { code: 4500, reason: error.code });
       }
