@@ -466,3 +466,15 @@ fn the_command_line_trusts_whom_it_is_told_to() {
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("invalid peer certificate") && said.contains("SSL_CERT_FILE"), "{said}");
 }
+
+/// Waits for the fixed half minute of an answer. It fits into the buffer of TLS, so that nothing
+/// waits where it is written.
+#[test]
+fn an_answer_that_is_not_taken_is_given_up() {
+    let (gateway, certified) = gateway("");
+    let mut untaken = handshake(gateway.addr, b"", &certified.client()).unwrap();
+    let page = format!("GET /weir.js HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.addr);
+    untaken.write_all(page.repeat(300).as_bytes()).unwrap();
+    let cut = "weir_http_cut_total{reason=\"untaken\"";
+    wait_for("it to be given up", || (metric(&gateway, &certified, cut) > 0.5).then_some(()));
+}
