@@ -281,7 +281,7 @@ impl Shard {
         if !fits {
             let limited = Limited::ConnectionsPerUser;
             self.metrics.add(limited.counter(), 1);
-            limits.tell(limited, || asker.ip(), asker.now.node_ns);
+            limits.tell(limited, || asker.socket.ip(), asker.now.node_ns);
         }
         fits
     }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::away::Asked;
@@ -52,11 +51,6 @@ impl Asker<'_> {
     /// Who it is now.
     pub(super) fn author(&self) -> Arc<Author> {
         Arc::clone(self.became.borrow().as_ref().unwrap_or(self.author))
-    }
-
-    /// Its peer's address, for the log.
-    pub(super) fn ip(&self) -> Option<IpAddr> {
-        self.socket.stream.peer_addr().ok().map(|peer| peer.ip())
     }
 }
 
@@ -137,7 +131,7 @@ impl Shard {
         (most, wait_ms): (u32, u32),
     ) -> CommandError {
         self.metrics.add(Limited::Commands.counter(), 1);
-        self.node.limits().tell(Limited::Commands, || asker.ip(), asker.now.node_ns);
+        self.node.limits().tell(Limited::Commands, || asker.socket.ip(), asker.now.node_ns);
         let message = format!("more than {most} commands in a second");
         let error = CommandError::new(id, ErrorCode::RateLimited, message);
         CommandError { retry_after_ms: Some(wait_ms), ..error }

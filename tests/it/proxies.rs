@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, wait_for};
-use crate::raw::{Answer, Raw, handshake_request, http};
+use crate::raw::{Answer, Raw, handshake_request, http, masked};
 use crate::way::{Certified, handshake};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -211,6 +211,23 @@ fn the_api_answers_this_machine_alone() {
     for ip in ["127.0.0.1", "203.0.113.7"] {
         assert_eq!(stats(gateway.addr, &[("X-Forwarded-For", ip)]).error(403), "forbidden");
     }
+}
+
+/// Whoever is refused once it is a WebSocket, too.
+#[test]
+fn the_log_names_the_client_and_not_its_proxy() {
+    let gateway = Gateway::configured(&format!("limits.commands_per_second = 1\n{TRUSTED}"));
+    let mut raw = Raw::open(gateway.addr);
+    raw.send(handshake_request(gateway.addr, &[("X-Forwarded-For", "203.0.113.9")]).as_bytes());
+    assert_eq!(raw.answer().status, 101);
+    for _ in 0..20 {
+        raw.send(&masked(0x81, br#"{"type":"ping"}"#));
+    }
+    let line = wait_for("a line in the log", || {
+        let log = gateway.log();
+        log.lines().find(|line| line.contains("limits.commands_per_second")).map(str::to_owned)
+    });
+    assert!(line.contains("203.0.113.9"), "{line}");
 }
 
 /// A client each, of one proxy.
