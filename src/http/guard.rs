@@ -63,10 +63,8 @@ pub(super) fn check_local(peer: &Peer, headers: &HeaderMap, host: &str) -> Resul
     }
     // A proxy that is believed, and says that all it knows of is this machine, is as good as that.
     let known = peer.doors.options().proxies.believes(peer.source.ip) && proxies::is_local(headers);
-    // These say where the client is in words that are not read, so that they may say otherwise.
-    let elsewhere = headers.contains_key("forwarded") || proxies::is_really_elsewhere(headers);
     for name in [FORWARDED_FOR, "x-forwarded-host", "forwarded", "x-real-ip", "via"] {
-        if headers.contains_key(name) && (!known || elsewhere) {
+        if headers.contains_key(name) && !known {
             let message = "a proxy forwarded this request, and without API keys the API answers \
                            this machine alone";
             return Err(Refusal::forbidden(message));

@@ -66,18 +66,18 @@ impl Proxies {
     }
 }
 
-/// Whether `X-Forwarded-For` is there, and has no address but of the loopback.
+/// Whether a proxy says that a request is of its own machine: `X-Forwarded-For` is there, has no
+/// address but of the loopback, and no other header says otherwise. `Forwarded` is not read, and may.
 pub(super) fn is_local(headers: &HeaderMap) -> bool {
-    let mut hops = headers.get_all(FORWARDED_FOR).iter().peekable();
     let is_loopback = |hop: &[u8]| address(hop).is_some_and(|ip| ip.is_loopback());
-    hops.peek().is_some()
-        && hops.all(|line| line.as_bytes().split(|byte| *byte == b',').all(is_loopback))
-}
-
-/// Whether `X-Real-IP` is there, and is not an address of the loopback.
-pub(super) fn is_really_elsewhere(headers: &HeaderMap) -> bool {
-    let is_loopback = |hop: &[u8]| address(hop).is_some_and(|ip| ip.is_loopback());
-    headers.get_all("x-real-ip").iter().any(|line| !is_loopback(line.as_bytes()))
+    let all_are = |name| {
+        let lines = headers.get_all(name).iter();
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).all(is_loopback)
+    };
+    headers.contains_key(FORWARDED_FOR)
+        && all_are(FORWARDED_FOR)
+        && all_are("x-real-ip")
+        && !headers.contains_key("forwarded")
 }
 
 /// A network of IPv4 in the clothes of IPv6, as IPv4.
