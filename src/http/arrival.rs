@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
 use super::answer::{RETRY, Refusal};
 use super::connection::Peer;
@@ -67,74 +67,60 @@ impl Arrival {
 }
 
 /// Where a request comes from; `None` is this machine. The one place that limits know it from.
-pub(super) fn ip_of<B>(peer: &Peer, _request: &Request<B>) -> Option<IpAddr> {
+pub(super) fn ip_of(peer: &Peer) -> Option<IpAddr> {
     let client = peer.client.get();
     (peer.source.tcp || client != peer.source.from).then_some(client)
 }
 
 /// Counts a handshake by the address it comes from, as far as its connection was not.
-pub(super) fn handshake<B>(
-    peer: &Peer,
-    request: &Request<B>,
-) -> Result<Option<Arc<Counted<Net>>>, Refusal> {
-    let Some(ip) = ip_of(peer, request) else { return Ok(None) };
+pub(super) fn handshake(peer: &Peer) -> Result<Option<Arc<Counted<Net>>>, Refusal> {
+    let Some(ip) = ip_of(peer) else { return Ok(None) };
     let node = peer.doors.shard.node();
     if !peer.arrival.paid.take() {
         let wait = node.limits().connect(ip.into(), node.clock().node_ns());
-        wait.map_err(|wait| too_often(&peer.doors, Limited::Connects, Some(ip), wait))?;
+        let message = "too many new connections of this address in a second";
+        wait.map_err(|wait| {
+            count(&peer.doors, Limited::Connects, Some(ip));
+            limited(ErrorCode::RateLimited, message, wait)
+        })?;
     }
     if let Some(counted) = &peer.arrival.counted {
         return Ok(Some(Arc::clone(counted)));
     }
     let counted = node.limits().count_net(ip.into());
-    counted.map_err(|limited| too_many(&peer.doors, limited, Some(ip)))
+    counted.map_err(|what| {
+        count(&peer.doors, what, Some(ip));
+        limited(ErrorCode::LimitExceeded, "this address has as many connections as it may", RETRY)
+    })
 }
 
 /// Counts a request to the API by its key, or where it has none by the address it comes from.
-pub(super) fn request<B>(
-    peer: &Peer,
-    request: &Request<B>,
-    key: Option<u64>,
-) -> Result<(), Refusal> {
-    let ip = ip_of(peer, request);
+pub(super) fn request(peer: &Peer, key: Option<u64>) -> Result<(), Refusal> {
+    let ip = ip_of(peer);
     let requester = key.map_or(Requester::Net(ip.map(Net::from)), Requester::Key);
     let node = peer.doors.shard.node();
     let wait = node.limits().request(requester, node.clock().node_ns());
-    wait.map_err(|wait| too_often(&peer.doors, Limited::HttpRequests, ip, wait))
+    wait.map_err(|wait| {
+        count(&peer.doors, Limited::HttpRequests, ip);
+        limited(ErrorCode::RateLimited, "too many requests in a second", wait)
+    })
 }
 
-/// The refusal of whoever has too many of something.
-pub(super) fn too_many(doors: &Doors, limited: Limited, ip: Option<IpAddr>) -> Refusal {
-    count(doors, limited, ip);
-    let message = match limited {
-        Limited::ConnectionsPerUser => "this user has as many connections as it may",
-        Limited::Strangers => {
-            let message = "as many clients as may be here have yet to bring a token: come with one";
-            return Refusal::unavailable(ErrorCode::Overloaded, message);
-        }
-        Limited::Commands
-        | Limited::ConnectionsPerIp
-        | Limited::Connects
-        | Limited::HttpRequests => "this address has as many connections as it may",
-    };
-    let code = ErrorCode::LimitExceeded.as_str();
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, code, message);
-    Refusal { retry: Some(RETRY), ..refusal }
+/// The refusal of one more connection of a user.
+pub(super) fn too_many_of_user(doors: &Doors, ip: Option<IpAddr>) -> Refusal {
+    count(doors, Limited::ConnectionsPerUser, ip);
+    limited(ErrorCode::LimitExceeded, "this user has as many connections as it may", RETRY)
 }
 
-/// The refusal of whoever does something too often.
-fn too_often(doors: &Doors, limited: Limited, ip: Option<IpAddr>, wait: Duration) -> Refusal {
-    count(doors, limited, ip);
-    let message = match limited {
-        Limited::HttpRequests => "too many requests in a second",
-        Limited::Commands
-        | Limited::Connects
-        | Limited::ConnectionsPerIp
-        | Limited::ConnectionsPerUser
-        | Limited::Strangers => "too many new connections of this address in a second",
-    };
-    let code = ErrorCode::RateLimited.as_str();
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+/// The refusal of one more client that has yet to say who it is.
+pub(super) fn too_many_strangers(doors: &Doors, ip: Option<IpAddr>) -> Refusal {
+    count(doors, Limited::Strangers, ip);
+    let message = "as many clients as may be here have yet to bring a token: come with one";
+    Refusal::unavailable(ErrorCode::Overloaded, message)
+}
+
+fn limited(code: ErrorCode, message: &'static str, wait: Duration) -> Refusal {
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, code.as_str(), message);
     Refusal { retry: Some(wait), ..refusal }
 }
 

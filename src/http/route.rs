@@ -175,7 +175,7 @@ fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Re
     let limited = |pass: Result<Pass, Refusal>| {
         if path != "/metrics" {
             let key = pass.as_ref().ok().and_then(Pass::number);
-            arrival::request(peer, request, key)?;
+            arrival::request(peer, key)?;
         }
         pass
     };

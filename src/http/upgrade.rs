@@ -20,7 +20,7 @@ use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
-use crate::shard::{Found, Guest, Limited, Place, Verifying};
+use crate::shard::{Found, Guest, Place, Verifying};
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
@@ -94,7 +94,7 @@ fn begin(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Handsha
     let query = request.uri().query();
     let batch = batch(query, subprotocol.unwrap_or_default())?;
     guard::check_origin(headers, host, &peer.doors.options().origins)?;
-    let net = arrival::handshake(peer, request)?;
+    let net = arrival::handshake(peer)?;
     if node.draining() {
         return Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"));
     }
@@ -110,7 +110,7 @@ fn begin(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Handsha
     }
     let deflate = agree(headers, compression, WISH);
     let spoken = Spoken { subprotocol: subprotocol.unwrap_or_default(), deflate, batch };
-    let (was, ip) = (was(query), arrival::ip_of(peer, request));
+    let (was, ip) = (was(query), arrival::ip_of(peer));
     Ok(Handshake { accept, subprotocol, spoken, was, place, ip })
 }
 
@@ -128,19 +128,14 @@ impl Handshake {
     /// Answers it with 101, unless there are enough of whoever brings it.
     fn finish(mut self, peer: &Peer, bearer: Option<Arc<Bearer>>) -> Result<Response, Refusal> {
         let node = peer.doors.shard.node();
-        let (fits, limited) = match &bearer {
-            Some(bearer) => {
-                let fits = self.place.count_user(node.limits(), bearer.user());
-                (fits, Limited::ConnectionsPerUser)
+        match &bearer {
+            Some(bearer) if !self.place.count_user(node.limits(), bearer.user()) => {
+                return Err(arrival::too_many_of_user(&peer.doors, self.ip));
             }
-            None => {
-                let required = node.options().auth.required;
-                let fits = !required || self.place.count_stranger(node.limits());
-                (fits, Limited::Strangers)
+            None if node.options().auth.required && !self.place.count_stranger(node.limits()) => {
+                return Err(arrival::too_many_strangers(&peer.doors, self.ip));
             }
-        };
-        if !fits {
-            return Err(arrival::too_many(&peer.doors, limited, self.ip));
+            Some(_) | None => {}
         }
         let Self { accept, subprotocol, spoken, was, place, ip: _ } = self;
         peer.guest.set(Some(Guest { place, spoken, was, bearer }));
