@@ -7,7 +7,7 @@ use crate::cli::output::Output;
 use crate::cli::{demo, files, run};
 use crate::config::{BadSetting, Config};
 use crate::http::{ListenAddress, Serves};
-use crate::server::{Gateway, Handle, Reloaded};
+use crate::server::{Gateway, Handle, ReloadError, Reloaded};
 use crate::shard::AuthOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,16 +21,16 @@ pub(super) fn run(flags: &Serve) -> Result<(), Failure> {
         let signals = (Stop::listen()?, on(SignalKind::hangup())?);
         let (config, foreign) = load(flags)?;
         let log = Log::start(&config.log);
-        for one in foreign {
-            tracing::warn!("{one}; it is left alone");
-        }
-        warn_of(&config);
+        warn_of(&config, &foreign);
         serve(config, flags, (signals, log)).await
     })
 }
 
-/// Says what is no fault of the settings and should be otherwise.
-fn warn_of(config: &Config) {
+/// Says what is no fault of the settings and should be otherwise, or is none of ours.
+fn warn_of(config: &Config, foreign: &[BadSetting]) {
+    for one in foreign {
+        tracing::warn!("{one}; it is left alone");
+    }
     for one in &config.warnings {
         tracing::warn!("{one}");
     }
@@ -135,9 +135,7 @@ async fn reload(mut hangup: Signal, flags: Serve, gateway: Handle, log: Log) {
         let loaded = tokio::task::spawn_blocking(move || load(&flags)).await;
         match loaded {
             Ok(Ok((config, foreign))) => {
-                for one in foreign {
-                    tracing::warn!("{one}; it is left alone");
-                }
+                warn_of(&config, &foreign);
                 change(config, &gateway, &log).await;
             }
             Ok(Err(failure)) => refuse(&failure, &gateway),
@@ -150,7 +148,6 @@ async fn reload(mut hangup: Signal, flags: Serve, gateway: Handle, log: Log) {
 }
 
 async fn change(config: Config, gateway: &Handle, log: &Log) {
-    warn_of(&config);
     let options = config.log.clone();
     match gateway.reload(config).await {
         Ok(reloaded) => {
@@ -166,8 +163,13 @@ async fn change(config: Config, gateway: &Handle, log: &Log) {
             log.change(&options);
         }
         Err(error) => {
-            gateway.count_refused_reload();
             tracing::error!("{error}");
+            if error == ReloadError::Draining {
+                gateway.count_refused_reload();
+            } else {
+                // They are in force, but for a shard that is late.
+                log.change(&options);
+            }
         }
     }
 }

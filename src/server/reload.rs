@@ -146,10 +146,10 @@ impl Handle {
         // Behind the last event that was kept by the rules from before.
         let options = self.node.settings().load_full();
         store.set_rules(|name| options.policies.of(name).map(|rule| rule.keep));
+        self.node.reloads.count(self.node.unix_ms() / 1_000);
         if changed.shards < self.node.shards() {
             return Err(ReloadError::Shard);
         }
-        self.node.reloads.count(self.node.unix_ms() / 1_000);
         Ok(Reloaded { warnings, revoked: changed.revoked, ending: changed.ending })
     }
 
