@@ -171,8 +171,7 @@ impl Place {
         if let Some(own) = Arc::get_mut(&mut self.0) {
             return change(own);
         }
-        let counts = Arc::clone(&self.0.counts);
-        let mut own = Standing { counts, net: None, user: None, stranger: false };
+        let mut own = Standing::plain(&self.0.counts);
         change(&mut own);
         self.0 = Arc::new(own);
     }
@@ -210,27 +209,32 @@ impl Place {
     /// It is of somebody who has yet to say who it is. Whether there may be one more of them.
     pub fn count_stranger(&mut self, limits: &Limits) -> bool {
         let max = limits.connections.load(Ordering::Relaxed).div_ceil(STRANGERS_SHARE);
-        if !add_below(&self.0.counts.strangers, max) {
-            return false;
+        let fits = add_below(&self.0.counts.strangers, max);
+        if fits {
+            self.change(Standing::be_stranger);
         }
-        self.change(|own| {
-            own.be_known();
-            own.stranger = true;
-        });
-        true
+        fits
     }
 
     /// The same of somebody who is there already: of those there may be too many.
     pub fn become_stranger(&mut self) {
         self.0.counts.strangers.fetch_add(1, Ordering::Relaxed);
-        self.change(|own| {
-            own.be_known();
-            own.stranger = true;
-        });
+        self.change(Standing::be_stranger);
     }
 }
 
 impl Standing {
+    /// It counts as nothing else.
+    fn plain(counts: &Arc<Counts>) -> Self {
+        Self { counts: Arc::clone(counts), net: None, user: None, stranger: false }
+    }
+
+    /// It was counted as one of them before.
+    fn be_stranger(&mut self) {
+        self.be_known();
+        self.stranger = true;
+    }
+
     fn be_known(&mut self) {
         if std::mem::take(&mut self.stranger) {
             self.counts.strangers.fetch_sub(1, Ordering::Relaxed);
@@ -275,12 +279,7 @@ impl Limits {
             connects_per_second_per_ip: AtomicU32::new(0),
             commands_per_second: AtomicU32::new(0),
             http_requests_per_second: AtomicU32::new(0),
-            plain: Arc::new(Standing {
-                counts: Arc::clone(&counts),
-                net: None,
-                user: None,
-                stranger: false,
-            }),
+            plain: Arc::new(Standing::plain(&counts)),
             counts,
             connects: Buckets::default(),
             requests: Buckets::default(),

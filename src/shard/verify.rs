@@ -1,7 +1,6 @@
 //! Tokens that are signed by a public key, whose signatures take a shard too long: they are checked
 //! beside it, one after the other. A bound for those that wait, as for all that a stranger may ask.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,27 +26,17 @@ pub struct Unchecked {
     pub(super) now_s: u64,
 }
 
-/// How many wait.
+/// How many wait: each has a share of it.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Rc<Cell<usize>>);
+pub(super) struct Waiting(Rc<()>);
 
 /// One of those that wait, for as long as it does.
 #[derive(Debug)]
-struct Turn(Rc<Cell<usize>>);
+struct Turn(#[expect(dead_code, reason = "it is counted")] Rc<()>);
 
 impl Waiting {
     fn begin(&self) -> Option<Turn> {
-        let count = self.0.get();
-        (count < WAITING_MAX).then(|| {
-            self.0.set(count + 1);
-            Turn(Rc::clone(&self.0))
-        })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        (Rc::strong_count(&self.0) <= WAITING_MAX).then(|| Turn(Rc::clone(&self.0)))
     }
 }
 
@@ -150,6 +139,6 @@ mod tests {
         assert!(turns.iter().all(Option::is_some) && waiting.begin().is_none());
         drop(turns);
         assert!(waiting.begin().is_some());
-        assert_eq!(waiting.0.get(), 0);
+        assert_eq!(Rc::strong_count(&waiting.0), 1);
     }
 }
