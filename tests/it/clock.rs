@@ -20,20 +20,20 @@ const HOUR: i64 = 3_600;
 struct Wall {
     file: File,
     path: PathBuf,
-    library: PathBuf,
+    shim: PathBuf,
 }
 
 impl Wall {
     /// `None` where no C compiler is there, or programs are not linked to the C library.
     fn build() -> Option<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
-        let (path, library) = (scratch(".offset"), scratch(".so"));
+        let (path, shim) = (scratch(".offset"), scratch(".so"));
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source);
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source);
         let built = compiler.spawn().ok()?.wait().ok()?.success();
         fs::write(&path, 0_i64.to_ne_bytes()).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let wall = Self { file, path, library };
+        let wall = Self { file, path, shim };
         (built && cfg!(all(target_os = "linux", target_env = "gnu"))).then_some(wall)
     }
 
@@ -46,7 +46,7 @@ impl Wall {
     fn gateway(&self, toml: &str) -> Gateway {
         let preload = format!(
             "export LD_PRELOAD='{}' CLOCK_OFFSET='{}'",
-            self.library.display(),
+            self.shim.display(),
             self.path.display()
         );
         Gateway::under(&preload, toml)

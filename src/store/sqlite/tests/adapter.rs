@@ -89,6 +89,18 @@ impl Deliver for Gate {
     }
 }
 
+/// So many milliseconds after a moment, by a clock that began long before the process.
+pub(super) fn now(ms: u64) -> Now {
+    Now { unix_ms: 1_700_000_000_000 + ms, node_ns: (1_000_000_000 + ms) * 1_000_000 }
+}
+
+/// A store in that file at that moment, whose events go to nobody.
+pub(super) fn begun(scratch: Scratch, keep: Keep) -> Blocking {
+    let store = opened(Blocking::open(scratch, Arc::new(Nobody), keep));
+    store.tell_time(now(0));
+    store
+}
+
 /// What was opened.
 pub(super) fn opened(result: Result<Blocking, (String, Scratch)>) -> Blocking {
     result.unwrap_or_else(|(error, _)| panic!("{error}"))

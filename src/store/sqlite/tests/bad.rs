@@ -7,21 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::adapter::{Blocking, Gate, Scratch, opened};
+use super::adapter::{Blocking, Gate, Scratch, now, opened};
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::{Event, Payload};
 use crate::proto::name::{ClientId, ShardId};
 use crate::store::{
-    Answered, Deliver, Durable, NewEvent, Now, Published, Store, StoreError, Ticket, Told, Wish,
+    Answered, Deliver, Durable, NewEvent, Published, Store, StoreError, Ticket, Told, Wish,
 };
 
 const KEEP: Keep =
     Keep { history: HistoryRule { size: 4, ttl_ms: 600_000 }, keys: 4, durable: true };
-
-fn now(ms: u64) -> Now {
-    Now { unix_ms: 1_700_000_000_000 + ms, node_ns: (1_000_000_000 + ms) * 1_000_000 }
-}
 
 fn event(channel: &str) -> NewEvent<'static> {
     let payload = Payload::Json(b"1"[..].into());

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::adapter::{Blocking, Nobody, Scratch, opened};
+use super::adapter::{Blocking, Scratch, begun, now};
 use crate::core::browse::Bookmark;
 use crate::core::policy::Keep;
 use crate::proto::event::Payload;
 use crate::proto::name::ShardId;
-use crate::store::{Durable, NewEvent, Now, Store};
+use crate::store::{Durable, NewEvent, Store};
 
 const KEEP: Keep = Keep {
     history: crate::core::history::HistoryRule { size: 0, ttl_ms: 0 },
@@ -16,14 +16,8 @@ const KEEP: Keep = Keep {
     durable: true,
 };
 
-fn now(ms: u64) -> Now {
-    Now { unix_ms: 1_700_000_000_000 + ms, node_ns: (1_000_000_000 + ms) * 1_000_000 }
-}
-
 fn open(scratch: Scratch) -> Blocking {
-    let store = opened(Blocking::open(scratch, Arc::new(Nobody), KEEP));
-    store.tell_time(now(0));
-    store
+    begun(scratch, KEEP)
 }
 
 fn put(store: &Blocking, channel: &str, key: Option<&str>) {

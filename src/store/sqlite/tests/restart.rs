@@ -6,29 +6,20 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::adapter::{Blocking, Gate, Nobody, Scratch, opened};
+use super::adapter::{Blocking, Gate, Scratch, begun, now, opened};
 use crate::core::dedupe::WINDOW_MS;
 use crate::core::history::HistoryRule;
 use crate::core::policy::Keep;
 use crate::proto::event::{Author, Payload};
 use crate::proto::name::{ClientId, ShardId};
 use crate::proto::position::Position;
-use crate::store::{
-    Begun, Durable, NewEvent, Now, Published, Reading, Store, StoreError, Told, Wish,
-};
+use crate::store::{Begun, Durable, NewEvent, Published, Reading, Store, StoreError, Told, Wish};
 
 const KEEP: Keep =
     Keep { history: HistoryRule { size: 50, ttl_ms: 600_000 }, keys: 4, durable: true };
 
-fn now(ms: u64) -> Now {
-    // As a clock that began long before the process.
-    Now { unix_ms: 1_700_000_000_000 + ms, node_ns: (1_000_000_000 + ms) * 1_000_000 }
-}
-
 fn open(scratch: Scratch) -> Blocking {
-    let store = opened(Blocking::open(scratch, Arc::new(Nobody), KEEP));
-    store.tell_time(now(0));
-    store
+    begun(scratch, KEEP)
 }
 
 fn event<'a>(channel: &'a str, data: &str) -> NewEvent<'a> {
