@@ -124,8 +124,7 @@ impl Builder {
         let admin = admin_listen.into_iter().map(|address| (address, Serves::Admin));
         let all = listen.into_iter().map(|address| (address, serves)).chain(admin);
         let mut files = Vec::new();
-        let places: Result<Vec<Place>, _> = all.map(|one| Place::take(one, &mut files)).collect();
-        let places = places?;
+        let places = Place::take(all, &mut files)?;
         let of_clients = places.iter().filter(|place| place.serves != Serves::Admin);
         let addresses = of_clients.filter_map(|place| place.address.tcp()).collect();
         let mailboxes = Arc::new(Mailboxes::new(shards));

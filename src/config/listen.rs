@@ -31,9 +31,7 @@ impl Check<'_> {
              is yours";
         let addresses = self.addresses(Key::AdminListen, (!guarded).then_some(problem));
         for address in &addresses {
-            // Port 0 is another each time.
-            let free = address.tcp().is_some_and(|address| address.port() == 0);
-            if !free && listen.iter().any(|other| other.is_same(address)) {
+            if listen.iter().any(|other| other.is_same(address)) {
                 let problem = format!("has \"{address}\", which stands in listen already");
                 self.fault(Key::AdminListen, &problem);
             }

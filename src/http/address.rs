@@ -35,10 +35,13 @@ impl ListenAddress {
         self.tcp().is_none_or(|address| address.ip().to_canonical().is_loopback())
     }
 
-    /// Whether both are the same place, such as `127.0.0.1:1` and `[::ffff:127.0.0.1]:1`.
+    /// Whether both are the same place, such as `127.0.0.1:1` and `[::ffff:127.0.0.1]:1`. Port 0 is
+    /// another each time.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Tcp(one), Self::Tcp(other)) => canonical(*one) == canonical(*other),
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                one.port() != 0 && canonical(*one) == canonical(*other)
+            }
             (Self::Unix(one), Self::Unix(other)) => one == other,
             (Self::Tcp(_), Self::Unix(_)) | (Self::Unix(_), Self::Tcp(_)) => false,
         }
@@ -133,6 +136,23 @@ mod tests {
             assert!(bad.parse::<ListenAddress>().is_err(), "{bad:?}");
         }
         assert!(long[..long.len() - 1].parse::<ListenAddress>().is_ok());
+    }
+
+    #[test]
+    fn two_addresses_are_the_same_place_or_not() {
+        for (one, other, same) in [
+            ("127.0.0.1:1", "[::ffff:127.0.0.1]:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "[::1]:1", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:a", "unix:a", true),
+            ("unix:a", "unix:b", false),
+            ("unix:a", "127.0.0.1:1", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse::<ListenAddress>().unwrap());
+            assert_eq!(one.is_same(&other), same, "{one} {other}");
+            assert_eq!(other.is_same(&one), same, "{other} {one}");
+        }
     }
 
     #[test]

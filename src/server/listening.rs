@@ -1,15 +1,15 @@
 //! The sockets that a gateway listens on: of addresses of TCP, of which every shard has its own, and
 //! of files, which the shards share.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -30,6 +30,11 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Who may connect to a socket in the file system: the user and the group that it is of.
 const SOCKET_MODE: u32 = 0o660;
 
+/// How long and how often the start looks whether others are done, who look for stale sockets in
+/// the same directory: for five seconds.
+const TURN: Duration = Duration::from_millis(5);
+const TURNS: u32 = 1_000;
+
 /// A place that a gateway listens on, held for all its shards.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -40,26 +45,35 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Finds out whether `address` is free, and which port 0 stands for; takes a socket's file, that
-    /// `files` then removes.
+    /// Finds out whether the addresses are free, and which ports 0 stands for; takes the files of
+    /// sockets, that `files` then removes.
     pub(super) fn take(
-        (address, serves): (ListenAddress, Serves),
+        addresses: impl Iterator<Item = (ListenAddress, Serves)>,
         files: &mut Vec<SocketFile>,
-    ) -> Result<Self, StartError> {
-        let fault = |address| move |source| StartError::Listen { address, source };
-        match address {
+    ) -> Result<Vec<Self>, StartError> {
+        // Held until all are known: no port is given twice.
+        let mut ports = Vec::new();
+        let mut take = |address: &ListenAddress, serves| match address {
             ListenAddress::Tcp(tcp) => {
-                let found = probe(tcp).map_err(fault(ListenAddress::Tcp(tcp)))?;
-                Ok(Self { address: found.into(), serves, shared: None })
+                let probed = probe(*tcp)?;
+                let address = local_address(&probed)?.into();
+                if tcp.port() == 0 {
+                    ports.push(probed);
+                }
+                Ok(Self { address, serves, shared: None })
             }
             ListenAddress::Unix(path) => {
-                let bound = SocketFile::bind(&path);
-                let (listener, file) = bound.map_err(fault(ListenAddress::Unix(path.clone())))?;
+                let (listener, file) = SocketFile::bind(path)?;
                 files.push(file);
-                let (address, shared) = (ListenAddress::Unix(path), Some(Arc::new(listener)));
-                Ok(Self { address, serves, shared })
+                let shared = Some(Arc::new(listener));
+                Ok(Self { address: address.clone(), serves, shared })
             }
-        }
+        };
+        addresses
+            .map(|(address, serves)| {
+                take(&address, serves).map_err(|source| StartError::Listen { address, source })
+            })
+            .collect()
     }
 
     /// Leaves the socket to the shards: it ends with the last of them.
@@ -102,6 +116,7 @@ impl SocketFile {
     /// Listens on `path`, where nobody else does. A file that a gateway which is gone has left there
     /// is removed before.
     fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
+        let _turn = turn(path)?;
         let socket = match bind_file(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -127,6 +142,26 @@ impl Drop for SocketFile {
     }
 }
 
+/// Keeps other gateways from the directory of `path`: what one takes for left behind may be what
+/// another has begun since, or is about to listen on. Where the system has no such locks, or the
+/// directory may not be read, there is none.
+fn turn(path: &Path) -> io::Result<Option<File>> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Ok(directory) = File::open(parent.unwrap_or(Path::new("."))) else { return Ok(None) };
+    for _ in 0..TURNS {
+        match directory.try_lock() {
+            Ok(()) => return Ok(Some(directory)),
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(%error, "a socket's directory takes no lock");
+                return Ok(None);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(TURN),
+        }
+    }
+    let problem = "somebody holds a lock on the directory of that socket (flock)";
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, problem))
+}
+
 fn bind_file(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // The file takes the mode of the socket, less what the mask of the process takes away.
@@ -141,8 +176,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         let problem = "there is a file of that name, which is no socket";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+    // One that accepts nothing, and has as many waiting as it may, is not waited for.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let listens = || io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there");
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Err(listens()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(listens()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }
@@ -173,18 +213,27 @@ fn tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(socket.into())
 }
 
-/// Finds out whether anybody else listens on `address`, and which port 0 stands for.
+/// Listens on `address` alone, to find out whether anybody else does.
 ///
 /// `SO_REUSEPORT` would let a second gateway of the same user share the port unseen.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+fn probe(address: SocketAddr) -> io::Result<Socket> {
     let socket = bind(address, false)?;
     socket.listen(1)?;
+    Ok(socket)
+}
+
+/// With port 0, the port that it was given.
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     let local = socket.local_addr()?;
     local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Barrier, mpsc};
+    use std::thread;
+
     use super::*;
 
     fn scratch(name: &str) -> PathBuf {
@@ -216,6 +265,58 @@ mod tests {
         assert!(path.exists(), "it is another's by then");
         drop(other);
         assert!(!path.exists());
+    }
+
+    /// Without turns one removes what another has just bound, and both listen.
+    #[test]
+    fn of_many_who_start_at_once_one_takes_over() {
+        const MANY: usize = 8;
+        let path = scratch("many");
+        for round in 0..50 {
+            let (listener, file) = SocketFile::bind(&path).unwrap();
+            drop(listener);
+            // The file stays, as of one that was killed.
+            std::mem::forget(file);
+            let begin = Barrier::new(MANY);
+            let all: Vec<_> = thread::scope(|scope| {
+                let bind = || {
+                    begin.wait();
+                    SocketFile::bind(&path)
+                };
+                let threads: Vec<_> = (0..MANY).map(|_| scope.spawn(bind)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let won = all.iter().filter(|bound| bound.is_ok()).count();
+            assert_eq!(won, 1, "round {round}");
+            for refused in all.iter().filter_map(|bound| bound.as_ref().err()) {
+                assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+            }
+            UnixStream::connect(&path).unwrap();
+        }
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_who_accepts_nothing_is_not_waited_for() {
+        let path = scratch("full");
+        let full = bind_file(&path).unwrap();
+        full.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            match socket.connect(&SockAddr::unix(&path).unwrap()) {
+                Ok(()) => waiting.push(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let (tell, told) = mpsc::channel();
+        let other = path.clone();
+        thread::spawn(move || tell.send(SocketFile::bind(&other).map(drop)));
+        let refused = told.recv_timeout(Duration::from_secs(10)).expect("an answer").unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -18,6 +18,18 @@ fn addresses() -> &'static str {
     }
 }
 
+/// Each has a port of its own.
+#[test]
+fn port_0_may_stand_there_several_times() {
+    let gateway = Gateway::listening("127.0.0.1:0,127.0.0.1:0,127.0.0.1:0", "shards = 2\n");
+    let ports: std::collections::BTreeSet<_> =
+        gateway.addrs.iter().map(std::net::SocketAddr::port).collect();
+    assert_eq!(ports.len(), 3, "{ports:?}");
+    for addr in &gateway.addrs {
+        assert_eq!(http(*addr, "GET", "/readyz", &[], b"").status, 200, "{addr}");
+    }
+}
+
 #[test]
 fn what_is_published_on_one_address_is_received_on_every_other() {
     let wanted = addresses();
@@ -111,7 +123,7 @@ fn check_prints_the_list_and_refuses_the_exposed_ones_in_it() {
     let one = finished(&mut weir(&["check", "--config", path, "--listen", "127.0.0.1:7003"]));
     assert_eq!(printed(&one), r#"listen = "127.0.0.1:7003""#);
 
-    let mixed = "127.0.0.1:0,0.0.0.0:0,here,127.0.0.1:0";
+    let mixed = "127.0.0.1:7006,0.0.0.0:0,here,127.0.0.1:7006";
     for command in ["check", "serve"] {
         let output = finished(&mut weir(&[command, "--listen", mixed]));
         assert_eq!(output.status.code(), Some(1), "{output:?}");
