@@ -86,7 +86,7 @@ pub(super) fn answer(peer: &Rc<Peer>, request: Request<Incoming>) -> Answer {
             let busy = Busy::new(&peer.doors);
             Answer::Later(Box::pin(async move {
                 let chunked = is_chunked(&request);
-                let done = go((&peer, pass), place, request).await;
+                let done = go(&peer, &pass, place, request).await;
                 let mut answer = done.unwrap_or_else(|refusal| {
                     peer.doors.shard.metrics().http_error(refusal.code);
                     refusal.answer()
@@ -244,24 +244,25 @@ fn of_channel(path: &str) -> Option<(&str, &str)> {
 
 /// Does what was asked.
 async fn go(
-    (peer, pass): (&Rc<Peer>, Pass),
+    peer: &Rc<Peer>,
+    pass: &Pass,
     place: Place,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let status = hyper::StatusCode::OK;
     match place {
-        Place::Channels => api::channels::list(node, &pass, request.uri().query()).await,
+        Place::Channels => api::channels::list(node, pass, request.uri().query()).await,
         Place::Disconnect => api::clients::disconnect(peer, request).await,
-        Place::Events(channel) => api::publish::raw((peer, &pass), &channel, request).await,
+        Place::Events(channel) => api::publish::raw(peer, pass, &channel, request).await,
         Place::Health => Ok(answer::json(status, &json!({"status": "ok"}))),
         Place::History(channel) => {
-            api::history::history((peer, &pass), &channel, request.uri().query()).await
+            api::history::history(peer, pass, &channel, request.uri().query()).await
         }
         Place::Metrics => scrape::answer(node).await,
         Place::Page(asset) => Ok(asset.answer()),
-        Place::Presence(channel) => api::presence::answer((peer, &pass), &channel),
-        Place::Publish => api::publish::post((peer, &pass), request).await,
+        Place::Presence(channel) => api::presence::answer(peer, pass, &channel),
+        Place::Publish => api::publish::post(peer, pass, request).await,
         Place::Ready if node.draining() => {
             Err(Refusal::unavailable(ErrorCode::Unavailable, "this node is going away"))
         }
@@ -270,7 +271,7 @@ async fn go(
         ),
         Place::Ready => Ok(answer::json(status, &json!({"status": "ready"}))),
         Place::Snapshot(channel) => {
-            api::history::snapshot((peer, &pass), &channel, request.uri().query()).await
+            api::history::snapshot(peer, pass, &channel, request.uri().query()).await
         }
         Place::Stats => Ok(api::stats::answer(node).await),
     }

@@ -195,7 +195,7 @@ impl Collector for Scrape {
             .encode_gauge(&self.node.store.waiting)?;
         let help = "How long it took to have durable events on disk, by batch.";
         let bounds = BOUNDS_US.map(seconds);
-        histogram_of(&mut encoder, ("store_seconds", help), &self.node.store.seconds, &bounds)?;
+        histogram_of(&mut encoder, "store_seconds", help, &self.node.store.seconds, &bounds)?;
         for (name, help, value) in GAUGES {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (index, shard) in self.shards.iter().enumerate() {
@@ -238,13 +238,14 @@ fn counters(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Resul
     }
     let closed = CloseReason::CODES.iter().copied().zip(total.closed);
     let help = "Connections ended, by close code.";
-    by_code(encoder, ("connections_closed", help), closed)?;
-    by_code(encoder, ("errors", "Errors told to clients, by code."), total.errors())
+    by_code(encoder, "connections_closed", help, closed)?;
+    by_code(encoder, "errors", "Errors told to clients, by code.", total.errors())
 }
 
 fn by_code(
     encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
+    name: &str,
+    help: &str,
     counts: impl Iterator<Item = (&'static str, u64)>,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -259,11 +260,11 @@ fn by_code(
 fn histograms(encoder: &mut DescriptorEncoder<'_>, total: &Snapshot) -> fmt::Result {
     for (timing, name, help) in Timing::ALL {
         let histogram = &total.timings[timing as usize];
-        histogram_of(encoder, (name, help), histogram, &BOUNDS_US.map(seconds))?;
+        histogram_of(encoder, name, help, histogram, &BOUNDS_US.map(seconds))?;
     }
     let help = "Events of one turn of a shard.";
     let bounds = BOUNDS_BATCH.map(|bound| (bound, bound as f64));
-    histogram_of(encoder, ("tick_batch_events", help), &total.batch, &bounds)
+    histogram_of(encoder, "tick_batch_events", help, &total.batch, &bounds)
 }
 
 /// A bound in microseconds, and in seconds.
@@ -273,7 +274,8 @@ fn seconds(bound: u64) -> (u64, f64) {
 
 fn histogram_of(
     encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
+    name: &str,
+    help: &str,
     histogram: &Histogram,
     bounds: &[(u64, f64); 18],
 ) -> fmt::Result {

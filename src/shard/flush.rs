@@ -113,7 +113,7 @@ impl Shard {
         }
         let mut count = Count { metrics: &self.metrics, node_ns };
         if let Some(secure) = socket.secure() {
-            return self.flush_secure((socket, secure), seat, &mut count);
+            return self.flush_secure(socket, secure, seat, &mut count);
         }
         while !seat.outbox.is_idle() {
             let (wanted, sent) = match seat.outbox.sole() {

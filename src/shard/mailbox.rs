@@ -32,7 +32,7 @@ pub(super) enum Order {
     /// What became of durable events of its connections.
     Answered(Vec<Answered>),
     /// Go by these settings; answers when all clients have been looked at.
-    Change((Arc<NodeOptions>, Arc<Barrier>), oneshot::Sender<Changed>),
+    Change(Arc<NodeOptions>, Arc<Barrier>, oneshot::Sender<Changed>),
     /// Close that client; answers whether it was here.
     Disconnect(ClientId, oneshot::Sender<bool>),
     /// Close everybody, spread over the drain time.

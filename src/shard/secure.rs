@@ -153,17 +153,16 @@ impl Secure {
         Ok(true)
     }
 
-    /// Encrypts what comes next of a queue, as much as one batch has; how much that was, and how
-    /// much there was.
-    fn encrypt(&mut self, seat: &mut Seat, node_ns: u64) -> io::Result<(usize, usize)> {
+    /// Encrypts what comes next of a queue, as much as one batch has; how much that was.
+    fn encrypt(&mut self, seat: &mut Seat, node_ns: u64) -> io::Result<usize> {
         let mut writer = self.session.writer();
         if let Some(bytes) = seat.outbox.sole() {
-            return Ok((writer.write(bytes)?, bytes.len()));
+            return some_of(writer.write(bytes)?, bytes.len());
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let used = seat.outbox.gather(|| node_ns, &mut slices);
         let slices = slices.get(..used).unwrap_or_default();
-        Ok((writer.write_vectored(slices)?, slices.iter().map(|slice| slice.len()).sum()))
+        some_of(writer.write_vectored(slices)?, slices.iter().map(|slice| slice.len()).sum())
     }
 
     /// As [`Shard::read`]. The session holds nothing decrypted afterwards, so that whoever waits for
@@ -225,12 +224,19 @@ impl Secure {
     }
 }
 
+/// What was taken of `wanted` bytes, which is not nothing: a session that has sent all it had takes
+/// some.
+fn some_of(taken: usize, wanted: usize) -> io::Result<usize> {
+    if taken == 0 && wanted > 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(taken) }
+}
+
 impl Shard {
     /// As the flush of a plain connection: what the kernel does not take is not encrypted, but for
     /// the batch that it was asked with.
     pub(super) fn flush_secure(
         &self,
-        (socket, secure): (&Socket, &RefCell<Secure>),
+        socket: &Socket,
+        secure: &RefCell<Secure>,
         seat: &mut Seat,
         count: &mut Count<'_>,
     ) -> Flushed {
@@ -246,8 +252,7 @@ impl Shard {
                 return Flushed::All;
             }
             match secure.encrypt(seat, count.node_ns) {
-                Ok((0, wanted)) if wanted > 0 => return Flushed::Broken,
-                Ok((taken, _)) => seat.outbox.advance(taken, count),
+                Ok(taken) => seat.outbox.advance(taken, count),
                 Err(_) => return Flushed::Broken,
             }
         }

@@ -79,7 +79,7 @@ impl Node {
         self.settings().store(Arc::clone(&options));
         self.taken.change(options.auth.verifier.clone());
         let looked = Arc::new(Barrier::new(self.shards()));
-        let order = |answer| Order::Change((Arc::clone(&options), Arc::clone(&looked)), answer);
+        let order = |answer| Order::Change(Arc::clone(&options), Arc::clone(&looked), answer);
         let shards = self.ask(order).await;
         let mut all = Changed { shards: shards.len(), ..Changed::default() };
         for shard in shards {
@@ -133,7 +133,8 @@ impl Shard {
     /// Goes by other settings from here on, and looks at everybody who is there, some at a time.
     pub(super) fn change(
         self: &Rc<Self>,
-        (options, looked): (&NodeOptions, Arc<Barrier>),
+        options: &NodeOptions,
+        looked: Arc<Barrier>,
         done: oneshot::Sender<Changed>,
     ) {
         let after = Rc::new(options.clone());

@@ -289,7 +289,7 @@ impl Shard {
     fn obey(self: &Rc<Self>, order: Order) {
         match order {
             Order::Answered(answers) => self.answered(answers),
-            Order::Change((options, looked), done) => self.change((&options, looked), done),
+            Order::Change(options, looked, done) => self.change(&options, looked, done),
             Order::Disconnect(client, answer) => {
                 let id = self.hub.borrow().seat_of(client);
                 let open = id.filter(|id| {

@@ -20,7 +20,8 @@ pub(crate) async fn disconnect(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(request, peer.doors.options().body_bytes).await?;
+    let bytes_max = peer.doors.options().body_bytes;
+    let bytes = body::read(request, bytes_max).await?;
     let wanted: Wanted = serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::bad(format!("{{\"client\":ID}} is wanted: {error}")))?;
     let client: ClientId = wanted

@@ -23,7 +23,8 @@ const ANSWER_BYTES: usize = 1 << 20;
 
 /// `GET /api/v1/channels/{channel}/history?since=EPOCH.OFFSET&limit=&reverse=1`.
 pub(crate) async fn history(
-    (peer, pass): (&Peer, &Pass),
+    peer: &Peer,
+    pass: &Pass,
     channel: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
@@ -57,12 +58,13 @@ pub(crate) async fn history(
         let code = ErrorCode::UnknownPosition.as_str();
         return Err(Refusal::new(StatusCode::NOT_FOUND, code, message));
     };
-    answer(node, channel.into_owned(), head, (events, None)).await
+    answer(node, channel.into_owned(), head, events, None).await
 }
 
 /// `GET /api/v1/channels/{channel}/snapshot?after=OFFSET&limit=`.
 pub(crate) async fn snapshot(
-    (peer, pass): (&Peer, &Pass),
+    peer: &Peer,
+    pass: &Pass,
     channel: &str,
     query: Option<&str>,
 ) -> Result<Response, Refusal> {
@@ -105,7 +107,7 @@ pub(crate) async fn snapshot(
         }
         after = leaf.chunk.last();
     }
-    answer(node, channel.into_owned(), head, (events, Some(more))).await
+    answer(node, channel.into_owned(), head, events, Some(more)).await
 }
 
 /// The answer with these events. One with much in it is written on another thread.
@@ -113,7 +115,8 @@ async fn answer(
     node: &Node,
     channel: String,
     head: Position,
-    (events, more): (Vec<Arc<Event>>, Option<bool>),
+    events: Vec<Arc<Event>>,
+    more: Option<bool>,
 ) -> Result<Response, Refusal> {
     let bytes = events.iter().map(|event| event.payload.len()).sum();
     let write = move || {

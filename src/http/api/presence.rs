@@ -13,7 +13,7 @@ use crate::proto::error::ErrorCode;
 use crate::shard::PublishError;
 
 /// `GET /api/v1/channels/{channel}/presence`.
-pub(crate) fn answer((peer, pass): (&Peer, &Pass), channel: &str) -> Result<Response, Refusal> {
+pub(crate) fn answer(peer: &Peer, pass: &Pass, channel: &str) -> Result<Response, Refusal> {
     let node = peer.doors.shard.node();
     let channel = check_channel(query::decode(channel)?)?;
     pass.check_act(node, Act::Presence, &channel)?;

@@ -78,13 +78,15 @@ impl Turn {
 
 /// `POST /api/v1/publish`.
 pub(crate) async fn post(
-    (peer, pass): (&Peer, &Pass),
+    peer: &Peer,
+    pass: &Pass,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
     let by_line = body::is_of(&request, "application/x-ndjson");
-    let bytes = body::read(request, peer.doors.options().body_bytes).await?;
+    let bytes_max = peer.doors.options().body_bytes;
+    let bytes = body::read(request, bytes_max).await?;
     if by_line {
-        return Ok(lines((peer, pass), &bytes).await);
+        return Ok(lines(peer, pass, &bytes).await);
     }
     let new = read(peer, bytes).await?;
     check(peer, pass, &new)?;
@@ -93,7 +95,8 @@ pub(crate) async fn post(
 
 /// `PUT /api/v1/channels/{channel}/events`.
 pub(crate) async fn raw(
-    (peer, pass): (&Peer, &Pass),
+    peer: &Peer,
+    pass: &Pass,
     channel: &str,
     request: Request<Incoming>,
 ) -> Result<Response, Refusal> {
@@ -182,7 +185,7 @@ impl Lines {
 }
 
 /// Publishes a body of lines. A bad line rejects itself alone.
-async fn lines((peer, pass): (&Peer, &Pass), text: &Bytes) -> Response {
+async fn lines(peer: &Peer, pass: &Pass, text: &Bytes) -> Response {
     let node = peer.doors.shard.node();
     let mut lines = Lines::default();
     // Durable events that are on their way to the disk, which takes them together.
