@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
@@ -27,7 +28,7 @@ use tokio_websockets::ServerBuilder;
 use weir::core::outbox::OutboxLimit;
 use weir::core::policy::{Policies, PolicyRule};
 use weir::core::token::{self, Key, Verifier};
-use weir::http::{Doors, HttpOptions, HttpSettings};
+use weir::http::{Doors, HttpOptions};
 use weir::proto::format::Compression;
 use weir::proto::name::ShardId;
 use weir::proto::ws::handshake::accept_key;
@@ -145,7 +146,7 @@ fn doors() -> Rc<Doors> {
         tls: None,
         origins: Vec::new(),
     };
-    let settings = Arc::new(HttpSettings::new(options));
+    let settings = Arc::new(ArcSwap::from_pointee(options));
     Rc::new(Doors::new(Local::new(ShardId(0), node), settings))
 }
 

@@ -10,13 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::core::metrics::Snapshot;
-use crate::http::{HttpSettings, ListenAddress, Listener, Serves};
+use crate::http::{HttpOptions, ListenAddress, Listener, Serves};
 use crate::proto::dialect::json::value;
 use crate::proto::name::{ChannelName, ClientId, KEY_BYTES_MAX, ShardId};
 use crate::proto::position::Position;
@@ -132,13 +133,13 @@ impl Builder {
         let store = Arc::new(Memory::bounded(deliver, store_memory));
         let node = Node::new(node, Arc::<Memory>::clone(&store), Arc::clone(&mailboxes));
         // Its file is opened before the shards have descriptor tables of their own.
-        let log = store_path.map(|path| keep_in(&path, (&store, &mailboxes), &node));
+        let log = store_path.map(|path| keep_in(&path, &store, &mailboxes, &node));
         node.limits().bound(room);
         let node = Arc::new(match log.transpose()? {
             Some(log) => node.with_log(log),
             None => node,
         });
-        let http = Arc::new(HttpSettings::new(http));
+        let http = Arc::new(ArcSwap::from_pointee(http));
         let running = Arc::new(Running::new(fixed, store, Arc::clone(&http)));
         // Every runtime is there before the first thread leaves the shared descriptor table: a
         // wake-up from another thread then finds its descriptor under the same number everywhere.
@@ -284,7 +285,8 @@ impl Handle {
 #[cfg(feature = "sqlite")]
 fn keep_in(
     path: &Path,
-    (store, mailboxes): (&Arc<Memory>, &Arc<Mailboxes>),
+    store: &Arc<Memory>,
+    mailboxes: &Arc<Mailboxes>,
     node: &Node,
 ) -> Result<Arc<dyn Durable>, StartError> {
     let (clock, settings) = (node.clock(), Arc::clone(node.settings()));
@@ -299,7 +301,8 @@ fn keep_in(
 #[cfg(not(feature = "sqlite"))]
 fn keep_in(
     _: &Path,
-    _: (&Arc<Memory>, &Arc<Mailboxes>),
+    _: &Arc<Memory>,
+    _: &Arc<Mailboxes>,
     _: &Node,
 ) -> Result<Arc<dyn Durable>, StartError> {
     Err(StartError::Store("this build has no store for durable channels".into()))
@@ -311,7 +314,7 @@ struct Plan {
     places: Vec<Place>,
     separate: bool,
     node: Arc<Node>,
-    http: Arc<HttpSettings>,
+    http: Arc<ArcSwap<HttpOptions>>,
 }
 
 impl Plan {

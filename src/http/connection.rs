@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,23 +16,24 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use rustls::HandshakeKind;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::address::Serves;
 use super::answer::Response;
 use super::arrival::Arrival;
-use super::listen::{Busy, Doors, arrived, turn_away};
+use super::listen::{Busy, Doors, HttpOptions, arrived, turn_away};
 use super::tls::TlsKeys;
 use super::wire::Wire;
-use super::{proxies, route};
+use super::{head, proxies, route};
 use crate::core::metrics::Counter;
 use crate::proto::ws::deflate::Agreed;
 use crate::shard::{Guest, Stream};
 
 /// How long and how much is read behind our last answer, so that a reset does not overtake it.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 1 << 20;
+const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Where a connection came in, and from.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,14 @@ pub(super) struct Source {
     pub(super) serves: Serves,
     /// Whether it came by TCP: with TLS, where that is spoken.
     pub(super) tcp: bool,
+}
+
+/// Whose a connection is.
+pub(super) struct Origin {
+    /// Where it came in, and from.
+    pub(super) source: Source,
+    /// What it counts as.
+    pub(super) arrival: Arrival,
 }
 
 /// One HTTP connection, as its routes see it.
@@ -128,34 +137,37 @@ impl Drop for Open {
 }
 
 /// Serves one socket to its end, or to its handshake.
-pub(super) async fn run(mut socket: TcpStream, mut from: (Source, Arrival), doors: Rc<Doors>) {
+///
+/// What a connection needs once something has come of it stands in boxes of its own: the many that
+/// may be silent cost a small task.
+pub(super) async fn run(mut socket: TcpStream, mut origin: Origin, doors: Rc<Doors>) {
     let _open = Open::new(Rc::clone(&doors));
-    // Apart, so that the usual connection's task has no room for what the others need.
-    let options = doors.options();
-    if options.proxies.believes(from.0.ip) {
-        match Box::pin(introduced(&mut socket, from, &doors)).await {
-            Some(found) => from = found,
+    if doors.options().proxies.believes(origin.source.ip) {
+        match Box::pin(introduced(&mut socket, origin, &doors)).await {
+            Some(found) => origin = found,
             None => return,
         }
     }
-    match &options.tls {
-        Some(keys) if from.0.tcp => Box::pin(secured(socket, from, keys, &doors)).await,
-        Some(_) | None => serve(socket, from, &doors, |socket, _| Ok(socket)).await,
+    let keys = if origin.source.tcp { doors.options().tls.clone() } else { None };
+    match keys {
+        Some(keys) => {
+            if let Some(stream) = shake_hands(socket, &keys, &doors).await {
+                Box::pin(secured(stream, origin, &doors)).await;
+            }
+        }
+        None => serve(socket, origin, &doors, |socket, _| Ok(socket)).await,
     }
 }
 
 /// Reads whom a believed proxy speaks for; `None` where the connection is not gone on with.
-async fn introduced(
-    socket: &mut TcpStream,
-    (source, arrival): (Source, Arrival),
-    doors: &Rc<Doors>,
-) -> Option<(Source, Arrival)> {
-    match proxies::read_header(socket, doors.options().header_timeout).await {
-        Ok(None) => Some((source, arrival)),
+async fn introduced(socket: &mut TcpStream, origin: Origin, doors: &Rc<Doors>) -> Option<Origin> {
+    let limit = doors.options().header_timeout;
+    match proxies::read_header(socket, limit).await {
+        Ok(None) => Some(origin),
         Ok(Some(ip)) => {
-            let source = Source { ip, ..source };
+            let source = Source { ip, ..origin.source };
             match arrived(doors, source) {
-                Ok(arrival) => Some((source, arrival)),
+                Ok(arrival) => Some(Origin { source, arrival }),
                 Err(answer) => {
                     turn_away(socket, source, doors, answer);
                     None
@@ -166,26 +178,33 @@ async fn introduced(
             doors.shard.metrics().add(Counter::ProxyHeadersBad, 1);
             let now = doors.shard.node().uptime();
             if doors.proxy_complaints.borrow_mut().is_due(now) {
-                tracing::warn!("a connection from the proxy {} was closed: {error}", source.ip);
+                let ip = origin.source.ip;
+                tracing::warn!("a connection from the proxy {ip} was closed: {error}");
             }
             None
         }
     }
 }
 
-/// Shakes hands in TLS, and serves what is inside.
-async fn secured(socket: TcpStream, from: (Source, Arrival), keys: &TlsKeys, doors: &Rc<Doors>) {
-    let limit = doors.options().header_timeout;
+/// Shakes hands in TLS, and counts how that ends.
+async fn shake_hands(
+    socket: TcpStream,
+    keys: &TlsKeys,
+    doors: &Doors,
+) -> Option<Box<TlsStream<TcpStream>>> {
     let metrics = doors.shard.metrics();
-    match tokio::time::timeout(limit, keys.acceptor().accept(socket)).await {
+    let shaken = async {
+        // Of a peer that says nothing there is nothing of TLS. Its socket would be called readable
+        // once, as nobody has tried yet.
+        socket.peek(&mut [0]).await?;
+        Box::pin(keys.accept(socket, &doors.signing)).await
+    };
+    let limit = doors.options().header_timeout;
+    match tokio::time::timeout(limit, shaken).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             metrics.add(if resumed { Counter::TlsResumed } else { Counter::TlsFull }, 1);
-            serve(stream, from, doors, |stream, early| {
-                let (socket, session) = stream.into_inner();
-                Stream::secure(socket, session, early)
-            })
-            .await;
+            return Some(stream);
         }
         Ok(Err(error)) => {
             metrics.add(Counter::TlsFailed, 1);
@@ -193,24 +212,64 @@ async fn secured(socket: TcpStream, from: (Source, Arrival), keys: &TlsKeys, doo
         }
         Err(_) => metrics.add(Counter::TlsTimeout, 1),
     }
+    None
+}
+
+/// Serves what is inside of TLS.
+async fn secured(stream: Box<TlsStream<TcpStream>>, origin: Origin, doors: &Rc<Doors>) {
+    serve(*stream, origin, doors, |stream, early| {
+        let (socket, session) = stream.into_inner();
+        Stream::secure(socket, session, early)
+    })
+    .await;
 }
 
 /// Serves one stream to its end, or to its handshake; `opened` is what the shard then adopts.
 async fn serve<S, T>(
-    stream: S,
-    from: (Source, Arrival),
+    mut stream: S,
+    origin: Origin,
     doors: &Rc<Doors>,
     opened: impl FnOnce(S, &mut Vec<u8>) -> io::Result<T>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     T: Into<Stream>,
 {
-    let (end, socket, read_buf) = speak(stream, from, doors).await;
+    let HttpOptions { header_bytes, header_timeout, .. } = **doors.options();
+    let first = head::read(&mut stream, header_bytes);
+    let first = match tokio::time::timeout(header_timeout, first).await {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => {
+            tracing::trace!(%error, "a connection broke off before its first request");
+            return;
+        }
+        Err(_) => {
+            doors.shard.metrics().add(Counter::HttpCutHead, 1);
+            return;
+        }
+    };
+    if !first.is_empty() {
+        return Box::pin(go_on(stream, first, origin, doors, opened)).await;
+    }
+    Box::pin(linger(stream)).await;
+}
+
+/// As [`serve`], once there is something to answer.
+async fn go_on<S, T>(
+    stream: S,
+    first: Vec<u8>,
+    origin: Origin,
+    doors: &Rc<Doors>,
+    opened: impl FnOnce(S, &mut Vec<u8>) -> io::Result<T>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: Into<Stream>,
+{
+    let Spoken { end, stream, rest } = speak(stream, first, origin, doors).await;
     // A copy, so that some few bytes do not keep hyper's whole buffer.
-    let mut early = read_buf.to_vec();
-    drop(read_buf);
+    let mut early = rest.to_vec();
+    drop(rest);
     match end {
-        Ok(Next::Gateway(guest, client)) => match opened(socket, &mut early).map(Into::into) {
+        Ok(Next::Gateway(guest, client)) => match opened(stream, &mut early).map(Into::into) {
             Ok(stream) => {
                 let stream = match client {
                     Some(client) => stream.from_client(client),
@@ -220,9 +279,9 @@ async fn serve<S, T>(
             }
             Err(error) => tracing::debug!(%error, "a connection broke off at its handshake"),
         },
-        Ok(Next::Echo(agreed)) => doors.shard.echo(socket, early, agreed),
-        Ok(Next::Close) => linger(socket).await,
-        Err(error) if error.is_parse() => linger(socket).await,
+        Ok(Next::Echo(agreed)) => doors.shard.echo(stream, early, agreed),
+        Ok(Next::Close) => linger(stream).await,
+        Err(error) if error.is_parse() => linger(stream).await,
         Err(error) => tracing::trace!(%error, "an HTTP connection broke off"),
     }
 }
@@ -238,18 +297,28 @@ pub(super) enum Next {
     Close,
 }
 
-/// Speaks HTTP. Gives back what the socket is for from here on, the socket, and what was read from
-/// it and not used. Over any stream, so that benches need no socket.
+/// What is left of a connection that has spoken HTTP.
+pub(super) struct Spoken<S> {
+    /// How it ended: well, and what its stream is for from here on.
+    pub(super) end: hyper::Result<Next>,
+    pub(super) stream: S,
+    /// What was read and not used.
+    rest: Bytes,
+}
+
+/// Speaks HTTP, in which `first` came first. Over any stream, so that benches need no socket.
 pub(super) async fn speak<S>(
-    socket: S,
-    (source, arrival): (Source, Arrival),
+    stream: S,
+    first: Vec<u8>,
+    origin: Origin,
     doors: &Rc<Doors>,
-) -> (hyper::Result<Next>, S, Bytes)
+) -> Spoken<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Origin { source, arrival } = origin;
     let bad_head = Rc::new(Cell::new(None));
-    let wire = Wire::new(socket, Rc::clone(&bad_head));
+    let wire = Wire::new(stream, first, Rc::clone(&bad_head));
     let peer = Rc::new(Peer {
         doors: Rc::clone(doors),
         source,
@@ -287,22 +356,30 @@ where
     if wire.stalled {
         metrics.add(Counter::HttpCutUntaken, 1);
     }
-    (end.map(|()| next), wire.socket, parts.read_buf)
+    Spoken { end: end.map(|()| next), stream: wire.socket, rest: parts.read_buf }
 }
 
 /// Ends our side and reads on a little.
 ///
 /// A socket that is closed over unread bytes sends a reset, and the peer's kernel then throws
 /// away an answer that it has not handed on.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     // With TLS our side ends with a word that the peer may not take.
     let drained = async {
-        if socket.shutdown().await.is_err() {
+        if stream.shutdown().await.is_err() {
             return;
         }
-        let mut rest = socket.take(LINGER_BYTES_MAX);
-        let mut scratch = [0_u8; 1024];
-        while matches!(rest.read(&mut scratch).await, Ok(1..)) {}
+        let mut read = 0;
+        poll_fn(|cx| {
+            while read < LINGER_BYTES_MAX {
+                match ready!(head::poll_some(&mut stream, cx, |_| {})) {
+                    Ok(some @ 1..) => read += some,
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     };
     if tokio::time::timeout(LINGER, drained).await.is_err() {
         tracing::trace!("a peer kept its side open");

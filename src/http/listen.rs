@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::address::Serves;
 use super::arrival::Arrival;
-use super::connection::{self, Source};
+use super::connection::{self, Origin, Source};
+use super::head;
 use super::keys::ApiKeys;
 use super::proxies::Proxies;
-use super::settings::HttpSettings;
 use super::tls::TlsKeys;
 use crate::core::metrics::Counter;
 use crate::proto::error::ErrorCode;
@@ -75,7 +76,7 @@ pub struct HttpOptions {
 #[doc(hidden)]
 pub struct Doors {
     pub(super) shard: Local,
-    settings: Arc<HttpSettings>,
+    settings: Arc<ArcSwap<HttpOptions>>,
     /// What begins connections, and the options that it goes by.
     builder: RefCell<(Arc<HttpOptions>, http1::Builder)>,
     /// Sockets that speak HTTP now.
@@ -86,6 +87,8 @@ pub struct Doors {
     quiet: Notify,
     /// Of what proxies say that cannot be read.
     pub(super) proxy_complaints: RefCell<Complaints>,
+    /// One handshake of TLS signs at a time.
+    pub(super) signing: Semaphore,
 }
 
 /// Counts a request among those that are being answered.
@@ -109,8 +112,8 @@ impl Drop for Busy {
 
 impl Doors {
     /// The doors of `shard`, without a listener.
-    pub fn new(shard: Local, settings: Arc<HttpSettings>) -> Self {
-        let options = settings.now();
+    pub fn new(shard: Local, settings: Arc<ArcSwap<HttpOptions>>) -> Self {
+        let options = settings.load_full();
         let builder = RefCell::new((Arc::clone(&options), builder_of(&options)));
         Self {
             shard,
@@ -120,12 +123,13 @@ impl Doors {
             busy: Cell::new(0),
             quiet: Notify::new(),
             proxy_complaints: RefCell::default(),
+            signing: Semaphore::new(1),
         }
     }
 
     /// The limits as they are now.
-    pub(super) fn options(&self) -> Arc<HttpOptions> {
-        self.settings.now()
+    pub(super) fn options(&self) -> Guard<Arc<HttpOptions>> {
+        self.settings.load()
     }
 
     /// Begins a connection, whose heads have the limits of now.
@@ -145,15 +149,17 @@ impl Doors {
 
     /// Speaks HTTP over any stream until it ends, or has been answered with 101: then gives it
     /// back. For benches.
-    pub async fn upgrade<S>(self: &Rc<Self>, stream: S) -> Option<S>
+    pub async fn upgrade<S>(self: &Rc<Self>, mut stream: S) -> Option<S>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (ip, serves) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Serves::All);
         let source = Source { ip, from: ip, serves, tcp: true };
-        let arrival = Arrival::of(self, Some(ip)).ok()?;
-        let (end, stream, _) = connection::speak(stream, (source, arrival), self).await;
-        matches!(end, Ok(connection::Next::Gateway(..))).then_some(stream)
+        let origin = Origin { source, arrival: Arrival::of(self, Some(ip)).ok()? };
+        let header_bytes = self.options().header_bytes;
+        let first = head::read(&mut stream, header_bytes).await.ok()?;
+        let spoken = connection::speak(stream, first, origin, self).await;
+        matches!(spoken.end, Ok(connection::Next::Gateway(..))).then_some(spoken.stream)
     }
 }
 
@@ -184,8 +190,14 @@ pub enum Listening {
     Unix(UnixListener),
 }
 
+/// A connection that has come in.
+struct Accepted {
+    socket: TcpStream,
+    source: Source,
+}
+
 impl Listener {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, Source)>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match &self.socket {
             Listening::Tcp(listener) => {
                 let (socket, peer) = ready!(listener.poll_accept(cx))?;
@@ -193,12 +205,13 @@ impl Listener {
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::trace!(%error, "a socket takes no TCP_NODELAY");
                 }
-                Poll::Ready(Ok((socket, self.source(peer.ip().to_canonical(), true))))
+                let source = self.source(peer.ip().to_canonical(), true);
+                Poll::Ready(Ok(Accepted { socket, source }))
             }
             Listening::Unix(listener) => {
                 let (socket, _) = ready!(listener.poll_accept(cx))?;
                 let source = self.source(Ipv4Addr::LOCALHOST.into(), false);
-                Poll::Ready(as_tcp(socket).map(|socket| (socket, source)))
+                Poll::Ready(as_tcp(socket).map(|socket| Accepted { socket, source }))
             }
         }
     }
@@ -225,11 +238,11 @@ struct Listeners {
 
 impl Listeners {
     /// The next connection of any. Loses nothing when it is dropped before.
-    async fn accept(&mut self) -> io::Result<(TcpStream, Source)> {
+    async fn accept(&mut self) -> io::Result<Accepted> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, Source)>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         let (before, from) = self.all.split_at(self.first.min(self.all.len()));
         for (at, listener) in from.iter().chain(before).enumerate() {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
@@ -243,7 +256,7 @@ impl Listeners {
 
 /// Accepts the connections of one shard on all its addresses until it is drained, and answers
 /// what was asked before. The limits hold for the addresses together.
-pub async fn serve(listeners: Vec<Listener>, shard: Local, settings: Arc<HttpSettings>) {
+pub async fn serve(listeners: Vec<Listener>, shard: Local, settings: Arc<ArcSwap<HttpOptions>>) {
     let doors = Rc::new(Doors::new(shard.clone(), settings));
     let mut listeners = Listeners { all: listeners, first: 0 };
     let mut complaints = Complaints::default();
@@ -257,14 +270,14 @@ pub async fn serve(listeners: Vec<Listener>, shard: Local, settings: Arc<HttpSet
             next = listeners.accept() => next,
         };
         match next {
-            Ok((socket, source)) if doors.has_room() => match arrived(&doors, source) {
+            Ok(Accepted { socket, source }) if doors.has_room() => match arrived(&doors, source) {
                 Ok(arrival) => {
-                    let from = (source, arrival);
-                    shard.spawn(connection::run(socket, from, Rc::clone(&doors)));
+                    let origin = Origin { source, arrival };
+                    shard.spawn(connection::run(socket, origin, Rc::clone(&doors)));
                 }
                 Err(answer) => turn_away(&socket, source, &doors, answer),
             },
-            Ok((socket, source)) => {
+            Ok(Accepted { socket, source }) => {
                 shard.metrics().add(Counter::RejectedOverloaded, 1);
                 shard.metrics().error(ErrorCode::Overloaded);
                 turn_away(&socket, source, &doors, CROWDED);
@@ -379,7 +392,7 @@ mod tests {
         let mut listeners = Listeners { all, first: 0 };
         let mut accepted = Vec::new();
         for _ in &waiting {
-            let (socket, _) = listeners.accept().await.unwrap();
+            let Accepted { socket, .. } = listeners.accept().await.unwrap();
             accepted.push(socket.local_addr().unwrap());
         }
         let turn = accepted.iter().position(|address| *address == addresses[1]);

@@ -2,6 +2,7 @@
 //! be replaced while the gateway runs.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,15 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{
+    Acceptor, ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// The one protocol that is offered inside of TLS.
 const ALPN: &[u8] = b"http/1.1";
@@ -69,7 +75,7 @@ fn told(time: &Duration) -> String {
 
 /// What TLS is spoken with. One for a gateway: all its shards and listeners share it.
 pub struct TlsKeys {
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     current: Arc<Current>,
 }
 
@@ -109,7 +115,7 @@ impl TlsKeys {
             Ok(ticketer) => config.ticketer = ticketer,
             Err(error) => tracing::warn!(%error, "sessions of TLS cannot be resumed"),
         }
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), current })
+        Ok(Self { config: Arc::new(config), current })
     }
 
     /// From here on handshakes show the certificate of `fresh`. Open connections, and the tickets of
@@ -119,9 +125,20 @@ impl TlsKeys {
         *self.current.0.write() = pair;
     }
 
-    /// Shakes hands on a stream.
-    pub(super) fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    /// Shakes hands. What costs is done in turn, one handshake of `signing` after the other, and
+    /// the rest of the shard goes on in between: a signature of RSA takes a millisecond, and as many
+    /// as come at once would hold up every event behind them.
+    pub(super) async fn accept(
+        &self,
+        socket: TcpStream,
+        signing: &Semaphore,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let turn = signing.acquire().await;
+        let answered = hello.into_stream(Arc::clone(&self.config));
+        tokio::task::yield_now().await;
+        drop(turn);
+        answered.await.map(Box::new)
     }
 }
 

@@ -1,22 +1,18 @@
-//! The socket as hyper sees it. Watches the request heads for what hyper hides (a length given
-//! twice, or in too many digits; lines that end with LF alone), gives hyper's own refusals a body, and ends writes that a peer
-//! does not take.
+//! The stream as hyper sees it. Watches the request heads for what hyper hides (a length given
+//! twice, or in too many digits; lines that end with LF alone), gives hyper's own refusals a body,
+//! and ends writes that a peer does not take, or too slowly.
 
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
+use super::stall::Stall;
 use super::unread;
-
-/// How long a peer may leave an answer untaken.
-const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// The bytes of a header line that are looked at. A line with a length that is longer is refused.
 const LINE_BYTES: usize = 64;
@@ -27,9 +23,11 @@ pub(super) const DOUBTFUL: &str = "the lines of a request end with CR and LF, it
                                    and nothing else, or has a Content-Length, not both, and the \
                                    length in at most 47 digits";
 
-/// A socket that speaks HTTP.
+/// A stream that speaks HTTP.
 pub(super) struct Wire<S> {
     pub(super) socket: S,
+    /// What was read of it before.
+    first: Vec<u8>,
     heads: Heads,
     /// Set to the number of the first head that others may read otherwise.
     bad_head: Rc<Cell<Option<u64>>>,
@@ -37,21 +35,22 @@ pub(super) struct Wire<S> {
     instead: Bytes,
     /// The error's code of that answer, once there was one.
     pub(super) unread: Option<&'static str>,
-    /// Runs while the peer takes nothing.
-    stall: Option<Pin<Box<Sleep>>>,
-    /// The peer has taken nothing for too long.
+    stall: Stall,
+    /// The peer has taken nothing for too long, or too little.
     pub(super) stalled: bool,
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(socket: S, bad_head: Rc<Cell<Option<u64>>>) -> Self {
+    /// The stream `socket`, of which `first` was read before.
+    pub(super) fn new(socket: S, first: Vec<u8>, bad_head: Rc<Cell<Option<u64>>>) -> Self {
         Self {
             socket,
+            first,
             heads: Heads::default(),
             bad_head,
             instead: Bytes::new(),
             unread: None,
-            stall: None,
+            stall: Stall::default(),
             stalled: false,
         }
     }
@@ -61,12 +60,11 @@ impl<S> Wire<S> {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stall = None;
-            return written;
+        if let Poll::Ready(written) = written {
+            self.stall.taken(written.as_ref().map_or(0, |bytes| *bytes));
+            return Poll::Ready(written);
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
-        ready!(stall.as_mut().poll(cx));
+        ready!(self.stall.poll(cx));
         self.stalled = true;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -104,7 +102,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if self.first.is_empty() {
+            ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        } else {
+            let some = self.first.len().min(buf.remaining());
+            buf.put_slice(self.first.get(..some).unwrap_or_default());
+            self.first.drain(..some);
+            if self.first.is_empty() {
+                self.first = Vec::new();
+            }
+        }
         if self.heads.read(&buf.filled()[before..]) {
             self.bad_head.set(Some(self.heads.number));
         }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use super::Handle;
 use crate::config::Config;
-use crate::http::{HttpSettings, ListenAddress};
+use crate::http::{HttpOptions, ListenAddress};
 use crate::store::memory::Memory;
 
 /// What cannot change while a gateway runs.
@@ -53,13 +54,13 @@ impl Fixed {
 pub(super) struct Running {
     fixed: Fixed,
     store: Arc<Memory>,
-    http: Arc<HttpSettings>,
+    http: Arc<ArcSwap<HttpOptions>>,
     /// One reload after the other.
     turn: Mutex<()>,
 }
 
 impl Running {
-    pub(super) fn new(fixed: Fixed, store: Arc<Memory>, http: Arc<HttpSettings>) -> Self {
+    pub(super) fn new(fixed: Fixed, store: Arc<Memory>, http: Arc<ArcSwap<HttpOptions>>) -> Self {
         Self { fixed, store, http, turn: Mutex::const_new(()) }
     }
 }
@@ -133,14 +134,14 @@ impl Handle {
             name => format!("durable of the namespace {name}"),
         };
         warnings.extend(durable.into_iter().map(|name| Warning { setting: named(name) }));
-        let now = http.now();
+        let now = http.load_full();
         doors.echo = now.echo;
         // Another certificate, and not other keys of tickets: who is resumed stays so.
         if let (Some(tls), Some(fresh)) = (&now.tls, &doors.tls) {
             tls.replace(fresh);
         }
         doors.tls.clone_from(&now.tls);
-        http.change(doors);
+        http.store(Arc::new(doors));
         store.bound(store_memory);
         let changed = self.node.change(node).await;
         // Behind the last event that was kept by the rules from before.

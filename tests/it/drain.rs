@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::{Client, Gateway, PATIENCE, now, scratch, wait_for};
 use crate::raw::{Answer, Raw, handshake_request};
+use crate::way::{Certified, https, shake_hands};
 
 const CLIENTS: u16 = 3_000;
 
@@ -210,4 +211,67 @@ fn the_end_comes_in_time_whoever_is_slow() {
     let took = begun.elapsed();
     // The body alone would have half a minute.
     assert!(took < Duration::from_secs(1 + 8), "{took:?}");
+}
+
+/// Connections that have not asked for anything, or not all of it, when the drain begins. They are
+/// answered while it goes on, and keep nobody from its end.
+#[test]
+fn a_handshake_that_was_not_read_yet_is_told_to_go_elsewhere() {
+    let mut gateway = Gateway::configured("shards = 2\ndrain = \"1s\"\n");
+    // Whoever answers no close keeps the drain open for a while.
+    let _silent: Vec<_> = (0..4).map(|_| Raw::websocket(&gateway)).collect();
+    let request = handshake_request(gateway.addr, &[]);
+    let (front, back) = request.split_at(request.len() / 2);
+    let mut whole = Raw::open(gateway.addr);
+    let mut half = Raw::open(gateway.addr);
+    half.send(front.as_bytes());
+    let mut never = Raw::open(gateway.addr);
+    let mut never_whole = Raw::open(gateway.addr);
+    never_whole.send(front.as_bytes());
+    gateway.signal(Signal::TERM);
+    wait_for("the drain", || (gateway.get("/readyz").status == 503).then_some(()));
+    whole.send(request.as_bytes());
+    half.send(back.as_bytes());
+    for (what, raw) in [("whole", &mut whole), ("half", &mut half)] {
+        let answer = raw.answer();
+        assert_eq!(answer.error(503), "unavailable", "{what}");
+        assert_eq!(answer.header("connection"), Some("close"), "{what}");
+        assert_eq!(raw.rest(), b"", "{what}");
+    }
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(never.rest(), b"");
+    assert_eq!(never_whole.rest(), b"");
+}
+
+/// The same, where hands have yet to be shaken.
+#[test]
+fn a_handshake_of_tls_that_was_not_read_yet_is_finished_and_told() {
+    let certified = Certified::make();
+    let config = certified.client();
+    let mut gateway =
+        Gateway::configured(&format!("shards = 2\ndrain = \"1s\"\n{}", certified.toml()));
+    let open = || std::net::TcpStream::connect(gateway.addr).unwrap();
+    let _silent: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = shake_hands(open(), &config).unwrap();
+            stream.write_all(handshake_request(gateway.addr, &[]).as_bytes()).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let (late, mut never) = (open(), Raw::open(gateway.addr));
+    let mut idle = shake_hands(open(), &config).unwrap();
+    gateway.signal(Signal::TERM);
+    let ask = |stream: &mut crate::way::Blocking| {
+        stream.write_all(handshake_request(gateway.addr, &[]).as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        Answer::read(&answer)
+    };
+    let ready = || https(gateway.addr, &config, ("GET", "/readyz"), "").status;
+    wait_for("the drain", || (ready() == 503).then_some(()));
+    assert_eq!(ask(&mut idle).error(503), "unavailable");
+    assert_eq!(ask(&mut shake_hands(late, &config).unwrap()).error(503), "unavailable");
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(never.rest(), b"");
 }

@@ -17,6 +17,7 @@ mod durable;
 mod fickle;
 mod formats;
 mod full_disk;
+mod half_open;
 mod handshake;
 mod harness;
 mod history;

@@ -12,7 +12,7 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const TRUSTED: &str = "shards = 1\n[http]\ntrusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]\n";
 
 /// A header of version 2 for a client with this address, with these bytes behind.
-fn introduction(ip: &str, further: &[u8]) -> Vec<u8> {
+pub(crate) fn introduction(ip: &str, further: &[u8]) -> Vec<u8> {
     let (family, mut rest) = match ip.parse().unwrap() {
         IpAddr::V4(ip) => (0x11, [&ip.octets()[..], &[127, 0, 0, 1]].concat()),
         IpAddr::V6(ip) => (0x21, [&ip.octets()[..], &[0; 16]].concat()),

@@ -16,25 +16,29 @@ use crate::raw::{Raw, handshake_request, masked, sum};
 use crate::way::{Blocking, Certified, Way, handshake, https};
 
 /// A gateway with TLS, and the certificate of it.
-fn gateway(toml: &str) -> (Gateway, Certified) {
+pub(crate) fn gateway(toml: &str) -> (Gateway, Certified) {
     let certified = Certified::make();
     let gateway = Gateway::configured(&format!("{toml}\n{}", certified.toml()));
     (gateway, certified)
 }
 
-fn client(gateway: &Gateway, certified: &Certified) -> Client {
+pub(crate) fn client(gateway: &Gateway, certified: &Certified) -> Client {
     Client::connect_by(&Way::Tls(gateway.addr, None, certified.client()), "", &[])
 }
 
 /// The sum of a metric's samples, asked for over TLS.
-fn metric(gateway: &Gateway, certified: &Certified, prefix: &str) -> f64 {
+pub(crate) fn metric(gateway: &Gateway, certified: &Certified, prefix: &str) -> f64 {
     let answer = https(gateway.addr, &certified.client(), ("GET", "/metrics"), "");
     assert_eq!(answer.status, 200, "{}", answer.head);
     sum(&answer.text(), prefix)
 }
 
 /// Waits until this many handshakes have ended so.
-fn wait_for_handshakes(gateway: &Gateway, certified: &Certified, (result, count): (&str, f64)) {
+pub(crate) fn wait_for_handshakes(
+    gateway: &Gateway,
+    certified: &Certified,
+    (result, count): (&str, f64),
+) {
     let name = format!("weir_tls_handshakes_total{{result=\"{result}\"");
     wait_for(result, || (metric(gateway, certified, &name) > count - 0.5).then_some(()));
 }

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{Client, Gateway, PATIENCE, finished, wait_for, weir};
-use crate::raw::Answer;
+use crate::proxies::introduction;
+use crate::raw::{Answer, handshake_request};
 use crate::way::{Certified, Way};
 
 /// A path for a socket: short, for it has 107 bytes at most.
@@ -147,6 +148,42 @@ fn what_is_somebody_elses_is_left_alone() {
     refused("somebody listens there");
     assert!(path.exists());
     fs::remove_file(&path).unwrap();
+}
+
+/// The socket is the proxy's, and whom it speaks for counts as over TCP. Who says nothing of others
+/// is of this machine, and not counted.
+#[test]
+fn a_proxy_of_bytes_names_clients_on_a_socket() {
+    let path = socket_path();
+    let toml = "limits.connections_per_ip = 1
+http.trusted_proxies = [\"127.0.0.1\"]\n";
+    let _gateway = gateway(&path, toml);
+    let ask = |before: &[u8], request: &str| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[before, request.as_bytes()].concat()).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        (String::from_utf8_lossy(&first[9..]).into_owned(), stream)
+    };
+    let stats = "GET /api/v1/stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(ask(b"", stats).0, "200");
+    assert_eq!(ask(&introduction("127.0.0.1", b""), stats).0, "200");
+    assert_eq!(ask(&introduction("203.0.113.7", b""), stats).0, "403", "it is elsewhere");
+    let upgrade = handshake_request("localhost", &[]);
+    let first = ask(&introduction("203.0.113.8", b""), &upgrade);
+    assert_eq!(first.0, "101");
+    assert_eq!(ask(&introduction("203.0.113.8", b""), &upgrade).0, "429");
+    assert_eq!(ask(&introduction("203.0.113.9", b""), &upgrade).0, "101");
+    let itself = [ask(b"", &upgrade), ask(b"", &upgrade)];
+    assert!(itself.iter().all(|(status, _)| status == "101"), "{itself:?}");
+    // Of a header that cannot be read there is no answer.
+    let mut bad = UnixStream::connect(&path).unwrap();
+    bad.write_all(&introduction("203.0.113.7", b"")[..20]).unwrap();
+    bad.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    bad.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
 }
 
 /// TLS is for what leaves the machine.

@@ -125,10 +125,18 @@ pub(crate) fn handshake(
     config: &Arc<ClientConfig>,
 ) -> io::Result<Blocking> {
     let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(before)?;
+    shake_hands(stream, config)
+}
+
+/// Shakes hands on a connection.
+pub(crate) fn shake_hands(
+    mut stream: TcpStream,
+    config: &Arc<ClientConfig>,
+) -> io::Result<Blocking> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(before)?;
-    let name = ServerName::IpAddress(addr.ip().into());
+    let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
     let mut session = ClientConnection::new(Arc::clone(config), name).unwrap();
     while session.is_handshaking() {
         session.complete_io(&mut stream)?;
