@@ -26,19 +26,26 @@ pub(crate) fn settings(path: &Path, more: &str) -> String {
 
 /// A gateway on a file, which lives through several of them.
 pub(crate) struct Durable {
-    file: PathBuf,
+    pub(crate) file: PathBuf,
+    /// Settings of its own.
+    more: String,
     gateway: Option<Gateway>,
 }
 
 impl Durable {
     pub(crate) fn start() -> Self {
-        let mut durable = Self { file: scratch(".db"), gateway: None };
+        Self::with("")
+    }
+
+    /// One with more settings.
+    pub(crate) fn with(more: &str) -> Self {
+        let mut durable = Self { file: scratch(".db"), more: more.to_owned(), gateway: None };
         durable.again();
         durable
     }
 
     pub(crate) fn again(&mut self) {
-        self.gateway = Some(Gateway::configured(&settings(&self.file, "")));
+        self.gateway = Some(Gateway::configured(&settings(&self.file, &self.more)));
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {
@@ -47,10 +54,14 @@ impl Durable {
 
     /// Ends it as an operator does, and starts it again.
     pub(crate) fn restart(&mut self) {
+        self.end();
+        self.again();
+    }
+
+    fn end(&mut self) {
         let mut gateway = self.gateway.take().unwrap();
         gateway.signal(Signal::TERM);
         assert_eq!(gateway.ended().code(), Some(0));
-        self.again();
     }
 
     /// Ends it as a crash does.
@@ -77,7 +88,7 @@ pub(crate) fn offset(message: &Value) -> u64 {
     message["offset"].as_u64().unwrap()
 }
 
-fn epoch(message: &Value) -> String {
+pub(crate) fn epoch(message: &Value) -> String {
     message["epoch"].as_str().unwrap().to_owned()
 }
 

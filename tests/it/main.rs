@@ -39,6 +39,7 @@ mod protocol;
 mod proxies;
 mod rate;
 mod raw;
+mod recovery;
 mod reload;
 mod reload_auth;
 mod reload_load;
