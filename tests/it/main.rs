@@ -12,6 +12,7 @@ mod clock;
 mod counts;
 mod crash;
 mod deflate;
+mod disk;
 mod drain;
 mod durable;
 mod fickle;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use super::aside::Aside;
 use super::whole::Whole;
 use crate::core::policy::Keep;
 use crate::proto::name::ChannelName;
@@ -39,8 +40,6 @@ pub(super) struct Channel {
     pub(super) rows: Rows,
     /// The same without them.
     pub(super) safe: Rows,
-    /// Nothing is written on it until then, node milliseconds: its rows were refused.
-    pub(super) aside_ms: u64,
 }
 
 /// Rows that are counted, so that they are cut when there are too many.
@@ -52,11 +51,13 @@ pub(super) struct Rows {
     pub(super) keys: u64,
 }
 
-/// The channels in memory, by place and by name.
+/// The channels in memory, by place and by name, and those that the file refuses.
 #[derive(Default)]
 pub(super) struct Channels {
     pub(super) all: Slab<Channel>,
     pub(super) places: HashMap<Box<str>, usize, RandomState>,
+    /// Also of those that are not in memory.
+    pub(super) aside: Aside,
     /// The place where the next look begins.
     cursor: usize,
     /// When that is, node milliseconds.
