@@ -65,6 +65,12 @@ impl Aside {
         !self.channels.is_empty() && self.channels.remove(channel).is_some()
     }
 
+    /// Those that are to be tried again, when somebody asks for them.
+    pub(super) fn due(&self, now_ms: u64) -> impl Iterator<Item = &str> {
+        let due = self.channels.iter().filter(move |(_, entry)| now_ms >= entry.due_ms);
+        due.map(|(channel, _)| &**channel)
+    }
+
     /// Forgets those that nobody asks for any more.
     pub(super) fn forget(&mut self, now_ms: u64) {
         self.channels.retain(|_, entry| now_ms < entry.due_ms + FORGET_MS);
@@ -96,6 +102,8 @@ mod tests {
         assert_eq!(pauses, [2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
         assert!(aside.remove("a") && aside.len() == 0);
         assert!(aside.put("a", now_ms, WRITE_MS), "it begins again");
+        assert_eq!(aside.due(now_ms + 999).count(), 0);
+        assert_eq!(aside.due(now_ms + 1_000).collect::<Vec<_>>(), ["a"]);
         assert!(!aside.put("a", now_ms, WRITE_MS) && !aside.has("a", now_ms + 1_000));
         aside.forget(now_ms + 1_000 + FORGET_MS - 1);
         assert_eq!(aside.len(), 1);

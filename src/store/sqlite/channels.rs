@@ -77,6 +77,15 @@ impl Channels {
         self.places.contains_key(name)
     }
 
+    /// A prefix is whole without its channels that cannot be read, until their time has come: then
+    /// whoever subscribes to it has them tried again.
+    pub(super) fn try_again(&mut self, whole: &Whole, now_ms: u64) {
+        for channel in self.aside.due(now_ms).filter(|channel| !self.has(channel)) {
+            whole.forget(channel);
+        }
+        self.aside.forget(now_ms);
+    }
+
     /// When some of them are looked at next.
     pub(super) fn look_ms(&self) -> u64 {
         self.look_ms

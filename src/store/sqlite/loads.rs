@@ -125,7 +125,8 @@ impl Writer<'_> {
                 load.tell(Ok(()));
                 return rows;
             }
-            // One that cannot be read is not shown, and keeps none of the others.
+            // One that cannot be read is not shown, and keeps none of the others: see
+            // `Channels::try_again`.
             let from = (&mut self.channels, &self.parts);
             self.loader.find(from, name, keep).ok();
             rows += self.loader.take_rows() + COST;

@@ -446,7 +446,7 @@ impl<'db> Writer<'db> {
         let now_ms = now.node_ms();
         if now_ms >= self.house_ms {
             self.house_ms = now_ms + HOUSE_MS;
-            self.channels.aside.forget(now_ms);
+            self.channels.try_again(&self.parts.whole, now_ms);
             match self.trimmer.sweep(self.db, &mut self.channels, &self.parts, now) {
                 Ok(pause_ms) => self.house_ms = now_ms + pause_ms,
                 Err(error) => {

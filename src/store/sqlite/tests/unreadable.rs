@@ -93,6 +93,18 @@ fn a_pattern_has_the_channels_that_can_be_read() {
     assert_eq!(loading.blocking_recv().expect("it is told"), Ok(()));
     let there = |name| store.memory.find(name).is_some();
     assert_eq!(["a:1", "a:2", "a:3", "a:4"].map(there), [true, false, false, true]);
+    // One that was not readable is shown when it is, to who comes then.
+    assert_eq!(file.execute("UPDATE channels SET epoch = '00000001' WHERE epoch = ''", []), Ok(1));
+    assert!(store.log.has_prefix("a:"), "it is not walked through for each who comes");
+    store.tell_time(now(1_000));
+    // A look at the house follows the first load at that time.
+    for _ in 0..2 {
+        load(&store, "other").expect("it lives");
+    }
+    assert!(!store.log.has_prefix("a:"));
+    let loading = store.log.load_prefix("a:").expect("it is up");
+    assert_eq!(loading.blocking_recv().expect("it is told"), Ok(()));
+    assert!(there("a:3"));
     // Of those who cannot be read at all, whoever asks hears it, and they are not looked at either.
     let names = |from: &str, to: &str| {
         file.execute_batch(&format!("ALTER TABLE channels RENAME {from} TO {to}")).unwrap();
@@ -104,6 +116,6 @@ fn a_pattern_has_the_channels_that_can_be_read() {
     assert_eq!(prefix(&store), Err(StoreError::Faulty));
     names("title", "name");
     assert_eq!(prefix(&store), Err(StoreError::Faulty), "not yet");
-    store.tell_time(now(1_000));
+    store.tell_time(now(2_000));
     assert_eq!(prefix(&store), Ok(()));
 }
