@@ -193,24 +193,24 @@ async fn shake_hands(
     doors: &Doors,
 ) -> Option<Box<TlsStream<TcpStream>>> {
     let metrics = doors.shard.metrics();
+    let limit = doors.options().header_timeout;
     let shaken = async {
         // Of a peer that says nothing there is nothing of TLS. Its socket would be called readable
         // once, as nobody has tried yet.
         socket.peek(&mut [0]).await?;
-        Box::pin(keys.accept(socket, &doors.signing)).await
+        Box::pin(keys.accept(socket, &doors.signing, limit / 2)).await
     };
-    let limit = doors.options().header_timeout;
     match tokio::time::timeout(limit, shaken).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             metrics.add(if resumed { Counter::TlsResumed } else { Counter::TlsFull }, 1);
             return Some(stream);
         }
-        Ok(Err(error)) => {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => {
             metrics.add(Counter::TlsFailed, 1);
             tracing::debug!(%error, "a handshake of TLS failed");
         }
-        Err(_) => metrics.add(Counter::TlsTimeout, 1),
+        Ok(Err(_)) | Err(_) => metrics.add(Counter::TlsTimeout, 1),
     }
     None
 }

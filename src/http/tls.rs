@@ -16,7 +16,7 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -128,13 +128,25 @@ impl TlsKeys {
     /// Shakes hands. What costs is done in turn, one handshake of `signing` after the other, and
     /// the rest of the shard goes on in between: a signature of RSA takes a millisecond, and as many
     /// as come at once would hold up every event behind them.
-    pub(super) async fn accept(
+    ///
+    /// # Errors
+    ///
+    /// Of the stream or of TLS; `TimedOut` where its turn has not come within `patience`. Then
+    /// nothing was signed: who is served late, and gives up before it is done, would only keep the
+    /// next from being served in time.
+    pub(super) async fn accept<S>(
         &self,
-        socket: TcpStream,
+        stream: S,
         signing: &Semaphore,
-    ) -> io::Result<Box<TlsStream<TcpStream>>> {
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let turn = signing.acquire().await;
+        patience: Duration,
+    ) -> io::Result<Box<TlsStream<S>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let Ok(turn) = tokio::time::timeout(patience, signing.acquire()).await else {
+            return Err(io::ErrorKind::TimedOut.into());
+        };
         let answered = hello.into_stream(Arc::clone(&self.config));
         tokio::task::yield_now().await;
         drop(turn);
@@ -194,8 +206,12 @@ fn check_dates(
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::LocalSet;
 
     fn made(from: i32, to: i32) -> (String, String) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -247,6 +263,87 @@ mod tests {
             [(59, "0 minutes"), (7_199, "119 minutes"), (7_200, "2 hours"), (172_800, "2 days")]
         {
             assert_eq!(told(&Duration::from_secs(seconds)), wanted);
+        }
+    }
+
+    fn keys() -> TlsKeys {
+        let (cert, key) = made(2020, 4000);
+        TlsKeys::parse(cert.as_bytes(), key.as_bytes()).unwrap()
+    }
+
+    /// Both ends of a stream on which a client has said hello.
+    async fn greeted() -> (DuplexStream, DuplexStream) {
+        let provider = Arc::new(ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let mut config =
+            builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        let name = "localhost".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        near.write_all(&hello).await.unwrap();
+        (near, far)
+    }
+
+    /// Takes a byte of what has come; whether there was one.
+    async fn is_answered(client: &mut DuplexStream) -> bool {
+        tokio::select! {
+            biased;
+            read = client.read_u8() => read.is_ok(),
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    /// All hellos are there before the first of them is answered.
+    #[tokio::test]
+    async fn one_handshake_signs_in_a_turn() {
+        const MANY: usize = 8;
+        let (keys, signing) = (Rc::new(keys()), Rc::new(Semaphore::new(1)));
+        let mut clients = Vec::new();
+        let turns = LocalSet::new();
+        for _ in 0..MANY {
+            let (near, far) = greeted().await;
+            clients.push((near, false));
+            let (keys, signing) = (Rc::clone(&keys), Rc::clone(&signing));
+            turns.spawn_local(async move {
+                keys.accept(far, &signing, Duration::from_secs(60)).await.map(drop)
+            });
+        }
+        let looks = async {
+            let mut answered = 0;
+            while answered < MANY {
+                let before = answered;
+                for (client, done) in clients.iter_mut().filter(|(_, done)| !done) {
+                    *done = is_answered(client).await;
+                    answered += usize::from(*done);
+                }
+                assert!(answered <= before + 1, "{before} and then {answered}");
+                tokio::task::yield_now().await;
+            }
+        };
+        turns.run_until(looks).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_too_long_for_its_turn_is_not_signed_for() {
+        let (keys, signing) = (keys(), Semaphore::new(1));
+        let turn = signing.acquire().await.unwrap();
+        let (mut client, far) = greeted().await;
+        let late = keys.accept(far, &signing, Duration::from_secs(2)).await.map(drop).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"");
+        drop(turn);
+        // Whoever has gone is not waited for.
+        let (mut client, far) = greeted().await;
+        let served = keys.accept(far, &signing, Duration::from_secs(2));
+        tokio::select! {
+            _ = served => panic!("the client has not answered"),
+            byte = client.read_u8() => assert_eq!(byte.unwrap(), 22, "a record of a handshake"),
         }
     }
 

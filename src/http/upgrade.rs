@@ -224,12 +224,12 @@ fn check_request(request: &Request<Incoming>) -> Result<(), Refusal> {
 }
 
 fn check_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
-    if !tokens(headers, header::UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket")) {
+    if !has_token(headers, header::UPGRADE, "websocket") {
         let message = "this is a WebSocket: ask with the header Upgrade: websocket";
         let status = StatusCode::UPGRADE_REQUIRED;
         return Err(Refusal::new(status, "upgrade_required", message).with(VERSION_13));
     }
-    if !tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+    if !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(Refusal::bad("the Connection header does not name upgrade"));
     }
     let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
@@ -269,6 +269,13 @@ fn choose_subprotocol(headers: &HeaderMap, gzip: bool) -> Result<Option<Subproto
     } else {
         "of the subprotocols, weir.v1.json and weir.v1.bin are spoken here"
     }))
+}
+
+/// Whether a header that is a list has this token. Mostly it is all of the first line.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let first = headers.get(&name);
+    first.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(token.as_bytes()))
+        || tokens(headers, name).any(|one| one.eq_ignore_ascii_case(token))
 }
 
 /// The tokens of a header that is a list, over all its lines.
