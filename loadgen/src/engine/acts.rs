@@ -262,13 +262,9 @@ impl Worker {
     /// Drops a connection, which comes back at `due`.
     fn leave(&mut self, at: usize, due: u64) {
         self.books.ledger.ended(at);
+        self.hang_up(at);
         let conn = &mut self.conns[at];
-        conn.fd = None;
-        conn.carry = Vec::new();
-        conn.state = State::Away;
-        self.rests.remove(&at);
-        let conn = &mut self.conns[at];
-        conn.due = due;
+        (conn.state, conn.due) = (State::Away, due);
         let asked = std::mem::take(&mut conn.asked);
         self.asked.take(asked);
         self.returns.push(Reverse((due, at)));
