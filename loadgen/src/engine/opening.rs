@@ -74,7 +74,9 @@ impl Worker {
             }
             turn -= 1;
             self.returns.pop();
-            self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
+            if self.shared.span().has(due) {
+                self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
+            }
             self.begin(at, due);
         }
         u64::MAX

@@ -50,6 +50,39 @@ fn a_trickle_is_enough_for_small_events() {
 }
 
 #[test]
+fn what_was_due_in_the_warm_up_is_in_no_distribution() {
+    let path = std::env::temp_dir().join(format!("weir-warm-up-{}.json", std::process::id()));
+    let file = path.to_str().expect("UTF-8").to_owned();
+    // Of a second and a half, the last third is measured.
+    let short = ["-c", "6", "--warmup", "1", "--duration", "0.5", "--rate", "100", "--json", &file];
+    let late = ["--late-max", "2000"];
+    for (scenario, extra, figures) in [
+        ("churn", ["--churn-rate", "200", "--reconnect", "0.5"].as_slice(), ["answered", "back"]),
+        ("recover", &["--cut-rate", "40", "--away", "0"], ["until_back", "until_served"]),
+    ] {
+        let url = relay::start(Sin::None);
+        let ran = run(&[&[scenario], short.as_slice(), &late, extra, &[&url]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        let report = std::fs::read_to_string(&file).expect("a report");
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        let section = &report[scenario];
+        let all = match scenario {
+            "churn" => [
+                section["subscribed"].as_u64().unwrap_or(0)
+                    + section["unsubscribed"].as_u64().unwrap_or(0),
+                section["reconnected"].as_u64().unwrap_or(0),
+            ],
+            _ => [section["back"].as_u64().unwrap_or(0), section["served"].as_u64().unwrap_or(0)],
+        };
+        for (figure, all) in figures.into_iter().zip(all) {
+            let samples = section[figure]["samples"].as_u64().unwrap_or(0);
+            assert!(samples > 0 && samples * 2 < all, "{figure}: {samples} of {all}");
+        }
+    }
+    std::fs::remove_file(&path).expect("it was written");
+}
+
+#[test]
 fn what_the_slow_miss_untold_is_a_violation() {
     // Connection 4 is slow and alone on its channel, so it is the first that suffers there.
     let url = relay::start(Sin::Drop);
