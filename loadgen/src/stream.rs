@@ -129,11 +129,10 @@ impl Secure {
         }
         self.input[..kept].copy_from_slice(self.session.rest());
         self.session.take(&mut self.input[..kept + read], &mut self.plain, &mut self.out)?;
-        match self.push() {
-            // It is sent before what comes next.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
-            pushed => pushed.map(|()| true),
-        }
+        // What cannot be sent is sent before what comes next, or fails there: a server that has gone
+        // may have said why, and that is here.
+        self.push().ok();
+        Ok(true)
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

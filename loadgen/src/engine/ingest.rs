@@ -283,7 +283,10 @@ impl Ingest {
         lane.make(room, &job.style, |made| plan.map_or(now, |p| p.due(at as u64 + made * lanes)));
         self.shared.published.fetch_add(room, Ordering::Relaxed);
         if let Err(fault) = lane.flush() {
-            self.lose(at, fault);
+            // It may have said why before it went.
+            let heard = lane.listen(&job.style, &mut self.chunk, &mut self.heard);
+            self.book(at);
+            self.lose(at, heard.err().unwrap_or(fault));
         }
     }
 

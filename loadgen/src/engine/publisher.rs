@@ -198,7 +198,12 @@ impl Publisher {
                 self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
             }
             self.shared.made.store(self.total, Ordering::Release);
-            let blocked = !self.flush()?;
+            let flushed = self.flush();
+            if flushed.is_err() {
+                // It may have said why before it went.
+                self.listen()?;
+            }
+            let blocked = !flushed?;
             if drains && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
                 self.settle();
             }

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::gateway::{Folder, Gateway, program};
+use crate::gateway::{Folder, Gateway, holds, program};
 use crate::{Ran, run};
 
 const CONFIG: &str = "[defaults]\nhistory = 10000\n";
@@ -47,7 +47,8 @@ impl Secure {
     /// The same, of which the figures must hold.
     fn holds(&self, scenario: &str, extra: &[&str]) -> Value {
         let (ran, report) = self.run(scenario, extra);
-        assert_eq!(ran.code, 0, "{scenario} {extra:?}: {}", ran.text);
+        let is_good = [0, 2].contains(&ran.code) && holds(&report);
+        assert!(is_good, "{scenario} {extra:?}: {}: {}", ran.code, ran.text);
         report
     }
 }
@@ -104,6 +105,17 @@ fn what_is_asked_over_tls_is_answered() {
 }
 
 #[test]
+fn why_a_publisher_was_closed_is_heard() {
+    let Some(server) = Secure::start("closed") else { return };
+    let large = ["-c", "4", "--warmup", "0.1", "--duration", "0.2", "--size", "200000"];
+    for scenario in ["publish", "fanout"] {
+        let (ran, _) = server.run(scenario, &large);
+        assert_eq!(ran.code, 2, "{}", ran.text);
+        assert!(ran.text.contains("with code 1009"), "{}", ran.text);
+    }
+}
+
+#[test]
 fn who_comes_back_takes_up_its_session() {
     let Some(server) = Secure::start("tickets") else { return };
     let storm = ["--rounds", "2", "--verify", "--expect-recovered"];
@@ -112,11 +124,11 @@ fn who_comes_back_takes_up_its_session() {
     let whole = [storm.as_slice(), &["--no-sessionid"]].concat();
     assert_eq!(shaken(&server.holds("storm", &whole)), (Some(60), Some(0)));
     let cut = [FLOW.as_slice(), &["--cut-rate", "20", "--verify"]].concat();
-    let (full, resumed) = shaken(&server.holds("recover", &cut));
-    assert!(full == Some(20) && resumed > Some(0), "{full:?}, {resumed:?}");
+    let report = server.holds("recover", &cut);
+    assert_eq!(shaken(&report), (Some(20), report["recover"]["back"].as_u64()));
     let churn = ["--churn-rate", "50", "--reconnect", "0.5", "--verify"];
-    let (full, resumed) = shaken(&server.holds("churn", &[FLOW.as_slice(), &churn].concat()));
-    assert!(full == Some(20) && resumed > Some(0), "{full:?}, {resumed:?}");
+    let report = server.holds("churn", &[FLOW.as_slice(), &churn].concat());
+    assert_eq!(shaken(&report), (Some(20), report["churn"]["reconnected"].as_u64()));
     // One after the other, so that each but the first has a ticket of the one before.
     let one = ["-c", "30", "--inflight", "1"];
     assert_eq!(shaken(&server.holds("connect", &one)), (Some(30), Some(0)));
