@@ -8,6 +8,7 @@ mod output;
 mod publish;
 mod secure;
 mod self_test;
+mod times;
 mod work;
 
 use std::io::Write;
