@@ -1,6 +1,8 @@
 //! What `slow`, `churn`, `recover`, `storm` and `echo` say about servers that serve clients which
 //! misbehave, and about servers that do not.
 
+use std::process::Command;
+
 use crate::relay::{self, Sin};
 use crate::{Ran, run};
 
@@ -26,6 +28,30 @@ const SHORT: [&str; 16] = [
 fn fed(scenario: &str, sin: Sin, extra: &[&str]) -> Ran {
     let url = relay::start(sin);
     run(&[&[scenario, "--verify"], SHORT.as_slice(), extra, &[url.as_str()]].concat())
+}
+
+#[test]
+fn a_server_that_does_not_grow_has_no_bytes_for_each_connection() {
+    // A process that has nothing to do with it, as a server that has room from before.
+    let mut other = Command::new("sleep").arg("60").spawn().expect("it starts");
+    let path = std::env::temp_dir().join(format!("weir-idle-{}", std::process::id()));
+    let file = |kind: &str| format!("{}.{kind}", path.display());
+    let (url, pid) = (relay::start(Sin::None), other.id().to_string());
+    let times = ["--settle", "0.1", "--hold", "0.2", "-c", "20", "--server-pid", &pid];
+    let files = ["--json", &file("json"), "--html", &file("html")];
+    let ran = run(&[["idle"].as_slice(), &times, &files, &[&url]].concat());
+    other.kill().and_then(|()| other.wait()).expect("it can be ended");
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("server not measurable"), "{}", ran.text);
+    let [report, page] = ["json", "html"].map(|kind| {
+        let text = std::fs::read_to_string(file(kind)).expect("a file");
+        std::fs::remove_file(file(kind)).expect("it is there");
+        text
+    });
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert!(report["idle"].get("client_bytes_per_connection").is_some());
+    assert!(report["idle"].get("server_bytes_per_connection").is_none());
+    assert!(page.contains("<b>not measurable</b>"), "{page}");
 }
 
 #[test]
