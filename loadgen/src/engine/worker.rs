@@ -109,6 +109,8 @@ pub(crate) struct Worker {
     /// Whether nothing that was due while it was measured is left to ask, and whether that is said.
     pub(super) is_settled: bool,
     said_settled: bool,
+    /// Whether it has said that nobody leaves any more.
+    is_calm: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
     /// Where permessage-deflate was agreed on.
@@ -167,6 +169,7 @@ impl Worker {
             planned: 0,
             is_settled: false,
             said_settled: false,
+            is_calm: false,
             full_at: 0,
             opened_at: clock::now(),
             skims: wanted.skims(),
@@ -196,6 +199,9 @@ impl Worker {
             }
             // Acts first: who leaves by them may be due to come back at once.
             let next_act = self.act(phase);
+            if phase >= Phase::Calm && !std::mem::replace(&mut self.is_calm, true) {
+                self.shared.grow_calm();
+            }
             let wait = self.open_more().min(next_act);
             events.clear();
             match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&timespec(wait))) {
