@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::check::Check;
+use super::file;
 use super::key::Key;
 use crate::core::token::{BadKey, CLAIM_BYTES_MAX, Key as TokenKey, Verifier};
 use crate::http::ApiKeys;
@@ -48,6 +49,12 @@ impl Check<'_> {
         AuthOptions { required, verifier: verifier.map(Arc::new) }
     }
 
+    /// Whether no setting names a key of tokens: then no token is good.
+    pub(super) fn is_keyless(&self) -> bool {
+        let keys = [Key::AuthHmacSecretFile, Key::AuthPublicKeyFile, Key::AuthJwksFile];
+        keys.into_iter().all(|key| self.raw.text(key).is_none())
+    }
+
     /// What the HTTP API is asked with.
     pub(super) fn api_keys(&mut self) -> Option<ApiKeys> {
         let (path, bytes) = self.file(Key::AuthApiKeysFile)?;
@@ -85,9 +92,7 @@ impl Check<'_> {
         if path.is_empty() {
             return None;
         }
-        let long = std::fs::metadata(&path).is_ok_and(|file| file.len() > FILE_BYTES_MAX);
-        let read = if long { Err("is larger than 1 MiB".to_owned()) } else { read(&path) };
-        match read {
+        match file::read(&path, FILE_BYTES_MAX) {
             Ok(bytes) => Some((path, bytes)),
             Err(problem) => {
                 self.fault(key, &format!("names {path:?}, which {problem}"));
@@ -95,10 +100,6 @@ impl Check<'_> {
             }
         }
     }
-}
-
-fn read(path: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, BadKey> {
