@@ -224,6 +224,16 @@ fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
     }
 }
 
+/// Goal: nobody reads what is wrong, and the exit code says so all the same.
+#[test]
+fn a_failure_that_nobody_reads_of_has_its_exit_code() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = weir(&["check", "--config", "/nowhere/weir.toml"]);
+    let status = command.stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
 #[test]
 fn help_of_each_command_has_an_example() {
     let all = out(&run(&["--help"], ""));
