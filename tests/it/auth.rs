@@ -380,18 +380,6 @@ fn a_development_token_is_signed_by_the_program() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("401") && !said.contains("a.b.c"), "{said}");
-    // What a gateway would refuse is signed all the same, and said.
-    for (args, why) in [
-        (["--sub", "", "--ttl", "1h"], "`sub` is a text of 1 to 255 bytes"),
-        (["--sub", "u1", "--claim", "aud=others"], "does not name auth.audience"),
-        (["--sub", "u1", "--claim", "nbf=9999999999"], "yet to come"),
-    ] {
-        let mut command = weir(&["token", "--config", config.to_str().unwrap()]);
-        let output = finished(command.args(args));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success() && !output.stdout.is_empty(), "{said}");
-        assert!(said.contains("will refuse this token") && said.contains(why), "{said}");
-    }
     // Without a secret there is nothing to sign with.
     let output = finished(&mut weir(&["token", "--sub", "u1"]));
     assert_eq!(output.status.code(), Some(2));
