@@ -51,7 +51,8 @@ pub(super) fn read(path: impl AsRef<Path>, most: u64) -> Result<Vec<u8>, String>
 /// Reads `text`; `path` is for messages.
 pub(super) fn parse(text: &str, path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { text, path, bad, raw: RawConfig::default() };
+    let lines = text.match_indices('\n').map(|(at, _)| at).collect();
+    let mut reader = Reader { lines, path, bad, raw: RawConfig::default() };
     if errors.is_empty() {
         reader.file(table.get_ref());
     }
@@ -65,7 +66,8 @@ pub(super) fn parse(text: &str, path: &Path, bad: &mut Vec<BadSetting>) -> RawCo
 
 /// The walk through one file.
 struct Reader<'a> {
-    text: &'a str,
+    /// Where lines end.
+    lines: Vec<usize>,
     path: &'a Path,
     bad: &'a mut Vec<BadSetting>,
     raw: RawConfig,
@@ -147,8 +149,8 @@ impl Reader<'_> {
 
     /// The line in which `span` begins.
     fn source(&self, span: &Range<usize>) -> Source {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        Source::File(self.path.to_owned(), before.matches('\n').count() + 1)
+        let before = self.lines.partition_point(|end| *end < span.start);
+        Source::File(self.path.to_owned(), before + 1)
     }
 }
 

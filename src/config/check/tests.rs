@@ -245,6 +245,16 @@ fn namespaces_inherit_and_are_checked() {
 }
 
 #[test]
+fn namespaces_have_a_bound() {
+    let of = |count: usize| -> String {
+        (0..count).map(|n| format!("[[namespace]]\nname = \"n{n}\"\n")).collect()
+    };
+    assert!(check(&of(10_000)).is_ok());
+    let wanted = "w.toml:20001: namespace: is one of 10001, there may be 10000";
+    assert_eq!(faults(&of(10_001)), [wanted]);
+}
+
+#[test]
 fn zero_is_never_where_the_comment_says_so() {
     let config = check("[limits]\nslow_disconnect = 0\n").unwrap();
     assert_eq!(config.node.slow_disconnect, None);
