@@ -70,6 +70,16 @@ function endOf(token) {
   }
 }
 
+/** Calls a handler. One that throws is the page's fault, and what follows happens all the same. */
+function tell(handlers, name, ...what) {
+  try {
+    handlers?.[name]?.(...what);
+  } catch (error) {
+    if (globalThis.reportError) globalThis.reportError(error);
+    else console.error(error);
+  }
+}
+
 /** One client. Its states: "connecting", "open", "waiting" (to reconnect) and "closed". */
 export class Weir {
   #url;
@@ -107,14 +117,19 @@ export class Weir {
   /**
    * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
    * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
-   * `signal`, `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
-   * into `options`.
+   * `signal`, `subscribed`; and `error`, where the gateway refuses the subscription, or ends one
+   * that is not allowed any more. Options of the protocol, such as `{ slow: "latest" }`, go into
+   * `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const since = this.#channels.get(channel)?.since ?? null;
     const entry = { handlers, options, since: null };
     this.#channels.set(channel, entry);
     if (this.state === "open") this.#subscribe(channel, entry);
+    if (this.state === "closed") {
+      const error = new WeirError("unavailable", "the client is closed");
+      queueMicrotask(() => tell(handlers, "error", error));
+    }
     entry.since = since;
     return { channel, close: () => this.#unsubscribe(channel, entry) };
   }
@@ -173,7 +188,15 @@ export class Weir {
   }
 
   #dial() {
-    const socket = new WebSocket(this.#address(), "weir.v1.json");
+    let socket;
+    try {
+      socket = new WebSocket(this.#address(), "weir.v1.json");
+    } catch (error) {
+      this.#end("the address is none", { reason: error.message });
+      // Without a token this is still `connect`, which has somebody to throw to.
+      if (!this.#getToken) throw error;
+      return;
+    }
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#read(socket, data);
     socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
@@ -191,7 +214,8 @@ export class Weir {
     if (socket !== this.#socket || typeof text !== "string") return;
     this.#alive(socket);
     for (const line of text.split("\n")) {
-      if (line) this.#take(JSON.parse(line));
+      // A handler may have closed the client.
+      if (line && socket === this.#socket) this.#take(JSON.parse(line));
     }
   }
 
@@ -215,16 +239,16 @@ export class Weir {
         return;
       case "event":
         if (entry?.since && !message.snapshot) entry.since.offset = message.offset;
-        told?.event?.(message);
-        this.#handlers.event?.(message);
+        tell(told, "event", message);
+        tell(this.#handlers, "event", message);
         return;
       case "lagged":
-        told?.lagged?.(message);
-        this.#handlers.lagged?.(message);
+        tell(told, "lagged", message);
+        tell(this.#handlers, "lagged", message);
         return;
       case "signal":
-        told?.signal?.(message);
-        this.#handlers.signal?.(message);
+        tell(told, "signal", message);
+        tell(this.#handlers, "signal", message);
         return;
       case "subscribed":
         // The offset of a change, and of a return that is whole, is ahead of what has come: those
@@ -232,11 +256,17 @@ export class Weir {
         if (entry && message.epoch && !message.updated && message.recovered !== true) {
           entry.since = { epoch: message.epoch, offset: message.offset };
         }
-        told?.subscribed?.(message);
+        tell(told, "subscribed", message);
+        break;
+      case "unsubscribed":
+        // Nobody here has asked for one with a code.
+        if (entry && message.code) {
+          tell(entry.handlers, "error", new WeirError(message.code, message.reason));
+        }
         break;
       case "disconnect":
         this.#retryAfterMs = message.retry_after_ms ?? 0;
-        this.#handlers.disconnect?.(message);
+        tell(this.#handlers, "disconnect", message);
         return;
     }
     this.#settle(message);
@@ -249,7 +279,7 @@ export class Weir {
     for (const [channel, each] of this.#channels) this.#subscribe(channel, each);
     this.#release();
     this.#enter("open");
-    this.#handlers.welcome?.(welcome);
+    tell(this.#handlers, "welcome", welcome);
   }
 
   // Says who it is, before anything else. `first` is the welcome of a stranger.
@@ -313,7 +343,7 @@ export class Weir {
   #subscribe(channel, entry) {
     const since = entry.since ?? undefined;
     const sent = this.#ask({ type: "subscribe", channel, ...entry.options, since });
-    sent.catch((error) => entry.handlers.error?.(error));
+    sent.catch((error) => tell(entry.handlers, "error", error));
   }
 
   #unsubscribe(channel, entry) {
@@ -424,6 +454,6 @@ export class Weir {
 
   #enter(state, detail = {}) {
     this.state = state;
-    this.#handlers.state?.(state, detail);
+    tell(this.#handlers, "state", state, detail);
   }
 }
