@@ -347,5 +347,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
         }
+        // OpenMetrics: a family is described once, and what it has follows.
+        let mut families: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let described = families.len();
+        families.sort_unstable();
+        families.dedup();
+        assert_eq!(families.len(), described, "{text}");
     }
 }
