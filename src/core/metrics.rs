@@ -111,8 +111,8 @@ counters! {
 pub const COUNTERS: usize = Counter::ALL.len();
 
 /// The codes of errors that only HTTP has, beside those of [`ErrorCode::ALL`].
-pub const HTTP_ERRORS: [&str; 5] =
-    ["forbidden", "method_not_allowed", "not_found", "timeout", "upgrade_required"];
+pub const HTTP_ERRORS: [&str; 4] =
+    ["method_not_allowed", "not_found", "timeout", "upgrade_required"];
 
 /// What a shard measures over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
