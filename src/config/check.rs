@@ -90,6 +90,10 @@ impl RawConfig {
         bad: Vec<BadSetting>,
     ) -> Result<Config, Vec<BadSetting>> {
         let mut check = Check { raw: self, bad, warnings: Vec::new() };
+        // A file must be sound also where no variable stands before it.
+        for (key, written) in &self.covered {
+            check.value_of(written, key.name(), key.row().kind);
+        }
         let shards = match check.count(Key::Shards) {
             0 => machine.cores.clamp(1, SHARDS_MAX),
             shards => shards,

@@ -57,6 +57,18 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn a_faulty_value_is_a_fault_also_behind_another() {
+    let mut bad = Vec::new();
+    let mut raw = RawConfig::parse("shards = \"many\"\n", Path::new("w.toml"), &mut bad);
+    let variables = vec![("WEIR_SHARDS".to_owned(), "2".to_owned())];
+    crate::config::environment::read(&mut raw, variables, &mut bad);
+    let found = raw.check(&machine(), bad).err().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let wanted = "w.toml:1: shards: is \"many\", must be a whole number";
+    assert!(found[0].to_string().starts_with(wanted), "{found:?}");
+}
+
+#[test]
 fn the_memory_of_all_queues_holds_one_of_them() {
     let memory = |value: &str| check(&format!("[limits]\nmemory = {value}\n"));
     for (value, bytes) in
