@@ -1,5 +1,6 @@
 //! What the configuration says about who may come in: the files of keys are read here, once.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::check::Check;
@@ -11,6 +12,9 @@ use crate::shard::AuthOptions;
 
 /// Files beyond this are no keys.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Who else may read a file, in its mode.
+const OTHERS_READ: u32 = 0o004;
 
 impl Check<'_> {
     /// What tokens are checked with.
@@ -93,11 +97,27 @@ impl Check<'_> {
             return None;
         }
         match file::read(&path, FILE_BYTES_MAX) {
-            Ok(bytes) => Some((path, bytes)),
+            Ok(bytes) => {
+                self.warn_of_readers(key, &path);
+                Some((path, bytes))
+            }
             Err(problem) => {
                 self.fault(key, &format!("names {path:?}, which {problem}"));
                 None
             }
+        }
+    }
+
+    /// Warns where a file that is secret can be read by anybody.
+    fn warn_of_readers(&mut self, key: Key, path: &str) {
+        let secret = matches!(key, Key::AuthApiKeysFile | Key::AuthHmacSecretFile | Key::TlsKey);
+        let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
+        if secret && mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
+            let problem = format!(
+                "names {path:?}, which every user of this machine may read: take that away with \
+                 chmod o-r"
+            );
+            self.warn(key, &problem);
         }
     }
 }
