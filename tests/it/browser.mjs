@@ -337,7 +337,7 @@ function bearing(...tokens) {
 
 async function tokenFirst() {
   const first = sockets.length;
-  const { weir } = bearing(token("u1", 600));
+  const { weir } = bearing(`${token("u1", 600)}\n`);
   const texts = [];
   weir.subscribe("room:5", { event: ({ data, from }) => texts.push([data, from.user]) });
   await weir.publish("room:5", "mine");

@@ -16,7 +16,11 @@
 // the subscriptions.
 //
 //   const weir = connect(undefined, {}, {
-//     getToken: async () => (await fetch("/token", { method: "POST" })).text(),
+//     async getToken() {
+//       const answer = await fetch("/token", { method: "POST" });
+//       if (!answer.ok) throw new Error(`no token: ${answer.status}`); // it is asked again
+//       return answer.text();
+//     },
 //   });
 //
 // `getToken` is asked for a token before each connection, and again half a minute before the one it
@@ -184,7 +188,10 @@ export class Weir {
     const still = (then) => (value) => {
       if (turn === this.#turn && this.state !== "closed") then(value);
     };
-    new Promise((resolve) => resolve(this.#getToken())).then(still(got), still(failed));
+    const asked = new Promise((resolve) => resolve(this.#getToken()));
+    // A text from a file or an answer may end with a line break.
+    const trimmed = asked.then((token) => typeof token === "string" ? token.trim() : token);
+    trimmed.then(still(got), still(failed));
   }
 
   #dial() {
