@@ -333,22 +333,6 @@ fn what_has_no_effect_is_warned_of() {
 }
 
 #[test]
-fn a_secret_that_everybody_may_read_is_warned_of() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::temp_dir().join(format!("weir-secret-{}.key", std::process::id()));
-    std::fs::write(&path, format!("ops:{}", "k".repeat(40))).unwrap();
-    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        for key in ["hmac_secret_file", "api_keys_file"] {
-            let warnings = check(&format!("auth.{key} = {path:?}\n")).unwrap().warnings;
-            assert_eq!(warnings.len(), usize::from(warned), "{key} {mode:o}: {warnings:?}");
-            assert!(warnings.iter().all(|one| one.problem.contains("chmod o-r")), "{warnings:?}");
-        }
-    }
-    std::fs::remove_file(&path).unwrap();
-}
-
-#[test]
 fn only_loopback_is_taken_without_insecure() {
     for (listen, exposed) in [
         ("127.0.0.1:1", false),
