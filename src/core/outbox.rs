@@ -17,7 +17,7 @@ mod signals;
 mod tally;
 mod write;
 
-pub use browse::{Browse, Leaf};
+pub use browse::{Browse, Had, Leaf};
 pub use item::Slice;
 pub use lag::{Reader, Shown};
 pub use signals::{Fits, News};
