@@ -205,6 +205,13 @@ impl Outbox {
         before.saturating_sub(self.events) as u64
     }
 
+    /// How many things are looked at when the queue of a subscription that ends is purged, beside
+    /// its own.
+    pub fn looks_of_purge(&self) -> usize {
+        let lane = if self.recalls > 0 { self.data.len() } else { 0 };
+        lane + self.signals()
+    }
+
     /// Takes everything of the channels that are `gone` out of the data lane, likewise.
     pub fn purge_where(&mut self, gone: impl Fn(Alias, &ChannelName) -> bool) -> u64 {
         let before = self.events;

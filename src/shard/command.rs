@@ -12,7 +12,7 @@ use super::local::{Shard, Socket};
 use super::signals::entries;
 use crate::core::access::{Act, Target};
 use crate::core::bucket::Allowance;
-use crate::core::hub::{Join, Outcome, SeatId};
+use crate::core::hub::{Join, Outcome, Seat, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
 use crate::core::presence::Parting;
@@ -35,8 +35,8 @@ pub(super) const RETRY_MS: u32 = 1_000;
 /// bytes: the store, a room and tables of the shard are looked into for it.
 const SUBSCRIBING_COST: usize = 512;
 
-/// What a signal that waits for a client counts as when that leaves a channel: each is looked at.
-const SIGNAL_COST: usize = 16;
+/// What a thing that waits for a client counts as where it is looked at when that leaves a channel.
+const LOOK_COST: usize = 16;
 
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
@@ -319,8 +319,8 @@ impl Shard {
         channel: &str,
     ) -> Result<(), CommandError> {
         asker.spend(SUBSCRIBING_COST);
-        let signals = self.hub.borrow_mut().seat(asker.id).map_or(0, |seat| seat.outbox.signals());
-        asker.spend(signals * SIGNAL_COST);
+        let seen = |seat: &mut Seat| seat.outbox.looks_of_purge();
+        asker.spend(self.hub.borrow_mut().seat(asker.id).map_or(0, seen) * LOOK_COST);
         let outcome = self.end_subscription(asker, id, channel)?;
         self.answer(asker.id, &Push::Unsubscribed { id, channel, why: None });
         // A close comes behind the answer.

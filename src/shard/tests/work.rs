@@ -30,7 +30,7 @@ fn spent(local: &Local, message: &str) -> usize {
 
 fn generous() -> NodeOptions {
     let history = HistoryRule { size: 1_000, ttl_ms: 60_000 };
-    let keep = Keep { history, ..Keep::default() };
+    let keep = Keep { history, keys: 10, ..Keep::default() };
     let rule = PolicyRule { keys_max: 10, keep, patterns: true, ..PolicyRule::default() };
     let policies = Policies::new(rule, []);
     NodeOptions { policies, subscriptions_max: 2_000, ..options() }
@@ -55,6 +55,37 @@ fn a_command_counts_as_what_it_makes_the_shard_do() {
             assert!(many > few + 1_000 * 2 * 16, "each is looked at: {many} beside {few}");
             let left = spent(&local, r#"{"type":"unsubscribe","channel":"a:7"}"#);
             assert!(left >= 512, "{left}");
+        },
+    );
+}
+
+/// Where something of the past waits, all that waits is looked at.
+#[test]
+fn the_end_of_a_subscription_counts_as_what_it_looks_at() {
+    on_a_shard_of(
+        || node(1, generous()),
+        async |local| {
+            let (shard, node) = (&local.0, local.node());
+            let _client = Client::connect(&local).await;
+            let keep = node.options().policies.of("a:b").unwrap().keep;
+            let publish = |channel: &'static str, key: Option<&str>| {
+                let event = NewEvent::new(channel.into(), Payload::Json(Box::from(&b"1"[..])));
+                let event = NewEvent { keep, key: key.map(Box::from), ..event };
+                node.store().publish(event, node.clock().now()).unwrap();
+                let mut mail = Vec::new();
+                shard.mailbox().unwrap().take(&mut mail);
+                shard.fan_out(&mut mail.into());
+            };
+            publish("a:keyed", Some("k"));
+            for channel in ["a:live", "a:1", "a:2"] {
+                spent(&local, &format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#));
+            }
+            // Nothing is written meanwhile: this thread has not waited for anything.
+            (0..100).for_each(|_| publish("a:live", None));
+            let few = spent(&local, r#"{"type":"unsubscribe","channel":"a:1"}"#);
+            spent(&local, r#"{"type":"subscribe","channel":"a:keyed"}"#);
+            let many = spent(&local, r#"{"type":"unsubscribe","channel":"a:2"}"#);
+            assert!(many >= few + 100 * 16, "{many} beside {few}");
         },
     );
 }
