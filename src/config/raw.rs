@@ -33,6 +33,8 @@ impl RawNamespace {
 #[derive(Debug, Clone, Default)]
 pub struct RawConfig {
     settings: Vec<(Key, Written)>,
+    /// What was written first and does not count, since something later says otherwise.
+    pub(super) covered: Vec<(Key, Written)>,
     pub(super) namespaces: Vec<RawNamespace>,
     /// Whether strangers may be let in without authentication.
     pub(super) insecure: bool,
@@ -89,7 +91,8 @@ impl RawConfig {
     }
 
     pub(super) fn set(&mut self, key: Key, value: RawValue, source: Source) {
-        self.settings.retain(|(other, _)| *other != key);
+        let before = self.settings.extract_if(.., |(other, _)| *other == key);
+        self.covered.extend(before);
         self.settings.push((key, Written { value, source }));
     }
 }
