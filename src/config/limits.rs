@@ -30,7 +30,7 @@ impl Check<'_> {
             }
         }
         let keys = [Key::AuthHmacSecretFile, Key::AuthPublicKeyFile, Key::AuthJwksFile];
-        let anonymous = keys.into_iter().all(|key| self.raw.get(key).is_none());
+        let anonymous = keys.into_iter().all(|key| !self.raw.is_set(key));
         if options.connections_per_user > 0 && anonymous {
             let problem = "is set, and nobody is known as a user without a key: set \
                  auth.hmac_secret_file, auth.public_key_file or auth.jwks_file, or \

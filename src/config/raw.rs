@@ -84,6 +84,12 @@ impl RawConfig {
         Some(value.text()).filter(|text| !text.is_empty())
     }
 
+    /// Whether a text is set: an empty one is not, and a faulty one was meant to be.
+    pub(super) fn is_set(&self, key: Key) -> bool {
+        let value = self.get(key).map(|written| written.value.check(key.row().kind));
+        value.is_some_and(|value| !value.is_ok_and(|value| value.text().is_empty()))
+    }
+
     pub(super) fn get(&self, key: Key) -> Option<&Written> {
         self.settings.iter().find(|(other, _)| *other == key).map(|(_, written)| written)
     }

@@ -323,6 +323,8 @@ fn limits_that_contradict_each_other_are_named() {
     assert_eq!(beyond, [wanted]);
     let users = of("connections = 10\nconnections_per_user = 10\n").unwrap_err();
     assert!(users.len() == 1 && users[0].contains("without a key"), "{users:?}");
+    let empty = of("connections_per_user = 10\n[auth]\njwks_file = \"\"\n").unwrap_err();
+    assert!(empty.len() == 1 && empty[0].contains("without a key"), "{empty:?}");
     for bad in ["commands_per_second = -1", "connections_per_ip = \"many\""] {
         assert_eq!(of(bad).unwrap_err().len(), 1, "{bad}");
     }
@@ -381,4 +383,27 @@ fn values_that_contradict_each_other_are_faults_of_one_of_them() {
         let found = faults(text);
         assert!(found.iter().any(|fault| fault.contains(key)), "{text}: {found:?}");
     }
+}
+
+/// As a variable that a container's template sets to nothing.
+#[test]
+fn an_empty_text_is_as_if_it_were_not_there() {
+    let keys = Key::ALL.into_iter().filter(|key| {
+        let row = key.row();
+        row.kind == Kind::Text && row.default.is_empty() && key.in_namespace().is_none()
+    });
+    let (mut seen, none) = (0, check("").unwrap());
+    for key in keys {
+        let mut raw = RawConfig::default();
+        let empty = crate::config::value::RawValue::Text(String::new());
+        raw.set(key, empty, Source::Environment(key.variable()));
+        let config = raw.check(&machine(), Vec::new());
+        let config = config.unwrap_or_else(|bad| panic!("{}: {bad:?}", key.name()));
+        assert_eq!(raw.text(key), None);
+        assert_eq!(config.node.node_name, none.node.node_name);
+        assert!(config.node.auth.verifier.is_none() && config.http.keys.is_none());
+        assert!(config.http.tls.is_none());
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen}");
 }
