@@ -38,6 +38,7 @@ pub enum Key {
     LimitsConnectsPerSecondPerIp,
     LimitsCommandsPerSecond,
     LimitsHttpRequestsPerSecond,
+    LimitsAuthFailuresPerSecondPerIp,
     LimitsSubscriptions,
     LimitsMessageBytes,
     LimitsQueueBytes,
@@ -174,6 +175,12 @@ const ROWS: [Row; Key::ALL.len()] = [
         Kind::Integer(0, 1_000_000),
         "0",
         "requests to the API with one key, or of one address, twice as many at once",
+    ),
+    row(
+        "limits.auth_failures_per_second_per_ip",
+        Kind::Integer(0, 1_000_000),
+        "0",
+        "bad tokens and API keys of one address, twice as many at once; 429 beyond",
     ),
     row(
         "limits.subscriptions_per_connection",
@@ -353,7 +360,7 @@ const ROWS: [Row; Key::ALL.len()] = [
 
 impl Key {
     /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 63] = [
         Self::Listen,
         Self::AdminListen,
         Self::Shards,
@@ -367,6 +374,7 @@ impl Key {
         Self::LimitsConnectsPerSecondPerIp,
         Self::LimitsCommandsPerSecond,
         Self::LimitsHttpRequestsPerSecond,
+        Self::LimitsAuthFailuresPerSecondPerIp,
         Self::LimitsSubscriptions,
         Self::LimitsMessageBytes,
         Self::LimitsQueueBytes,

@@ -82,6 +82,7 @@ counters! {
     HttpCutHead => ("http_cut", Some(("reason", "head")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
     HttpCutUntaken => ("http_cut", Some(("reason", "untaken")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
     Panics => ("panics", None, "Panics caught: each ended a connection, or left a frame uncompressed."),
+    LimitedAuthFailures => ("rate_limited", Some(("what", "auth_failures")), "Refused because somebody had, or asked for, too much, by the limit."),
     LimitedCommands => ("rate_limited", Some(("what", "commands")), "Refused because somebody had, or asked for, too much, by the limit."),
     LimitedConnectionsPerIp => ("rate_limited", Some(("what", "connections_per_ip")), "Refused because somebody had, or asked for, too much, by the limit."),
     LimitedConnectionsPerUser => ("rate_limited", Some(("what", "connections_per_user")), "Refused because somebody had, or asked for, too much, by the limit."),

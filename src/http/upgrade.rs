@@ -71,7 +71,7 @@ pub(super) fn answer(
     let shard = &peer.doors.shard;
     let bearer = match credentials::token(peer, request)? {
         None => None,
-        Some(token) => match shard.node().authenticate(&token, shard.metrics()) {
+        Some(token) => match shard.node().authenticate(&token, handshake.ip, shard.metrics()) {
             Found::Known(result) => Some(result.map_err(credentials::refused)?),
             Found::Slow(unchecked) => {
                 let verifying = shard.verify(unchecked).map_err(credentials::refused)?;

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod auth;
+mod bad_tokens;
 mod basics;
 mod batch;
 mod beside;
@@ -17,6 +18,7 @@ mod durable;
 mod fickle;
 mod formats;
 mod full_disk;
+mod guesses;
 mod handshake;
 mod harness;
 mod history;

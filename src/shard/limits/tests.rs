@@ -115,6 +115,22 @@ fn who_comes_or_asks_too_often_is_told_when_it_may_again() {
     assert_eq!(limits.connect(address, SECOND), Ok(()));
 }
 
+#[test]
+fn who_fails_too_often_is_not_looked_at() {
+    let limits =
+        limits(LimitOptions { auth_failures_per_second_per_ip: 2, ..LimitOptions::default() });
+    let (one, other) = (ip("10.0.0.1"), ip("10.0.0.2"));
+    for _ in 0..4 {
+        assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [Ok(()), Ok(())]);
+    }
+    let wait = Err(Duration::from_millis(500));
+    assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [wait, wait]);
+    assert_eq!(limits.may_fail(other, SECOND), Ok(()));
+    assert_eq!(limits.may_fail(one, SECOND + SECOND / 2), Ok(()));
+    limits.set(&LimitOptions::default());
+    assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [Ok(()), Ok(())]);
+}
+
 /// A million connections of a thousand addresses and users on eight threads, which end in every way
 /// that there is: as they should, refused half way, with a panic, and on another thread.
 #[test]
