@@ -135,6 +135,8 @@ impl Limited {
 struct Counts {
     open: AtomicUsize,
     strangers: AtomicUsize,
+    /// The same by address; this machine, which has none, is one.
+    strangers_of: Arc<Tally<Option<Net>>>,
     nets: Arc<Tally<Net>>,
     users: Arc<Tally<Arc<str>>>,
 }
@@ -145,6 +147,8 @@ struct Standing {
     net: Option<Arc<Counted<Net>>>,
     user: Option<Counted<Arc<str>>>,
     stranger: bool,
+    /// Counts it by its address, while it is a stranger; not one that was there before.
+    stranger_of: Option<Counted<Option<Net>>>,
 }
 
 impl Drop for Standing {
@@ -213,12 +217,24 @@ impl Place {
         }
     }
 
-    /// It is of somebody who has yet to say who it is. Whether there may be one more of them.
-    pub fn count_stranger(&mut self, limits: &Limits) -> bool {
+    /// It is of somebody of an address who has yet to say who it is. Whether there may be one more
+    /// of them. Of one address there may be no more than could be beside them: one that floods has
+    /// half, two have a third each, and there is always room for the next.
+    pub fn count_stranger(&mut self, limits: &Limits, net: Option<Net>) -> bool {
+        let counts = Arc::clone(&self.0.counts);
         let max = limits.connections.load(Ordering::Relaxed).div_ceil(STRANGERS_SHARE);
-        let fits = add_below(&self.0.counts.strangers, max);
+        let free = max.saturating_sub(counts.strangers.load(Ordering::Relaxed));
+        if free == 0 {
+            return false;
+        }
+        let most = u32::try_from(free).unwrap_or(u32::MAX);
+        let Some(counted) = counts.strangers_of.count(net, most) else { return false };
+        let fits = add_below(&counts.strangers, max);
         if fits {
-            self.change(Standing::be_stranger);
+            self.change(|own| {
+                own.be_stranger();
+                own.stranger_of = Some(counted);
+            });
         }
         fits
     }
@@ -233,7 +249,8 @@ impl Place {
 impl Standing {
     /// It counts as nothing else.
     fn plain(counts: &Arc<Counts>) -> Self {
-        Self { counts: Arc::clone(counts), net: None, user: None, stranger: false }
+        let counts = Arc::clone(counts);
+        Self { counts, net: None, user: None, stranger: false, stranger_of: None }
     }
 
     /// It was counted as one of them before.
@@ -243,6 +260,7 @@ impl Standing {
     }
 
     fn be_known(&mut self) {
+        self.stranger_of = None;
         if std::mem::take(&mut self.stranger) {
             self.counts.strangers.fetch_sub(1, Ordering::Relaxed);
         }
