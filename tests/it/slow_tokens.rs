@@ -112,8 +112,10 @@ fn whoever_goes_before_its_token_is_checked_keeps_no_place() {
 fn one_address_does_not_keep_the_tokens_of_others_from_being_checked() {
     let path = scratch(".jwks");
     fs::write(&path, made()["jwks"].to_string()).unwrap();
-    let gateway =
-        with_keys(&format!("required = true\njwks_file = {path:?}\n[limits]\nconnections = 64\n"));
+    let gateway = with_keys(&format!(
+        "required = true\njwks_file = {path:?}\n[limits]\nconnections = 64\n\
+         [http]\nheader_timeout = \"10m\"\n"
+    ));
     let dial = |last: u8| Raw::open_from(gateway.addr, Ipv4Addr::new(127, 0, 0, last)).unwrap();
     let request = |token: &str| {
         handshake_request(gateway.addr, &[]).replacen("/ws", &format!("/ws?token={token}"), 1)
