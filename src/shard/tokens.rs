@@ -17,8 +17,11 @@ use crate::core::ticket::{GRACE_MS, Ticket};
 use crate::core::token::{BadToken, Cache, Seen, Verifier};
 use crate::proto::error::ErrorCode;
 
-/// Tokens that are remembered: 16 MiB where each is of 500 bytes.
+/// Tokens that are remembered.
 const TOKENS_MAX: usize = 32_768;
+
+/// What they may have of bytes together: as many where each has 2 KiB.
+const TOKENS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Who may come in.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +61,7 @@ struct Known {
 impl Taken {
     /// None yet.
     pub(super) fn by(verifier: Option<Arc<Verifier>>) -> Self {
-        Self(Mutex::new(Known { verifier, cache: Cache::new(TOKENS_MAX) }))
+        Self(Mutex::new(Known { verifier, cache: Cache::new(TOKENS_MAX, TOKENS_BYTES_MAX) }))
     }
 
     /// Who bears a token that was taken before, and what takes those that were not.
