@@ -106,6 +106,10 @@ impl From<PublishError> for Refusal {
             PublishError::Unavailable => {
                 Self::unavailable(ErrorCode::Unavailable, "the store is away")
             }
+            PublishError::ChannelFaulty => Self::unavailable(
+                ErrorCode::Unavailable,
+                "the channel cannot be read or written on disk now; the gateway's log says why",
+            ),
             PublishError::ChannelsFull => Self::unavailable(
                 ErrorCode::LimitExceeded,
                 "the node has as many channels as it holds: publish on one that is there",

@@ -134,6 +134,7 @@ impl ReloadFigures {
 struct StoreGauges {
     up: bool,
     waiting: u64,
+    faulty: u64,
     seconds: Histogram,
 }
 
@@ -143,6 +144,7 @@ impl StoreGauges {
         Self {
             up: log.is_none_or(|log| log.fault().is_none()),
             waiting: log.map_or(0, |log| log.waiting()),
+            faulty: log.map_or(0, |log| log.faulty()),
             seconds: log.map_or_else(Histogram::default, |log| log.seconds()),
         }
     }
@@ -193,6 +195,10 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("store_waiting_events", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.store.waiting)?;
+        let help = "Durable channels that cannot be read or written for now.";
+        encoder
+            .encode_descriptor("store_faulty_channels", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.node.store.faulty)?;
         let help = "How long it took to have durable events on disk, by batch.";
         let bounds = BOUNDS_US.map(seconds);
         histogram_of(&mut encoder, ("store_seconds", help), &self.node.store.seconds, &bounds)?;
@@ -311,7 +317,12 @@ mod tests {
                 memory_limit: 9,
                 reloads: ReloadFigures { taken: 3, refused: 4, last_s: 5 },
                 counted: [1, 2, 3, 4, 5, 6],
-                store: StoreGauges { up: false, waiting: 6, seconds: Histogram::default() },
+                store: StoreGauges {
+                    up: false,
+                    waiting: 6,
+                    faulty: 7,
+                    seconds: Histogram::default(),
+                },
             },
         ))
         .unwrap();
@@ -330,6 +341,7 @@ mod tests {
             "weir_slow_consumers{shard=\"1\",state=\"blocked\"} 0",
             "weir_store_up 0",
             "weir_store_waiting_events 6",
+            "weir_store_faulty_channels 7",
             "weir_store_seconds_count 0",
             "weir_errors_total{code=\"not_found\"} 0",
             "weir_connections{shard=\"0\"} 5",

@@ -400,7 +400,7 @@ pub(super) fn not_subscribed(id: Option<u64>) -> CommandError {
 
 pub(super) fn unavailable(id: Option<u64>, away: StoreError) -> CommandError {
     let code = match away {
-        StoreError::Away | StoreError::Unloaded => ErrorCode::Unavailable,
+        StoreError::Away | StoreError::Faulty | StoreError::Unloaded => ErrorCode::Unavailable,
         StoreError::Crowded => ErrorCode::Overloaded,
         StoreError::Full => ErrorCode::LimitExceeded,
     };

@@ -2,6 +2,7 @@
 //! in between, and how its answers come back to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,6 +28,13 @@ const OWED_MAX: u16 = 256;
 
 /// What it then comes down to.
 const OWED_FEW: u8 = 128;
+
+/// How long a command waits for its channel, or for its client's own events. A channel with a million
+/// events is read in a few seconds; whoever asks again finds it in memory.
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a subscription to a pattern waits for its channels, of which there may be a million.
+const LOAD_PREFIX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Times that a read over HTTP finds its channel gone again, before it gives up.
 const LOADS: usize = 3;
@@ -58,8 +66,8 @@ pub(super) enum Pause {
 pub(super) enum Until {
     /// The client's own events, which come before it.
     Settled,
-    /// Its channel.
-    Loaded(Loading),
+    /// Its channel, or all of its pattern, for so long.
+    Loaded(Loading, Duration),
 }
 
 impl Shard {
@@ -110,7 +118,8 @@ impl Shard {
     ) -> Result<Until, CommandError> {
         let log = self.node.durable().filter(|_| error == StoreError::Unloaded);
         let loading = log.ok_or(error).and_then(|log| log.load(channel, keep));
-        loading.map(Until::Loaded).map_err(|error| unavailable(id, error))
+        let until = loading.map(|loading| Until::Loaded(loading, LOAD_TIMEOUT));
+        until.map_err(|error| unavailable(id, error))
     }
 
     /// What a subscription to a pattern waits for, which is shown the newest events of durable
@@ -129,7 +138,7 @@ impl Shard {
             return Ok(None);
         }
         let loading = log.load_prefix(prefix).map_err(|error| unavailable(id, error))?;
-        Ok(Some(Until::Loaded(loading)))
+        Ok(Some(Until::Loaded(loading, LOAD_PREFIX_TIMEOUT)))
     }
 
     /// Tells clients what became of their durable events.

@@ -323,6 +323,9 @@ pub(super) async fn time(local: Local) {
         shard.look_at_rooms().await;
         if shard.id.0 == 0 {
             shard.node.store().sweep(clock.now());
+            if let Some(log) = shard.node.durable() {
+                log.watch(clock.now());
+            }
         }
     }
 }

@@ -95,6 +95,9 @@ pub enum PublishError {
     /// The store is away.
     #[error("the store is away: try again later")]
     Unavailable,
+    /// The store cannot read or write this channel; others go on.
+    #[error("the channel cannot be read or written on disk now; the gateway's log says why")]
+    ChannelFaulty,
     /// The node has as many channels as it holds, and none that nobody needs.
     #[error("the node has as many channels as it holds")]
     ChannelsFull,
@@ -107,6 +110,7 @@ impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Away | StoreError::Unloaded => Self::Unavailable,
+            StoreError::Faulty => Self::ChannelFaulty,
             StoreError::Crowded => Self::Overloaded,
             StoreError::Full => Self::ChannelsFull,
         }

@@ -52,6 +52,14 @@ pub trait Durable: Send + Sync {
     /// Why it cannot keep anything now; `None` while it can.
     fn fault(&self) -> Option<String>;
 
+    /// Looks whether the disk still answers: one that hangs is a fault as well. To be called a few
+    /// times a second.
+    fn watch(&self, now: Now);
+
+    /// Durable channels that cannot be read or written for now, of those that somebody has asked
+    /// for lately; the others go on.
+    fn faulty(&self) -> u64;
+
     /// How long it took to make events safe, in microseconds, by batch.
     fn seconds(&self) -> Histogram;
 

@@ -61,6 +61,13 @@ pub struct Now {
     pub node_ns: u64,
 }
 
+impl Now {
+    /// The node's monotonic clock in milliseconds.
+    pub fn node_ms(self) -> u64 {
+        self.node_ns / 1_000_000
+    }
+}
+
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
@@ -149,6 +156,9 @@ pub enum StoreError {
     /// It cannot do its work now.
     #[error("the store is away")]
     Away,
+    /// The file refuses this one durable channel for now, to be read or written; others go on.
+    #[error("this channel cannot be read or written on disk now; the gateway's log says why")]
+    Faulty,
     /// More waits to be kept than it holds.
     #[error("more events wait for the disk than this node holds")]
     Crowded,

@@ -16,6 +16,17 @@ use crate::tokens::{hs256, made, unix_s};
 
 const HOUR: i64 = 3_600;
 
+/// A library of `tests/support` that stands before the C library's. `None` where no C compiler is
+/// there, or programs are not linked to the C library.
+pub(crate) fn shim(source: &str) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(source);
+    let shim = scratch(".so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source);
+    let built = compiler.spawn().ok()?.wait().ok()?.success();
+    (built && cfg!(all(target_os = "linux", target_env = "gnu"))).then_some(shim)
+}
+
 /// A wall clock that can be set.
 struct Wall {
     file: File,
@@ -24,17 +35,12 @@ struct Wall {
 }
 
 impl Wall {
-    /// `None` where no C compiler is there, or programs are not linked to the C library.
+    /// `None` where there is no [`shim`].
     fn build() -> Option<Self> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
-        let (path, shim) = (scratch(".offset"), scratch(".so"));
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source);
-        let built = compiler.spawn().ok()?.wait().ok()?.success();
+        let (path, shim) = (scratch(".offset"), shim("clock.c")?);
         fs::write(&path, 0_i64.to_ne_bytes()).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let wall = Self { file, path, shim };
-        (built && cfg!(all(target_os = "linux", target_env = "gnu"))).then_some(wall)
+        Some(Self { file, path, shim })
     }
 
     /// Sets the gateway's clock to so many seconds before or behind this test's.

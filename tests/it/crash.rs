@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::durable::{Durable, offset};
 use crate::harness::{Client, Gateway, wait_for};
@@ -128,6 +128,93 @@ fn watch(mut client: Client) -> Vec<(u64, u64)> {
         }
     }
     seen
+}
+
+/// Who sends again what it has sent, and where.
+const RETRIERS: u64 = 16;
+const CHANNEL: &str = "log:retry";
+
+/// Goal: whoever sends again, behind a `kill -9`, all that it has sent before it, acknowledged or not,
+/// publishes nothing twice; and what was acknowledged keeps the place that it was told. Over HTTP too.
+#[test]
+fn a_retry_behind_a_crash_publishes_nothing_twice() {
+    let mut durable = Durable::start();
+    let acknowledged = AtomicU64::new(0);
+    let gateway = durable.gateway();
+    let clients: Vec<_> = (0..RETRIERS).map(|n| (n, Client::connect(gateway))).collect();
+    let lives: Vec<(u64, Places)> = std::thread::scope(|scope| {
+        let publishers: Vec<_> = clients
+            .into_iter()
+            .map(|(n, client)| {
+                let acknowledged = &acknowledged;
+                scope.spawn(move || send_until_the_end(client, n, acknowledged))
+            })
+            .collect();
+        wait_for("events to be acknowledged", || {
+            (acknowledged.load(Ordering::Relaxed) >= 2_000).then_some(())
+        });
+        gateway.signal(Signal::KILL);
+        publishers.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    durable.kill();
+    durable.again();
+    let gateway = durable.gateway();
+    let before = kept(gateway, CHANNEL);
+    let mut watcher = Client::connect(gateway);
+    assert_eq!(offset(&watcher.subscribe(CHANNEL)), before.len() as u64);
+    let mut fresh = BTreeMap::new();
+    for (n, (sent, told)) in lives.iter().enumerate() {
+        let mut client = Client::connect(gateway);
+        for event in (0..*sent).map(|step| step * RETRIERS + n as u64 + 1) {
+            let answer = if event % 10 == 0 {
+                gateway.post("/api/v1/publish", &retry(event).to_string()).json()
+            } else {
+                client.ask(retry(event))
+            };
+            let known = before.get(&offset(&answer)) == Some(&event);
+            assert_eq!(answer["duplicate"] == true, known, "event {event}: {answer}");
+            if let Some(place) = told.get(&event) {
+                assert!(known && *place == offset(&answer), "{event} at {place}: {answer}");
+            }
+            if !known {
+                fresh.insert(offset(&answer), event);
+            }
+        }
+    }
+    // A subscriber has those alone that the crash has taken before anybody was told.
+    for (place, event) in &fresh {
+        let shown = watcher.expect("event");
+        assert_eq!((offset(&shown), &shown["data"]), (*place, &json!(event)));
+    }
+    watcher.expect_nothing();
+    let after = kept(gateway, CHANNEL);
+    let distinct: BTreeSet<_> = after.values().copied().collect();
+    let sent: u64 = lives.iter().map(|(sent, _)| sent).sum();
+    assert_eq!((after.len() as u64, distinct.len() as u64), (sent, sent), "each once");
+}
+
+fn retry(event: u64) -> Value {
+    json!({"type": "publish", "channel": CHANNEL, "data": event, "message_id": format!("m{event}")})
+}
+
+/// Publishes until the end of the connection, some at a time. How many were sent, and where those are
+/// that were acknowledged.
+fn send_until_the_end(mut client: Client, n: u64, acknowledged: &AtomicU64) -> (u64, Places) {
+    let (mut sent, mut told, mut sends) = (0, Places::new(), true);
+    loop {
+        while sends && sent < told.len() as u64 + 16 {
+            let event = sent * RETRIERS + n + 1;
+            let mut publish = retry(event);
+            publish["id"] = json!(event);
+            sends = client.try_send_text(&publish.to_string());
+            sent += 1;
+        }
+        // What was told and not read yet counts too.
+        let Some(answer) = client.try_next() else { return (sent, told) };
+        assert_eq!(answer["type"], "published", "{answer}");
+        told.insert(answer["id"].as_u64().unwrap(), offset(&answer));
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Everything that is kept: where, and what.

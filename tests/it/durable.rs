@@ -27,18 +27,25 @@ pub(crate) fn settings(path: &Path, more: &str) -> String {
 /// A gateway on a file, which lives through several of them.
 pub(crate) struct Durable {
     file: PathBuf,
+    /// Settings of its own.
+    more: String,
     gateway: Option<Gateway>,
 }
 
 impl Durable {
     pub(crate) fn start() -> Self {
-        let mut durable = Self { file: scratch(".db"), gateway: None };
+        Self::with("")
+    }
+
+    /// One with more settings.
+    pub(crate) fn with(more: &str) -> Self {
+        let mut durable = Self { file: scratch(".db"), more: more.to_owned(), gateway: None };
         durable.again();
         durable
     }
 
     pub(crate) fn again(&mut self) {
-        self.gateway = Some(Gateway::configured(&settings(&self.file, "")));
+        self.gateway = Some(Gateway::configured(&settings(&self.file, &self.more)));
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {
@@ -47,10 +54,14 @@ impl Durable {
 
     /// Ends it as an operator does, and starts it again.
     pub(crate) fn restart(&mut self) {
+        self.end();
+        self.again();
+    }
+
+    fn end(&mut self) {
         let mut gateway = self.gateway.take().unwrap();
         gateway.signal(Signal::TERM);
         assert_eq!(gateway.ended().code(), Some(0));
-        self.again();
     }
 
     /// Ends it as a crash does.
@@ -77,7 +88,7 @@ pub(crate) fn offset(message: &Value) -> u64 {
     message["offset"].as_u64().unwrap()
 }
 
-fn epoch(message: &Value) -> String {
+pub(crate) fn epoch(message: &Value) -> String {
     message["epoch"].as_str().unwrap().to_owned()
 }
 
@@ -283,6 +294,54 @@ fn a_locked_file_is_unavailable_until_it_is_not() {
     assert_eq!(reader.expect("event")["data"], 1);
     assert_eq!(reader.expect("event")["data"], 2);
     reader.expect_nothing();
+}
+
+/// Goal: a channel whose rows cannot be read costs itself alone: not its neighbours in a body of lines,
+/// not the node's readiness, and not a line in the log for each event. It comes back by itself.
+#[test]
+fn a_channel_that_cannot_be_read_costs_itself_alone() {
+    let mut durable = Durable::start();
+    let mut client = Client::connect(durable.gateway());
+    client.publish("log:bad", &json!(1));
+    client.publish("log:good", &json!(1));
+    durable.end();
+    let file = Connection::open(&durable.file).unwrap();
+    let set_epoch = |text: &str| {
+        let text = format!("UPDATE channels SET epoch = {text} WHERE name = 'log:bad'");
+        assert_eq!(file.execute(&text, []).unwrap(), 1);
+    };
+    set_epoch("'!' || epoch");
+    durable.again();
+    let gateway = durable.gateway();
+    let mut client = Client::connect(gateway);
+    for _ in 0..50 {
+        for kind in ["publish", "subscribe", "history"] {
+            let refused = client.ask(json!({"type": kind, "channel": "log:bad", "data": 2}));
+            assert_eq!(refused["code"], "unavailable", "{refused}");
+            assert!(refused["message"].as_str().unwrap().contains("this channel"), "{refused}");
+            assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+        }
+    }
+    let line = |channel: &str| format!("{{\"channel\":\"log:{channel}\",\"data\":2}}\n");
+    let body = ["good", "bad", "good"].map(line).concat();
+    let headers = [("Content-Type", "application/x-ndjson")];
+    let answer = http(gateway.addr, "POST", "/api/v1/publish", &headers, body.as_bytes()).json();
+    assert_eq!((&answer["accepted"], &answer["rejected"][0]["line"]), (&json!(2), &json!(2)));
+    assert_eq!(answer["rejected"][0]["code"], "unavailable", "{answer}");
+    assert_eq!(gateway.get("/readyz").status, 200);
+    assert!((gateway.metric("weir_store_faulty_channels") - 1.0).abs() < 0.1);
+    assert_eq!(gateway.get("/api/v1/stats").json()["store"]["faulty_channels"], 1);
+    let lines = || gateway.log().matches("a channel cannot be read from store.path").count();
+    assert_eq!(lines(), 1, "{}", gateway.log());
+    set_epoch("substr(epoch, 2)");
+    let next = wait_for("the channel to be read", || {
+        let answer = client.ask(json!({"type": "publish", "channel": "log:bad", "data": 2}));
+        (answer["type"] == "published").then_some(answer)
+    });
+    assert_eq!((offset(&next), lines()), (2, 1), "it goes on");
+    wait_for("it to be counted no more", || {
+        (gateway.metric("weir_store_faulty_channels") < 0.5).then_some(())
+    });
 }
 
 /// Goal: what cannot be kept is said at the start, in a sentence, with 1.

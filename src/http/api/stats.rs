@@ -65,6 +65,7 @@ fn store(node: &Node) -> Value {
         "up": fault.is_none(),
         "fault": fault,
         "waiting_events": log.waiting(),
+        "faulty_channels": log.faulty(),
     })
 }
 

@@ -78,6 +78,12 @@ impl Durable for Slow {
         None
     }
 
+    fn watch(&self, _: Now) {}
+
+    fn faulty(&self) -> u64 {
+        0
+    }
+
     fn seconds(&self) -> Histogram {
         Histogram::default()
     }

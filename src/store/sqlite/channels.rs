@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use super::aside::Aside;
 use super::whole::Whole;
 use crate::core::policy::Keep;
 use crate::proto::name::ChannelName;
@@ -39,8 +40,6 @@ pub(super) struct Channel {
     pub(super) rows: Rows,
     /// The same without them.
     pub(super) safe: Rows,
-    /// Nothing is written on it until then, node milliseconds: its rows were refused.
-    pub(super) aside_ms: u64,
 }
 
 /// Rows that are counted, so that they are cut when there are too many.
@@ -52,11 +51,13 @@ pub(super) struct Rows {
     pub(super) keys: u64,
 }
 
-/// The channels in memory, by place and by name.
+/// The channels in memory, by place and by name, and those that the file refuses.
 #[derive(Default)]
 pub(super) struct Channels {
     pub(super) all: Slab<Channel>,
     pub(super) places: HashMap<Box<str>, usize, RandomState>,
+    /// Also of those that are not in memory.
+    pub(super) aside: Aside,
     /// The place where the next look begins.
     cursor: usize,
     /// When that is, node milliseconds.
@@ -74,6 +75,15 @@ impl Channels {
     /// Whether a channel is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.places.contains_key(name)
+    }
+
+    /// A prefix is whole without its channels that cannot be read, until their time has come: then
+    /// whoever subscribes to it has them tried again.
+    pub(super) fn try_again(&mut self, whole: &Whole, now_ms: u64) {
+        for channel in self.aside.due(now_ms).filter(|channel| !self.has(channel)) {
+            whole.forget(channel);
+        }
+        self.aside.forget(now_ms);
     }
 
     /// When some of them are looked at next.

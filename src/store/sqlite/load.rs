@@ -1,14 +1,20 @@
 //! Brings a channel back into memory, as it was.
 
-use rusqlite::{Connection, OptionalExtension, Statement, params};
+use std::sync::Arc;
 
+use rusqlite::Error::FromSqlConversionFailure;
+use rusqlite::types::{ToSqlOutput, Type, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
+
+use super::aside::READ_MS;
 use super::channels::{Channel, Channels, Rows};
 use super::log::Parts;
-use super::row::{Left, Reader, columns, node_ns};
+use super::row::{Left, Reader, columns, natural, node_ns, place};
+use super::watchdog::Watchdog;
 use crate::core::policy::Keep;
 use crate::proto::position::{Epoch, Position};
-use crate::store::Now;
 use crate::store::memory::{Memory, Restoring};
+use crate::store::{Now, StoreError};
 
 /// What loads channels: statements that live as long as the connection.
 pub(super) struct Loader<'db> {
@@ -20,22 +26,37 @@ pub(super) struct Loader<'db> {
     names: Statement<'db>,
     /// Rows that were read.
     rows: u64,
+    watchdog: Arc<Watchdog>,
 }
 
-/// A name in the file.
+/// A name in the file, where nobody else has written there.
 pub(super) struct Name {
-    pub(super) name: String,
+    pub(super) bytes: Box<[u8]>,
     /// The newest event of some key is kept.
     pub(super) keyed: bool,
 }
 
+/// Says that something cannot be read, with its name.
+pub(super) fn unreadable(name: &str, error: &rusqlite::Error) {
+    tracing::error!(channel = name, "a channel cannot be read from store.path: {error}");
+}
+
 /// The first text behind a name.
-pub(super) fn after(name: &str) -> String {
-    format!("{name}\0")
+pub(super) fn after(name: &[u8]) -> Vec<u8> {
+    [name, b"\0"].concat()
+}
+
+/// Bytes that are compared as text, whatever they are.
+struct Text<'a>(&'a [u8]);
+
+impl ToSql for Text<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
 }
 
 impl<'db> Loader<'db> {
-    pub(super) fn new(db: &'db Connection) -> rusqlite::Result<Self> {
+    pub(super) fn new(db: &'db Connection, watchdog: Arc<Watchdog>) -> rusqlite::Result<Self> {
         Ok(Self {
             channel: db.prepare("SELECT id, epoch, head FROM channels WHERE name = ?1")?,
             left: Left::new(db)?,
@@ -55,6 +76,7 @@ impl<'db> Loader<'db> {
                  FROM channels WHERE name >= ?1 ORDER BY name LIMIT ?2",
             )?,
             rows: 0,
+            watchdog,
         })
     }
 
@@ -63,15 +85,15 @@ impl<'db> Loader<'db> {
     pub(super) fn names(
         &mut self,
         prefix: &str,
-        from: &str,
+        from: &[u8],
         limit: usize,
     ) -> rusqlite::Result<Vec<Name>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.names.query_map(params![from, limit], |row| {
-            Ok(Name { name: row.get(0)?, keyed: row.get(1)? })
+        let rows = self.names.query_map(params![Text(from), limit], |row| {
+            Ok(Name { bytes: row.get_ref(0)?.as_bytes()?.into(), keyed: row.get(1)? })
         })?;
         let begins = |name: &rusqlite::Result<Name>| {
-            name.as_ref().map_or(true, |one| one.name.starts_with(prefix))
+            name.as_ref().map_or(true, |one| one.bytes.starts_with(prefix.as_bytes()))
         };
         rows.take_while(begins).collect()
     }
@@ -81,18 +103,37 @@ impl<'db> Loader<'db> {
         std::mem::take(&mut self.rows)
     }
 
-    /// The place of a channel, which is loaded where it is not there.
+    /// The place of a channel, which is loaded where it is not there. One that cannot be read is
+    /// set aside for a while, in which it costs no look at the disk.
     pub(super) fn find(
         &mut self,
         (channels, parts): (&mut Channels, &Parts),
         name: &str,
         keep: Keep,
-    ) -> rusqlite::Result<usize> {
+    ) -> Result<usize, StoreError> {
         if let Some(place) = channels.places.get(name) {
             return Ok(*place);
         }
-        let channel = self.load(&parts.memory, name, keep, (parts.clock)())?;
-        Ok(channels.insert(name, channel))
+        let now = (parts.clock)();
+        if channels.aside.has(name, now.node_ms()) {
+            return Err(StoreError::Faulty);
+        }
+        self.watchdog.step();
+        match self.load(&parts.memory, name, keep, now) {
+            Ok(channel) => {
+                if channels.aside.remove(name) {
+                    tracing::info!(channel = name, "a channel can be read from store.path again");
+                }
+                Ok(channels.insert(name, channel))
+            }
+            Err(error) => {
+                // From the end of a try on: it may have taken long.
+                if channels.aside.put(name, (parts.clock)().node_ms(), READ_MS) {
+                    unreadable(name, &error);
+                }
+                Err(StoreError::Faulty)
+            }
+        }
     }
 
     /// Restores a channel that is not in memory; one that nobody has published on begins.
@@ -104,17 +145,14 @@ impl<'db> Loader<'db> {
         now: Now,
     ) -> rusqlite::Result<Channel> {
         let found = self.channel.query_row(params![name], |row| {
-            let (id, head): (i64, i64) = (row.get(0)?, row.get(2)?);
-            let epoch = Epoch::from_text(row.get_ref(1)?.as_str()?);
-            Ok((id, epoch, head.cast_unsigned()))
+            // A channel whose row is not as it was written must not begin again under its offsets.
+            let epoch = Epoch::from_text(row.get_ref(1)?.as_str()?).ok_or_else(|| {
+                FromSqlConversionFailure(1, Type::Text, "this is no epoch".into())
+            })?;
+            Ok((row.get(0)?, Position { epoch, offset: natural(row, 2)? }))
         });
         let (row, head) = match found.optional()? {
-            Some((id, Some(epoch), offset)) => (Some(id), Position { epoch, offset }),
-            Some((id, None, _)) => {
-                // Nobody wrote that. It must not begin again under the offsets that it had.
-                tracing::error!(channel = name, row = id, "the epoch in store.path is none");
-                return Err(rusqlite::Error::InvalidQuery);
-            }
+            Some((id, head)) => (Some(id), head),
             None => {
                 let epoch = Epoch::from_seed(fastrand::u64(..));
                 (None, Position { epoch, offset: 0 })
@@ -130,9 +168,9 @@ impl<'db> Loader<'db> {
             rows.ids = self.ids(&mut restoring, row, now)?;
         }
         let name = restoring.name.clone();
-        memory.restored(restoring, now.node_ns / 1_000_000);
+        memory.restored(restoring, now.node_ms());
         let next = head.offset;
-        Ok(Channel { name, row, head, next, keep, first, rows, safe: rows, aside_ms: 0 })
+        Ok(Channel { name, row, head, next, keep, first, rows, safe: rows })
     }
 
     fn events(
@@ -154,6 +192,7 @@ impl<'db> Loader<'db> {
         while let Some(row) = rows.next()? {
             let event = reader.event(row)?;
             self.rows += 1;
+            self.watchdog.step();
             // Where the namespace has kept nothing for a while there is a hole.
             if last.is_some_and(|last| event.offset != last + 1) {
                 restoring.kept.forget_past();
@@ -184,6 +223,7 @@ impl<'db> Loader<'db> {
         while let Some(row) = rows.next()? {
             restoring.kept.recall_key(&reader.event(row)?, keep);
             count += 1;
+            self.watchdog.step();
         }
         self.rows += count;
         Ok(count)
@@ -193,11 +233,11 @@ impl<'db> Loader<'db> {
         let mut rows = self.ids.query(params![row])?;
         let mut count = 0;
         while let Some(row) = rows.next()? {
-            let ts_ms = row.get::<_, i64>(1)?.cast_unsigned();
-            let offset = row.get::<_, i64>(0)?.cast_unsigned();
+            let (offset, ts_ms) = place(row)?;
             let id = Box::from(row.get_ref(2)?.as_str()?);
             restoring.kept.recall_id(id, offset, node_ns(now, ts_ms) / 1_000_000);
             count += 1;
+            self.watchdog.step();
         }
         self.rows += count;
         Ok(count)
@@ -222,17 +262,17 @@ mod tests {
                     UNION ALL SELECT name, '00000001', 1, 0
                     FROM (SELECT 'a' AS name UNION ALL SELECT 'a/' UNION ALL SELECT 'b/1')";
         db.execute_batch(text).unwrap();
-        let mut loader = Loader::new(&db).unwrap();
-        let (mut from, mut all, mut steps) = ("a/".to_owned(), Vec::new(), Vec::new());
+        let mut loader = Loader::new(&db, Arc::default()).unwrap();
+        let (mut from, mut all, mut steps) = (b"a/".to_vec(), Vec::new(), Vec::new());
         loop {
             loader.names.reset_status(StatementStatus::VmStep);
             let names = loader.names("a/", &from, 100).unwrap();
             let Some(last) = names.last() else { break };
-            from = after(&last.name);
+            from = after(&last.bytes);
             if names.len() == 100 {
                 steps.push(loader.names.get_status(StatementStatus::VmStep));
             }
-            all.extend(names.into_iter().map(|one| one.name));
+            all.extend(names.into_iter().map(|one| String::from_utf8(one.bytes.into()).unwrap()));
         }
         let mut wanted = vec!["a/".to_owned()];
         wanted.extend((0..2_000).map(|n| format!("a/{n:04}")));

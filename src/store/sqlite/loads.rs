@@ -1,9 +1,10 @@
 //! Brings channels into memory for those who wait: some in each turn of the writer, so that events do
 //! not wait for all of them.
 
-use super::load::{Name, after};
+use super::aside::READ_MS;
+use super::load::{Name, after, unreadable};
 use super::queue::{Done, Wanted};
-use super::writer::{Writer, unreadable};
+use super::writer::Writer;
 use crate::store::StoreError;
 
 /// Rows that are read before events have their turn, and what each channel counts as beside its own.
@@ -23,7 +24,7 @@ const MOST: usize = 1 << 20;
 pub(super) struct PrefixLoad {
     prefix: Box<str>,
     /// Where its next names begin.
-    from: String,
+    from: Vec<u8>,
     /// Who waits for it.
     waiting: Vec<Done>,
 }
@@ -61,18 +62,11 @@ impl Writer<'_> {
                     let from = (&mut self.channels, &self.parts);
                     let found = self.loader.find(from, &name, keep);
                     left = left.saturating_sub(self.loader.take_rows() + COST);
-                    let done = match found {
-                        Ok(place) => {
-                            if let Some(channel) = self.channels.all.get_mut(place) {
-                                channel.keep = keep;
-                            }
-                            Ok(())
+                    let done = found.map(|place| {
+                        if let Some(channel) = self.channels.all.get_mut(place) {
+                            channel.keep = keep;
                         }
-                        Err(error) => {
-                            unreadable(&name, &error);
-                            Err(StoreError::Away)
-                        }
-                    };
+                    });
                     load.done.send(done).ok();
                 }
             }
@@ -86,10 +80,12 @@ impl Writer<'_> {
     fn want_prefix(&mut self, prefix: Box<str>, done: Done) {
         if self.parts.whole.has(&prefix) {
             done.send(Ok(())).ok();
+        } else if self.channels.aside.has(&pattern(&prefix), self.now_ms()) {
+            done.send(Err(StoreError::Faulty)).ok();
         } else if let Some(load) = self.prefixes.iter_mut().find(|load| load.prefix == prefix) {
             load.waiting.push(done);
         } else {
-            let (from, waiting) = (prefix.to_string(), vec![done]);
+            let (from, waiting) = (prefix.as_bytes().to_vec(), vec![done]);
             self.prefixes.push_back(PrefixLoad { prefix, from, waiting });
         }
     }
@@ -101,16 +97,22 @@ impl Writer<'_> {
         if load.waiting.is_empty() {
             return 1;
         }
+        self.parts.queue.watchdog.step();
         let names = match self.loader.names(&load.prefix, &load.from, NAMES) {
             Ok(names) => names,
             Err(error) => {
-                unreadable(&load.prefix, &error);
-                load.tell(Err(StoreError::Away));
+                let (pattern, now_ms) = (pattern(&load.prefix), self.now_ms());
+                if self.channels.aside.put(&pattern, now_ms, READ_MS) {
+                    unreadable(&pattern, &error);
+                }
+                load.tell(Err(StoreError::Faulty));
                 return 1;
             }
         };
         let mut rows = 1 + names.len() as u64;
-        for Name { name, keyed } in &names {
+        for Name { bytes, keyed } in &names {
+            // What is no text was not written here, and nobody can ask for it.
+            let Ok(name) = str::from_utf8(bytes) else { continue };
             let keep = (self.parts.rules)(name).filter(|keep| keep.durable && keep.keys > 0);
             let Some(keep) = keep.filter(|_| *keyed && !self.channels.has(name)) else { continue };
             if self.channels.all.len() >= MOST {
@@ -123,21 +125,28 @@ impl Writer<'_> {
                 load.tell(Ok(()));
                 return rows;
             }
-            if let Err(error) = self.loader.find((&mut self.channels, &self.parts), name, keep) {
-                unreadable(name, &error);
-            }
+            // One that cannot be read is not shown, and keeps none of the others: see
+            // `Channels::try_again`.
+            let from = (&mut self.channels, &self.parts);
+            self.loader.find(from, name, keep).ok();
             rows += self.loader.take_rows() + COST;
         }
         match names.into_iter().next_back() {
             Some(last) => {
-                load.from = after(&last.name);
+                load.from = after(&last.bytes);
                 self.prefixes.push_back(load);
             }
             None => {
+                self.channels.aside.remove(&pattern(&load.prefix));
                 self.parts.whole.put(&load.prefix);
                 load.tell(Ok(()));
             }
         }
         rows
     }
+}
+
+/// A prefix as those who subscribe to it write it: no channel has that name.
+fn pattern(prefix: &str) -> String {
+    format!("{prefix}*")
 }

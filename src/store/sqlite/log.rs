@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::files::{self, OpenError, Opened};
 use super::queue::{Load, Queue, Wanted, Work};
+use super::watchdog::{Change, HANG_MS};
 use super::whole::Whole;
 use super::writer::Writer;
 use crate::core::metrics::Histogram;
@@ -32,6 +33,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 pub struct Sqlite {
     queue: Arc<Queue>,
     whole: Arc<Whole>,
+    deliver: Arc<dyn Deliver>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -77,7 +79,8 @@ impl Sqlite {
         let queue = Arc::new(Queue::new());
         let parts = parts(Arc::clone(&queue), Work::new(Arc::clone(&deliver)));
         let (alive, is_alive) = mpsc::channel();
-        let ended = Ended { queue: Arc::clone(&queue), deliver, _alive: alive };
+        let of_the_end = Arc::clone(&deliver);
+        let ended = Ended { queue: Arc::clone(&queue), deliver: of_the_end, _alive: alive };
         let (faulty, whole) = (Arc::clone(&queue), Arc::clone(&parts.whole));
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let _ended = ended;
@@ -102,7 +105,7 @@ impl Sqlite {
                 None
             }
         };
-        Self { queue, whole, thread: Mutex::new(thread) }
+        Self { queue, whole, deliver, thread: Mutex::new(thread) }
     }
 
     /// Closes it. Whether it is closed in that time; if not, its thread ends when the disk answers.
@@ -171,6 +174,27 @@ impl Durable for Sqlite {
 
     fn fault(&self) -> Option<String> {
         self.queue.fault()
+    }
+
+    fn watch(&self, now: Now) {
+        match self.queue.watchdog.look(now.node_ms()) {
+            Some(Change::Hung) => {
+                let waiting = self.queue.waiting();
+                tracing::error!(
+                    waiting,
+                    "the disk of store.path has not answered for {} s: durable channels are \
+                     unavailable until it does",
+                    HANG_MS / 1_000
+                );
+                self.queue.refuse_all(Arc::clone(&self.deliver));
+            }
+            Some(Change::Answered) => tracing::info!("the disk of store.path answers again"),
+            None => {}
+        }
+    }
+
+    fn faulty(&self) -> u64 {
+        self.queue.faulty()
     }
 
     fn seconds(&self) -> Histogram {

@@ -1,5 +1,6 @@
 //! Durable channels in a SQLite file: the log before the memory store, written by a thread of its own.
 
+mod aside;
 mod channels;
 mod files;
 mod load;
@@ -9,9 +10,11 @@ mod queue;
 mod room;
 mod row;
 mod schema;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod trim;
+mod watchdog;
 mod whole;
 mod writer;
 

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
+use super::watchdog::{HANG_MS, Watchdog};
 use crate::core::metrics::Histogram;
 use crate::core::policy::Keep;
 use crate::proto::name::{ChannelName, ShardId};
@@ -81,6 +82,9 @@ pub(super) struct Queue {
     up: AtomicBool,
     fault: Mutex<String>,
     pub(super) seconds: Mutex<Histogram>,
+    /// Channels that the writer has set aside.
+    faulty: AtomicU64,
+    pub(super) watchdog: Arc<Watchdog>,
 }
 
 /// What the writer has taken.
@@ -118,6 +122,8 @@ impl Queue {
             up: AtomicBool::new(true),
             fault: Mutex::default(),
             seconds: Mutex::default(),
+            faulty: AtomicU64::new(0),
+            watchdog: Arc::default(),
         }
     }
 
@@ -138,16 +144,38 @@ impl Queue {
 
     /// Why the writer cannot do its work; `None` while it can.
     pub(super) fn fault(&self) -> Option<String> {
-        (!self.is_up()).then(|| self.fault.lock().clone())
+        if !self.is_up() {
+            return Some(self.fault.lock().clone());
+        }
+        let hung = self.watchdog.is_hung();
+        hung.then(|| format!("the disk of store.path has not answered for {} s", HANG_MS / 1_000))
+    }
+
+    /// How many channels cannot be read or written, of those that somebody has asked for.
+    pub(super) fn faulty(&self) -> u64 {
+        self.faulty.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_faulty(&self, count: usize) {
+        self.faulty.store(count as u64, Ordering::Relaxed);
     }
 
     /// The writer has ended: whoever waits for it is told so.
     pub(super) fn end(&self, deliver: Arc<dyn Deliver>) {
         self.close();
+        self.refuse_all(deliver);
+    }
+
+    /// Tells everybody whose work the writer has not taken that it will not be done.
+    pub(super) fn refuse_all(&self, deliver: Arc<dyn Deliver>) {
         let mut left = Work::new(deliver);
         let mut inner = self.inner.lock();
         left.events.pending.append(&mut inner.events);
         left.loads.extend(inner.loads.drain(..));
+        let bytes: usize = left.events.pending.iter().map(|one| one.event.bytes()).sum();
+        inner.bytes = inner.bytes.saturating_sub(bytes);
+        drop(inner);
+        self.room.notify_waiters();
     }
 
     /// Takes an event; whether there is more than should be. Beyond several times that it takes none.
@@ -158,7 +186,7 @@ impl Queue {
         told: Told,
     ) -> Result<bool, StoreError> {
         let mut inner = self.inner.lock();
-        if inner.closed || !self.is_up() {
+        if inner.closed || !self.is_up() || self.watchdog.is_hung() {
             return Err(StoreError::Away);
         }
         if inner.is_full() {
@@ -176,7 +204,7 @@ impl Queue {
 
     pub(super) fn load(&self, load: Load) -> Result<(), StoreError> {
         let mut inner = self.inner.lock();
-        if inner.closed {
+        if inner.closed || self.watchdog.is_hung() {
             return Err(StoreError::Away);
         }
         inner.loads.push(load);
@@ -198,7 +226,8 @@ impl Queue {
             let notified = self.room.notified();
             {
                 let inner = self.inner.lock();
-                if inner.closed || !inner.is_crowded() {
+                // Where nothing is taken, whoever tries is told so.
+                if inner.closed || !inner.is_crowded() || self.watchdog.is_hung() {
                     return;
                 }
             }

@@ -62,14 +62,14 @@ impl<'a> Reader<'a> {
 
     /// The event of a row of [`columns`].
     pub(super) fn event(&mut self, row: &Row<'_>) -> rusqlite::Result<Arc<Event>> {
-        let ts_ms = row.get::<_, i64>(1)?.cast_unsigned();
+        let ts_ms = natural(row, 1)?;
         let payload = Box::from(row.get_ref(7)?.as_blob()?);
         let key: Option<Box<str>> = row.get_ref(3)?.as_str_or_null()?.map(Box::from);
         let hidden_from: Option<i64> = row.get(6)?;
         Ok(Arc::new(Event {
             channel: self.channel.clone(),
             alias: self.alias,
-            offset: row.get::<_, i64>(0)?.cast_unsigned(),
+            offset: natural(row, 0)?,
             ts_ms,
             taken_ns: node_ns(self.now, ts_ms),
             key,
@@ -115,8 +115,13 @@ impl<'db> Left<'db> {
 
 /// An offset and a time.
 pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<(u64, u64)> {
-    let (offset, ts): (i64, i64) = (row.get(0)?, row.get(1)?);
-    Ok((offset.cast_unsigned(), ts.cast_unsigned()))
+    Ok((natural(row, 0)?, natural(row, 1)?))
+}
+
+/// A column that is never negative, where nobody else has written it.
+pub(super) fn natural(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
 
 /// A moment of the wall clock by the node's clock, which goes back further than anything is kept.

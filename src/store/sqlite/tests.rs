@@ -3,6 +3,8 @@
 mod adapter;
 mod bad;
 mod files;
+mod hang;
 mod prefix;
 mod queue;
 mod restart;
+mod unreadable;

@@ -4,8 +4,8 @@
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::channels::{Channel, Channels, Rows};
-use super::log::Rules;
-use super::row::{Left, place};
+use super::log::Parts;
+use super::row::{Left, natural, place};
 use crate::core::dedupe::{LAST, MOST, WINDOW_MS};
 use crate::proto::name::ChannelName;
 use crate::proto::position::{Epoch, Position};
@@ -181,7 +181,7 @@ impl<'db> Trimmer<'db> {
         &mut self,
         db: &Connection,
         channels: &mut Channels,
-        rules: &Rules,
+        parts: &Parts,
         now: Now,
     ) -> rusqlite::Result<u64> {
         // Where no row can be read, the next one is left out.
@@ -200,7 +200,8 @@ impl<'db> Trimmer<'db> {
         let mut budget = SWEEP_BUDGET;
         for one in found {
             self.at = one.row;
-            let Some(keep) = rules(&one.name).filter(|keep| keep.durable) else {
+            parts.queue.watchdog.step();
+            let Some(keep) = (parts.rules)(&one.name).filter(|keep| keep.durable) else {
                 self.cursor = one.row;
                 continue;
             };
@@ -228,8 +229,7 @@ impl<'db> Trimmer<'db> {
         let at = &mut self.at;
         let mut rows = self.channels.query_map(params![self.cursor, SWEEP_CHANNELS], |row| {
             *at = row.get(0)?;
-            let (head, ts): (i64, i64) = (row.get(2)?, row.get(3)?);
-            let (head, ts_ms) = (head.cast_unsigned(), ts.cast_unsigned());
+            let (head, ts_ms) = (natural(row, 2)?, natural(row, 3)?);
             Ok(Found { row: *at, name: row.get(1)?, head, ts_ms })
         })?;
         let mut found = Vec::new();
@@ -301,7 +301,6 @@ impl Found {
             first: self.head + 1,
             rows: Rows::default(),
             safe: Rows::default(),
-            aside_ms: 0,
         }
     }
 }

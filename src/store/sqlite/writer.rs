@@ -2,15 +2,18 @@
 //! gives the events to the memory store, in the same order, and tells their publishers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, Statement, params};
+use rusqlite::{Connection, ErrorCode, params};
 
+use super::aside::WRITE_MS;
 use super::channels::Channels;
 use super::load::Loader;
 use super::loads::PrefixLoad;
 use super::log::Parts;
 use super::queue::Pending;
+use super::statements::Statements;
 use super::trim::{BATCH_BUDGET, Trimmer};
 use super::{room, row};
 use crate::core::keyed::is_tombstone;
@@ -23,9 +26,6 @@ const BATCH_MAX: usize = 4_096;
 
 /// When the past is cut again after that has failed, in milliseconds.
 const HOUSE_MS: u64 = 1_000;
-
-/// How long nothing is written on a channel whose rows the file refuses, in milliseconds.
-const ASIDE_MS: u64 = 1_000;
 
 /// Channels whose rows the file refuses, one after the other and with nothing written in between:
 /// beyond them it is the file that is bad.
@@ -40,18 +40,8 @@ enum Stage {
     New(usize),
     /// It was published before, on this channel, under this offset.
     Again(usize, u64),
-    /// Nobody waits for it any more, or its channel cannot be read.
-    Not,
-}
-
-/// Statements that write, as long as the connection lives.
-struct Statements<'db> {
-    channel: Statement<'db>,
-    head: Statement<'db>,
-    event: Statement<'db>,
-    latest: Statement<'db>,
-    unlatest: Statement<'db>,
-    id: Statement<'db>,
+    /// It is not taken, for that reason.
+    Not(StoreError),
 }
 
 pub(super) struct Writer<'db> {
@@ -82,30 +72,11 @@ pub(super) struct Writer<'db> {
     pause_ms: u64,
 }
 
-impl<'db> Statements<'db> {
-    fn new(db: &'db Connection) -> rusqlite::Result<Self> {
-        const EVENT: &str = concat!(
-            "INTO events (channel, ",
-            row::columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-        );
-        Ok(Self {
-            channel: db
-                .prepare("INSERT INTO channels (name, epoch, head, ts) VALUES (?1, ?2, ?3, ?4)")?,
-            head: db.prepare("UPDATE channels SET head = ?2, ts = ?3 WHERE id = ?1")?,
-            event: db.prepare(&format!("INSERT {EVENT}"))?,
-            latest: db.prepare(&format!("REPLACE {}", EVENT.replace("events", "latest")))?,
-            unlatest: db.prepare("DELETE FROM latest WHERE channel = ?1 AND key = ?2")?,
-            id: db.prepare("INSERT INTO ids (channel, offset, ts, id) VALUES (?1, ?2, ?3, ?4)")?,
-        })
-    }
-}
-
 impl<'db> Writer<'db> {
     pub(super) fn new(db: &'db Connection, parts: Parts) -> rusqlite::Result<Self> {
         room::clean(db);
         Ok(Self {
-            loader: Loader::new(db)?,
+            loader: Loader::new(db, Arc::clone(&parts.queue.watchdog))?,
             statements: Statements::new(db)?,
             trimmer: Trimmer::new(db)?,
             db,
@@ -136,10 +107,12 @@ impl<'db> Writer<'db> {
             let more = more || !self.prefixes.is_empty();
             let patience = if more { 0 } else { due_ms.saturating_sub(now_ms).max(1) };
             let patience = Duration::from_millis(patience);
-            let queue = std::sync::Arc::clone(&self.parts.queue);
+            let queue = Arc::clone(&self.parts.queue);
+            queue.watchdog.rest();
             if !queue.take(&mut self.parts.work, patience, self.answered) {
                 return;
             }
+            queue.watchdog.step();
             self.load();
             if !queue.is_up() {
                 self.retry();
@@ -153,11 +126,12 @@ impl<'db> Writer<'db> {
                 let bytes = self.parts.work.events.refuse(waiting, StoreError::Away);
                 queue.settle(waiting, bytes);
             }
+            queue.set_faulty(self.channels.aside.len());
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        (self.parts.clock)().node_ns / 1_000_000
+    pub(super) fn now_ms(&self) -> u64 {
+        (self.parts.clock)().node_ms()
     }
 
     /// Makes the next events one transaction, and tells of it.
@@ -184,6 +158,7 @@ impl<'db> Writer<'db> {
             self.parts.queue.seconds.lock().record(took_us, &BOUNDS_US);
             self.pause_ms = *RETRY_MS.start();
             self.refused = 0;
+            self.take_back();
         }
         let bytes = self.apply();
         self.answered = count;
@@ -205,10 +180,23 @@ impl<'db> Writer<'db> {
     /// Takes nothing for a channel for a while, whose rows the file refuses.
     fn set_aside(&mut self, place: usize, error: &rusqlite::Error, now: Now) {
         self.refused += 1;
-        let Some(channel) = self.channels.all.get_mut(place) else { return };
-        channel.aside_ms = now.node_ns / 1_000_000 + ASIDE_MS;
+        let Channels { all, aside, .. } = &mut self.channels;
+        let Some(channel) = all.get(place) else { return };
         let name = channel.name.as_str();
-        tracing::error!(channel = name, "nothing can be written on a channel: {error}");
+        if aside.put(name, now.node_ms(), WRITE_MS) {
+            tracing::error!(channel = name, "a channel cannot be written to store.path: {error}");
+        }
+    }
+
+    /// What was written is well again.
+    fn take_back(&mut self) {
+        let Channels { all, aside, .. } = &mut self.channels;
+        for channel in self.touched.iter().filter_map(|place| all.get(*place)) {
+            let name = channel.name.as_str();
+            if aside.remove(name) {
+                tracing::info!(channel = name, "a channel can be written to store.path again");
+            }
+        }
     }
 
     /// Finds what each of the first events is, and its channel.
@@ -217,27 +205,25 @@ impl<'db> Writer<'db> {
         self.stages.clear();
         for pending in self.parts.work.events.pending.range(..count) {
             let event = &pending.event;
-            let from = (&mut self.channels, &self.parts);
-            let place = match self.loader.find(from, &event.channel, event.keep) {
-                Ok(place) if pending.is_wanted() => place,
-                Ok(_) => {
-                    self.stages.push(Stage::Not);
-                    continue;
-                }
+            let found = if pending.is_wanted() {
+                let from = (&mut self.channels, &self.parts);
+                self.loader.find(from, &event.channel, event.keep)
+            } else {
+                // Nobody is told: there is nobody.
+                Err(StoreError::Away)
+            };
+            let found = found.and_then(|place| {
+                let aside = self.channels.aside.has(&event.channel, now.node_ms());
+                let channel = self.channels.all.get_mut(place).filter(|_| !aside);
+                channel.map(|channel| (place, channel)).ok_or(StoreError::Faulty)
+            });
+            let (place, channel) = match found {
+                Ok(found) => found,
                 Err(error) => {
-                    unreadable(&event.channel, &error);
-                    self.stages.push(Stage::Not);
+                    self.stages.push(Stage::Not(error));
                     continue;
                 }
             };
-            let Some(channel) = self.channels.all.get_mut(place) else {
-                self.stages.push(Stage::Not);
-                continue;
-            };
-            if channel.aside_ms > now.node_ns / 1_000_000 {
-                self.stages.push(Stage::Not);
-                continue;
-            }
             if let Some(id) = event.message_id.as_deref() {
                 let before = ids.get(&(place, id)).copied();
                 let before = before.or_else(|| self.parts.memory.published(&event.channel, id));
@@ -265,7 +251,9 @@ impl<'db> Writer<'db> {
         self.db.execute_batch("BEGIN IMMEDIATE")?;
         let Self { db, statements, channels, parts, stages, touched, fresh, at: writing, .. } =
             self;
+        let watchdog = &parts.queue.watchdog;
         for place in touched.iter() {
+            watchdog.step();
             *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             let (head, ts) = (channel.next.cast_signed(), now.unix_ms.cast_signed());
@@ -286,6 +274,7 @@ impl<'db> Writer<'db> {
             *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             let Some(row) = channel.row else { continue };
+            watchdog.step();
             channel.next += 1;
             let at = (row, channel.next);
             if event.keep.history.size > 0 {
@@ -298,14 +287,17 @@ impl<'db> Writer<'db> {
             }
         }
         self.write_latest(count)?;
-        let Self { db, trimmer, channels, touched, at: writing, .. } = self;
+        let Self { db, trimmer, channels, parts, touched, at: writing, .. } = self;
+        let watchdog = &parts.queue.watchdog;
         let mut budget = BATCH_BUDGET.max(2 * count as u64);
         for place in touched.iter() {
+            watchdog.step();
             *writing = Some(*place);
             let Some(channel) = channels.all.get_mut(*place) else { continue };
             trimmer.trim(channel, now, &mut budget)?;
         }
         *writing = None;
+        watchdog.step();
         db.execute_batch("COMMIT")
     }
 
@@ -329,6 +321,7 @@ impl<'db> Writer<'db> {
             if !seen.insert((*place, key)) {
                 continue;
             }
+            parts.queue.watchdog.step();
             if is_tombstone(&event.payload) {
                 statements.unlatest.execute(params![at.0, key])?;
             } else {
@@ -372,20 +365,25 @@ impl<'db> Writer<'db> {
             // Its publisher hears of it also where what follows panics.
             events.at_hand = Some(told);
             bytes += event.bytes();
-            let place = match stage {
-                Stage::New(place) | Stage::Again(place, _) => Some(place),
-                Stage::Not => None,
+            let found = match stage {
+                Stage::New(place) | Stage::Again(place, _) => {
+                    channels.all.get_mut(place).ok_or(StoreError::Away)
+                }
+                Stage::Not(error) => Err(error),
             };
-            let Some(channel) = place.and_then(|place| channels.all.get_mut(place)) else {
-                events.tell_at_hand(Err(StoreError::Away));
-                continue;
+            let channel = match found {
+                Ok(channel) => channel,
+                Err(error) => {
+                    events.tell_at_hand(Err(error));
+                    continue;
+                }
             };
             let published = match stage {
                 Stage::Again(_, offset) => {
                     let position = Position { offset, ..channel.head };
                     Ok(Published { position, duplicate: true, crowded: None })
                 }
-                Stage::New(_) | Stage::Not => {
+                Stage::New(_) | Stage::Not(_) => {
                     channel.head.offset += 1;
                     let published = self.parts.memory.publish(event, now);
                     let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
@@ -428,6 +426,7 @@ impl<'db> Writer<'db> {
         if self.now_ms() < self.retry_ms {
             return;
         }
+        self.parts.queue.watchdog.step();
         match room::prove(self.db, self.needed) {
             Ok(()) => {
                 tracing::info!("store.path can be written again");
@@ -444,10 +443,11 @@ impl<'db> Writer<'db> {
     /// Cuts the past where nobody publishes, and lets go of channels that nobody uses.
     fn keep_house(&mut self) {
         let now = (self.parts.clock)();
-        let now_ms = now.node_ns / 1_000_000;
+        let now_ms = now.node_ms();
         if now_ms >= self.house_ms {
             self.house_ms = now_ms + HOUSE_MS;
-            match self.trimmer.sweep(self.db, &mut self.channels, &self.parts.rules, now) {
+            self.channels.try_again(&self.parts.whole, now_ms);
+            match self.trimmer.sweep(self.db, &mut self.channels, &self.parts, now) {
                 Ok(pause_ms) => self.house_ms = now_ms + pause_ms,
                 Err(error) => {
                     self.undo();
@@ -474,8 +474,4 @@ fn is_of_rows(error: &rusqlite::Error) -> bool {
         None => true,
         Some(_) => false,
     }
-}
-
-pub(super) fn unreadable(channel: &str, error: &rusqlite::Error) {
-    tracing::error!(channel, "a channel cannot be read from store.path: {error}");
 }

@@ -67,7 +67,7 @@ fn one_bad_channel_costs_only_itself() {
     let mut next = [0, 2, 1];
     for (which, answer) in answers {
         if which == 0 {
-            assert_eq!(offset(answer), Err(StoreError::Away));
+            assert_eq!(offset(answer), Err(StoreError::Faulty));
         } else {
             assert_eq!(offset(answer), Ok(next[which]), "of {which}");
             next[which] += 1;
@@ -143,7 +143,7 @@ fn a_file_that_refuses_everything_is_a_fault() {
         for _ in 0..8 {
             ms += 1_001;
             store.tell_time(now(ms));
-            assert_eq!(offset(publish(&store, "c:1", ms)), Err(StoreError::Away));
+            assert_eq!(offset(publish(&store, "c:1", ms)), Err(StoreError::Faulty));
             assert_eq!(store.log.fault(), None, "perhaps it is the channel");
         }
         if faults {

@@ -290,7 +290,7 @@ fn ids_outlive_batches_that_fail() {
         drop(hold);
         assert!(first.blocking_recv().unwrap().is_ok());
         for answer in answers {
-            assert_eq!(answer.blocking_recv().unwrap(), Err(StoreError::Away));
+            assert_eq!(answer.blocking_recv().unwrap(), Err(StoreError::Faulty));
         }
     }
     file.execute_batch("DROP TRIGGER fault").unwrap();
