@@ -130,14 +130,15 @@ fn codes_documented(close: &str, page: &str) -> Vec<String> {
     missing.map(|code| format!("close code {code} is not in docs/protocol.md")).collect()
 }
 
-/// The families that metrics.rs names: the first text of each `=> ("name"` and `, "name_seconds"`.
+/// The families that metrics.rs names: the first text of each family of counters, and of
+/// each `(Self::A, "name_seconds"`.
 fn families(metrics: &str) -> Vec<String> {
     let code = metrics.split("#[cfg(test)]").next().unwrap_or_default();
     let mut names = Vec::new();
     for (_, line) in code_lines(code) {
-        let counter = line.split_once("=> (\"");
-        let timing = line.trim_start().starts_with("(Self::").then(|| line.split_once(", \""));
-        if let Some((_, rest)) = counter.or_else(|| timing.flatten()) {
+        let counter = line.strip_prefix("    \"");
+        let timing = line.trim_start().strip_prefix("(Self::").and_then(|it| it.split_once(", \""));
+        if let Some(rest) = counter.or_else(|| timing.map(|(_, rest)| rest)) {
             let name = rest.split('"').next().unwrap_or_default().to_owned();
             if !names.contains(&name) {
                 names.push(name);
@@ -242,7 +243,7 @@ fn planted_violations_are_found() {
     }
     assert!(!listed(&["slow".to_owned()], "mod basics;\n").is_empty());
     assert!(!codes_documented("Self::Slow => Some(4000),", "| 4001 |").is_empty());
-    let counter = "    Upgrades => (\"upgrades\", None, \"Handshakes.\"),";
+    let counter = "    \"upgrades\", \"\", \"Handshakes.\":";
     assert!(!metrics_documented(counter, "`connections`").is_empty());
     let timing = "        (Self::Tick, \"tick_seconds\", \"One turn of a shard.\"),";
     assert!(!metrics_documented(timing, "`connections`").is_empty());

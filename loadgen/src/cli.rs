@@ -6,7 +6,9 @@ mod feeding;
 mod foreign;
 mod output;
 mod publish;
+mod secure;
 mod self_test;
+mod times;
 mod work;
 
 use std::io::Write;
@@ -31,6 +33,7 @@ use crate::wire::command::Wishes;
 use fanout::FanoutArgs;
 use foreign::ForeignArgs;
 use output::{Form, Output};
+use secure::SecureArgs;
 use work::Work;
 
 /// A prime: servers batch by powers of two, and the same place of each batch is not a sample.
@@ -43,6 +46,7 @@ const INFLIGHT: u32 = 256;
 
 const EXAMPLES: &str = "Examples:
   weir-loadgen connect -c 10000 ws://127.0.0.1:8080/ws
+  weir-loadgen connect -c 10000 --cacert tls.crt --resume wss://localhost:8443/ws
   weir-loadgen idle -c 100000 --server-pid $(pidof weir) --hold 10 ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 1000 --rate 500 --verify ws://127.0.0.1:8080/ws
   weir-loadgen fanout -c 10000 --channels 10 --window 64 --json out.json ws://127.0.0.1:8080/ws
@@ -117,6 +121,10 @@ enum Scenario {
     Connect {
         #[command(flatten)]
         server: ServerArgs,
+        /// Over TLS, take up sessions again: all of a thread share the tickets that came so far, so
+        /// that every handshake but the first ones is a resumed one.
+        #[arg(long)]
+        resume: bool,
         #[command(flatten)]
         foreign: ForeignArgs,
     },
@@ -201,7 +209,7 @@ enum Scenario {
 
 #[derive(Debug, Args)]
 struct ServerArgs {
-    /// Where the server is: ws://127.0.0.1:PORT/PATH.
+    /// Where the server is: ws://127.0.0.1:PORT/PATH, or wss:// over TLS.
     url: Target,
     /// Connections.
     #[arg(
@@ -231,6 +239,8 @@ struct ServerArgs {
     /// The server's process, to report its memory and CPU.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    #[command(flatten)]
+    secure: SecureArgs,
 }
 
 impl Cli {
@@ -294,7 +304,14 @@ impl Scenario {
     fn work(&self) -> Work {
         let mut work = Work::default();
         match self {
-            Self::Connect { server, foreign } | Self::Idle { server, foreign, .. } => {
+            Self::Connect { server, resume, foreign } => {
+                server.work(&mut work);
+                foreign.work(&mut work);
+                if *resume {
+                    work.size("resume", 1);
+                }
+            }
+            Self::Idle { server, foreign, .. } => {
                 server.work(&mut work);
                 foreign.work(&mut work);
             }
@@ -337,34 +354,34 @@ impl Scenario {
 
     fn measure(self, progress: bool) -> Result<Report, RunError> {
         match self {
-            Self::Connect { server, foreign } => {
+            Self::Connect { server, resume, foreign } => {
                 foreign.check_quiet()?;
                 let mut subscribing = subscribing(0, 0);
                 foreign.into(&mut subscribing);
-                connect::run(&server.connecting(progress), subscribing, None)
+                connect::run(&server.opening(progress, resume)?, subscribing, None)
             }
             Self::Idle { server, settle, hold, channels, foreign } => {
                 foreign.check_quiet()?;
                 let holding = Holding { settle, hold };
                 let mut subscribing = subscribing(channels, u32::from(channels > 0));
                 foreign.into(&mut subscribing);
-                connect::run(&server.connecting(progress), subscribing, Some(holding))
+                connect::run(&server.connecting(progress)?, subscribing, Some(holding))
             }
             Self::Fanout { server, fanout, foreign } => {
-                let connecting = fanout.speaking(server.connecting(progress));
+                let connecting = fanout.speaking(server.connecting(progress)?);
                 let (subscribing, feed, times) = fanout.parts(foreign)?;
                 fan_out::run(&connecting, subscribing, feed, times)
             }
             Self::Publish { server, publish } => {
                 server.check_publish()?;
-                publish.run(&server.connecting(progress))
+                publish.run(&server.connecting(progress)?)
             }
-            Self::Slow { server, slow } => slow.run(server.connecting(progress)),
-            Self::Churn { server, churn } => churn.run(server.connecting(progress)),
-            Self::Recover { server, recover } => recover.run(server.connecting(progress)),
-            Self::Storm { server, storm } => storm.run(server.connecting(progress)),
-            Self::Hostile { server, hostile } => hostile.run(server.connecting(progress)),
-            Self::Echo { server, echo } => echo.run(&server.connecting(progress)),
+            Self::Slow { server, slow } => slow.run(server.connecting(progress)?),
+            Self::Churn { server, churn } => churn.run(server.connecting(progress)?),
+            Self::Recover { server, recover } => recover.run(server.connecting(progress)?),
+            Self::Storm { server, storm } => storm.run(server.connecting(progress)?),
+            Self::Hostile { server, hostile } => hostile.run(server.connecting(progress)?),
+            Self::Echo { server, echo } => echo.run(&server.connecting(progress)?),
             Self::SelfTest(arguments) => arguments.run(progress),
         }
     }
@@ -374,6 +391,7 @@ impl ServerArgs {
     fn work(&self, work: &mut Work) {
         work.size("inflight", self.inflight.unwrap_or(INFLIGHT));
         work.size("batched", u8::from(self.url.is_batched()));
+        self.secure.work(&self.url, work);
         if let Some(tokens) = &self.token {
             work.count("tokens", tokens.len() as u64);
         }
@@ -395,9 +413,15 @@ impl ServerArgs {
         }
     }
 
-    fn connecting(self, progress: bool) -> Connecting {
-        Connecting {
-            target: self.url.bearing(self.token.unwrap_or_default()),
+    fn connecting(self, progress: bool) -> Result<Connecting, RunError> {
+        self.opening(progress, false)
+    }
+
+    /// As [`Self::connecting`], where connections may share the tickets of TLS.
+    fn opening(self, progress: bool, shares_tickets: bool) -> Result<Connecting, RunError> {
+        let target = self.secure.into(self.url, shares_tickets)?;
+        Ok(Connecting {
+            target: target.bearing(self.token.unwrap_or_default()),
             connections: self.connections,
             threads: self.threads,
             sources: self.sources,
@@ -406,7 +430,7 @@ impl ServerArgs {
             timeout: self.timeout,
             server_pid: self.server_pid,
             progress,
-        }
+        })
     }
 }
 

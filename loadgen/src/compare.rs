@@ -27,10 +27,16 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     path: &'static str,
     better: Better,
+    /// Whether it is of opening connections, which takes a moment where something else is measured.
+    is_opening: bool,
 }
 
 const fn figure(name: &'static str, path: &'static str, better: Better) -> Figure {
-    Figure { name, path, better }
+    Figure { name, path, better, is_opening: false }
+}
+
+const fn opening(name: &'static str, path: &'static str, better: Better) -> Figure {
+    Figure { is_opening: true, ..figure(name, path, better) }
 }
 
 /// Everything that is compared, in the order in which it is shown.
@@ -55,9 +61,9 @@ pub(crate) const FIGURES: [Figure; 32] = [
     figure("back p99 ms", "/recover/until_back/p99_ms", Better::Lower),
     figure("served p99 ms", "/recover/until_served/p99_ms", Better::Lower),
     figure("slow told lost", "/slow/told_total", Better::Shown),
-    figure("connections/s", "/connect/per_second", Better::Higher),
-    figure("handshake p50 ms", "/connect/handshake/p50_ms", Better::Lower),
-    figure("handshake p99 ms", "/connect/handshake/p99_ms", Better::Lower),
+    opening("connections/s", "/connect/per_second", Better::Higher),
+    opening("handshake p50 ms", "/connect/handshake/p50_ms", Better::Lower),
+    opening("handshake p99 ms", "/connect/handshake/p99_ms", Better::Lower),
     figure("server us/connection", "/connect/server_cpu_us", Better::Lower),
     figure("client us/connection", "/connect/client_cpu_us", Better::Lower),
     figure("server s/million", "/server/cpu_seconds_per_million", Better::Lower),
@@ -78,6 +84,12 @@ impl Figure {
     /// Whether a report has something else than a number in its place.
     fn is_nonsense(&self, report: &Value) -> bool {
         report.pointer(self.path).is_some_and(|value| !value.is_number() && !value.is_null())
+    }
+
+    /// Whether it is judged in reports of `scenario`, and not only shown.
+    fn is_judged(&self, scenario: &Value) -> bool {
+        let opens = ["connect", "idle"].iter().any(|name| scenario == name);
+        self.better != Better::Shown && (opens || !self.is_opening)
     }
 
     /// Whether `head` is worse than `base` by more than the share `allowed`.
@@ -288,7 +300,7 @@ fn table(base: &Value, head: &Value, allowed: f64, text: &mut String) -> Outcome
     let (mut worse, mut judged, mut missing) = (0, 0, None);
     put(text, format_args!("  {:<20} {:>14} {:>14} {:>8}", "", "base", "head", "ratio"));
     for figure in &FIGURES {
-        let is_judged = figure.better != Better::Shown;
+        let is_judged = figure.is_judged(&base["scenario"]);
         let (old, new) = match (figure.of(base), figure.of(head)) {
             (Some(old), Some(new)) => (old, new),
             (None, None) => continue,
@@ -301,7 +313,7 @@ fn table(base: &Value, head: &Value, allowed: f64, text: &mut String) -> Outcome
             }
         };
         judged += u32::from(is_judged);
-        let is_worse = figure.is_worse(old, new, allowed);
+        let is_worse = is_judged && figure.is_worse(old, new, allowed);
         worse += u32::from(is_worse);
         let ratio = if old == new { 1.0 } else { new / old };
         let mark = if is_worse { "  WORSE" } else { "" };

@@ -29,6 +29,22 @@ fn the_direction_of_each_figure_counts() {
 }
 
 #[test]
+fn opening_is_judged_where_it_is_what_is_measured() {
+    let of = |scenario: &str, per_second: f64| {
+        let mut report = report(1_000.0, 10.0);
+        report["scenario"] = json!(scenario);
+        report["connect"]["per_second"] = json!(per_second);
+        report
+    };
+    for (scenario, outcome_of_it) in
+        [("connect", Outcome::Worse(1)), ("idle", Outcome::Worse(1)), ("publish", Outcome::Fine)]
+    {
+        let (base, head) = (of(scenario, 1_000.0), of(scenario, 500.0));
+        assert_eq!(outcome(&base, &head), outcome_of_it, "{scenario}");
+    }
+}
+
+#[test]
 fn other_work_is_not_compared() {
     let base = report(1.0, 1.0);
     assert_eq!(unlike(&base, &base), None);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::latency::ms;
 use crate::wire::frame::FrameError;
 use crate::wire::inflate::InflateError;
+use crate::wire::tls::TlsFault;
 
 /// What a server did to one connection that it should not have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) enum Fault {
     Silent { limit: Duration },
     /// It did not take a few hundred bytes.
     Stuck,
+    /// TLS with it failed.
+    Tls(TlsFault),
     /// It did not send in time what `--expect` waits for.
     Unexpected { limit: Duration, heard: String },
     /// It answered for another number of events than were sent to it.
@@ -87,8 +90,26 @@ fn shown(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()
 }
 
+/// A fault may have to pass through where only errors of I/O do.
+impl std::error::Error for Fault {}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        Self::other(fault)
+    }
+}
+
+impl From<rustls::Error> for Fault {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error.into())
+    }
+}
+
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
+        if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            return fault.clone();
+        }
         let kind = error.kind();
         if matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
             return Self::Silent { limit: Duration::ZERO };
@@ -153,6 +174,7 @@ impl fmt::Display for Fault {
             Self::Silent { limit } => {
                 write!(f, "the server did not answer within {} s", limit.as_secs_f64())
             }
+            Self::Tls(fault) => fault.fmt(f),
             Self::Stuck => f.write_str("the server does not take what is sent to it"),
             Self::TooManyEpochs => f.write_str("the server gives more epochs than are kept apart"),
             Self::Unreadable(text) => write!(

@@ -26,8 +26,10 @@ mod report;
 mod scenario;
 mod sections;
 mod series;
+mod stream;
 mod suite;
 mod target;
+mod trust;
 mod verdict;
 mod wire;
 

@@ -93,6 +93,7 @@ pub(crate) struct Connect {
 pub(crate) struct Idle {
     pub(crate) seconds: f64,
     pub(crate) client_bytes_per_connection: f64,
+    /// Absent where it is not measurable, as of a server that was used before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server_bytes_per_connection: Option<f64>,
 }

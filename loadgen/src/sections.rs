@@ -9,7 +9,7 @@ use crate::latency::Summary;
 use crate::process::MemoryPoint;
 use crate::report::table::Rows;
 
-/// Parts that a scenario does not have are absent.
+/// Parts that a scenario or a server does not have are absent.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Sections {
@@ -25,6 +25,8 @@ pub(crate) struct Sections {
     pub(crate) echo: Option<Echo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hostile: Option<Hostile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Sections {
@@ -48,6 +50,29 @@ impl Sections {
         if let Some(hostile) = &self.hostile {
             hostile.rows(rows);
         }
+        if let Some(tls) = &self.tls {
+            tls.rows(rows);
+        }
+    }
+}
+
+/// How receivers shook hands for TLS, over the whole run.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Tls {
+    pub(crate) version: String,
+    pub(crate) cipher_suite: String,
+    /// Handshakes that began from nothing,
+    pub(crate) full: u64,
+    /// and those that took up an earlier session.
+    pub(crate) resumed: u64,
+}
+
+impl Tls {
+    fn rows(&self, rows: &mut Rows) {
+        let Self { version, cipher_suite, full, resumed } = self;
+        rows.add("tls", format!("{full} full handshakes, {resumed} resumed"));
+        rows.add("", format!("{version}, {cipher_suite}"));
     }
 }
 

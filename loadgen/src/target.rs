@@ -1,4 +1,4 @@
-//! The server that is measured: a `ws://` address on this machine, and the first connection to it,
+//! The server that is measured: a `ws://` or `wss://` address on this machine, and the first connection to it,
 //! which finds out in a sentence whether it can be measured at all.
 
 use std::io::{ErrorKind, Read, Write};
@@ -8,18 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rustls::pki_types::ServerName;
 
 use crate::clock;
 use crate::fault::Fault;
+use crate::stream::Stream;
+use crate::trust::{Reuse, Tls, Trust};
 use crate::wire::handshake::{self, Offer};
 
 /// Where to connect to. Invariant: the address is loopback.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// As written, for the `Host` header.
     host: String,
     path: String,
+    /// Whether it is a `wss://` address.
+    is_secure: bool,
+    /// How TLS is spoken there, once that is known.
+    pub(crate) tls: Option<Tls>,
     /// The subprotocol that is asked for.
     pub(crate) format: Format,
     /// Whether permessage-deflate is.
@@ -91,9 +98,36 @@ impl Format {
 impl Target {
     /// A target on this machine, for servers that were started here.
     pub(crate) fn local(address: SocketAddr) -> Self {
-        let (host, path) = (address.to_string(), "/ws".to_owned());
+        Self::new(address, (address.to_string(), "/ws".to_owned()), false)
+    }
+
+    fn new(address: SocketAddr, (host, path): (String, String), is_secure: bool) -> Self {
         let (format, tokens) = (Format::Json, Tokens::default());
-        Self { address, host, path, format, deflate: false, tokens }
+        Self { address, host, path, is_secure, tls: None, format, deflate: false, tokens }
+    }
+
+    /// Whether TLS is spoken there.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// The same; where TLS is spoken, with whom to trust. The certificate must be that of `name`, or
+    /// of the address.
+    pub(crate) fn trusting(
+        self,
+        trust: &Trust,
+        name: Option<ServerName<'static>>,
+        reuse: Reuse,
+    ) -> Result<Self, String> {
+        if !self.is_secure {
+            return Ok(self);
+        }
+        let named = match self.host.strip_prefix("localhost:") {
+            Some(_) => ServerName::try_from("localhost").map_err(|error| error.to_string())?,
+            None => ServerName::from(self.address.ip()),
+        };
+        let tls = Tls::new(trust, name.unwrap_or(named), reuse)?;
+        Ok(Self { tls: Some(tls), ..self })
     }
 
     /// The same, with tokens.
@@ -108,7 +142,8 @@ impl Target {
 
     /// The address as a person writes it.
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}{}", self.host, self.path)
+        let scheme = if self.is_secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.host, self.path)
     }
 
     /// What the `Host` header says.
@@ -133,28 +168,37 @@ impl Target {
 
     /// Opens one WebSocket, waiting at most `limit` in all; bytes behind the handshake are
     /// returned with it.
-    pub(crate) fn dial(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
-        self.open(limit).map_err(|fault| {
-            let silent = matches!(fault, Fault::Silent { .. });
-            if silent { Fault::Silent { limit } } else { fault }
-        })
+    pub(crate) fn dial(&self, limit: Duration) -> Result<(Stream, Vec<u8>), Fault> {
+        let left = countdown(limit);
+        let opened = self.open(&left).and_then(|stream| self.upgrade(stream, &left));
+        opened.map_err(|fault| silent_for(limit, fault))
     }
 
-    fn open(&self, limit: Duration) -> Result<(TcpStream, Vec<u8>), Fault> {
-        let end = clock::now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
-        // A limit of nothing would be no limit.
-        let left = || Duration::from_nanos(end.saturating_sub(clock::now()).max(1_000_000));
-        let mut stream = TcpStream::connect_timeout(&self.address, left())?;
+    /// Opens a connection, over TLS where that is spoken, waiting at most `limit` in all.
+    pub(crate) fn connect(&self, limit: Duration) -> Result<Stream, Fault> {
+        self.open(&countdown(limit)).map_err(|fault| silent_for(limit, fault))
+    }
+
+    fn open(&self, left: &impl Fn() -> Result<Duration, Fault>) -> Result<Stream, Fault> {
+        let stream = TcpStream::connect_timeout(&self.address, left()?)?;
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(left()))?;
+        match &self.tls {
+            Some(tls) => Stream::shake(stream, tls, left),
+            None => Ok(Stream::Plain(stream)),
+        }
+    }
+
+    fn upgrade(
+        &self,
+        mut stream: Stream,
+        left: &impl Fn() -> Result<Duration, Fault>,
+    ) -> Result<(Stream, Vec<u8>), Fault> {
+        stream.tcp().set_write_timeout(Some(left()?))?;
         stream.write_all(&self.request(0))?;
         let mut head = Vec::new();
         let mut chunk = [0; 2048];
         loop {
-            if clock::now() >= end {
-                return Err(Fault::Silent { limit });
-            }
-            stream.set_read_timeout(Some(left()))?;
+            stream.tcp().set_read_timeout(Some(left()?))?;
             let read = match stream.read(&mut chunk) {
                 // Linux does not go on with a read that has a limit where a process was stopped.
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -171,11 +215,30 @@ impl Target {
     }
 }
 
+/// Says how much of `limit` is left, from now on; then that the server is silent.
+fn countdown(limit: Duration) -> impl Fn() -> Result<Duration, Fault> {
+    let end = clock::now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+    move || match end.saturating_sub(clock::now()) {
+        0 => Err(Fault::Silent { limit }),
+        // A socket's limits are in microseconds, and one of nothing would be no limit.
+        left => Ok(Duration::from_nanos(left.max(1_000_000))),
+    }
+}
+
+/// A server that is silent was so for `limit`.
+fn silent_for(limit: Duration, fault: Fault) -> Fault {
+    if matches!(fault, Fault::Silent { .. }) { Fault::Silent { limit } } else { fault }
+}
+
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        let rest = url.strip_prefix("ws://").ok_or("must start with ws://")?;
+        let (is_secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return Err("must start with ws:// or wss://".into()),
+        };
         let (host, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, "/ws"),
@@ -192,9 +255,7 @@ impl FromStr for Target {
         if !address.ip().is_loopback() {
             return Err("only 127.0.0.0/8 and [::1] may be loaded".into());
         }
-        let (host, path) = (host.to_owned(), path.to_owned());
-        let (format, tokens) = (Format::Json, Tokens::default());
-        Ok(Self { address, host, path, format, deflate: false, tokens })
+        Ok(Self::new(address, (host.to_owned(), path.to_owned()), is_secure))
     }
 }
 

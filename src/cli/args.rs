@@ -6,7 +6,10 @@ use crate::core::access::{BadTemplate, Template};
 use crate::proto::format::Subprotocol;
 use crate::proto::name::{BadName, ChannelName, check_channel, pattern_prefix};
 use crate::proto::rate::Rate;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -113,11 +116,36 @@ impl Settings {
 #[derive(Debug, Args)]
 pub struct To {
     /// The gateway.
-    #[arg(long, env = "WEIR_URL", default_value = URL)]
+    #[arg(long, env = "WEIR_URL", hide_env_values = true, default_value = URL)]
+    #[arg(value_parser = Unshown(Url::from_str))]
     pub url: Url,
     /// The token to come with, a JWT.
     #[arg(long, value_name = "JWT", env = "WEIR_TOKEN", hide_env_values = true)]
+    #[arg(value_parser = Unshown(Token::from_str))]
     pub token: Option<Token>,
+}
+
+/// Parses a value that may be secret, or have a secret in it: what is wrong with it is said without
+/// it.
+#[derive(Clone)]
+struct Unshown<T>(fn(&str) -> Result<T, &'static str>);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Unshown<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        flag: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let parsed = value.to_str().ok_or("it is no text").and_then(self.0);
+        parsed.map_err(|problem| {
+            let flag = flag.map(ToString::to_string).unwrap_or_default();
+            let said = format!("invalid value for '{flag}': {problem}");
+            clap::Error::raw(ErrorKind::ValueValidation, said).format(&mut command.clone())
+        })
+    }
 }
 
 /// Flags of `weir pub`.

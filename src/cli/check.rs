@@ -3,7 +3,7 @@
 use crate::cli::args::Settings;
 use crate::cli::failure::Failure;
 use crate::cli::files;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, say};
 
 /// Validates the settings and prints those in force.
 pub(super) fn run(flags: &Settings) -> Result<(), Failure> {
@@ -12,10 +12,10 @@ pub(super) fn run(flags: &Settings) -> Result<(), Failure> {
     output.write(&raw.effective(&config))?;
     output.flush()?;
     for one in &config.warnings {
-        eprintln!("weir: {one}");
+        say(format_args!("weir: {one}"));
     }
     for one in &raw.foreign {
-        eprintln!("weir: {one}; it is left alone");
+        say(format_args!("weir: {one}; it is left alone"));
     }
     Ok(())
 }

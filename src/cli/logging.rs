@@ -1,5 +1,6 @@
 //! Log lines on standard error.
 
+use crate::cli::output::say;
 use crate::config::{LogFormat, LogOptions};
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
@@ -24,7 +25,7 @@ impl Log {
         match tracing_subscriber::registry().with(lines).with(filter).try_init() {
             Ok(()) => Self(Some((line_handle, filter_handle))),
             Err(error) => {
-                eprintln!("weir: failed to start the log: {error}");
+                say(format_args!("weir: failed to start the log: {error}"));
                 Self(None)
             }
         }
@@ -37,7 +38,7 @@ impl Log {
             .reload(lines(options))
             .and_then(|()| filter_handle.reload(EnvFilter::new(&options.level)));
         if let Err(error) = changed {
-            eprintln!("weir: failed to change the log: {error}");
+            say(format_args!("weir: failed to change the log: {error}"));
         }
     }
 }

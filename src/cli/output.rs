@@ -1,7 +1,13 @@
-//! Standard output, where a closed pipe is a quiet end.
+//! Standard output, where a closed pipe is a quiet end, and standard error, where it is none.
 
 use crate::cli::failure::Failure;
+use std::fmt::Display;
 use std::io::{self, BufWriter, StdoutLock, Write};
+
+/// Says something on standard error. Where nobody reads that, nobody is told.
+pub(super) fn say(text: impl Display) {
+    drop(writeln!(io::stderr(), "{text}"));
+}
 
 /// Buffered standard output.
 pub(super) struct Output(BufWriter<StdoutLock<'static>>);

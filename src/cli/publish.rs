@@ -3,7 +3,7 @@
 use crate::cli::args::{Publish, Sent};
 use crate::cli::client::{Client, ClientError, Message};
 use crate::cli::failure::Failure;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, say};
 use crate::proto::dialect::bin;
 use crate::proto::dialect::json::value;
 use crate::proto::format::Subprotocol;
@@ -234,7 +234,7 @@ impl Publisher {
                 self.output.line(&text.map_err(|e| Failure::System("print", e.into()))?)?;
             }
             ("error", line) => self.fail(line.flatten(), &head.error()),
-            ("disconnect", _) => eprintln!("{}", message.text),
+            ("disconnect", _) => say(&message.text),
             _ => {}
         }
         if self.client.is_ready() { Ok(()) } else { self.output.flush() }
@@ -243,8 +243,8 @@ impl Publisher {
     fn fail(&mut self, line: Option<u64>, problem: &str) {
         self.failed = true;
         match line {
-            Some(line) => eprintln!("weir: line {line}: {problem}"),
-            None => eprintln!("weir: {problem}"),
+            Some(line) => say(format_args!("weir: line {line}: {problem}")),
+            None => say(format_args!("weir: {problem}")),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::failure::Failure;
+use crate::cli::output::say;
 use crate::cli::{check, files, history, presence, publish, serve, subscribe, token};
 use clap::Parser;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ pub fn run() -> ExitCode {
     };
     let Err(failure) = done else { return ExitCode::SUCCESS };
     if !matches!(failure, Failure::Partly | Failure::PipeClosed) {
-        eprintln!("weir: {failure}");
+        say(format_args!("weir: {failure}"));
     }
     ExitCode::from(failure.exit_code())
 }

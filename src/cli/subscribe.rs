@@ -3,7 +3,7 @@
 use crate::cli::args::{Format, Subscribe};
 use crate::cli::client::{Client, ClientError, Message};
 use crate::cli::failure::Failure;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, say};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -71,12 +71,13 @@ fn show(message: &Message, format: Format, output: &mut Output) -> Result<bool, 
         }
         "subscribed" if head.recovered == Some(false) => {
             output.flush()?;
-            eprintln!("weir: not everything since that place is still there: {}", message.text);
+            let text = &message.text;
+            say(format_args!("weir: not everything since that place is still there: {text}"));
         }
         // An answer to our own command; without `id` it tells of a change.
         "subscribed" if head.id.is_some() => {}
         "pong" | "welcome" => {}
-        _ => eprintln!("{}", message.text),
+        _ => say(&message.text),
     }
     Ok(false)
 }

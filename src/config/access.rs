@@ -1,7 +1,7 @@
 //! What the configuration says about who may do what, by namespace.
 
 use super::check::Check;
-use super::fault::unknown;
+use super::fault::{Source, unknown};
 use super::key::Key;
 use super::namespaces::Rules;
 use super::raw::RawNamespace;
@@ -37,20 +37,40 @@ impl Check<'_> {
             let problem = "has \"nobody\" beside other rules, of which any one suffices";
             self.rule_fault((key, namespace), problem);
         }
+        if self.is_keyless() && !rules.is_empty() && rules.iter().all(needs_token) {
+            let problem = "lets in only those with a token, and no token is good without a key: \
+                 set auth.hmac_secret_file, auth.public_key_file or auth.jwks_file, or say nobody";
+            self.rule_told((key, namespace), problem, Self::doubt);
+        }
         rules
     }
 
-    /// Tells a fault where it was written: of the defaults once, where they are read for themselves.
-    fn rule_fault(&mut self, (key, namespace): (Key, Option<&RawNamespace>), problem: &str) {
+    fn rule_fault(&mut self, place: (Key, Option<&RawNamespace>), problem: &str) {
+        self.rule_told(place, problem, Self::push);
+    }
+
+    /// Has `tell` tell a problem where it was written: of the defaults once, where they are read for
+    /// themselves.
+    fn rule_told(
+        &mut self,
+        (key, namespace): (Key, Option<&RawNamespace>),
+        problem: &str,
+        tell: fn(&mut Self, Source, &str, String),
+    ) {
         match namespace.map(|namespace| (namespace.get(key), key.in_namespace())) {
-            None => self.push(self.raw.source(key), key.name(), problem.to_owned()),
+            None => tell(self, self.raw.source(key), key.name(), problem.to_owned()),
             Some((Some(written), Some(name))) => {
                 let name = format!("namespace.{name}");
-                self.push(written.source.clone(), &name, problem.to_owned());
+                tell(self, written.source.clone(), &name, problem.to_owned());
             }
             Some(_) => {}
         }
     }
+}
+
+/// Whether a rule is for nobody without a token.
+fn needs_token(rule: &Rule) -> bool {
+    matches!(rule, Rule::Role(_) | Rule::Token | Rule::User)
 }
 
 /// Reads one rule of an act, or says what is wrong with it.

@@ -1,8 +1,10 @@
 //! What the configuration says about who may come in: the files of keys are read here, once.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::check::Check;
+use super::file;
 use super::key::Key;
 use crate::core::token::{BadKey, CLAIM_BYTES_MAX, Key as TokenKey, Verifier};
 use crate::http::ApiKeys;
@@ -10,6 +12,12 @@ use crate::shard::AuthOptions;
 
 /// Files beyond this are no keys.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Secrets of tokens and keys of the API have so many bytes at least.
+const SECRET_BYTES_MIN: usize = 32;
+
+/// Who else may read a file, in its mode.
+const OTHERS_READ: u32 = 0o004;
 
 impl Check<'_> {
     /// What tokens are checked with.
@@ -46,6 +54,12 @@ impl Check<'_> {
         }
         let verifier = (!keys.is_empty()).then(|| Verifier::new(keys, issuer, audience));
         AuthOptions { required, verifier: verifier.map(Arc::new) }
+    }
+
+    /// Whether no setting names a key of tokens: then no token is good.
+    pub(super) fn is_keyless(&self) -> bool {
+        let keys = [Key::AuthHmacSecretFile, Key::AuthPublicKeyFile, Key::AuthJwksFile];
+        keys.into_iter().all(|key| self.raw.text(key).is_none())
     }
 
     /// What the HTTP API is asked with.
@@ -85,22 +99,95 @@ impl Check<'_> {
         if path.is_empty() {
             return None;
         }
-        let long = std::fs::metadata(&path).is_ok_and(|file| file.len() > FILE_BYTES_MAX);
-        let read = if long { Err("is larger than 1 MiB".to_owned()) } else { read(&path) };
-        match read {
-            Ok(bytes) => Some((path, bytes)),
+        match file::read(&path, FILE_BYTES_MAX) {
+            Ok(bytes) => {
+                self.warn_of_readers(key, &path);
+                Some((path, bytes))
+            }
+            Err(_) if is_secret(&path) => {
+                let problem = "must name a file, and seems to be what should stand in one";
+                self.fault(key, problem);
+                None
+            }
             Err(problem) => {
                 self.fault(key, &format!("names {path:?}, which {problem}"));
                 None
             }
         }
     }
+
+    /// Warns where a file that is secret can be read by anybody.
+    fn warn_of_readers(&mut self, key: Key, path: &str) {
+        let secret = matches!(key, Key::AuthApiKeysFile | Key::AuthHmacSecretFile | Key::TlsKey);
+        let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
+        if secret && mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
+            let problem = format!(
+                "names {path:?}, which every user of this machine may read: take that away with \
+                 chmod o-r"
+            );
+            self.warn(key, &problem);
+        }
+    }
 }
 
-fn read(path: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
+/// Whether the name of a file that cannot be read may be a secret in its place, which no message is
+/// to repeat: PEM, or what is as long as a secret and looks like no path.
+fn is_secret(path: &str) -> bool {
+    let named = path.starts_with(['/', '.', '~']) || path.contains('.');
+    path.contains("-----BEGIN") || (path.len() >= SECRET_BYTES_MIN && !named)
 }
 
 fn text(bytes: &[u8]) -> Result<&str, BadKey> {
     std::str::from_utf8(bytes).map_err(|_| BadKey::Malformed("it is not text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BadSetting, Machine, RawConfig};
+    use std::path::Path;
+
+    fn check(text: &str) -> Result<crate::Config, Vec<BadSetting>> {
+        let machine = Machine { cores: 1, host: "h1".to_owned(), memory: 8 << 30 };
+        RawConfig::parse(text, Path::new("w.toml"), &mut Vec::new()).check(&machine, Vec::new())
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let bad = check(text).err().unwrap_or_default();
+        bad.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn secrets_are_kept_from_readers_and_from_messages() {
+        let path = std::env::temp_dir().join(format!("weir-secret-{}.key", std::process::id()));
+        std::fs::write(&path, format!("ops:{}", "k".repeat(40))).unwrap();
+        for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            for key in ["hmac_secret_file", "api_keys_file"] {
+                let warnings = check(&format!("auth.{key} = {path:?}\n")).ok().unwrap().warnings;
+                assert_eq!(warnings.len(), usize::from(warned), "{key} {mode:o}: {warnings:?}");
+                assert!(
+                    warnings.iter().all(|one| one.problem.contains("chmod o-r")),
+                    "{warnings:?}"
+                );
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        // One in the place of its file is not repeated.
+        let pem = "-----BEGIN PRIVATE KEY-----\\nMC4CAQ/.\\n-----END PRIVATE KEY-----";
+        for (key, value) in [
+            ("hmac_secret_file", "gZ3/x5Lq8Wk0pT2vB7nR4sD9fH6jM1cY=="),
+            ("api_keys_file", "ops:6f1c0b7a5d3e9f8241c7a6b5d4e3f2a1"),
+            ("public_key_file", pem),
+        ] {
+            let found = faults(&format!("auth.{key} = \"{value}\"\n"));
+            let wanted = format!("w.toml:1: auth.{key}: must name a file, and seems to be what");
+            assert!(found.len() == 1 && found[0].starts_with(&wanted), "{found:?}");
+        }
+        let found = faults("auth.hmac_secret_file = \"/etc/weir/secrets/of-the-gateway/hmac\"\n");
+        assert!(
+            found[0].contains("names \"/etc/weir/secrets/of-the-gateway/hmac\", which"),
+            "{found:?}"
+        );
+    }
 }

@@ -90,6 +90,10 @@ impl RawConfig {
         bad: Vec<BadSetting>,
     ) -> Result<Config, Vec<BadSetting>> {
         let mut check = Check { raw: self, bad, warnings: Vec::new() };
+        // A file must be sound also where no variable stands before it.
+        for (key, written) in &self.covered {
+            check.value_of(written, key.name(), key.row().kind);
+        }
         let shards = match check.count(Key::Shards) {
             0 => machine.cores.clamp(1, SHARDS_MAX),
             shards => shards,
@@ -204,6 +208,10 @@ impl Check<'_> {
     fn store_path(&mut self) -> Option<PathBuf> {
         let path = self.text(Key::StorePath);
         if self.text(Key::StoreKind) != "sqlite" {
+            if path != Key::StorePath.row().default {
+                let problem = "names a file that is not used: it needs store.kind = \"sqlite\"";
+                self.warn(Key::StorePath, problem);
+            }
             return None;
         }
         if !cfg!(feature = "sqlite") {
@@ -269,10 +277,15 @@ impl Check<'_> {
         let Value::List(origins) = self.value(Key::HttpOrigins) else { return Vec::new() };
         for origin in &origins {
             let host = origin.split_once("://").map_or("", |(_, host)| host);
-            let whole = !host.is_empty() && !host.contains(['/', '?', '#', ' ']);
+            let whole = !host.is_empty()
+                && origin.bytes().all(|byte| byte.is_ascii_graphic())
+                && !host.contains(['/', '?', '#', '@']);
             if origin != "*" && !whole {
                 let right = "\"https://example.org\", without a path, or \"*\"";
                 self.fault(Key::HttpOrigins, &format!("has {origin:?}, an origin is like {right}"));
+            } else if let Some(right) = as_sent(origin) {
+                let problem = format!("has {origin:?}, which browsers send as {right:?}");
+                self.fault(Key::HttpOrigins, &problem);
             }
         }
         origins
@@ -280,15 +293,20 @@ impl Check<'_> {
 
     fn log(&mut self) -> LogOptions {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-        let level = self.text(Key::LogLevel);
-        for directive in level.split(',') {
-            let word = directive.rsplit_once('=').map_or(directive, |(_, word)| word);
-            if !LEVELS.contains(&word.trim().to_ascii_lowercase().as_str()) {
+        let text = self.text(Key::LogLevel);
+        // What has spaces about it would be taken for the name of a target.
+        let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+        for directive in &directives {
+            let (target, word) = directive.rsplit_once('=').unwrap_or(("weir", directive));
+            let named = |c: char| c.is_ascii_alphanumeric() || "_-:.".contains(c);
+            let legal = !target.is_empty() && target.chars().all(named);
+            if !legal || !LEVELS.contains(&word.to_ascii_lowercase().as_str()) {
                 let levels = LEVELS.join(", ");
                 let right = format!("a level is one of {levels}; or like \"weir=debug,info\"");
                 self.fault(Key::LogLevel, &format!("has {directive:?}, {right}"));
             }
         }
+        let level = directives.join(",");
         let format = match self.text(Key::LogFormat).as_str() {
             "json" => LogFormat::Json,
             "text" => LogFormat::Text,
@@ -340,7 +358,11 @@ impl Check<'_> {
 
     /// Says that something should be otherwise, and goes on.
     pub(super) fn warn(&mut self, key: Key, problem: &str) {
-        self.warnings.push(BadSetting::new(self.raw.source(key), key.name(), problem));
+        self.doubt(self.raw.source(key), key.name(), problem.to_owned());
+    }
+
+    pub(super) fn doubt(&mut self, source: Source, key: &str, problem: String) {
+        self.warnings.push(BadSetting::new(source, key, problem));
     }
 
     /// How many there are.
@@ -351,6 +373,13 @@ impl Check<'_> {
     pub(super) fn push(&mut self, source: Source, key: &str, problem: String) {
         self.bad.push(BadSetting::new(source, key, problem));
     }
+}
+
+/// How browsers write an origin that stands here with the port of its scheme.
+fn as_sent(origin: &str) -> Option<&str> {
+    let ports = [("http://", ":80"), ("https://", ":443")];
+    let port = ports.into_iter().find(|(scheme, _)| origin.starts_with(scheme));
+    port.and_then(|(_, port)| origin.strip_suffix(port))
 }
 
 #[cfg(test)]

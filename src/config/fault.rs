@@ -69,14 +69,23 @@ pub(super) fn unknown<'a>(
     }
 }
 
-/// The candidate that `word` most likely meant, if one is so close that it may be a slip.
+/// The candidate that `word` most likely meant: one of that very name in another section, or else
+/// one that is so close that it may be a slip.
 fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A section before it, which the candidates have too, makes no slip likelier.
-    let own = word.rsplit('.').next().and_then(|part| part.rsplit("__").next());
-    let far = (own.map_or(0, |own| own.trim_start_matches("WEIR_").len()) / 3).max(2);
-    let measured = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
-    let close = measured.filter(|(distance, _)| *distance <= far);
-    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    let far = (own(word).len() / 3).max(2);
+    let measured = candidates.into_iter().map(|candidate| {
+        let elsewhere = own(candidate) == own(word);
+        (!elsewhere, distance(word, candidate), candidate)
+    });
+    let close = measured.filter(|(other, distance, _)| !other || *distance <= far);
+    close.min_by_key(|(other, distance, _)| (*other, *distance)).map(|(.., candidate)| candidate)
+}
+
+/// The name without its section, as in the file or as a variable has it.
+fn own(name: &str) -> &str {
+    let name = name.rsplit('.').next().unwrap_or(name);
+    name.rsplit("__").next().unwrap_or(name).trim_start_matches("WEIR_")
 }
 
 /// How many single characters must change to turn `a` into `b` (Levenshtein).
@@ -105,6 +114,12 @@ mod tests {
         assert_eq!(nearest("lisen", ["shards", "listen", "drain"]), Some("listen"));
         assert_eq!(nearest("dr", ["shards", "node", "drain"]), None);
         assert_eq!(nearest("history", ["slow", "name", "slow_choice"]), None);
+        assert_eq!(nearest("http.drain", ["http.ping", "drain"]), Some("drain"));
+        let in_two = ["limits.memory", "store.memory"];
+        assert_eq!(nearest("stor.memory", in_two), Some("store.memory"));
+        let variables = ["WEIR_LIMITS__MEMORY", "WEIR_STORE__MEMORY", "WEIR_NODE"];
+        assert_eq!(nearest("WEIR_STORE_MEMORY", variables), Some("WEIR_STORE__MEMORY"));
+        assert_eq!(nearest("WEIR_HTTP__NODE", variables), Some("WEIR_NODE"));
         assert_eq!(unknown("key", "a.names", ["a.name"]), "no such key; the nearest is a.name");
         assert_eq!(unknown("key", "tls", ["limits", "log"]), "no such key in this version");
     }

@@ -3,28 +3,56 @@
 use crate::config::fault::{BadSetting, Source, unknown};
 use crate::config::key::{Key, SECTIONS};
 use crate::config::raw::{RawConfig, RawNamespace, Written};
+use crate::config::unit;
 use crate::config::value::RawValue;
+use std::fs::File;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// A file beyond this is no configuration.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// Reads the file at `path`.
 pub(super) fn load(path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
-    match std::fs::read_to_string(path) {
+    let text = read(path, FILE_BYTES_MAX).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| "is not text: it must be UTF-8".to_owned())
+    });
+    match text {
         Ok(text) => parse(&text, path, bad),
-        Err(error) => {
+        Err(problem) => {
             let source = Source::File(path.to_owned(), 0);
-            bad.push(BadSetting::new(source, "", format!("cannot be read: {error}")));
+            bad.push(BadSetting::new(source, "", problem));
             RawConfig::default()
         }
+    }
+}
+
+/// What is in a file of at most `most` bytes. A device says nothing of its size, so the bytes are
+/// counted as they come.
+///
+/// # Errors
+///
+/// Why it cannot be used, as what follows its name in a sentence.
+pub(super) fn read(path: impl AsRef<Path>, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let limited = File::open(path).map(|file| file.take(most.saturating_add(1)));
+    let read = limited.and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len <= most) {
+        Ok(bytes)
+    } else {
+        Err(format!("is larger than {}", unit::show_size(most)))
     }
 }
 
 /// Reads `text`; `path` is for messages.
 pub(super) fn parse(text: &str, path: &Path, bad: &mut Vec<BadSetting>) -> RawConfig {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { text, path, bad, raw: RawConfig::default() };
+    let lines = text.match_indices('\n').map(|(at, _)| at).collect();
+    let mut reader = Reader { lines, path, bad, raw: RawConfig::default() };
     if errors.is_empty() {
         reader.file(table.get_ref());
     }
@@ -38,7 +66,8 @@ pub(super) fn parse(text: &str, path: &Path, bad: &mut Vec<BadSetting>) -> RawCo
 
 /// The walk through one file.
 struct Reader<'a> {
-    text: &'a str,
+    /// Where lines end.
+    lines: Vec<usize>,
     path: &'a Path,
     bad: &'a mut Vec<BadSetting>,
     raw: RawConfig,
@@ -120,8 +149,8 @@ impl Reader<'_> {
 
     /// The line in which `span` begins.
     fn source(&self, span: &Range<usize>) -> Source {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        Source::File(self.path.to_owned(), before.matches('\n').count() + 1)
+        let before = self.lines.partition_point(|end| *end < span.start);
+        Source::File(self.path.to_owned(), before + 1)
     }
 }
 
@@ -188,5 +217,25 @@ mod tests {
         load(Path::new("/no/such/weir.toml"), &mut bad);
         let text = bad.first().map(ToString::to_string).unwrap_or_default();
         assert!(text.starts_with("/no/such/weir.toml: cannot be read"), "{text}");
+    }
+
+    #[test]
+    fn a_file_is_read_to_its_bound_and_no_further() {
+        assert_eq!(read("/dev/zero", 1 << 20), Err("is larger than 1MiB".to_owned()));
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("rustfmt.toml");
+        let len = std::fs::metadata(&here).unwrap().len();
+        assert!(read(&here, len).is_ok_and(|bytes| bytes.len() as u64 == len));
+        assert!(read(&here, len - 1).is_err_and(|problem| problem.contains("is larger than")));
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_a_fault() {
+        let path = std::env::temp_dir().join(format!("weir-bytes-{}.toml", std::process::id()));
+        std::fs::write(&path, [0xFF, 0xFE]).unwrap();
+        let mut bad = Vec::new();
+        load(&path, &mut bad);
+        std::fs::remove_file(&path).unwrap();
+        let text = bad.first().map(ToString::to_string).unwrap_or_default();
+        assert!(text.ends_with(": is not text: it must be UTF-8"), "{text}");
     }
 }

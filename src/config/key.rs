@@ -21,75 +21,6 @@ pub(super) enum Kind {
     Text,
 }
 
-/// A setting of the configuration, in the order of the printed file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table below says what each one means")]
-pub enum Key {
-    Listen,
-    AdminListen,
-    Shards,
-    Node,
-    Drain,
-    PublishTimeout,
-    StrictNamespaces,
-    LimitsConnections,
-    LimitsConnectionsPerIp,
-    LimitsConnectionsPerUser,
-    LimitsConnectsPerSecondPerIp,
-    LimitsCommandsPerSecond,
-    LimitsHttpRequestsPerSecond,
-    LimitsAuthFailuresPerSecondPerIp,
-    LimitsSubscriptions,
-    LimitsMessageBytes,
-    LimitsQueueBytes,
-    LimitsQueueEvents,
-    LimitsSlowDisconnect,
-    LimitsMemory,
-    HttpHeaderTimeout,
-    HttpHeaderBytes,
-    HttpBodyBytes,
-    HttpOrigins,
-    HttpTrustedProxies,
-    HttpPing,
-    HttpPingTimeout,
-    TlsCert,
-    TlsKey,
-    CompressionDeflate,
-    CompressionThreshold,
-    CompressionLevel,
-    CompressionGzip,
-    AuthRequired,
-    AuthHmacSecretFile,
-    AuthPublicKeyFile,
-    AuthJwksFile,
-    AuthIssuer,
-    AuthAudience,
-    AuthApiKeysFile,
-    DefaultsSlow,
-    DefaultsSlowChoice,
-    DefaultsMaxKeys,
-    DefaultsPatterns,
-    DefaultsHistory,
-    DefaultsHistoryTtl,
-    DefaultsRecoveryMaxEvents,
-    DefaultsKeyed,
-    DefaultsPresence,
-    DefaultsPresenceLinger,
-    DefaultsPresenceMaxMembers,
-    DefaultsSignals,
-    DefaultsSubscribe,
-    DefaultsPublish,
-    DefaultsHistoryFor,
-    DefaultsPresenceFor,
-    DefaultsSignalsFor,
-    DefaultsDurable,
-    StoreKind,
-    StorePath,
-    StoreMemory,
-    LogLevel,
-    LogFormat,
-}
-
 /// One row of the table.
 pub(super) struct Row {
     /// As in the file, with its section: `limits.connections`.
@@ -98,10 +29,6 @@ pub(super) struct Row {
     /// As the environment would spell it.
     pub(super) default: &'static str,
     pub(super) meaning: &'static str,
-}
-
-const fn row(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Row {
-    Row { name, kind, default, meaning }
 }
 
 const SECOND: u64 = 1000;
@@ -117,315 +44,159 @@ pub(super) const SHARDS_MAX: usize = 128;
 pub(super) const SECTIONS: [&str; 8] =
     ["limits", "http", "tls", "compression", "auth", "defaults", "store", "log"];
 
-const ROWS: [Row; Key::ALL.len()] = [
-    row(
-        "listen",
-        Kind::Addresses,
-        "127.0.0.1:8080",
-        "WebSocket and HTTP; several: [\"127.0.0.1:8080\", \"unix:/run/weir.sock\"]",
-    ),
-    row(
-        "admin_listen",
-        Kind::Addresses,
-        "",
-        "where all but /ws is served instead, and /healthz as well; empty = on the same",
-    ),
-    row("shards", Kind::Integer(0, SHARDS_MAX as u64), "0", "threads; 0 = one per usable core"),
-    row("node", Kind::Text, "", "name shown to clients in `welcome`; empty = host name"),
-    row("drain", Kind::Duration(0, HOUR), "10s", "how long SIGTERM spreads disconnects over"),
-    row(
-        "publish_timeout",
-        Kind::Duration(1, HOUR),
-        "5s",
-        "how long the HTTP API waits for room, then 503",
-    ),
-    row("strict_namespaces", Kind::Bool, "false", "true: only configured namespaces exist"),
-    row(
-        "limits.connections",
-        Kind::Integer(1, 100_000_000),
-        "200000",
-        "connections of the process; 503 beyond",
-    ),
-    row(
-        "limits.connections_per_ip",
-        Kind::Integer(0, 100_000_000),
-        "0",
-        "connections of one address, of IPv6 of one /64; 429 beyond, 0 = no limit",
-    ),
-    row(
-        "limits.connections_per_user",
-        Kind::Integer(0, 100_000_000),
-        "0",
-        "WebSockets of one `sub`; 429 beyond, or 4005 after a message `auth`",
-    ),
-    row(
-        "limits.connects_per_second_per_ip",
-        Kind::Integer(0, 1_000_000),
-        "0",
-        "new connections of one address, twice as many at once; 429 beyond",
-    ),
-    row(
-        "limits.commands_per_second",
-        Kind::Integer(0, 1_000_000),
-        "0",
-        "commands of one WebSocket, twice as many at once; set it where strangers connect",
-    ),
-    row(
-        "limits.http_requests_per_second",
-        Kind::Integer(0, 1_000_000),
-        "0",
-        "requests to the API with one key, or of one address, twice as many at once",
-    ),
-    row(
-        "limits.auth_failures_per_second_per_ip",
-        Kind::Integer(0, 1_000_000),
-        "0",
-        "bad tokens and API keys of one address, twice as many at once; 429 beyond",
-    ),
-    row(
-        "limits.subscriptions_per_connection",
-        Kind::Integer(1, 10_000_000),
-        "256",
-        "channels one connection may subscribe to",
-    ),
-    row("limits.message_bytes", Kind::Size(KIB, 64 * MIB), "65536", "largest message of a client"),
-    row(
-        "limits.queue_bytes",
-        Kind::Size(KIB, 4 * GIB),
-        "262144",
-        "outbound queue of one connection, in bytes",
-    ),
-    row(
-        "limits.queue_events",
-        Kind::Integer(1, 10_000_000),
-        "1024",
-        "outbound queue of one connection, in events",
-    ),
-    row(
-        "limits.slow_disconnect",
-        Kind::Duration(0, 24 * HOUR),
-        "30s",
-        "queue full for this long: closed with 4000; 0 = never",
-    ),
-    row(
-        "limits.memory",
-        Kind::Size(0, 16 << 40),
-        "0",
-        "of all queues together; 0 = a quarter of the machine's, or of the cgroup's",
-    ),
-    row(
-        "http.header_timeout",
-        Kind::Duration(10, HOUR),
-        "5s",
-        "how long a request's header may take",
-    ),
-    row("http.header_bytes", Kind::Size(KIB, MIB), "16384", "largest header of a request"),
-    row("http.body_bytes", Kind::Size(KIB, 4 * GIB), "16MiB", "largest body of a request"),
-    row(
-        "http.origins",
-        Kind::List,
-        "",
-        "allowed Origin values; empty = same origin only for browsers, \"*\" = any",
-    ),
-    row(
-        "http.trusted_proxies",
-        Kind::List,
-        "",
-        "whose X-Forwarded-For and PROXY v2 headers are believed: addresses, and networks (10.0.0.0/8)",
-    ),
-    row("http.ping", Kind::Duration(10, HOUR), "25s", "silence after which a client is pinged"),
-    row("http.ping_timeout", Kind::Duration(5, HOUR), "10s", "how long its answer may take"),
-    row(
-        "tls.cert",
-        Kind::Text,
-        "",
-        "PEM: the certificate, and those that it was signed by; empty = no TLS",
-    ),
-    row("tls.key", Kind::Text, "", "PEM: its private key"),
-    row("compression.deflate", Kind::Bool, "true", "permessage-deflate, for clients that offer it"),
-    row(
-        "compression.threshold",
-        Kind::Size(0, 64 * MIB),
-        "1024",
-        "smaller messages are sent as they are",
-    ),
-    row("compression.level", Kind::Integer(1, 9), "2", "1 = fastest, 9 = smallest"),
-    row("compression.gzip", Kind::Bool, "true", "weir.v1.json+gzip, and gzip in weir.v1.bin"),
-    row("auth.required", Kind::Bool, "false", "every client must bear a token"),
-    row(
-        "auth.hmac_secret_file",
-        Kind::Text,
-        "",
-        "the secret that tokens are signed with (HS256, HS384, HS512)",
-    ),
-    row(
-        "auth.public_key_file",
-        Kind::Text,
-        "",
-        "PEM: public keys that tokens are checked with (RS, PS, ES, EdDSA)",
-    ),
-    row("auth.jwks_file", Kind::Text, "", "keys with names, as a JWK set"),
-    row("auth.issuer", Kind::Text, "", "the `iss` that tokens must have; empty = any"),
-    row("auth.audience", Kind::Text, "", "what `aud` must name; empty = anything"),
-    row(
-        "auth.api_keys_file",
-        Kind::Text,
-        "",
-        "keys of the HTTP API, `name:key` on each line; empty = it answers this machine alone",
-    ),
-    row(
-        "defaults.slow",
-        Kind::Choice(&["drop_oldest", "drop_newest", "latest", "disconnect"]),
-        "drop_oldest",
-        "what a full queue does: drop_oldest | drop_newest | latest | disconnect",
-    ),
-    row("defaults.slow_choice", Kind::Bool, "true", "may a client ask for another one"),
-    row(
-        "defaults.max_keys",
-        Kind::Integer(1, 10_000_000),
-        "10000",
-        "keys of a channel whose newest event is kept: where it is keyed, and for slow clients",
-    ),
-    row("defaults.patterns", Kind::Bool, "false", "may clients subscribe to `prefix:*`"),
-    row(
-        "defaults.history",
-        Kind::Integer(0, 10_000_000),
-        "0",
-        "events kept of each channel, for `history` and for those who come back",
-    ),
-    row(
-        "defaults.history_ttl",
-        Kind::Duration(1, 24 * 366 * HOUR),
-        "10m",
-        "events older than this are not kept",
-    ),
-    row(
-        "defaults.recovery_max_events",
-        Kind::Integer(0, 10_000_000),
-        "1000",
-        "whoever missed more than this gets none of them, and is told so",
-    ),
-    row("defaults.keyed", Kind::Bool, "false", "the newest event of each key is kept"),
-    row("defaults.presence", Kind::Bool, "false", "clients see who has a channel by name"),
-    row(
-        "defaults.presence_linger",
-        Kind::Duration(0, 60 * SECOND),
-        "2s",
-        "how long a connection that ended still counts as there",
-    ),
-    row(
-        "defaults.presence_max_members",
-        Kind::Integer(0, 10_000),
-        "1000",
-        "with more members than this they are only counted",
-    ),
-    row("defaults.signals", Kind::Bool, "false", "clients may show signals to each other"),
-    row("defaults.subscribe", Kind::List, "anyone", "who may: any one rule suffices"),
-    row("defaults.publish", Kind::List, "anyone", "likewise"),
-    row(
-        "defaults.history_for",
-        Kind::List,
-        "subscribers",
-        "who may read what is kept; subscribers = whoever may subscribe",
-    ),
-    row("defaults.presence_for", Kind::List, "subscribers", "who may see who is there"),
-    row("defaults.signals_for", Kind::List, "subscribers", "who may show signals"),
-    row(
-        "defaults.durable",
-        Kind::Bool,
-        "false",
-        "events are on disk before anybody is told of them; needs store.kind = \"sqlite\"",
-    ),
-    row(
-        "store.kind",
-        Kind::Choice(&["memory", "sqlite"]),
-        "memory",
-        "memory | sqlite, which also keeps durable channels in a file",
-    ),
-    row("store.path", Kind::Text, "weir.db", "the file of durable channels"),
-    row(
-        "store.memory",
-        Kind::Size(0, 16 << 40),
-        "0",
-        "of all that is kept of events; 0 = a quarter of the machine's, or of the cgroup's",
-    ),
-    row("log.level", Kind::Text, "info", "off | error | warn | info | debug | trace, or WEIR_LOG"),
-    row(
-        "log.format",
-        Kind::Choice(&["auto", "text", "json"]),
-        "auto",
-        "text | json; auto = text on a terminal, else json",
-    ),
-];
+/// Names, ranges, defaults and meanings are said once: what is known of a setting is made of its
+/// entry here.
+macro_rules! settings {
+    ($($variant:ident: $name:literal, $kind:expr, $default:literal, $meaning:literal;)*) => {
+        /// A setting of the configuration, in the order of the printed file.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Key { $(#[doc = $meaning] $variant,)* }
+
+        /// By [`Key`].
+        const ROWS: &[Row] =
+            &[$(Row { name: $name, kind: $kind, default: $default, meaning: $meaning },)*];
+
+        impl Key {
+            /// Every setting, in the order of the printed file.
+            pub const ALL: [Self; ROWS.len()] = [$(Self::$variant,)*];
+        }
+    };
+}
+
+settings! {
+    Listen: "listen", Kind::Addresses, "127.0.0.1:8080",
+        "WebSocket and HTTP; several: [\"127.0.0.1:8080\", \"unix:/run/weir.sock\"]";
+    AdminListen: "admin_listen", Kind::Addresses, "",
+        "where all but /ws is served instead, and /healthz as well; empty = on the same";
+    Shards: "shards", Kind::Integer(0, SHARDS_MAX as u64), "0",
+        "threads; 0 = one per usable core";
+    Node: "node", Kind::Text, "",
+        "name shown to clients in `welcome`; empty = host name";
+    Drain: "drain", Kind::Duration(0, HOUR), "10s",
+        "how long SIGTERM spreads disconnects over";
+    PublishTimeout: "publish_timeout", Kind::Duration(1, HOUR), "5s",
+        "how long the HTTP API waits for room, then 503";
+    StrictNamespaces: "strict_namespaces", Kind::Bool, "false",
+        "true: only configured namespaces exist";
+    LimitsConnections: "limits.connections", Kind::Integer(1, 100_000_000), "200000",
+        "connections of the process; 503 beyond";
+    LimitsConnectionsPerIp: "limits.connections_per_ip", Kind::Integer(0, 100_000_000), "0",
+        "connections of one address, of IPv6 of one /64; 429 beyond, 0 = no limit";
+    LimitsConnectionsPerUser: "limits.connections_per_user", Kind::Integer(0, 100_000_000), "0",
+        "WebSockets of one `sub`; 429 beyond, or 4005 after a message `auth`";
+    LimitsConnectsPerSecondPerIp: "limits.connects_per_second_per_ip",
+        Kind::Integer(0, 1_000_000), "0",
+        "new connections of one address, twice as many at once; 429 beyond";
+    LimitsCommandsPerSecond: "limits.commands_per_second", Kind::Integer(0, 1_000_000), "0",
+        "commands of one WebSocket, twice as many at once; set it where strangers connect";
+    LimitsHttpRequestsPerSecond: "limits.http_requests_per_second",
+        Kind::Integer(0, 1_000_000), "0",
+        "requests to the API with one key, or of one address, twice as many at once";
+    LimitsAuthFailuresPerSecondPerIp: "limits.auth_failures_per_second_per_ip",
+        Kind::Integer(0, 1_000_000), "0",
+        "bad tokens and API keys of one address, twice as many at once; 429 beyond";
+    LimitsSubscriptions: "limits.subscriptions_per_connection", Kind::Integer(1, 10_000_000), "256",
+        "channels one connection may subscribe to";
+    LimitsMessageBytes: "limits.message_bytes", Kind::Size(KIB, 64 * MIB), "65536",
+        "largest message of a client";
+    LimitsQueueBytes: "limits.queue_bytes", Kind::Size(KIB, 4 * GIB), "262144",
+        "outbound queue of one connection, in bytes";
+    LimitsQueueEvents: "limits.queue_events", Kind::Integer(1, 10_000_000), "1024",
+        "outbound queue of one connection, in events";
+    LimitsSlowDisconnect: "limits.slow_disconnect", Kind::Duration(0, 24 * HOUR), "30s",
+        "queue full for this long: closed with 4000; 0 = never";
+    LimitsMemory: "limits.memory", Kind::Size(0, 16 << 40), "0",
+        "of all queues together; 0 = a quarter of the machine's, or of the cgroup's";
+    HttpHeaderTimeout: "http.header_timeout", Kind::Duration(10, HOUR), "5s",
+        "how long a request's header may take";
+    HttpHeaderBytes: "http.header_bytes", Kind::Size(KIB, MIB), "16384",
+        "largest header of a request";
+    HttpBodyBytes: "http.body_bytes", Kind::Size(KIB, 4 * GIB), "16MiB",
+        "largest body of a request";
+    HttpOrigins: "http.origins", Kind::List, "",
+        "allowed Origin values; empty = same origin only for browsers, \"*\" = any";
+    HttpTrustedProxies: "http.trusted_proxies", Kind::List, "",
+        "whose X-Forwarded-For and PROXY v2 headers are believed: addresses, networks (10.0.0.0/8)";
+    HttpPing: "http.ping", Kind::Duration(10, HOUR), "25s",
+        "silence after which a client is pinged";
+    HttpPingTimeout: "http.ping_timeout", Kind::Duration(5, HOUR), "10s",
+        "how long its answer may take";
+    TlsCert: "tls.cert", Kind::Text, "",
+        "PEM: the certificate, and those that it was signed by; empty = no TLS";
+    TlsKey: "tls.key", Kind::Text, "",
+        "PEM: its private key";
+    CompressionDeflate: "compression.deflate", Kind::Bool, "true",
+        "permessage-deflate, for clients that offer it";
+    CompressionThreshold: "compression.threshold", Kind::Size(0, 64 * MIB), "1024",
+        "smaller messages are sent as they are";
+    CompressionLevel: "compression.level", Kind::Integer(1, 9), "2",
+        "1 = fastest, 9 = smallest";
+    CompressionGzip: "compression.gzip", Kind::Bool, "true",
+        "weir.v1.json+gzip, and gzip in weir.v1.bin";
+    AuthRequired: "auth.required", Kind::Bool, "false",
+        "every client must bear a token";
+    AuthHmacSecretFile: "auth.hmac_secret_file", Kind::Text, "",
+        "the secret that tokens are signed with (HS256, HS384, HS512)";
+    AuthPublicKeyFile: "auth.public_key_file", Kind::Text, "",
+        "PEM: public keys that tokens are checked with (RS, PS, ES, EdDSA)";
+    AuthJwksFile: "auth.jwks_file", Kind::Text, "",
+        "keys with names, as a JWK set";
+    AuthIssuer: "auth.issuer", Kind::Text, "",
+        "the `iss` that tokens must have; empty = any";
+    AuthAudience: "auth.audience", Kind::Text, "",
+        "what `aud` must name; empty = anything";
+    AuthApiKeysFile: "auth.api_keys_file", Kind::Text, "",
+        "keys of the HTTP API, `name:key` on each line; empty = it answers this machine alone";
+    DefaultsSlow: "defaults.slow",
+        Kind::Choice(&["drop_oldest", "drop_newest", "latest", "disconnect"]), "drop_oldest",
+        "what a full queue does: drop_oldest | drop_newest | latest | disconnect";
+    DefaultsSlowChoice: "defaults.slow_choice", Kind::Bool, "true",
+        "may a client ask for another one";
+    DefaultsMaxKeys: "defaults.max_keys", Kind::Integer(1, 10_000_000), "10000",
+        "keys of a channel whose newest event is kept: where it is keyed, and for slow clients";
+    DefaultsPatterns: "defaults.patterns", Kind::Bool, "false",
+        "may clients subscribe to `prefix:*`";
+    DefaultsHistory: "defaults.history", Kind::Integer(0, 10_000_000), "0",
+        "events kept of each channel, for `history` and for those who come back";
+    DefaultsHistoryTtl: "defaults.history_ttl", Kind::Duration(1, 24 * 366 * HOUR), "10m",
+        "events older than this are not kept";
+    DefaultsRecoveryMaxEvents: "defaults.recovery_max_events", Kind::Integer(0, 10_000_000), "1000",
+        "whoever missed more than this gets none of them, and is told so";
+    DefaultsKeyed: "defaults.keyed", Kind::Bool, "false",
+        "the newest event of each key is kept";
+    DefaultsPresence: "defaults.presence", Kind::Bool, "false",
+        "clients see who has a channel by name";
+    DefaultsPresenceLinger: "defaults.presence_linger", Kind::Duration(0, 60 * SECOND), "2s",
+        "how long a connection that ended still counts as there";
+    DefaultsPresenceMaxMembers: "defaults.presence_max_members", Kind::Integer(0, 10_000), "1000",
+        "with more members than this they are only counted";
+    DefaultsSignals: "defaults.signals", Kind::Bool, "false",
+        "clients may show signals to each other";
+    DefaultsSubscribe: "defaults.subscribe", Kind::List, "anyone",
+        "who may: any one rule suffices";
+    DefaultsPublish: "defaults.publish", Kind::List, "anyone",
+        "likewise";
+    DefaultsHistoryFor: "defaults.history_for", Kind::List, "subscribers",
+        "who may read what is kept; subscribers = whoever may subscribe";
+    DefaultsPresenceFor: "defaults.presence_for", Kind::List, "subscribers",
+        "who may see who is there";
+    DefaultsSignalsFor: "defaults.signals_for", Kind::List, "subscribers",
+        "who may show signals";
+    DefaultsDurable: "defaults.durable", Kind::Bool, "false",
+        "events are on disk before anybody is told of them; needs store.kind = \"sqlite\"";
+    StoreKind: "store.kind", Kind::Choice(&["memory", "sqlite"]), "memory",
+        "memory | sqlite, which also keeps durable channels in a file";
+    StorePath: "store.path", Kind::Text, "weir.db",
+        "the file of durable channels";
+    StoreMemory: "store.memory", Kind::Size(0, 16 << 40), "0",
+        "of all that is kept of events; 0 = a quarter of the machine's, or of the cgroup's";
+    LogLevel: "log.level", Kind::Text, "info",
+        "off | error | warn | info | debug | trace, or WEIR_LOG";
+    LogFormat: "log.format", Kind::Choice(&["auto", "text", "json"]), "auto",
+        "text | json; auto = text on a terminal, else json";
+}
 
 impl Key {
-    /// Every setting, in the order of the printed file.
-    pub const ALL: [Self; 63] = [
-        Self::Listen,
-        Self::AdminListen,
-        Self::Shards,
-        Self::Node,
-        Self::Drain,
-        Self::PublishTimeout,
-        Self::StrictNamespaces,
-        Self::LimitsConnections,
-        Self::LimitsConnectionsPerIp,
-        Self::LimitsConnectionsPerUser,
-        Self::LimitsConnectsPerSecondPerIp,
-        Self::LimitsCommandsPerSecond,
-        Self::LimitsHttpRequestsPerSecond,
-        Self::LimitsAuthFailuresPerSecondPerIp,
-        Self::LimitsSubscriptions,
-        Self::LimitsMessageBytes,
-        Self::LimitsQueueBytes,
-        Self::LimitsQueueEvents,
-        Self::LimitsSlowDisconnect,
-        Self::LimitsMemory,
-        Self::HttpHeaderTimeout,
-        Self::HttpHeaderBytes,
-        Self::HttpBodyBytes,
-        Self::HttpOrigins,
-        Self::HttpTrustedProxies,
-        Self::HttpPing,
-        Self::HttpPingTimeout,
-        Self::TlsCert,
-        Self::TlsKey,
-        Self::CompressionDeflate,
-        Self::CompressionThreshold,
-        Self::CompressionLevel,
-        Self::CompressionGzip,
-        Self::AuthRequired,
-        Self::AuthHmacSecretFile,
-        Self::AuthPublicKeyFile,
-        Self::AuthJwksFile,
-        Self::AuthIssuer,
-        Self::AuthAudience,
-        Self::AuthApiKeysFile,
-        Self::DefaultsSlow,
-        Self::DefaultsSlowChoice,
-        Self::DefaultsMaxKeys,
-        Self::DefaultsPatterns,
-        Self::DefaultsHistory,
-        Self::DefaultsHistoryTtl,
-        Self::DefaultsRecoveryMaxEvents,
-        Self::DefaultsKeyed,
-        Self::DefaultsPresence,
-        Self::DefaultsPresenceLinger,
-        Self::DefaultsPresenceMaxMembers,
-        Self::DefaultsSignals,
-        Self::DefaultsSubscribe,
-        Self::DefaultsPublish,
-        Self::DefaultsHistoryFor,
-        Self::DefaultsPresenceFor,
-        Self::DefaultsSignalsFor,
-        Self::DefaultsDurable,
-        Self::StoreKind,
-        Self::StorePath,
-        Self::StoreMemory,
-        Self::LogLevel,
-        Self::LogFormat,
-    ];
-
     /// The key as in the file, with its section.
     pub fn name(self) -> &'static str {
         self.row().name

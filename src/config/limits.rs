@@ -30,9 +30,7 @@ impl Check<'_> {
                 self.fault(key, &problem);
             }
         }
-        let keys = [Key::AuthHmacSecretFile, Key::AuthPublicKeyFile, Key::AuthJwksFile];
-        let anonymous = keys.into_iter().all(|key| !self.raw.is_set(key));
-        if options.connections_per_user > 0 && anonymous {
+        if options.connections_per_user > 0 && self.is_keyless() {
             let problem = "is set, and nobody is known as a user without a key: set \
                  auth.hmac_secret_file, auth.public_key_file or auth.jwks_file, or \
                  limits.connections_per_ip";

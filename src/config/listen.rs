@@ -1,15 +1,11 @@
 //! What the configuration says about who reaches the gateway, and how: addresses, TLS and proxies.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::check::Check;
 use super::key::Key;
 use super::value::Value;
 use crate::http::{ListenAddress, Proxies, TlsKeys};
-
-/// Who else may read a private key, in the mode of its file.
-const OTHERS_READ: u32 = 0o004;
 
 impl Check<'_> {
     /// Where clients are taken in; `guarded` where they all need a token.
@@ -109,14 +105,6 @@ impl Check<'_> {
         let cert = self.file_at(Key::TlsCert, cert_path);
         let key = self.file_at(Key::TlsKey, key_path);
         let ((cert_path, cert), (key_path, key)) = (cert?, key?);
-        let mode = std::fs::metadata(&key_path).map(|file| file.permissions().mode());
-        if mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
-            let problem = format!(
-                "names {key_path:?}, which every user of this machine may read: take that away \
-                 with chmod o-r"
-            );
-            self.warn(Key::TlsKey, &problem);
-        }
         match TlsKeys::parse(&cert, &key) {
             Ok(keys) => Some(Arc::new(keys)),
             Err(bad) => {

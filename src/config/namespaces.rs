@@ -9,6 +9,10 @@ use super::value::Value;
 use crate::core::history::HistoryRule;
 use crate::core::policy::{Access, Keep, Policies, Policy, PolicyRule, PresenceRule, RoomRule};
 
+/// The most namespaces that may be configured; far fewer than have rules of their own
+/// ([`Policies::guarded`]).
+const NAMESPACES_MAX: usize = 10_000;
+
 impl Check<'_> {
     /// The rules of all channels.
     pub(super) fn policies(&mut self) -> Policies {
@@ -17,6 +21,11 @@ impl Check<'_> {
         let mut rules = Vec::new();
         let mut granted = Vec::new();
         let raw = self.raw;
+        if let Some(beyond) = raw.namespaces.get(NAMESPACES_MAX) {
+            let count = raw.namespaces.len();
+            let problem = format!("is one of {count}, there may be {NAMESPACES_MAX}");
+            self.push(beyond.source.clone(), "namespace", problem);
+        }
         for namespace in &raw.namespaces {
             let name = self.namespace_name(namespace);
             let rule = self.rule(Some(namespace));

@@ -33,6 +33,8 @@ impl RawNamespace {
 #[derive(Debug, Clone, Default)]
 pub struct RawConfig {
     settings: Vec<(Key, Written)>,
+    /// What was written first and does not count, since something later says otherwise.
+    pub(super) covered: Vec<(Key, Written)>,
     pub(super) namespaces: Vec<RawNamespace>,
     /// Whether strangers may be let in without authentication.
     pub(super) insecure: bool,
@@ -84,18 +86,13 @@ impl RawConfig {
         Some(value.text()).filter(|text| !text.is_empty())
     }
 
-    /// Whether a text is set: an empty one is not, and a faulty one was meant to be.
-    pub(super) fn is_set(&self, key: Key) -> bool {
-        let value = self.get(key).map(|written| written.value.check(key.row().kind));
-        value.is_some_and(|value| !value.is_ok_and(|value| value.text().is_empty()))
-    }
-
     pub(super) fn get(&self, key: Key) -> Option<&Written> {
         self.settings.iter().find(|(other, _)| *other == key).map(|(_, written)| written)
     }
 
     pub(super) fn set(&mut self, key: Key, value: RawValue, source: Source) {
-        self.settings.retain(|(other, _)| *other != key);
+        let before = self.settings.extract_if(.., |(other, _)| *other == key);
+        self.covered.extend(before);
         self.settings.push((key, Written { value, source }));
     }
 }

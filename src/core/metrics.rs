@@ -8,114 +8,112 @@ use crate::proto::encoder::Made;
 use crate::proto::error::ErrorCode;
 use crate::proto::format::Format;
 
+/// A family's members have its name and its help text, and tell each other apart by one label.
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])* $variant:ident => ($name:literal, $labels:expr, $help:literal),)*) => {
+    ($($name:literal, $label:literal, $help:literal: $($variant:ident = $value:literal),+;)*) => {
         /// What a shard counts. Never decreases.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Counter { $($(#[doc = $doc])* #[doc = $help] $variant,)* }
+        pub enum Counter { $($(#[doc = $help] $variant,)+)* }
 
         impl Counter {
             /// Every counter with its family's name (without `weir_` and `_total`), its label
             /// and its help text; members of one family stand together.
             pub const ALL: &[(Self, &'static str, Option<(&'static str, &'static str)>, &'static str)] =
-                &[$((Self::$variant, $name, $labels, $help),)*];
+                &[$($((Self::$variant, $name, label($label, $value), $help),)+)*];
         }
     };
 }
 
+/// One without a name is none.
+const fn label(name: &'static str, value: &'static str) -> Option<(&'static str, &'static str)> {
+    if name.is_empty() { None } else { Some((name, value)) }
+}
+
 counters! {
-    AcceptErrors => ("accept_errors", None, "Accepts that failed, by lack of descriptors for one."),
-    AuthAudience => ("auth_failures", Some(("reason", "audience")), "Tokens and keys that were refused, by why."),
-    AuthBusy => ("auth_failures", Some(("reason", "busy")), "Tokens and keys that were refused, by why."),
-    AuthClaims => ("auth_failures", Some(("reason", "claims")), "Tokens and keys that were refused, by why."),
-    AuthEarly => ("auth_failures", Some(("reason", "early")), "Tokens and keys that were refused, by why."),
-    AuthExpired => ("auth_failures", Some(("reason", "expired")), "Tokens and keys that were refused, by why."),
-    AuthIssuer => ("auth_failures", Some(("reason", "issuer")), "Tokens and keys that were refused, by why."),
-    AuthKey => ("auth_failures", Some(("reason", "key")), "Tokens and keys that were refused, by why."),
-    AuthApiKey => ("auth_failures", Some(("reason", "api_key")), "Tokens and keys that were refused, by why."),
-    AuthLong => ("auth_failures", Some(("reason", "long")), "Tokens and keys that were refused, by why."),
-    AuthMalformed => ("auth_failures", Some(("reason", "malformed")), "Tokens and keys that were refused, by why."),
-    AuthNoKey => ("auth_failures", Some(("reason", "no_key")), "Tokens and keys that were refused, by why."),
-    AuthSeveral => ("auth_failures", Some(("reason", "several")), "Tokens and keys that were refused, by why."),
-    AuthSignature => ("auth_failures", Some(("reason", "signature")), "Tokens and keys that were refused, by why."),
-    AuthUser => ("auth_failures", Some(("reason", "user")), "Tokens and keys that were refused, by why."),
-    BytesReceived => ("bytes_received", None, "Bytes read from WebSocket clients."),
-    BytesSent => ("bytes_sent", None, "Bytes written to WebSocket clients."),
-    CommandsPing => ("commands", Some(("type", "ping")), "Commands of clients, by type."),
-    CommandsPublish => ("commands", Some(("type", "publish")), "Commands of clients, by type."),
-    CommandsSubscribe => ("commands", Some(("type", "subscribe")), "Commands of clients, by type."),
-    CommandsUnsubscribe => ("commands", Some(("type", "unsubscribe")), "Commands of clients, by type."),
-    CommandsAuth => ("commands", Some(("type", "auth")), "Commands of clients, by type."),
-    CommandsHistory => ("commands", Some(("type", "history")), "Commands of clients, by type."),
-    CommandsPresence => ("commands", Some(("type", "presence")), "Commands of clients, by type."),
-    CommandsRequest => ("commands", Some(("type", "request")), "Commands of clients, by type."),
-    CommandsSignal => ("commands", Some(("type", "signal")), "Commands of clients, by type."),
-    CompressedIn => ("compressed_bytes", Some(("kind", "in")), "Bytes of compressed messages, and of what they stand for."),
-    CompressedInPlain => ("compressed_bytes", Some(("kind", "in_plain")), "Bytes of compressed messages, and of what they stand for."),
-    CompressedOut => ("compressed_bytes", Some(("kind", "out")), "Bytes of compressed messages, and of what they stand for."),
-    CompressedOutPlain => ("compressed_bytes", Some(("kind", "out_plain")), "Bytes of compressed messages, and of what they stand for."),
-    ConnectionsOpened => ("connections_opened", None, "WebSocket connections opened."),
-    EncodedBin => ("event_encodings", Some(("format", "bin")), "Events encoded, once for each format."),
-    EncodedBinDeflate => ("event_encodings", Some(("format", "bin_deflate")), "Events encoded, once for each format."),
-    EncodedBinDeflateNarrow => ("event_encodings", Some(("format", "bin_deflate_narrow")), "Events encoded, once for each format."),
-    EncodedJson => ("event_encodings", Some(("format", "json")), "Events encoded, once for each format."),
-    EncodedJsonDeflate => ("event_encodings", Some(("format", "json_deflate")), "Events encoded, once for each format."),
-    EncodedJsonDeflateNarrow => ("event_encodings", Some(("format", "json_deflate_narrow")), "Events encoded, once for each format."),
-    EncodedJsonGzip => ("event_encodings", Some(("format", "json_gzip")), "Events encoded, once for each format."),
-    EventsConflated => ("events_conflated", None, "Events left out for newer ones of the same key, as max_rate asks, once for each subscriber."),
-    EventsDelivered => ("events_delivered", None, "Events handed to the kernel, once for each subscriber."),
-    DroppedNewest => ("events_dropped", Some(("policy", "drop_newest")), "Events dropped from queues, by policy."),
-    DroppedOldest => ("events_dropped", Some(("policy", "drop_oldest")), "Events dropped from queues, by policy."),
-    DroppedLatest => ("events_dropped", Some(("policy", "latest")), "Events dropped from queues, by policy."),
-    DroppedDisconnect => ("events_dropped", Some(("policy", "disconnect")), "Events dropped from queues, by policy."),
-    DroppedClosed => ("events_dropped", Some(("policy", "closed")), "Events dropped from queues, by policy."),
-    DroppedUnsubscribed => ("events_dropped", Some(("policy", "unsubscribed")), "Events dropped from queues, by policy."),
-    EventsShown => ("events_shown", None, "Newest events of a key shown to those who had missed them."),
-    EventsPublishedEmbed => ("events_published", Some(("door", "embed")), "Events taken, by the door they came through."),
-    EventsPublishedHttp => ("events_published", Some(("door", "http")), "Events taken, by the door they came through."),
-    EventsRecovered => ("events_recovered", None, "Events delivered to subscriptions that came back and had missed them."),
-    RecoveriesWhole => ("recoveries", Some(("whole", "true")), "Subscriptions that named a place, by whether they got all since."),
-    RecoveriesNot => ("recoveries", Some(("whole", "false")), "Subscriptions that named a place, by whether they got all since."),
-    EventsDuplicate => ("events_duplicate", None, "Events that were published before, and not again."),
-    EventsPublishedWs => ("events_published", Some(("door", "ws")), "Events taken, by the door they came through."),
-    FlushSyscalls => ("flush_syscalls", None, "Writes to sockets."),
-    HttpCutHead => ("http_cut", Some(("reason", "head")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
-    HttpCutUntaken => ("http_cut", Some(("reason", "untaken")), "HTTP connections cut for being too slow: to send a request's head, or to take an answer."),
-    Panics => ("panics", None, "Panics caught: each ended a connection, or left a frame uncompressed."),
-    LimitedAuthFailures => ("rate_limited", Some(("what", "auth_failures")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedCommands => ("rate_limited", Some(("what", "commands")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedConnectionsPerIp => ("rate_limited", Some(("what", "connections_per_ip")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedConnectionsPerUser => ("rate_limited", Some(("what", "connections_per_user")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedConnects => ("rate_limited", Some(("what", "connects_per_ip")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedHttpRequests => ("rate_limited", Some(("what", "http_requests")), "Refused because somebody had, or asked for, too much, by the limit."),
-    LimitedStrangers => ("rate_limited", Some(("what", "before_auth")), "Refused because somebody had, or asked for, too much, by the limit."),
-    ProxyHeadersBad => ("proxy_headers_bad", None, "Connections of trusted proxies that were closed, for a PROXY header that was bad, old or late."),
-    RejectedBadRequest => ("upgrade_rejected", Some(("reason", "bad_request")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedForbidden => ("upgrade_rejected", Some(("reason", "forbidden")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedLimit => ("upgrade_rejected", Some(("reason", "limit_exceeded")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedMethod => ("upgrade_rejected", Some(("reason", "method_not_allowed")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedOverloaded => ("upgrade_rejected", Some(("reason", "overloaded")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedRate => ("upgrade_rejected", Some(("reason", "rate_limited")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedUnavailable => ("upgrade_rejected", Some(("reason", "unavailable")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedUpgrade => ("upgrade_rejected", Some(("reason", "upgrade_required")), "Handshakes answered with an HTTP error, by its code."),
-    RejectedUnauthorized => ("upgrade_rejected", Some(("reason", "unauthorized")), "Handshakes answered with an HTTP error, by its code."),
-    SignalsTold => ("signals", None, "Values and ends of signals that channels were told of."),
-    SubscriptionsRevoked => ("subscriptions_revoked", None, "Subscriptions that ended because a token does not allow them any more."),
-    TlsFailed => ("tls_handshakes", Some(("result", "failed")), "Handshakes of TLS, by how they ended."),
-    TlsFull => ("tls_handshakes", Some(("result", "full")), "Handshakes of TLS, by how they ended."),
-    TlsResumed => ("tls_handshakes", Some(("result", "resumed")), "Handshakes of TLS, by how they ended."),
-    TlsTimeout => ("tls_handshakes", Some(("result", "timeout")), "Handshakes of TLS, by how they ended."),
-    TokensSeen => ("tokens", Some(("how", "seen")), "Tokens that were taken: verified, or seen before."),
-    TokensVerified => ("tokens", Some(("how", "verified")), "Tokens that were taken: verified, or seen before."),
-    Upgrades => ("upgrades", None, "Handshakes answered with 101."),
+    "accept_errors", "", "Accepts that failed, by lack of descriptors for one.":
+        AcceptErrors = "";
+    "auth_failures", "reason", "Tokens and keys that were refused, by why.":
+        AuthAudience = "audience", AuthBusy = "busy", AuthClaims = "claims", AuthEarly = "early",
+        AuthExpired = "expired", AuthIssuer = "issuer", AuthKey = "key", AuthApiKey = "api_key",
+        AuthLong = "long", AuthMalformed = "malformed", AuthNoKey = "no_key",
+        AuthSeveral = "several", AuthSignature = "signature", AuthUser = "user";
+    "bytes_received", "", "Bytes read from WebSocket clients.":
+        BytesReceived = "";
+    "bytes_sent", "", "Bytes written to WebSocket clients.":
+        BytesSent = "";
+    "commands", "type", "Commands of clients, by type.":
+        CommandsPing = "ping", CommandsPublish = "publish", CommandsSubscribe = "subscribe",
+        CommandsUnsubscribe = "unsubscribe", CommandsAuth = "auth", CommandsHistory = "history",
+        CommandsPresence = "presence", CommandsRequest = "request", CommandsSignal = "signal";
+    "compressed_bytes", "kind", "Bytes of compressed messages, and of what they stand for.":
+        CompressedIn = "in", CompressedInPlain = "in_plain", CompressedOut = "out",
+        CompressedOutPlain = "out_plain";
+    "connections_opened", "", "WebSocket connections opened.":
+        ConnectionsOpened = "";
+    "event_encodings", "format", "Events encoded, once for each format.":
+        EncodedBin = "bin", EncodedBinDeflate = "bin_deflate",
+        EncodedBinDeflateNarrow = "bin_deflate_narrow", EncodedJson = "json",
+        EncodedJsonDeflate = "json_deflate", EncodedJsonDeflateNarrow = "json_deflate_narrow",
+        EncodedJsonGzip = "json_gzip";
+    "events_conflated", "",
+        "Events left out for newer ones of the same key, as max_rate asks, once for each subscriber.":
+        EventsConflated = "";
+    "events_delivered", "", "Events handed to the kernel, once for each subscriber.":
+        EventsDelivered = "";
+    "events_dropped", "policy", "Events dropped from queues, by policy.":
+        DroppedNewest = "drop_newest", DroppedOldest = "drop_oldest", DroppedLatest = "latest",
+        DroppedDisconnect = "disconnect", DroppedClosed = "closed",
+        DroppedUnsubscribed = "unsubscribed";
+    "events_shown", "", "Newest events of a key shown to those who had missed them.":
+        EventsShown = "";
+    "events_published", "door", "Events taken, by the door they came through.":
+        EventsPublishedEmbed = "embed", EventsPublishedHttp = "http", EventsPublishedWs = "ws";
+    "events_recovered", "", "Events delivered to subscriptions that came back and had missed them.":
+        EventsRecovered = "";
+    "recoveries", "whole", "Subscriptions that named a place, by whether they got all since.":
+        RecoveriesWhole = "true", RecoveriesNot = "false";
+    "events_duplicate", "", "Events that were published before, and not again.":
+        EventsDuplicate = "";
+    "flush_syscalls", "", "Writes to sockets.":
+        FlushSyscalls = "";
+    "http_cut", "reason",
+        "HTTP connections cut for being too slow: to send a request's head, or to take an answer.":
+        HttpCutHead = "head", HttpCutUntaken = "untaken";
+    "panics", "", "Panics caught: each ended a connection, or left a frame uncompressed.":
+        Panics = "";
+    "rate_limited", "what", "Refused because somebody had, or asked for, too much, by the limit.":
+        LimitedAuthFailures = "auth_failures", LimitedCommands = "commands",
+        LimitedConnectionsPerIp = "connections_per_ip",
+        LimitedConnectionsPerUser = "connections_per_user", LimitedConnects = "connects_per_ip",
+        LimitedHttpRequests = "http_requests", LimitedStrangers = "before_auth";
+    "proxy_headers_bad", "",
+        "Connections of trusted proxies that were closed, for a PROXY header that was bad, old or late.":
+        ProxyHeadersBad = "";
+    "upgrade_rejected", "reason", "Handshakes answered with an HTTP error, by its code.":
+        RejectedBadRequest = "bad_request", RejectedForbidden = "forbidden",
+        RejectedLimit = "limit_exceeded", RejectedMethod = "method_not_allowed",
+        RejectedOverloaded = "overloaded", RejectedRate = "rate_limited",
+        RejectedUnavailable = "unavailable", RejectedUpgrade = "upgrade_required",
+        RejectedUnauthorized = "unauthorized";
+    "signals", "", "Values and ends of signals that channels were told of.":
+        SignalsTold = "";
+    "subscriptions_revoked", "",
+        "Subscriptions that ended because a new token, or new rules, do not allow them.":
+        SubscriptionsRevoked = "";
+    "tls_handshakes", "result", "Handshakes of TLS, by how they ended.":
+        TlsFailed = "failed", TlsFull = "full", TlsResumed = "resumed", TlsTimeout = "timeout";
+    "tokens", "how", "Tokens that were taken: verified, or seen before.":
+        TokensSeen = "seen", TokensVerified = "verified";
+    "upgrades", "", "Handshakes answered with 101.":
+        Upgrades = "";
 }
 
 /// The count of [`Counter`] variants.
 pub const COUNTERS: usize = Counter::ALL.len();
 
 /// The codes of errors that only HTTP has, beside those of [`ErrorCode::ALL`].
-pub const HTTP_ERRORS: [&str; 5] =
-    ["forbidden", "method_not_allowed", "not_found", "timeout", "upgrade_required"];
+pub const HTTP_ERRORS: [&str; 4] =
+    ["method_not_allowed", "not_found", "timeout", "upgrade_required"];
 
 /// What a shard measures over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

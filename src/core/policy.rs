@@ -105,6 +105,10 @@ pub struct Access {
     open: u8,
 }
 
+/// A number of grants that are not kept: there are as many as 16 bits can tell apart. Whoever is not
+/// let in by [`Access::open`] is not let in there.
+const NONE: usize = u16::MAX as usize;
+
 impl Access {
     fn of(at: usize, grants: &Grants) -> Self {
         let open = Act::ALL.into_iter().filter(|act| grants.is_open(*act));
@@ -190,8 +194,11 @@ impl Policies {
         }
         for (name, grants) in namespaces {
             if let Some(rule) = self.namespaces.get_mut(&name) {
-                rule.access = Access::of(self.grants.len(), &grants);
-                self.grants.push(grants);
+                let at = self.grants.len().min(NONE);
+                rule.access = Access::of(at, &grants);
+                if at < NONE {
+                    self.grants.push(grants);
+                }
             }
         }
         self
@@ -363,6 +370,25 @@ mod tests {
             assert_eq!(may(&policies, channel, Who::Client(None)), channel == "a:x", "{channel}");
             assert!(may(&policies, channel, Who::Client(Some(&known))));
         }
+    }
+
+    #[test]
+    fn namespaces_beyond_what_can_be_told_apart_have_nobody_elses_rules() {
+        let names: Vec<_> = (0..=NONE + 1).map(|n| format!("n{n}")).collect();
+        let rules = names.iter().map(|name| (name.clone(), PolicyRule::default()));
+        // The last that is told apart is open to users, as the first are; those beyond are not.
+        let granted = names.iter().map(|name| (name.clone(), Grants::new(|_| vec![Rule::User])));
+        let open = Grants::open();
+        let policies = Policies::new(PolicyRule::default(), rules).guarded(open, granted);
+        let known = Bearer::of("u1");
+        let may = |name: &str| {
+            let channel = format!("{name}:x");
+            let rule = policies.of(&channel).unwrap();
+            let target = Target::Name(&channel);
+            policies.allow(&rule, Act::Publish, Who::Client(Some(&known)), target).is_ok()
+        };
+        assert!(may("n0") && may(&format!("n{}", NONE - 2)));
+        assert!(!may(&format!("n{NONE}")) && !may(&format!("n{}", NONE + 1)));
     }
 
     #[test]

@@ -296,6 +296,7 @@ fn histogram_of(
 mod tests {
     use super::*;
     use crate::core::metrics::Metrics;
+    use std::collections::HashSet;
 
     #[test]
     fn a_scrape_adds_counters_and_shows_gauges_by_shard() {
@@ -358,6 +359,12 @@ mod tests {
             "# EOF",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+        // OpenMetrics: each family is described once, and each sample comes once.
+        let what = |line: &str| line.rsplit_once(' ').map(|(what, _)| what.to_owned());
+        let mut once = HashSet::new();
+        for line in text.lines().filter(|line| !line.starts_with("# HELP")) {
+            assert!(what(line).is_none_or(|what| once.insert(what)), "{line} in\n{text}");
         }
     }
 }

@@ -60,6 +60,8 @@ fn keys_change_nothing_of_that() {
 fn a_private_address_that_is_not_is_refused_without_keys() {
     let keys = scratch(".keys");
     std::fs::write(&keys, "ops:0123456789abcdef0123456789abcdef\n").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&keys, private).unwrap();
     let check = |toml: &str, flags: &[&str]| {
         let path = scratch(".toml");
         std::fs::write(&path, toml).unwrap();

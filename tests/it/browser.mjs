@@ -159,6 +159,8 @@ async function closed() {
   await elapse(0);
   assert.equal(timers.size, 0, "nothing is left that could come back");
   await rejected(weir.publish("room:2", "late"), "unavailable");
+  const error = await new Promise((told) => weir.subscribe("room:2", { error: told }));
+  assert.equal(error.code, "unavailable");
   assert.equal(sockets.length, first);
   assert.deepEqual(states, ["connecting", "open", "closed"]);
 }
@@ -235,6 +237,63 @@ async function signals() {
   other.close();
 }
 
+/** What a handler throws is reported, and costs neither the events behind it nor an answer. */
+async function handlersThrow() {
+  const reported = [];
+  globalThis.reportError = ({ message }) => reported.push(message);
+  const fail = (what) => { throw new Error(what); };
+  const heard = [];
+  const weir = connect(undefined, {
+    state: (state) => fail(state),
+    welcome: () => fail("welcome"),
+    event: ({ data }) => heard.push(data),
+  });
+  weir.subscribe("room:6", { subscribed: () => fail("subscribed"), event: () => fail("event") });
+  await weir.publish("room:6", 1);
+  await until("its event", () => heard.length === 1);
+  const [socket, at] = [sockets.at(-1), { type: "event", channel: "room:6", ts: 1 }];
+  const lines = [2, 3].map((offset) => JSON.stringify({ ...at, offset, data: offset }));
+  socket.onmessage({ data: lines.join("\n") });
+  assert.deepEqual(heard, [1, 2, 3], "the second line of a frame as well");
+  const told = ["connecting", "open", "welcome", "subscribed", "event", "event", "event"];
+  assert.deepEqual(reported, told);
+  weir.close();
+  delete globalThis.reportError;
+}
+
+/** A handler that closes the client hears no more, also of the frame that it has at hand. */
+async function closedByAHandler() {
+  const { weir, texts } = watched();
+  await until("the connection", () => weir.state === "open");
+  weir.subscribe("room:2", { event: ({ data }) => { texts.push(data); weir.close(); } });
+  const line = JSON.stringify({ type: "event", channel: "room:2", offset: 1, data: "once" });
+  sockets.at(-1).onmessage({ data: `${line}\n${line}` });
+  assert.deepEqual(texts, ["once"]);
+}
+
+async function revoked() {
+  const { weir } = watched();
+  await until("the connection", () => weir.state === "open");
+  const errors = [];
+  weir.subscribe("room:2", { error: (error) => errors.push(error) });
+  const end = { type: "unsubscribed", channel: "room:2", code: "forbidden", reason: "by new rules" };
+  sockets.at(-1).onmessage({ data: JSON.stringify(end) });
+  await until("the error", () => errors.length === 1);
+  assert.ok(errors[0] instanceof WeirError);
+  assert.deepEqual([errors[0].code, errors[0].message], ["forbidden", "by new rules"]);
+  weir.close();
+}
+
+async function badAddress() {
+  const states = [];
+  const noted = { state: (state, { reason }) => states.push([state, Boolean(reason)]) };
+  assert.throws(() => connect("no address", noted));
+  assert.deepEqual(states, [["closed", true]]);
+  const weir = connect("no address", noted, { getToken: () => "t" });
+  await until("the end", () => weir.state === "closed");
+  assert.deepEqual(states.slice(1), [["connecting", false], ["closed", true]]);
+}
+
 async function boundedWait() {
   const { weir } = watched();
   await until("the connection", () => weir.state === "open");
@@ -278,7 +337,7 @@ function bearing(...tokens) {
 
 async function tokenFirst() {
   const first = sockets.length;
-  const { weir } = bearing(token("u1", 600));
+  const { weir } = bearing(`${token("u1", 600)}\n`);
   const texts = [];
   weir.subscribe("room:5", { event: ({ data, from }) => texts.push([data, from.user]) });
   await weir.publish("room:5", "mine");
@@ -412,7 +471,7 @@ async function tokenNotThere() {
 
 const steps = [
   readmeExample, lostConnection, silentLine, closed, toldToStayAway, comesBackAsWhoItWas,
-  changed, signals, boundedWait, tokenFirst, tokenRenewed, tokenNotRenewed, tokenEnded,
+  changed, signals, handlersThrow, closedByAHandler, revoked, badAddress, boundedWait, tokenFirst, tokenRenewed, tokenNotRenewed, tokenEnded,
   tokenEndedOnItsWay, tokenRefused, tokenComesLater, tokenOfOneTooMany, tokenNotThere,
 ];
 for (const step of steps) {

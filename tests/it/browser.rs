@@ -1,4 +1,4 @@
-//! The browser client that the gateway serves, run by Node.
+//! The browser client and the live page that the gateway serves, run by Node.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,6 +19,24 @@ fn node() -> Option<Command> {
             node
         })
     })
+}
+
+#[test]
+fn the_live_page_shows_what_comes_as_text_and_no_more_than_it_can() {
+    let Some(mut node) = node() else {
+        skip("no `node` with a WebSocket: it needs Node 20.10 or later");
+        return;
+    };
+    let gateway = Gateway::start();
+    let file = scratch(".key");
+    std::fs::write(&file, format!("ops:{}\n", "k".repeat(32))).unwrap();
+    let guarded = Gateway::configured(&format!("[auth]\napi_keys_file = {file:?}\n"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/page.mjs");
+    node.arg(script).arg(gateway.addr.to_string()).arg(guarded.addr.to_string());
+    let output = node.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(output.stdout, b"ok\n", "{said}");
 }
 
 #[test]

@@ -224,6 +224,43 @@ fn a_failure_at_work_is_1_and_wrong_usage_is_2() {
     }
 }
 
+/// Goal: nobody reads what is wrong, and the exit code says so all the same.
+#[test]
+fn a_failure_that_nobody_reads_of_has_its_exit_code() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = weir(&["check", "--config", "/nowhere/weir.toml"]);
+    let status = command.stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+/// Goal: what a gateway would refuse is signed all the same, for whoever wants to see that, and said.
+#[test]
+fn token_says_what_a_gateway_would_refuse() {
+    let secret = scratch(".key");
+    fs::write(&secret, "s".repeat(32)).unwrap();
+    let cases: [(&[&str], Option<&str>); 4] = [
+        (&["--sub", "u1"], None),
+        (&["--sub", ""], Some("`sub` is a text of 1 to 255 bytes")),
+        (&["--sub", "u1", "--claim", "aud=others"], Some("does not name auth.audience")),
+        (&["--sub", "u1", "--claim", "nbf=9999999999"], Some("yet to come")),
+    ];
+    for (args, why) in cases {
+        let mut command = weir(&["token"]);
+        command.args(args).env("WEIR_AUTH__HMAC_SECRET_FILE", &secret);
+        let output = finished(command.env("WEIR_AUTH__AUDIENCE", "weir"));
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert_eq!(out(&output).matches('.').count(), 2, "{}", out(&output));
+        match why {
+            Some(why) => {
+                let said = err(&output);
+                assert!(said.contains("will refuse this token") && said.contains(why), "{said}");
+            }
+            None => assert_eq!(err(&output), ""),
+        }
+    }
+}
+
 #[test]
 fn help_of_each_command_has_an_example() {
     let all = out(&run(&["--help"], ""));

@@ -167,6 +167,29 @@ fn no_token_secret_or_key_is_seen_at_any_level_after_good_and_bad_uses() {
 }
 
 /// Of tokens: which of its parts is bad. Of keys: whether the name, a prefix or the length is right.
+/// Goal: a token that is typed badly, or stands in an address that is, is not repeated where logs are
+/// made of it.
+#[test]
+fn the_command_line_does_not_repeat_a_token() {
+    let secret = "c29tZWJvZHk";
+    let address = format!("http://h/ws?token={secret}");
+    for (arguments, variables) in [
+        (vec!["sub", "a", "--token", "Bearer c29tZWJvZHk"], vec![]),
+        (vec!["sub", "a"], vec![("WEIR_TOKEN", "Bearer c29tZWJvZHk")]),
+        (vec!["sub", "a", "--url", &address], vec![]),
+        (vec!["sub", "a"], vec![("WEIR_URL", &*address)]),
+        (vec!["sub", "--help"], vec![("WEIR_URL", &*address), ("WEIR_TOKEN", secret)]),
+    ] {
+        let help = arguments.contains(&"--help");
+        let output = finished(weir(&arguments).envs(variables.clone()));
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(output.status.code(), Some(if help { 0 } else { 2 }), "{said}");
+        assert!(said.contains("--token <JWT>") || said.contains("--url <URL>"), "{said}");
+        assert!(!said.contains(secret), "{arguments:?} {variables:?}: {said}");
+    }
+}
+
 #[test]
 fn no_answer_says_which_half_of_a_credential_was_wrong() {
     let (toml, _) =

@@ -1,18 +1,16 @@
 //! The arguments of `echo`.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use super::foreign::ForeignArgs;
+use super::times::TimesArgs;
 use super::work::Work;
-use super::{positive, seconds, subscribing};
+use super::{positive, subscribing};
 use crate::engine::conduct::Echo;
 use crate::fault::RunError;
 use crate::report::Report;
 use crate::scenario::common::Connecting;
 use crate::scenario::echo;
-use crate::scenario::fanout::Times;
 use crate::wire::template::{Hole, Template};
 
 #[derive(Debug, Args)]
@@ -32,18 +30,8 @@ pub(super) struct EchoArgs {
     /// Bytes that {payload} stands for, as a JSON string [default: 128].
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     size: Option<u32>,
-    /// Seconds that are not recorded.
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
-    warmup: Duration,
-    /// Seconds that are measured.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
-    duration: Duration,
-    /// The most that what is under way may take at the end.
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
-    drain: Duration,
-    /// The largest p99 of the generator's own lateness, in milliseconds.
-    #[arg(long, default_value_t = 10, value_name = "MS")]
-    late_max: u64,
+    #[command(flatten)]
+    times: TimesArgs,
     #[command(flatten)]
     foreign: ForeignArgs,
 }
@@ -89,12 +77,6 @@ impl EchoArgs {
             mark: self.answer_mark.into_bytes(),
             payload: format!("\"{fill}\"").into_bytes(),
         };
-        let times = Times {
-            warmup: self.warmup,
-            duration: self.duration,
-            drain: self.drain,
-            late_max: Duration::from_millis(self.late_max),
-        };
-        echo::run(connecting, subscribing, echo, times)
+        echo::run(connecting, subscribing, echo, self.times.times())
     }
 }

@@ -1,12 +1,11 @@
 //! The arguments of `fanout`, which the other scenarios with one publisher take too.
 
-use std::time::Duration;
-
 use clap::{Args, ValueEnum};
 
 use super::foreign::{ForeignArgs, PAYLOAD_MIN, Payload};
+use super::times::TimesArgs;
 use super::work::Work;
-use super::{SAMPLE, SIZE_MIN, max_rate, namespace, positive, seconds, subscribing};
+use super::{SAMPLE, SIZE_MIN, max_rate, namespace, positive, subscribing};
 use crate::engine::publisher::Feed;
 use crate::engine::wanted::Subscribing;
 use crate::fault::RunError;
@@ -54,15 +53,8 @@ pub(super) struct FanoutArgs {
     /// Bytes of each event's data [default: 128, of telemetry 64000].
     #[arg(long, value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000))]
     size: Option<u32>,
-    /// Seconds that are not recorded.
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
-    warmup: Duration,
-    /// Seconds that are measured.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
-    duration: Duration,
-    /// The most that what is under way may take at the end.
-    #[arg(long, default_value = "20", value_parser = seconds, value_name = "S")]
-    drain: Duration,
+    #[command(flatten)]
+    times: TimesArgs,
     /// Hold every event against the promise: in order, exactly once, or told lost.
     #[arg(long)]
     verify: bool,
@@ -96,9 +88,6 @@ pub(super) struct FanoutArgs {
     /// Agree on permessage-deflate, each message for itself.
     #[arg(long)]
     deflate: bool,
-    /// The largest p99 of the generator's own lateness, in milliseconds.
-    #[arg(long, default_value_t = 10, value_name = "MS")]
-    late_max: u64,
 }
 
 impl FanoutArgs {
@@ -136,12 +125,7 @@ impl FanoutArgs {
             payload_bytes: self.size() as usize,
             telemetry: self.payload == Content::Telemetry,
         };
-        let times = Times {
-            warmup: self.warmup,
-            duration: self.duration,
-            drain: self.drain,
-            late_max: Duration::from_millis(self.late_max),
-        };
+        let times = self.times.times();
         Ok((subscribing, feed, times))
     }
 
@@ -180,7 +164,7 @@ impl FanoutArgs {
         if self.sample.is_some() && (self.verify || self.until_last) {
             return refuse("--sample: --verify and --until-last look at every event".into());
         }
-        let events = self.rate * self.duration.as_secs_f64();
+        let events = self.rate * self.times.times().duration.as_secs_f64();
         if self.until_last && !(events > 0.0 && events <= UNTIL_LAST_MAX) {
             return refuse(format!(
                 "--until-last needs a --rate with which --duration has at most {UNTIL_LAST_MAX} \

@@ -175,13 +175,21 @@ impl ChurnArgs {
 /// Why there are no cuts with templates.
 const NO_SINCE: &str = "templates have no hole for `since`, the place to come back to";
 
-/// What is not there to be recovered is not waited for.
-fn check_recovered(fanout: &FanoutArgs, returning: &ReturnArgs) -> Result<(), RunError> {
-    if !(fanout.pattern && returning.expect_recovered) {
-        return Ok(());
+/// Runs with cuts, at a rate or in storms. What is not there to be recovered is not waited for.
+fn come_back(
+    connecting: Connecting,
+    (fanout, returning): (FanoutArgs, ReturnArgs),
+    rate: f64,
+    storms: Option<Storms>,
+) -> Result<Report, RunError> {
+    if fanout.pattern && returning.expect_recovered {
+        let text =
+            "--expect-recovered: a pattern has no place to come back to, and recovers nothing";
+        return Err(RunError::Usage(text.to_owned()));
     }
-    let text = "--expect-recovered: a pattern has no place to come back to, and recovers nothing";
-    Err(RunError::Usage(text.to_owned()))
+    let connecting = fanout.speaking(connecting);
+    let (subscribing, run) = parts(fanout, ForeignArgs::default())?;
+    recover::run(&connecting, subscribing, (returning.cut(rate), storms), run)
 }
 
 impl RecoverArgs {
@@ -192,11 +200,7 @@ impl RecoverArgs {
 
     pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
-        check_recovered(&self.fanout, &self.returning)?;
-        let cut = self.returning.cut(self.cut_rate);
-        let connecting = self.fanout.speaking(connecting);
-        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(&connecting, subscribing, (cut, None), run)
+        come_back(connecting, (self.fanout, self.returning), self.cut_rate, None)
     }
 }
 
@@ -208,12 +212,8 @@ impl StormArgs {
 
     pub(super) fn run(self, connecting: Connecting) -> Result<Report, RunError> {
         self.no_foreign.refuse(NO_SINCE)?;
-        check_recovered(&self.fanout, &self.returning)?;
-        let cut = self.returning.cut(0.0);
         let storms = Storms { rounds: self.rounds, limit: self.limit };
-        let connecting = self.fanout.speaking(connecting);
-        let (subscribing, run) = parts(self.fanout, ForeignArgs::default())?;
-        recover::run(&connecting, subscribing, (cut, Some(storms)), run)
+        come_back(connecting, (self.fanout, self.returning), 0.0, Some(storms))
     }
 }
 

@@ -1,19 +1,17 @@
 //! The arguments of `publish`.
 
-use std::time::Duration;
-
 use clap::{Args, ValueEnum};
 
 use super::foreign::NoForeignArgs;
+use super::times::TimesArgs;
 use super::work::Work;
-use super::{SIZE_MIN, namespace, positive, seconds};
+use super::{SIZE_MIN, namespace, positive};
 use crate::clock;
 use crate::engine::ingest::Job;
 use crate::engine::lane::{Style, Via};
 use crate::fault::RunError;
 use crate::report::Report;
 use crate::scenario::common::Connecting;
-use crate::scenario::fanout::Times;
 use crate::scenario::publish;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -52,24 +50,14 @@ pub(super) struct PublishArgs {
         value_parser = clap::value_parser!(u32).range(SIZE_MIN..=1_000_000)
     )]
     size: u32,
-    /// Seconds that are not recorded.
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "S")]
-    warmup: Duration,
-    /// Seconds that are measured.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "S")]
-    duration: Duration,
-    /// The most that what is under way may take at the end.
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
-    drain: Duration,
+    #[command(flatten)]
+    times: TimesArgs,
     /// Check that the acknowledged offsets of a channel are given once each, without holes.
     #[arg(long)]
     verify: bool,
     /// The namespace of the channels; a run's number and the channel's follow.
     #[arg(long, default_value = "load", value_parser = namespace)]
     namespace: String,
-    /// The largest p99 of the generator's own lateness, in milliseconds.
-    #[arg(long, default_value_t = 10, value_name = "MS")]
-    late_max: u64,
     #[command(flatten)]
     no_foreign: NoForeignArgs,
 }
@@ -124,13 +112,7 @@ impl PublishArgs {
             timeout: connecting.timeout,
             verify: self.verify,
         };
-        let times = Times {
-            warmup: self.warmup,
-            duration: self.duration,
-            drain: self.drain,
-            late_max: Duration::from_millis(self.late_max),
-        };
-        publish::run(connecting, job, times)
+        publish::run(connecting, job, self.times.times())
     }
 }
 

@@ -217,7 +217,9 @@ impl Worker {
             && let Some(due) = self.asked.take(id)
         {
             self.conns[at].asked = 0;
-            self.books.answers.record(now.saturating_sub(due));
+            if self.shared.span().has(due) {
+                self.books.answers.record(now.saturating_sub(due));
+            }
         }
     }
 
@@ -262,13 +264,9 @@ impl Worker {
     /// Drops a connection, which comes back at `due`.
     fn leave(&mut self, at: usize, due: u64) {
         self.books.ledger.ended(at);
+        self.hang_up(at);
         let conn = &mut self.conns[at];
-        conn.fd = None;
-        conn.carry = Vec::new();
-        conn.state = State::Away;
-        self.rests.remove(&at);
-        let conn = &mut self.conns[at];
-        conn.due = due;
+        (conn.state, conn.due) = (State::Away, due);
         let asked = std::mem::take(&mut conn.asked);
         self.asked.take(asked);
         self.returns.push(Reverse((due, at)));
@@ -277,8 +275,10 @@ impl Worker {
 
     /// A connection that was away has its subscriptions again; next, an event must come.
     pub(super) fn returned(&mut self, at: usize, now: u64) {
-        let waited = now.saturating_sub(self.conns[at].due);
-        self.books.back.record(waited);
+        let due = self.conns[at].due;
+        if self.shared.span().has(due) {
+            self.books.back.record(now.saturating_sub(due));
+        }
         add(&self.tally().back);
         self.tally().last_back.store(now, Ordering::Relaxed);
         if !matches!(self.wanted.subscribing.conduct, Conduct::Cut(_))
@@ -291,7 +291,9 @@ impl Worker {
     /// The first event since a connection came back is here, and all that it had missed.
     pub(super) fn served(&mut self, at: usize, now: u64) {
         let due = std::mem::take(&mut self.conns[at].due);
-        self.books.served.record(now.saturating_sub(due));
+        if self.shared.span().has(due) {
+            self.books.served.record(now.saturating_sub(due));
+        }
         add(&self.tally().served);
         self.tally().last_served.store(now, Ordering::Relaxed);
     }

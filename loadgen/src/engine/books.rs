@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::ledger::Ledger;
+use crate::engine::secure::Shaken;
 use crate::engine::wanted::Wanted;
 use crate::latency::Latency;
 
@@ -38,6 +39,7 @@ pub(crate) struct Books {
     /// How slow connections ended, and how many did so.
     pub(crate) closes: BTreeMap<String, u64>,
     pub(crate) moves: Moves,
+    pub(crate) shaken: Shaken,
     /// When the last connection became ready.
     pub(crate) last_ready: u64,
     pub(crate) id: u32,
@@ -71,6 +73,7 @@ impl Books {
             served: Latency::new(),
             closes: BTreeMap::new(),
             moves: Moves::default(),
+            shaken: Shaken::default(),
             last_ready: 0,
             id,
             threads: wanted.threads,

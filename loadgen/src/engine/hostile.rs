@@ -19,6 +19,7 @@ use crate::fault::{Fault, RunError};
 use crate::machine::{self, Layout};
 use crate::plan::Plan;
 use crate::target::Target;
+use crate::wire::tls::Session;
 
 /// How long a connection with garbage may take until it is given up.
 const GARBAGE_NS: u64 = 10 * SECOND;
@@ -105,6 +106,14 @@ impl Drop for Hostile {
     }
 }
 
+/// How a good connection begins: with its request, or with the hello of TLS.
+fn opening(target: &Target) -> Result<Vec<u8>, Fault> {
+    let Some(tls) = &target.tls else { return Ok(target.request(0)) };
+    let mut hello = Vec::new();
+    Session::begin(&tls.config, &tls.name, &mut hello)?;
+    Ok(hello)
+}
+
 /// Whole requests that are bad, each another way. None is one that waits for more.
 fn garbage(target: &Target) -> Vec<Vec<u8>> {
     let good = String::from_utf8_lossy(&target.request(0)).into_owned();
@@ -170,7 +179,7 @@ impl<'a> Peers<'a> {
         let poll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let extra = u32::from(id < wanted.half_open % layout.threads);
         let half_open = (wanted.half_open / layout.threads + extra) as usize;
-        let request = wanted.target.request(0);
+        let request = opening(&wanted.target)?;
         let rate = wanted.garbage_rate / f64::from(layout.threads);
         Ok(Self {
             layout,

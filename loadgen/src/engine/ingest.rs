@@ -2,7 +2,6 @@
 //! by plan (open loop) or as fast as acknowledgements come (a window per publisher).
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -19,6 +18,7 @@ use crate::latency::Latency;
 use crate::plan::{self, Plan};
 use crate::process::RunQueue;
 use crate::series::Slices;
+use crate::stream::Stream;
 use crate::target::Target;
 
 const READ_BYTES: usize = 64 << 10;
@@ -143,7 +143,7 @@ pub(crate) fn start(
         let mut lanes = Vec::new();
         for number in (id..job.publishers).step_by(job.threads as usize) {
             let (stream, input) = dial(&job)?;
-            stream.set_nonblocking(true)?;
+            stream.tcp().set_nonblocking(true)?;
             epoll::add(&poll, &stream, EventData::new_u64(lanes.len() as u64), EDGES)
                 .map_err(std::io::Error::from)?;
             lanes.push(Some(Lane::new(stream, input, number % job.channels)));
@@ -165,13 +165,11 @@ pub(crate) fn start(
     Ok(threads)
 }
 
-fn dial(job: &Job) -> Result<(TcpStream, Vec<u8>), Fault> {
+fn dial(job: &Job) -> Result<(Stream, Vec<u8>), Fault> {
     if job.style.via == Via::WebSocket {
         return job.target.dial(job.timeout);
     }
-    let stream = TcpStream::connect_timeout(&job.target.address, job.timeout)?;
-    stream.set_nodelay(true)?;
-    Ok((stream, Vec::new()))
+    Ok((job.target.connect(job.timeout)?, Vec::new()))
 }
 
 impl Ingest {
@@ -285,7 +283,10 @@ impl Ingest {
         lane.make(room, &job.style, |made| plan.map_or(now, |p| p.due(at as u64 + made * lanes)));
         self.shared.published.fetch_add(room, Ordering::Relaxed);
         if let Err(fault) = lane.flush() {
-            self.lose(at, fault);
+            // It may have said why before it went.
+            let heard = lane.listen(&job.style, &mut self.chunk, &mut self.heard);
+            self.book(at);
+            self.lose(at, heard.err().unwrap_or(fault));
         }
     }
 

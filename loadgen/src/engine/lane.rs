@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 
 use serde::Deserialize;
 
 use crate::engine::pending::Pending;
 use crate::fault::Fault;
+use crate::stream::Stream;
 use crate::wire::marks::{self, Push};
 use crate::wire::{frame, http, payload};
 
@@ -94,7 +94,7 @@ impl Heard {
 /// One publisher.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) channel: u32,
     pub(crate) pending: Pending,
     /// Events that are due and not yet written.
@@ -134,7 +134,7 @@ struct Rejected<'a> {
 
 impl Lane {
     /// A publisher over `stream`, which is non-blocking; `input` is what was read already.
-    pub(crate) fn new(stream: TcpStream, input: Vec<u8>, channel: u32) -> Self {
+    pub(crate) fn new(stream: Stream, input: Vec<u8>, channel: u32) -> Self {
         Self {
             stream,
             channel,
@@ -223,7 +223,10 @@ impl Lane {
         }
         self.out.clear();
         (self.gone, self.pongs) = (0, 0);
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Reads what is there into `heard`, also what came before a fault; true when there may be more.
@@ -361,7 +364,7 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -372,7 +375,7 @@ mod tests {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_nonblocking(true).expect("a socket");
         let (mut server, _) = listener.accept().expect("a client");
-        let mut lane = Lane::new(stream, Vec::new(), 0);
+        let mut lane = Lane::new(Stream::Plain(stream), Vec::new(), 0);
         lane.owed = u64::MAX;
         let style = Style {
             via: Via::WebSocket,

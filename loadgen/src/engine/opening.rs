@@ -74,7 +74,9 @@ impl Worker {
             }
             turn -= 1;
             self.returns.pop();
-            self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
+            if self.shared.span().has(due) {
+                self.books.lateness.record(now.saturating_sub(due.max(self.full_at)));
+            }
             self.begin(at, due);
         }
         u64::MAX
@@ -112,17 +114,33 @@ impl Worker {
     }
 
     pub(super) fn connected(&mut self, at: usize) -> Result<(), Fault> {
-        let conn = &mut self.conns[at];
-        let Some(fd) = &conn.fd else { return Ok(()) };
+        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
         socket::connected(fd)?;
+        self.watch(at, EventFlags::IN | EventFlags::RDHUP)?;
+        if self.secure.is_some() { self.shake(at) } else { self.ask_for_upgrade(at) }
+    }
+
+    /// Sends the request for the upgrade.
+    pub(super) fn ask_for_upgrade(&mut self, at: usize) -> Result<(), Fault> {
+        self.conns[at].state = State::Upgrading;
+        self.out.clear();
         if self.wanted.target.tokens.len() > 1 {
             let index = number(at, self.id, self.wanted.threads);
-            socket::send_all(fd, &self.wanted.target.request(index))?;
+            self.out.extend_from_slice(&self.wanted.target.request(index));
         } else {
-            socket::send_all(fd, &self.request)?;
+            self.out.extend_from_slice(&self.request);
         }
-        conn.state = State::Upgrading;
-        self.watch(at, EventFlags::IN | EventFlags::RDHUP)
+        self.send(at)
+    }
+
+    /// Ends a connection's socket, and forgets what was read from it and not sent on it.
+    pub(super) fn hang_up(&mut self, at: usize) {
+        let conn = &mut self.conns[at];
+        (conn.fd, conn.carry) = (None, Vec::new());
+        self.rests.remove(&at);
+        if let Some(secure) = &mut self.secure {
+            secure.forget(at);
+        }
     }
 
     /// Changes what a connection's socket wakes this thread for.
@@ -253,12 +271,9 @@ impl Worker {
         let slow =
             self.wanted.subscribing.conduct.is_slow(number(at, self.id, self.wanted.threads));
         self.books.ledger.ended(at);
+        self.hang_up(at);
         let conn = &mut self.conns[at];
         let was = conn.state;
-        conn.fd = None;
-        conn.carry = Vec::new();
-        self.rests.remove(&at);
-        let conn = &mut self.conns[at];
         if was != State::Ready {
             self.opening -= 1;
         }

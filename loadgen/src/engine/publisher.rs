@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -16,6 +15,7 @@ use crate::engine::window::{PAUSE_MAX, Window};
 use crate::fault::Fault;
 use crate::latency::Latency;
 use crate::plan::Plan;
+use crate::stream::Stream;
 use crate::target::Format;
 use crate::wire::marks::Push;
 use crate::wire::telemetry::Telemetry;
@@ -80,7 +80,7 @@ struct Publisher {
     wanted: Arc<Wanted>,
     shared: Arc<Shared>,
     feed: Feed,
-    stream: TcpStream,
+    stream: Stream,
     input: Vec<u8>,
     /// Where a read goes: cleared once, and not at each of ten thousand looks a second.
     chunk: Box<[u8]>,
@@ -117,7 +117,7 @@ pub(crate) fn start(
     let target = wanted.target.clone();
     let format = target.format;
     let (stream, input) = target.speaking(format, false).dial(limit)?;
-    stream.set_nonblocking(true)?;
+    stream.tcp().set_nonblocking(true)?;
     let mut out = Vec::with_capacity(OUT_BYTES_MAX);
     if let Some(foreign) = &wanted.subscribing.foreign
         && let Some(hello) = &foreign.hello
@@ -198,7 +198,12 @@ impl Publisher {
                 self.shared.publisher_ns.store(clock::thread_cpu(), Ordering::Relaxed);
             }
             self.shared.made.store(self.total, Ordering::Release);
-            let blocked = !self.flush()?;
+            let flushed = self.flush();
+            if flushed.is_err() {
+                // It may have said why before it went.
+                self.listen()?;
+            }
+            let blocked = !flushed?;
             if drains && plan.is_none_or(|plan| self.owes(plan, until) == 0) {
                 self.settle();
             }
@@ -402,7 +407,11 @@ impl Publisher {
         self.passed += self.out.len() as u64;
         self.out.clear();
         self.gone = 0;
-        Ok(true)
+        match self.stream.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads answers: errors are counted, pings answered.

@@ -152,6 +152,8 @@ pub(crate) struct Shared {
     pub(crate) storm_at: AtomicU64,
     /// Threads that may still send what was due while it was measured.
     unsettled: AtomicU64,
+    /// Receiver threads that know that nobody leaves any more.
+    calm: AtomicU64,
     /// What went wrong first.
     pub(crate) fault: OnceLock<Fault>,
 }
@@ -170,6 +172,7 @@ impl Shared {
             storms: AtomicU64::new(0),
             storm_at: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
+            calm: AtomicU64::new(0),
             fault: OnceLock::new(),
         }
     }
@@ -207,6 +210,16 @@ impl Shared {
     /// Whether all that was due while it was measured is sent.
     pub(crate) fn is_settled(&self) -> bool {
         self.unsettled.load(Ordering::Acquire) == 0
+    }
+
+    /// A receiver thread has seen [`Phase::Calm`], or what comes after it: it cuts nobody any more.
+    pub(crate) fn grow_calm(&self) {
+        self.calm.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether all of them have.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Acquire) >= self.tallies.len() as u64
     }
 
     /// What is measured, as far as it is known.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::conduct::Conduct;
+use crate::engine::secure::Secure;
 use crate::target::{Format, Target};
 use crate::wire::command::{Policy, Wishes};
 use crate::wire::foreign::Foreign;
@@ -61,6 +62,12 @@ impl Subscribing {
 }
 
 impl Wanted {
+    /// TLS of a thread's connections, where the server speaks it.
+    pub(super) fn secure(&self, connections: usize) -> Option<Secure> {
+        let tls = self.target.tls.as_ref()?;
+        Some(Secure::new(tls, connections, self.subscribing.conduct.is_moving()))
+    }
+
     /// Subscriptions over all connections that are not slow on purpose.
     pub(crate) fn seats(&self) -> u64 {
         u64::from(self.connections - self.slow()) * u64::from(self.subscribing.subscriptions)

@@ -16,6 +16,7 @@ use crate::engine::books::{Books, number};
 use crate::engine::conduct::Conduct;
 use crate::engine::ledger::{Arrival, Meaning};
 use crate::engine::pending::Pending;
+use crate::engine::secure::Secure;
 use crate::engine::shared::{Phase, Shared, Tally};
 use crate::engine::socket;
 use crate::engine::wanted::Wanted;
@@ -32,8 +33,6 @@ const READ_BYTES: usize = 128 << 10;
 const SPARE_CARRIES_MAX: usize = 64;
 /// A larger one is not kept.
 const SPARE_CARRY_BYTES_MAX: usize = 64 << 10;
-/// What one connection may have left to send.
-const REST_BYTES_MAX: usize = 64 << 20;
 /// Events taken from one epoll wait.
 const EVENTS_MAX: usize = 512;
 
@@ -43,6 +42,8 @@ pub(super) enum State {
     Away,
     Waiting,
     Connecting,
+    /// Hands are shaken for TLS.
+    Securing,
     Upgrading,
     /// Answers to subscribes are still to come.
     Subscribing {
@@ -78,8 +79,10 @@ pub(crate) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) poll: OwnedFd,
     pub(super) conns: Vec<Conn>,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     spare: Vec<Vec<u8>>,
+    /// Where the server speaks TLS.
+    pub(super) secure: Option<Secure>,
     /// Deadlines of those under way, oldest first.
     pub(super) pending: VecDeque<(u64, usize)>,
     /// Those that come back, and when.
@@ -106,16 +109,18 @@ pub(crate) struct Worker {
     /// Whether nothing that was due while it was measured is left to ask, and whether that is said.
     pub(super) is_settled: bool,
     said_settled: bool,
+    /// Whether it has said that nobody leaves any more.
+    is_calm: bool,
     /// When handshakes under way last left no room for another.
     pub(super) full_at: u64,
     /// Where permessage-deflate was agreed on.
     inflate: Option<Inflate>,
     /// Whether events that are like the last one may take the cheap way.
     skims: bool,
-    reads: u64,
-    bytes: u64,
-    /// What compressed messages are larger than they were on the wire.
-    grown: i64,
+    pub(super) reads: u64,
+    pub(super) bytes: u64,
+    /// What was read is larger than it was on the wire, where it is inflated, or, over TLS, smaller.
+    pub(super) grown: i64,
     queue: RunQueue,
     pub(crate) books: Books,
 }
@@ -146,6 +151,7 @@ impl Worker {
             conns,
             buffer: vec![0; READ_BYTES],
             spare: Vec::new(),
+            secure: wanted.secure(mine),
             pending: VecDeque::new(),
             returns: BinaryHeap::new(),
             opening: 0,
@@ -163,6 +169,7 @@ impl Worker {
             planned: 0,
             is_settled: false,
             said_settled: false,
+            is_calm: false,
             full_at: 0,
             opened_at: clock::now(),
             skims: wanted.skims(),
@@ -192,6 +199,9 @@ impl Worker {
             }
             // Acts first: who leaves by them may be due to come back at once.
             let next_act = self.act(phase);
+            if phase >= Phase::Calm && !std::mem::replace(&mut self.is_calm, true) {
+                self.shared.grow_calm();
+            }
             let wait = self.open_more().min(next_act);
             events.clear();
             match epoll::wait(&self.poll, spare_capacity(&mut events), Some(&timespec(wait))) {
@@ -257,7 +267,7 @@ impl Worker {
                 add(&self.tally().slow_hung);
                 Ok(())
             }
-            State::Upgrading | State::Subscribing { .. } | State::Ready => {
+            State::Securing | State::Upgrading | State::Subscribing { .. } | State::Ready => {
                 self.read(at, READ_BYTES).map(drop)
             }
             State::Away | State::Waiting | State::Gone => Ok(()),
@@ -276,6 +286,9 @@ impl Worker {
     /// At most `most` bytes are taken, and no more than [`READ_BYTES`]; says how many.
     pub(super) fn read(&mut self, at: usize, most: usize) -> Result<usize, Fault> {
         let most = most.min(READ_BYTES);
+        if self.secure.is_some() {
+            return self.read_secure(at, most);
+        }
         let conn = &mut self.conns[at];
         let Some(fd) = &conn.fd else { return Ok(0) };
         let carried = conn.carry.len();
@@ -289,24 +302,32 @@ impl Worker {
         self.bytes += read as u64;
         if carried > 0 {
             self.buffer[..carried].copy_from_slice(&conn.carry);
-            let mut carry = std::mem::take(&mut conn.carry);
-            if self.spare.len() < SPARE_CARRIES_MAX && carry.capacity() <= SPARE_CARRY_BYTES_MAX {
-                carry.clear();
-                self.spare.push(carry);
-            }
+            let carry = std::mem::take(&mut conn.carry);
+            self.spare(carry);
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let input = &mut buffer[..carried + read];
-        let taken = self.take(at, input);
-        if let Ok(used) = taken
-            && used < input.len()
-        {
+        let taken = self.digest(at, &mut buffer[..carried + read]);
+        self.buffer = buffer;
+        taken.map(|()| read)
+    }
+
+    /// Keeps the memory of what was carried for others.
+    pub(super) fn spare(&mut self, mut carry: Vec<u8>) {
+        if self.spare.len() < SPARE_CARRIES_MAX && carry.capacity() <= SPARE_CARRY_BYTES_MAX {
+            carry.clear();
+            self.spare.push(carry);
+        }
+    }
+
+    /// Takes whole frames from the front of `input`; the connection carries what is left.
+    pub(super) fn digest(&mut self, at: usize, input: &mut [u8]) -> Result<(), Fault> {
+        let used = self.take(at, input)?;
+        if used < input.len() {
             let mut carry = self.spare.pop().unwrap_or_default();
             carry.extend_from_slice(&input[used..]);
             self.conns[at].carry = carry;
         }
-        self.buffer = buffer;
-        taken.map(|_| read)
+        Ok(())
     }
 
     /// Takes whole frames from the front of `input` and says how many bytes they were.
@@ -440,48 +461,9 @@ impl Worker {
         }
         Ok(())
     }
-
-    fn pong(&mut self, at: usize, payload: &[u8]) -> Result<(), Fault> {
-        self.out.clear();
-        frame::push_client(frame::Opcode::Pong, payload, &mut self.out);
-        self.send(at)
-    }
-
-    /// Sends what is in `out`; what the socket does not take is sent once it does.
-    pub(super) fn send(&mut self, at: usize) -> Result<(), Fault> {
-        let Some(fd) = self.conns[at].fd.as_ref().filter(|_| !self.out.is_empty()) else {
-            return Ok(());
-        };
-        if let Some(rest) = self.rests.get_mut(&at) {
-            if rest.len() + self.out.len() > REST_BYTES_MAX {
-                return Err(Fault::Stuck);
-            }
-            rest.extend_from_slice(&self.out);
-            return Ok(());
-        }
-        let sent = socket::send_some(fd, &self.out)?;
-        if sent < self.out.len() {
-            self.rests.insert(at, self.out[sent..].to_vec());
-            self.watch(at, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)?;
-        }
-        Ok(())
-    }
-
-    /// The socket may take what is left to send.
-    fn send_rest(&mut self, at: usize) -> Result<(), Fault> {
-        let Some(fd) = &self.conns[at].fd else { return Ok(()) };
-        let Some(rest) = self.rests.get_mut(&at) else { return Ok(()) };
-        let sent = socket::send_some(fd, rest)?;
-        rest.drain(..sent);
-        if rest.is_empty() {
-            self.rests.remove(&at);
-            self.watch(at, EventFlags::IN | EventFlags::RDHUP)?;
-        }
-        Ok(())
-    }
 }
 
-fn size(bytes: &[u8]) -> i64 {
+pub(super) fn size(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 

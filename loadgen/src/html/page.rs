@@ -115,8 +115,10 @@ fn tiles(out: &mut String, report: &Report) {
         let worst = recover.rounds.iter().map(|round| round.served_seconds).reduce(f64::max);
         tiles.extend(worst.map(|s| (format!("{} s", figure(s)), "slowest storm, all served")));
     }
-    if let Some(bytes) = report.idle.as_ref().and_then(|idle| idle.server_bytes_per_connection) {
-        tiles.push((format!("{bytes:.0} B"), "server memory per connection"));
+    if let Some(idle) = report.idle.as_ref().filter(|_| report.server.is_some()) {
+        let bytes = idle.server_bytes_per_connection;
+        let shown = bytes.map_or("not measurable".to_owned(), |bytes| format!("{bytes:.0} B"));
+        tiles.push((shown, "server memory per connection"));
     }
     if let Some(server) = &report.server {
         tiles.push((format!("{:.2}", server.cores), "server cores"));

@@ -26,8 +26,10 @@ impl Report {
         if let Some(idle) = &self.idle {
             rows.add("held for", format!("{:.1} s", idle.seconds));
             let mut memory = format!("client {:.0} B", idle.client_bytes_per_connection);
-            if let Some(server) = idle.server_bytes_per_connection {
-                memory.push_str(&format!(", server {server:.0} B"));
+            match idle.server_bytes_per_connection {
+                Some(server) => memory.push_str(&format!(", server {server:.0} B")),
+                None if self.server.is_some() => memory.push_str(", server not measurable"),
+                None => {}
             }
             rows.add("per connection", memory);
         }

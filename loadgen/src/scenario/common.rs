@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::report::{Client, Connect, Report, SCHEMA};
 use crate::scenario::drain;
 use crate::scenario::moment::{Moment, Stretch, ratio};
-use crate::sections::Sections;
+use crate::sections::{Sections, Tls};
 use crate::series::Series;
 use crate::target::Target;
 
@@ -106,6 +106,21 @@ impl Connecting {
         report.invalidate(gone.map(|pid| Invalid::ServerGone { pid }));
     }
 
+    /// How hands were shaken, where the server speaks TLS.
+    fn tls(&self, done: &CrewResult) -> Option<Tls> {
+        self.target.tls.as_ref()?;
+        let mut tls = Tls::default();
+        for book in &done.books {
+            let shaken = &book.shaken;
+            tls.full += shaken.full;
+            tls.resumed += shaken.resumed;
+            if tls.version.is_empty() {
+                (tls.version, tls.cipher_suite) = shaken.spoken.clone();
+            }
+        }
+        Some(tls)
+    }
+
     /// A report that tells nothing yet.
     pub(crate) fn blank(&self, scenario: &'static str, threads: u32) -> Report {
         Report {
@@ -155,6 +170,7 @@ impl Connecting {
             .flatten()
             .collect(),
             series: done.series.clone(),
+            sections: Sections { tls: self.tls(done), ..Sections::default() },
             ..self.blank(scenario, threads)
         };
         let panicked = (done.panicked > 0).then_some(Invalid::Panicked { threads: done.panicked });

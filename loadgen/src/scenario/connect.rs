@@ -11,9 +11,17 @@ use crate::process;
 use crate::report::{Idle, Report};
 use crate::scenario::common::{Connecting, hold};
 use crate::scenario::moment::{Moment, Stretch, ratio};
+use crate::series::Series;
 
 /// The largest p99 of the generator's own lateness with a plan.
 const LATE_MAX: Duration = Duration::from_millis(10);
+
+/// Hardly any server keeps what it has to know of a connection in fewer bytes, and one that was used
+/// before grows by so many for other reasons: Weir by 60 for each of 5,000 that came a second time.
+const LEAST_BYTES: f64 = 128.0;
+/// A server that grows so many times as much for the last connections as for the first ones had room
+/// for the first ones. Tables that double make a smaller difference.
+const UNEVEN: f64 = 4.0;
 
 /// What happens once the connections stand.
 #[derive(Debug, Clone, Copy)]
@@ -73,21 +81,45 @@ pub(crate) fn run(
         let ready = report.connect.ready;
         let grown = |before: u64, after: u64| ratio(after.saturating_sub(before), ready);
         let server = server_before.zip(stretch.from.server);
-        // A server that was used before has room of its own for these: its growth tells nothing.
-        let told = server.filter(|(before, after)| after.rss_bytes > before.rss_bytes);
+        let told = server.and_then(|(before, after)| {
+            let midway = midway(&report.series, ready);
+            per_connection(before.rss_bytes, midway, (ready, after.rss_bytes))
+        });
         if server.is_some() && told.is_none() {
-            let text = "the server did not grow, so it had the memory from before: what a \
-                connection costs shows on one that was just started";
+            let text = "what a connection costs the server is not measurable: it had memory from \
+                before, so look at one that was just started";
             report.notes.push(text.to_owned());
         }
         report.idle = Some(Idle {
             seconds: ratio(stretch.nanos(), SECOND),
             client_bytes_per_connection: grown(own_before.rss_bytes, own.rss_bytes),
-            server_bytes_per_connection: told
-                .map(|(before, after)| grown(before.rss_bytes, after.rss_bytes)),
+            server_bytes_per_connection: told,
         });
     }
     Ok(report)
+}
+
+/// How many connections were ready, and how large the server was, when about half of them were.
+fn midway(series: &Series, ready: u64) -> Option<(u64, u64)> {
+    let mut points = series.points.iter();
+    let point = points.find(|point| point.ready * 2 >= ready)?;
+    (point.ready < ready).then_some((point.ready, point.server_rss_bytes?))
+}
+
+/// What each connection has made a server grow, from `before` to `after`, where that can be known: a
+/// server that was used before has room of its own for some of them, or for all.
+fn per_connection(
+    before: u64,
+    midway: Option<(u64, u64)>,
+    (ready, after): (u64, u64),
+) -> Option<f64> {
+    let each = ratio(after.saturating_sub(before), ready);
+    let uneven = midway.is_some_and(|(early, size)| {
+        let first = ratio(size.saturating_sub(before), early);
+        let second = ratio(after.saturating_sub(size), ready.saturating_sub(early));
+        first * UNEVEN < second
+    });
+    (each >= LEAST_BYTES && !uneven).then_some(each)
 }
 
 /// With a plan, whether connections were begun when they were due: by the generator, and by a server
@@ -123,6 +155,23 @@ fn rate_missed(begun: u64, nanos: u64, rate: f64) -> Option<Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_with_memory_from_before_has_no_bytes_for_each_connection() {
+        let each = |before, midway, after| per_connection(before, midway, (1_000, after));
+        assert_eq!(each(1_000_000, None, 2_000_000), Some(1_000.0));
+        assert_eq!(each(1_000_000, Some((500, 1_500_000)), 2_000_000), Some(1_000.0));
+        // A table that doubles behind the middle.
+        assert_eq!(each(1_000_000, Some((500, 1_300_000)), 2_000_000), Some(1_000.0));
+        // Room for the first half.
+        assert_eq!(each(1_000_000, Some((500, 1_000_000)), 1_500_000), None);
+        assert_eq!(each(1_000_000, Some((500, 1_090_000)), 1_500_000), None);
+        // Room for all, or nearly all, and a server that gave some back.
+        assert_eq!(each(1_000_000, None, 1_000_000), None);
+        assert_eq!(each(1_000_000, None, 1_040_000), None);
+        assert_eq!(each(1_000_000, None, 900_000), None);
+        assert_eq!(per_connection(1, None, (0, 1)), None, "nobody was ready");
+    }
 
     #[test]
     fn connections_that_are_not_begun_when_due_make_the_run_invalid() {

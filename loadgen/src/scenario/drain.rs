@@ -70,8 +70,10 @@ pub(crate) fn calm(crew: &Crew, limit: Duration) {
     let served = matches!(crew.wanted.subscribing.conduct, Conduct::Cut(_))
         && crew.wanted.subscribing.subscriptions > 0;
     while clock::now() < end && crew.broken().is_none() {
+        // Until each thread has seen it, one of them may still cut somebody.
+        let is_calm = crew.shared.is_calm();
         let total = crew.shared.total();
-        if total.back >= total.cut && (!served || total.served >= total.cut) {
+        if is_calm && total.back >= total.cut && (!served || total.served >= total.cut) {
             return;
         }
         clock::sleep(SECOND / 500);

@@ -25,9 +25,9 @@ impl Suite {
         let interrupts = Interrupts::catch()?;
         self.clear()?;
         let mut lines = Vec::new();
-        for case in SET.iter().filter(|case| case.from <= self.scale) {
+        for case in SET.iter().filter(|case| case.is_in(self.scale)) {
             if self.progress {
-                eprintln!("{}: {}", case.name, case.arguments.join(" "));
+                eprintln!("{}: {}", case.name, case.arguments(self.scale).join(" "));
             }
             let code = self.one(case, &interrupts)?;
             lines.push(Line::read(case.name, code, &self.path(case, "json")));
@@ -71,7 +71,7 @@ impl Suite {
         let gateway = Gateway::start(&self.server, case.shards, config, log, interrupts)?;
         let failed = |error| RunError::Machine(format!("cannot find this program: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.args(case.arguments).arg(gateway.url());
+        command.args(case.arguments(self.scale)).arg(gateway.url());
         command.args(["--server-pid", &gateway.pid().to_string()]);
         command.arg("--json").arg(self.path(case, "json"));
         command.arg("--html").arg(self.path(case, "html"));

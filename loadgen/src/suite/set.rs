@@ -5,6 +5,9 @@ use clap::ValueEnum;
 /// How much is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scale {
+    /// The same runs, each with few connections and for half a second: whether all of it works here.
+    /// Its figures say nothing.
+    Smoke,
     /// A minute and a half: what a CI runs.
     Small,
     /// Also 100,000 connections.
@@ -119,9 +122,63 @@ pub(crate) const SET: [Case; 16] = [
     ),
 ];
 
+impl Case {
+    /// Its command line at a scale.
+    pub(crate) fn arguments(&self, scale: Scale) -> Vec<String> {
+        if scale > Scale::Smoke {
+            return self.arguments.iter().map(|&argument| argument.to_owned()).collect();
+        }
+        let mut smoke = Vec::new();
+        let mut arguments = self.arguments.iter();
+        while let Some(&argument) = arguments.next() {
+            let shorter = match argument {
+                "-c" | "--channels" => |count: f64| (count / 20.0).max(2.0),
+                "--settle" | "--hold" => |_| 0.2,
+                "--duration" => {
+                    arguments.next();
+                    continue;
+                }
+                _ => {
+                    smoke.push(argument.to_owned());
+                    continue;
+                }
+            };
+            let value = arguments.next().and_then(|value| value.parse().ok()).unwrap_or(0.0);
+            smoke.extend([argument.to_owned(), shorter(value).to_string()]);
+        }
+        if !["connect", "idle"].contains(&self.arguments[0]) {
+            let times = ["--warmup", "0.2", "--duration", "0.5", "--late-max", "1000"];
+            smoke.extend(times.map(str::to_owned));
+        }
+        smoke
+    }
+
+    /// Whether a scale has it.
+    pub(crate) fn is_in(&self, scale: Scale) -> bool {
+        self.from <= scale.max(Scale::Small)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn smoke_is_the_same_work_made_small() {
+        let smoke = |name| {
+            let case = SET.iter().find(|case| case.name == name).expect("it is there");
+            assert!(case.is_in(Scale::Smoke));
+            case.arguments(Scale::Smoke).join(" ")
+        };
+        assert_eq!(smoke("idle-10k"), "idle -c 500 --settle 0.2 --hold 0.2");
+        assert_eq!(
+            smoke("slow-1k"),
+            "slow -c 50 --share 0.1 --rate 100 --verify --warmup 0.2 --duration 0.5 --late-max 1000"
+        );
+        let full = SET.iter().filter(|case| !case.is_in(Scale::Small));
+        assert!(full.clone().all(|case| !case.is_in(Scale::Smoke) && case.is_in(Scale::Full)));
+        assert!(full.count() > 0);
+    }
 
     #[test]
     fn names_are_file_names_and_unique() {

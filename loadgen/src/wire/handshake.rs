@@ -1,10 +1,14 @@
 //! The opening handshake from the client's side.
 
 use crate::fault::Fault;
+use crate::wire::tls::TlsFault;
 
 /// The example of RFC 6455, section 1.3: one key for all, so that no hash is computed here.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// How a server that expects TLS answers to a request without: an alert of version 3.
+const TLS_ALERT: &[u8] = b"\x15\x03";
 
 /// An answer's head that is longer is refused.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -46,7 +50,8 @@ pub(crate) fn answer(input: &[u8], offer: Offer) -> Result<Option<usize>, Fault>
     let start = b"HTTP/1.";
     let seen = input.len().min(start.len());
     if input[..seen] != start[..seen] {
-        return Err(Fault::NotHttp);
+        let speaks_tls = input.starts_with(TLS_ALERT);
+        return Err(if speaks_tls { Fault::Tls(TlsFault::Spoken) } else { Fault::NotHttp });
     }
     let Some(end) = memchr::memmem::find(input, b"\r\n\r\n") else {
         return if input.len() > HEAD_BYTES_MAX { Err(Fault::NotHttp) } else { Ok(None) };
@@ -121,6 +126,10 @@ mod tests {
             Err(Fault::Refused("503 Service Unavailable".into()))
         );
         assert_eq!(answer(b"SSH-2.0-OpenSSH", Offer::default()), Err(Fault::NotHttp));
+        assert_eq!(
+            answer(b"\x15\x03\x03\0\x02\x02\x32", Offer::default()),
+            Err(Fault::Tls(TlsFault::Spoken))
+        );
         let old = b"HTTP/1.0 404 Not Found\r\n\r\n";
         assert_eq!(
             answer(old, Offer::default()),

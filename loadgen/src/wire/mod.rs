@@ -12,3 +12,4 @@ pub(crate) mod marks;
 pub(crate) mod payload;
 pub(crate) mod telemetry;
 pub(crate) mod template;
+pub(crate) mod tls;

@@ -1,6 +1,8 @@
 //! What `slow`, `churn`, `recover`, `storm` and `echo` say about servers that serve clients which
 //! misbehave, and about servers that do not.
 
+use std::process::Command;
+
 use crate::relay::{self, Sin};
 use crate::{Ran, run};
 
@@ -29,6 +31,30 @@ fn fed(scenario: &str, sin: Sin, extra: &[&str]) -> Ran {
 }
 
 #[test]
+fn a_server_that_does_not_grow_has_no_bytes_for_each_connection() {
+    // A process that has nothing to do with it, as a server that has room from before.
+    let mut other = Command::new("sleep").arg("60").spawn().expect("it starts");
+    let path = std::env::temp_dir().join(format!("weir-idle-{}", std::process::id()));
+    let file = |kind: &str| format!("{}.{kind}", path.display());
+    let (url, pid) = (relay::start(Sin::None), other.id().to_string());
+    let times = ["--settle", "0.1", "--hold", "0.2", "-c", "20", "--server-pid", &pid];
+    let files = ["--json", &file("json"), "--html", &file("html")];
+    let ran = run(&[["idle"].as_slice(), &times, &files, &[&url]].concat());
+    other.kill().and_then(|()| other.wait()).expect("it can be ended");
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.text.contains("server not measurable"), "{}", ran.text);
+    let [report, page] = ["json", "html"].map(|kind| {
+        let text = std::fs::read_to_string(file(kind)).expect("a file");
+        std::fs::remove_file(file(kind)).expect("it is there");
+        text
+    });
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert!(report["idle"].get("client_bytes_per_connection").is_some());
+    assert!(report["idle"].get("server_bytes_per_connection").is_none());
+    assert!(page.contains("<b>not measurable</b>"), "{page}");
+}
+
+#[test]
 fn a_slow_client_costs_only_itself() {
     let own_pid = std::process::id().to_string();
     let extra = ["--share", "0.34", "--size", "8000", "--server-pid", &own_pid];
@@ -47,6 +73,39 @@ fn a_trickle_is_enough_for_small_events() {
     assert!(ran.text.contains("3 connections that read 200000 B/s"), "{}", ran.text);
     assert!(ran.text.contains("slow see  "), "{}", ran.text);
     assert!(!ran.text.contains("slow ended"), "{}", ran.text);
+}
+
+#[test]
+fn what_was_due_in_the_warm_up_is_in_no_distribution() {
+    let path = std::env::temp_dir().join(format!("weir-warm-up-{}.json", std::process::id()));
+    let file = path.to_str().expect("UTF-8").to_owned();
+    // Of a second and a half, the last third is measured.
+    let short = ["-c", "6", "--warmup", "1", "--duration", "0.5", "--rate", "100", "--json", &file];
+    let late = ["--late-max", "2000"];
+    for (scenario, extra, figures) in [
+        ("churn", ["--churn-rate", "200", "--reconnect", "0.5"].as_slice(), ["answered", "back"]),
+        ("recover", &["--cut-rate", "40", "--away", "0"], ["until_back", "until_served"]),
+    ] {
+        let url = relay::start(Sin::None);
+        let ran = run(&[&[scenario], short.as_slice(), &late, extra, &[&url]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.text);
+        let report = std::fs::read_to_string(&file).expect("a report");
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        let section = &report[scenario];
+        let all = match scenario {
+            "churn" => [
+                section["subscribed"].as_u64().unwrap_or(0)
+                    + section["unsubscribed"].as_u64().unwrap_or(0),
+                section["reconnected"].as_u64().unwrap_or(0),
+            ],
+            _ => [section["back"].as_u64().unwrap_or(0), section["served"].as_u64().unwrap_or(0)],
+        };
+        for (figure, all) in figures.into_iter().zip(all) {
+            let samples = section[figure]["samples"].as_u64().unwrap_or(0);
+            assert!(samples > 0 && samples * 2 < all, "{figure}: {samples} of {all}");
+        }
+    }
+    std::fs::remove_file(&path).expect("it was written");
 }
 
 #[test]

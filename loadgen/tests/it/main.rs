@@ -6,9 +6,11 @@ mod conduct;
 mod fanout;
 mod foreign;
 mod formats;
+mod gateway;
 mod publish;
 mod relay;
 mod schema;
+mod secure;
 mod suite;
 mod usage;
 

@@ -57,6 +57,18 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn a_faulty_value_is_a_fault_also_behind_another() {
+    let mut bad = Vec::new();
+    let mut raw = RawConfig::parse("shards = \"many\"\n", Path::new("w.toml"), &mut bad);
+    let variables = vec![("WEIR_SHARDS".to_owned(), "2".to_owned())];
+    crate::config::environment::read(&mut raw, variables, &mut bad);
+    let found = raw.check(&machine(), bad).err().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let wanted = "w.toml:1: shards: is \"many\", must be a whole number";
+    assert!(found[0].to_string().starts_with(wanted), "{found:?}");
+}
+
+#[test]
 fn the_memory_of_all_queues_holds_one_of_them() {
     let memory = |value: &str| check(&format!("[limits]\nmemory = {value}\n"));
     for (value, bytes) in
@@ -245,10 +257,79 @@ fn namespaces_inherit_and_are_checked() {
 }
 
 #[test]
+fn namespaces_have_a_bound() {
+    let of = |count: usize| -> String {
+        (0..count).map(|n| format!("[[namespace]]\nname = \"n{n}\"\n")).collect()
+    };
+    assert!(check(&of(10_000)).is_ok());
+    let wanted = "w.toml:20001: namespace: is one of 10001, there may be 10000";
+    assert_eq!(faults(&of(10_001)), [wanted]);
+}
+
+#[test]
 fn zero_is_never_where_the_comment_says_so() {
     let config = check("[limits]\nslow_disconnect = 0\n").unwrap();
     assert_eq!(config.node.slow_disconnect, None);
     assert!(!faults("[http]\nping = 0\n").is_empty());
+}
+
+#[test]
+fn an_origin_is_written_as_browsers_send_it() {
+    let of = |origin: &str| faults(&format!("http.origins = [{origin:?}]\n"));
+    for good in ["*", "https://a.example", "http://a.example:8080", "https://[::1]:8443"] {
+        assert_eq!(of(good), [""; 0], "{good}");
+    }
+    for (bad, sent) in [
+        ("https://a.example:443", "https://a.example"),
+        ("http://a.example:80", "http://a.example"),
+    ] {
+        let wanted =
+            format!("w.toml:1: http.origins: has {bad:?}, which browsers send as {sent:?}");
+        assert_eq!(of(bad), [wanted]);
+    }
+    for bad in ["https://b\u{fc}cher.example", "https://u@a.example", "a.example", "https://a/"] {
+        assert!(of(bad).len() == 1 && of(bad)[0].contains("an origin is like"), "{bad}");
+    }
+}
+
+#[test]
+fn every_directive_of_the_log_is_one_that_is_followed() {
+    let level = |text: &str| check(&format!("log.level = {text:?}\n")).map(|it| it.log.level);
+    for (written, taken) in [
+        ("info", "info"),
+        (" info ", "info"),
+        ("warn, weir::shard=debug", "warn,weir::shard=debug"),
+        ("WARN", "WARN"),
+    ] {
+        assert_eq!(level(written).as_deref(), Ok(taken), "{written:?}");
+    }
+    for bad in ["", "info,", "weir", "weir=", "=info", "weir=debug=info", "weir[=info", "a b=info"]
+    {
+        let found = level(bad).unwrap_err();
+        assert!(
+            found.len() == 1 && found[0].contains("a level is one of off"),
+            "{bad:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    let warnings = |text: &str| -> Vec<String> {
+        check(text).unwrap().warnings.iter().map(ToString::to_string).collect()
+    };
+    let path =
+        "w.toml:1: store.path: names a file that is not used: it needs store.kind = \"sqlite\"";
+    assert_eq!(warnings("store.path = \"a.db\"\n"), [path]);
+    assert_eq!(warnings("store.path = \"weir.db\"\n"), [""; 0], "as the printed file has it");
+    let rules = "[defaults]\npublish = [\"user\", \"role:a\"]\nsubscribe = [\"user\", \"api\"]\n\
+                 [[namespace]]\nname = \"n\"\nsubscribe = [\"token\"]\n";
+    let found = warnings(rules);
+    let begin = ["w.toml:2: defaults.publish: lets", "w.toml:6: namespace.subscribe: lets"];
+    assert_eq!(found.len(), begin.len(), "{found:?}");
+    for (line, begin) in found.iter().zip(begin) {
+        assert!(line.starts_with(begin), "{found:?}");
+    }
 }
 
 #[test]
@@ -323,8 +404,8 @@ fn limits_that_contradict_each_other_are_named() {
     assert_eq!(beyond, [wanted]);
     let users = of("connections = 10\nconnections_per_user = 10\n").unwrap_err();
     assert!(users.len() == 1 && users[0].contains("without a key"), "{users:?}");
-    let empty = of("connections_per_user = 10\n[auth]\njwks_file = \"\"\n").unwrap_err();
-    assert!(empty.len() == 1 && empty[0].contains("without a key"), "{empty:?}");
+    let unnamed = "connections_per_user = 10\n[auth]\nhmac_secret_file = \"\"\n";
+    assert_eq!(of(unnamed).unwrap_err().len(), 1, "a key that is not named is none");
     for bad in ["commands_per_second = -1", "connections_per_ip = \"many\""] {
         assert_eq!(of(bad).unwrap_err().len(), 1, "{bad}");
     }
@@ -359,6 +440,12 @@ fn a_setting_that_is_nearly_right_is_named_with_the_right_one() {
         let short = &name[..name.len() - 1];
         if Key::find(short).is_some() {
             continue;
+        }
+        let own = name.rsplit('.').next().unwrap();
+        let elsewhere = faults(&format!("[log]\n{own} = 1\n"));
+        if Key::find(&format!("log.{own}")).is_none() {
+            let named = elsewhere.len() == 1 && elsewhere[0].contains("the nearest is ");
+            assert!(named && elsewhere[0].ends_with(own), "{own}: {elsewhere:?}");
         }
         let found = faults(&format!("{short} = 1\n"));
         let wanted = format!("w.toml:1: {short}: no such setting; the nearest is {name}");

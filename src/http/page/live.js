@@ -50,6 +50,7 @@ class Card {
     this.events = 0;
     this.before = 0;
     this.dropped = 0;
+    this.fault = ""; // why nothing comes
     this.root = element("article");
     const head = element("header");
     this.info = element("span", "", "subscribing");
@@ -67,9 +68,13 @@ class Card {
       event: (event) => this.take(event),
       lagged: (notice) => this.missed(notice),
       subscribed: ({ recovered }) => {
+        this.fault = "";
         this.info.textContent = recovered === false ? "subscribed, with a gap" : "subscribed";
       },
-      error: (error) => { this.info.textContent = error.message; },
+      error: ({ message }) => {
+        this.fault = message;
+        this.info.textContent = message;
+      },
     });
   }
 
@@ -137,7 +142,7 @@ class Card {
     const rate = (this.events - this.before) / seconds;
     this.before = this.events;
     this.tidy();
-    if (this.events) {
+    if (this.events && !this.fault) {
       const { size } = this.hidden;
       const more = size ? ` \u00b7 ${size}${size < HIDDEN_MAX ? "" : " or"} more` : "";
       this.info.textContent = `${short(rate)}/s \u00b7 ${number.format(this.events)}${more}`;
@@ -160,7 +165,7 @@ class Row {
     this.value = value;
     this.at = drawnAt;
     this.dirty = true;
-    if (typeof value === "number") {
+    if (Number.isFinite(value)) {
       this.points.push(value);
       if (this.points.length > POINTS) this.points.shift();
     }
@@ -198,10 +203,10 @@ class Row {
     if (!this.dirty) return;
     this.dirty = false;
     const value = this.value;
-    this.shape(typeof value === "number");
+    this.shape(Number.isFinite(value)); // JSON has 1e400, which is Infinity here
     if (!this.numeric) {
-      const text = typeof value === "string" ? value : JSON.stringify(value);
-      this.shown.textContent = (text ?? "").slice(0, 400);
+      const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      this.shown.textContent = text.slice(0, 400);
       return;
     }
     this.shown.textContent = short(value);
@@ -244,8 +249,10 @@ async function list() {
       const fresh = body.channels.map(({ channel }) => channel).filter((name) => !removed.has(name));
       for (const name of fresh) if (cards.size < CHANNELS_MAX) watch(name);
       notice(body.next ? `The first ${CHANNELS_MAX} channels are shown; name others above.` : "");
-    } else if (answer.status === 403) {
-      notice("Channels are listed on the gateway's own machine only; name one above.");
+    } else if (answer.status === 401 || answer.status === 403) {
+      const whom = answer.status === 401 ? "those who have an API key" : "the gateway's own machine";
+      notice(`Channels are listed for ${whom} only; name one above.`);
+      $("empty").hidden = true;
       return;
     }
   } catch {

@@ -16,7 +16,11 @@
 // the subscriptions.
 //
 //   const weir = connect(undefined, {}, {
-//     getToken: async () => (await fetch("/token", { method: "POST" })).text(),
+//     async getToken() {
+//       const answer = await fetch("/token", { method: "POST" });
+//       if (!answer.ok) throw new Error(`no token: ${answer.status}`); // it is asked again
+//       return answer.text();
+//     },
 //   });
 //
 // `getToken` is asked for a token before each connection, and again half a minute before the one it
@@ -70,6 +74,16 @@ function endOf(token) {
   }
 }
 
+/** Calls a handler. One that throws is the page's fault, and what follows happens all the same. */
+function tell(handlers, name, ...what) {
+  try {
+    handlers?.[name]?.(...what);
+  } catch (error) {
+    if (globalThis.reportError) globalThis.reportError(error);
+    else console.error(error);
+  }
+}
+
 /** One client. Its states: "connecting", "open", "waiting" (to reconnect) and "closed". */
 export class Weir {
   #url;
@@ -107,14 +121,19 @@ export class Weir {
   /**
    * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
    * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
-   * `signal`, `subscribed`, `error`. Options of the protocol, such as `{ slow: "latest", max_rate: 10 }`, go
-   * into `options`.
+   * `signal`, `subscribed`; and `error`, where the gateway refuses the subscription, or ends one
+   * that is not allowed any more. Options of the protocol, such as `{ slow: "latest" }`, go into
+   * `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
     const since = this.#channels.get(channel)?.since ?? null;
     const entry = { handlers, options, since: null };
     this.#channels.set(channel, entry);
     if (this.state === "open") this.#subscribe(channel, entry);
+    if (this.state === "closed") {
+      const error = new WeirError("unavailable", "the client is closed");
+      queueMicrotask(() => tell(handlers, "error", error));
+    }
     entry.since = since;
     return { channel, close: () => this.#unsubscribe(channel, entry) };
   }
@@ -169,11 +188,22 @@ export class Weir {
     const still = (then) => (value) => {
       if (turn === this.#turn && this.state !== "closed") then(value);
     };
-    new Promise((resolve) => resolve(this.#getToken())).then(still(got), still(failed));
+    const asked = new Promise((resolve) => resolve(this.#getToken()));
+    // A text from a file or an answer may end with a line break.
+    const trimmed = asked.then((token) => typeof token === "string" ? token.trim() : token);
+    trimmed.then(still(got), still(failed));
   }
 
   #dial() {
-    const socket = new WebSocket(this.#address(), "weir.v1.json");
+    let socket;
+    try {
+      socket = new WebSocket(this.#address(), "weir.v1.json");
+    } catch (error) {
+      this.#end("the address is none", { reason: error.message });
+      // Without a token this is still `connect`, which has somebody to throw to.
+      if (!this.#getToken) throw error;
+      return;
+    }
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#read(socket, data);
     socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
@@ -191,7 +221,8 @@ export class Weir {
     if (socket !== this.#socket || typeof text !== "string") return;
     this.#alive(socket);
     for (const line of text.split("\n")) {
-      if (line) this.#take(JSON.parse(line));
+      // A handler may have closed the client.
+      if (line && socket === this.#socket) this.#take(JSON.parse(line));
     }
   }
 
@@ -215,16 +246,16 @@ export class Weir {
         return;
       case "event":
         if (entry?.since && !message.snapshot) entry.since.offset = message.offset;
-        told?.event?.(message);
-        this.#handlers.event?.(message);
+        tell(told, "event", message);
+        tell(this.#handlers, "event", message);
         return;
       case "lagged":
-        told?.lagged?.(message);
-        this.#handlers.lagged?.(message);
+        tell(told, "lagged", message);
+        tell(this.#handlers, "lagged", message);
         return;
       case "signal":
-        told?.signal?.(message);
-        this.#handlers.signal?.(message);
+        tell(told, "signal", message);
+        tell(this.#handlers, "signal", message);
         return;
       case "subscribed":
         // The offset of a change, and of a return that is whole, is ahead of what has come: those
@@ -232,11 +263,17 @@ export class Weir {
         if (entry && message.epoch && !message.updated && message.recovered !== true) {
           entry.since = { epoch: message.epoch, offset: message.offset };
         }
-        told?.subscribed?.(message);
+        tell(told, "subscribed", message);
+        break;
+      case "unsubscribed":
+        // Nobody here has asked for one with a code.
+        if (entry && message.code) {
+          tell(entry.handlers, "error", new WeirError(message.code, message.reason));
+        }
         break;
       case "disconnect":
         this.#retryAfterMs = message.retry_after_ms ?? 0;
-        this.#handlers.disconnect?.(message);
+        tell(this.#handlers, "disconnect", message);
         return;
     }
     this.#settle(message);
@@ -249,7 +286,7 @@ export class Weir {
     for (const [channel, each] of this.#channels) this.#subscribe(channel, each);
     this.#release();
     this.#enter("open");
-    this.#handlers.welcome?.(welcome);
+    tell(this.#handlers, "welcome", welcome);
   }
 
   // Says who it is, before anything else. `first` is the welcome of a stranger.
@@ -313,7 +350,7 @@ export class Weir {
   #subscribe(channel, entry) {
     const since = entry.since ?? undefined;
     const sent = this.#ask({ type: "subscribe", channel, ...entry.options, since });
-    sent.catch((error) => entry.handlers.error?.(error));
+    sent.catch((error) => tell(entry.handlers, "error", error));
   }
 
   #unsubscribe(channel, entry) {
@@ -424,6 +461,6 @@ export class Weir {
 
   #enter(state, detail = {}) {
     this.state = state;
-    this.#handlers.state?.(state, detail);
+    tell(this.#handlers, "state", state, detail);
   }
 }
