@@ -25,7 +25,7 @@ use weir::proto::rate::Rate;
 use weir::proto::ws::frame::{Opcode, client_frame};
 use weir::proto::ws::message::{Decoder, Message};
 use weir::store::memory::Memory;
-use weir::store::{Deliver, NewEvent, Now, Store, Wish};
+use weir::store::{Deliver, NewEvent, Now, Reading, Store, Wish};
 
 use kernel::Kernel;
 
@@ -36,7 +36,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Does its operation so often.
 type Operation = fn(u32);
 
-const OPERATIONS: [(&str, Operation); 14] = [
+const OPERATIONS: [(&str, Operation); 18] = [
     ("decode-128", decode),
     ("parse-publish", parse),
     ("encode-event", encode),
@@ -49,8 +49,12 @@ const OPERATIONS: [(&str, Operation); 14] = [
     ("hidden-lagging-x50", hidden_while_lagging),
     ("close-lagging", close_lagging),
     ("unsubscribe-queued", unsubscribe_queued),
+    ("close-shared", close_shared),
+    ("patterns-many", patterns_many),
     ("publish-plain", publish_plain),
     ("publish-keyed", publish_keyed),
+    ("begin-keyed", begin_keyed),
+    ("read-history", read_history),
 ];
 
 const ALIAS: Alias = Alias(1);
@@ -288,6 +292,38 @@ fn unsubscribe_queued(count: u32) {
     }
 }
 
+/// The end of a connection, for each of its channels, which another connection has as well.
+fn close_shared(count: u32) {
+    let (mut hub, ids) = stalled(2, 64);
+    for id in &ids {
+        (0..u64::from(count)).for_each(|alias| subscribe(&mut hub, *id, alias, Policy::DropOldest));
+    }
+    hub.close(ids[0], |_, _| {});
+}
+
+/// A pattern that comes and goes, and a channel of it that does meanwhile, on a connection that has
+/// all the others.
+fn patterns_many(count: u32) {
+    let (mut hub, ids) = stalled(1, 64);
+    let (id, mut kernel) = (ids[0], Kernel::default());
+    let join =
+        |position, rate| Join { policy: Policy::DropOldest, position, keys_max: 1, max_rate: rate };
+    for nth in 0..count {
+        let prefix = format!("t:{nth}/");
+        let outcome = hub.subscribe_pattern((id, &prefix), join(0, Rate::new(1.0)), &mut kernel, 0);
+        assert_eq!(outcome.purged, 0);
+    }
+    for nth in (0..count).rev() {
+        let channel = format!("t:{nth}/c").parse().expect("a good name");
+        let alias = Alias(u64::from(nth));
+        assert!(hub.has_by_pattern(id, black_box(&format!("t:{nth}/c"))));
+        hub.subscribe(id, (&channel, alias), join(0, None));
+        assert!(hub.unsubscribe((id, alias), &mut kernel, NOW_MS).is_some());
+        let prefix = format!("t:{nth}/");
+        assert!(hub.unsubscribe_pattern((id, &prefix), &mut kernel, NOW_MS).is_some());
+    }
+}
+
 /// Hands events to nobody.
 struct Away;
 
@@ -324,6 +360,52 @@ fn publish(count: u32, keep: Keep) {
         let event = NewEvent::new(Cow::Borrowed(channel), Payload::Json(PAYLOAD.into()));
         let event = NewEvent { key: Some(key), keep, ..event };
         assert!(store.publish(black_box(event), now).is_ok());
+    }
+}
+
+/// Keys of a channel that has many.
+const KEYS_MANY: usize = 10_000;
+
+/// Events of a channel that keeps many.
+const EVENTS_MANY: u64 = 100_000;
+
+/// Somebody subscribes to a channel with 10,000 keys, after an event of one that has come again.
+fn begin_keyed(count: u32) {
+    let keep = Keep { keys: KEYS_MANY, ..Keep::default() };
+    let now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
+    let (store, channel) = (Memory::new(Arc::new(Away)), "telemetry:hosts");
+    let keys: Vec<Box<str>> = (0..KEYS_MANY).map(|key| format!("host-{key}").into()).collect();
+    let mut seed = 1_u32;
+    let mut publish = |nth: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Each once, then as they come.
+        let key = keys.get(nth).or(keys.get((seed >> 16) as usize % KEYS_MANY)).cloned();
+        let event = NewEvent::new(Cow::Borrowed(channel), Payload::Json(Box::from(&b"1"[..])));
+        assert!(store.publish(NewEvent { key, keep, ..event }, now).is_ok());
+    };
+    (0..3 * KEYS_MANY).for_each(&mut publish);
+    let wish = Wish { snapshot: true, keep, ..Wish::default() };
+    for nth in 0..count as usize {
+        publish(3 * KEYS_MANY + nth);
+        let begun = store.subscribe(channel, ShardId(0), wish, now);
+        assert!(black_box(begun).is_ok_and(|begun| begun.past.is_some()));
+    }
+}
+
+/// Somebody asks for the last event of a channel that keeps 100,000.
+fn read_history(count: u32) {
+    let keep =
+        Keep { history: HistoryRule { size: EVENTS_MANY, ttl_ms: u64::MAX }, ..Keep::default() };
+    let now = Now { unix_ms: 1_732_153_200_123, node_ns: 1_000_000_000 };
+    let (store, channel) = (Memory::new(Arc::new(Away)), "telemetry:hosts");
+    for _ in 0..EVENTS_MANY {
+        let event = NewEvent::new(Cow::Borrowed(channel), Payload::Json(Box::from(&b"1"[..])));
+        assert!(store.publish(NewEvent { keep, ..event }, now).is_ok());
+    }
+    for _ in 0..count {
+        let reading = Reading { limit: 1, bytes: 1 << 20, keep, ..Reading::default() };
+        let read = store.read(black_box(channel), reading, now).expect("memory is always there");
+        assert_eq!(read.events.map(|events| events.len()), Some(1));
     }
 }
 

@@ -60,13 +60,6 @@ impl Past {
             (from..to).filter_map(|index| chunk.event(index))
         })
     }
-
-    /// The events of it after `after`, up to `upto`.
-    #[must_use]
-    pub fn part(mut self, after: u64, upto: u64) -> Self {
-        self.chunks.retain(|chunk| chunk.last() > after && chunk.first() <= upto);
-        Self { after, upto, ..self }
-    }
 }
 
 /// The last events of a channel.
@@ -157,34 +150,33 @@ impl History {
         (after + 1 >= first).then(|| self.read(after, head))
     }
 
-    /// All that is kept, up to the head.
-    pub fn all(&mut self, head: u64, rule: HistoryRule, now_ns: u64) -> Past {
-        match self.first(head, rule, now_ns) {
-            Some(first) => self.read(first - 1, head),
-            None => Past { chunks: Vec::new(), after: head, upto: head },
-        }
+    /// The offset after which all is kept, up to the head.
+    pub fn kept_after(&mut self, head: u64, rule: HistoryRule, now_ns: u64) -> u64 {
+        self.first(head, rule, now_ns).map_or(head, |first| first - 1)
     }
 
     /// The oldest offset that the rule keeps; `None` where there is none, or the head is missing.
     fn first(&mut self, head: u64, rule: HistoryRule, now_ns: u64) -> Option<u64> {
         self.show_tail();
-        let last = self.all_chunks().last()?.last();
-        let young = self.all_chunks().find_map(|chunk| {
-            let index = chunk.partition(|taken_ns| is_old(taken_ns, rule, now_ns));
-            (index < chunk.len()).then(|| chunk.offset(index))
-        })?;
+        let last = self.shown.as_ref().or(self.chunks.back())?.last();
+        let old = |taken_ns| is_old(taken_ns, rule, now_ns);
+        let at = self.chunks.partition_point(|chunk| old(chunk.last_ns()));
+        let chunk = self.chunks.get(at).or(self.shown.as_ref())?;
+        let index = chunk.partition(old);
+        let young = (index < chunk.len()).then(|| chunk.offset(index))?;
         let first = young.max((head + 1).saturating_sub(rule.size));
         (last == head && first <= head).then_some(first)
     }
 
-    fn read(&mut self, after: u64, upto: u64) -> Past {
+    /// The events after `after`, up to `upto`, of those that are kept. It costs a look at the
+    /// chunks that have them, however many others there are.
+    pub fn read(&mut self, after: u64, upto: u64) -> Past {
         self.show_tail();
-        let meant = |chunk: &&Arc<Chunk>| chunk.last() > after;
-        Past { chunks: self.all_chunks().filter(meant).cloned().collect(), after, upto }
-    }
-
-    fn all_chunks(&self) -> impl Iterator<Item = &Arc<Chunk>> {
-        self.chunks.iter().chain(&self.shown)
+        let from = self.chunks.partition_point(|chunk| chunk.last() <= after);
+        let meant = |chunk: &&Arc<Chunk>| chunk.first() <= upto;
+        let tail = self.shown.iter().filter(|chunk| chunk.last() > after);
+        let chunks = self.chunks.range(from..).chain(tail).take_while(meant).cloned().collect();
+        Past { chunks, after, upto }
     }
 
     fn show_tail(&mut self) {

@@ -35,6 +35,7 @@ mod pattern;
 mod reset;
 mod seat;
 mod slow;
+mod subs;
 mod tables;
 mod tell;
 mod throttle;
@@ -273,13 +274,13 @@ impl Hub {
 
     /// The channels that the connection has by name.
     pub fn channels_of(&self, id: SeatId) -> Vec<(ChannelName, Alias)> {
-        let subs = self.seats.get(id).map(|seat| seat.subs.as_slice()).unwrap_or_default();
+        let subs = self.seats.get(id).map(|seat| &*seat.subs).unwrap_or_default();
         let topics = subs.iter().filter_map(|sub| Some((self.topics.get(&sub.alias)?, sub.alias)));
         topics.map(|(topic, alias)| (topic.channel.clone(), alias)).collect()
     }
 
     fn sub(&self, id: SeatId, alias: Alias) -> Option<Sub> {
-        self.seats.get(id)?.subs.iter().find(|sub| sub.alias == alias).copied()
+        self.seats.get(id)?.subs.get(alias).copied()
     }
 
     /// Adds a subscription. What a pattern's rate has held back of the channel is to come first:
@@ -294,16 +295,12 @@ impl Hub {
             Entry::Occupied(topic) => topic.into_mut(),
             Entry::Vacant(free) => free.insert(Topic::new(channel.clone())),
         };
-        if seat.subs.is_empty() {
-            // Most connections have one subscription: no room for four.
-            seat.subs.reserve_exact(1);
-        }
         let (format, batch) = (seat.session.format, seat.session.batch);
         let member = Member { seat: narrow(id), policy, standing, format, batch, position };
         let kept = Kept { keys_max, account: &self.tables };
         topic.count_user(standing != Standing::Live, member.uses_latest(), kept);
         let member = topic.enter(member, rate, kept);
-        seat.subs.push(Sub { alias, member, rate });
+        seat.subs.insert(Sub { alias, member, rate });
         if lag.is_some() {
             seat.outbox.count_frames(alias, rate.is_some(), topic.head);
         }
@@ -338,7 +335,7 @@ impl Hub {
             self.hand_to_pattern(id, sub);
         }
         let seat = self.seats.get_mut(id)?;
-        seat.subs.retain(|other| other.alias != alias);
+        seat.subs.remove(alias);
         self.blind.forget((seat.author.client, alias));
         seat.outbox.purge_signals(alias);
         if !goes_on {

@@ -17,7 +17,7 @@ mod signals;
 mod tally;
 mod write;
 
-pub use browse::{Browse, Leaf};
+pub use browse::{Browse, Had, Leaf};
 pub use item::Slice;
 pub use lag::{Reader, Shown};
 pub use signals::{Fits, News};
@@ -203,6 +203,13 @@ impl Outbox {
         self.close_up();
         self.check();
         before.saturating_sub(self.events) as u64
+    }
+
+    /// How many things are looked at when the queue of a subscription that ends is purged, beside
+    /// its own.
+    pub fn looks_of_purge(&self) -> usize {
+        let lane = if self.recalls > 0 { self.data.len() } else { 0 };
+        lane + self.signals()
     }
 
     /// Takes everything of the channels that are `gone` out of the data lane, likewise.

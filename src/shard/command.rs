@@ -12,7 +12,7 @@ use super::local::{Shard, Socket};
 use super::signals::entries;
 use crate::core::access::{Act, Target};
 use crate::core::bucket::Allowance;
-use crate::core::hub::{Join, Outcome, SeatId};
+use crate::core::hub::{Join, Outcome, Seat, SeatId};
 use crate::core::metrics::Counter;
 use crate::core::policy::{Policy, PolicyRule};
 use crate::core::presence::Parting;
@@ -30,6 +30,13 @@ use crate::store::{Begun, NewEvent, Now, Published, StoreError, Wish};
 
 /// When a client tries again whose event the store did not take, or whose token waits in vain.
 pub(super) const RETRY_MS: u32 = 1_000;
+
+/// What beginning or ending a subscription counts as beside its message, where work is counted in
+/// bytes: the store, a room and tables of the shard are looked into for it.
+const SUBSCRIBING_COST: usize = 512;
+
+/// What a thing that waits for a client counts as where it is looked at when that leaves a channel.
+const LOOK_COST: usize = 16;
 
 /// Who asks, and when.
 pub(super) struct Asker<'a> {
@@ -235,6 +242,7 @@ impl Shard {
         id: Option<u64>,
         subscribe: &Subscribe<'_>,
     ) -> Result<Option<Until>, CommandError> {
+        asker.spend(SUBSCRIBING_COST);
         let channel = subscribe.channel;
         let rule = self.policy(id, channel)?;
         self.allow(asker.id, id, &rule, (Act::Subscribe, Target::Name(channel)))?;
@@ -310,6 +318,9 @@ impl Shard {
         id: Option<u64>,
         channel: &str,
     ) -> Result<(), CommandError> {
+        asker.spend(SUBSCRIBING_COST);
+        let seen = |seat: &mut Seat| seat.outbox.looks_of_purge();
+        asker.spend(self.hub.borrow_mut().seat(asker.id).map_or(0, seen) * LOOK_COST);
         let outcome = self.end_subscription(asker, id, channel)?;
         self.answer(asker.id, &Push::Unsubscribed { id, channel, why: None });
         // A close comes behind the answer.

@@ -12,6 +12,9 @@ use crate::store::{Read, Reading};
 /// Payloads of one answer, unless it is one event. Whoever wants more goes on from the last.
 const ANSWER_BYTES: usize = 1 << 20;
 
+/// What an event in an answer costs beside its payload, where work is counted in bytes.
+const EVENT_COST: usize = 128;
+
 impl Shard {
     /// Answers with the kept events of a channel, or returns what the command waits for.
     ///
@@ -48,6 +51,8 @@ impl Shard {
             );
             return Err(CommandError::new(id, ErrorCode::UnknownPosition, message));
         };
+        let payload: usize = events.iter().map(|event| event.payload.len()).sum();
+        asker.spend(payload + events.len() * EVENT_COST);
         let position = head;
         self.answer(asker.id, &Push::History { id, channel, position, events: &events });
         Ok(None)

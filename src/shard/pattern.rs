@@ -12,6 +12,16 @@ use crate::proto::command::Subscribe;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::push::Push;
 
+/// What beginning or ending a pattern counts as, in bytes of messages, for each subscription that
+/// the client has: each is looked at. With ten thousand that is all the work of a turn.
+const LOOK_BYTES: usize = 24;
+
+impl Asker<'_> {
+    fn spend_on_pattern(&self, shard: &Shard) {
+        self.spend(shard.hub.borrow().subscriptions_of(self.id) * LOOK_BYTES);
+    }
+}
+
 impl Shard {
     /// Subscribes to all channels under `prefix`, or changes the options of a subscription that is
     /// there. The answer has no position: what was published before is told of no channel. Returns
@@ -48,6 +58,7 @@ impl Shard {
         }
         // After the store: what is published from here on comes behind.
         let position = self.mailbox().map_or(0, Mailbox::depth);
+        asker.spend_on_pattern(self);
         let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
         let join = Join { policy, position, keys_max, max_rate };
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
@@ -88,6 +99,7 @@ impl Shard {
         id: Option<u64>,
         prefix: &str,
     ) -> Result<Outcome, CommandError> {
+        asker.spend_on_pattern(self);
         let now_ms = asker.now.node_ns / 1_000_000;
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
         let ended = self.hub.borrow_mut().unsubscribe_pattern(which, &mut writer, now_ms);

@@ -24,6 +24,7 @@ use crate::store::{NewEvent, Wish};
 
 mod durable;
 mod settings;
+mod work;
 
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -253,20 +253,18 @@ impl Kept {
 
     /// The chunks that a reading needs; `None` when it names a place that is none.
     pub(super) fn read(&mut self, head: Position, reading: Reading<'_>, now: Now) -> Option<Past> {
-        let mut past = Self::read_nothing(head, reading)?;
-        let after = past.after;
-        let all = self.history.all(head.offset, reading.keep.history, now.node_ns);
-        self.settle();
-        let oldest = all.after.max(after);
+        let nothing = Self::read_nothing(head, reading)?;
+        let kept = self.history.kept_after(head.offset, reading.keep.history, now.node_ns);
+        let oldest = kept.max(nothing.after);
         let limit = u64::try_from(reading.limit).unwrap_or(u64::MAX);
         let (from, to) = if reading.since.is_some() && !reading.reverse {
             (oldest, oldest.saturating_add(limit).min(head.offset))
         } else {
             (oldest.max(head.offset.saturating_sub(limit)), head.offset)
         };
-        if from < to {
-            past = all.part(from, to);
-        }
+        let past = if from < to { self.history.read(from, to) } else { nothing };
+        // What was read may lie elsewhere now.
+        self.settle();
         Some(past)
     }
 

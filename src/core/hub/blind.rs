@@ -32,7 +32,7 @@ impl Hub {
         let one = (seat.author.client, alias);
         if shown {
             self.blind.forget(one);
-        } else if seat.subs.iter().any(|sub| sub.alias == alias) {
+        } else if seat.subs.has(alias) {
             self.blind.0.insert(one);
         }
     }

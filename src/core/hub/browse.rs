@@ -11,23 +11,18 @@ use super::seat::Listed;
 use super::{Hub, SeatId, narrow};
 use crate::core::account::Charge;
 use crate::core::browse::Shelf;
-use crate::core::outbox::{Browse, Leaf, Slice};
+use crate::core::outbox::{Browse, Had, Leaf, Slice};
 use crate::proto::name::Alias;
 
 impl Hub {
     /// Shows a seat, behind what is queued for it, the newest events of the channels of a pattern
     /// that it has just subscribed to: of those that it did not have before.
     pub fn browse(&mut self, id: SeatId, prefix: &str) {
-        let (longer, shorter): (Vec<&str>, Vec<&str>) = self
-            .patterns
-            .prefixes(id)
-            .filter(|other| *other != prefix)
-            .partition(|other| other.len() > prefix.len());
-        if shorter.iter().any(|other| prefix.starts_with(other)) {
+        if self.patterns.shorter(id, prefix).is_some() {
             return;
         }
-        let longer = longer.into_iter().filter(|other| other.starts_with(prefix));
-        let longer = longer.map(Box::from).collect();
+        let longer = self.patterns.prefixes(id).filter(|other| other.len() > prefix.len());
+        let longer = longer.filter(|other| other.starts_with(prefix)).map(Box::from).collect();
         let Some(seat) = self.seats.get_mut(id) else { return };
         let topics = &self.topics;
         let under = |alias: &Alias| {
@@ -35,7 +30,7 @@ impl Hub {
         };
         let names = seat.subs.iter().map(|sub| sub.alias).filter(under).collect();
         let charge = Charge::new(self.press.account(), 0);
-        seat.outbox.browse(Browse::new(prefix.into(), (names, longer), charge));
+        seat.outbox.browse(Browse::new(prefix.into(), Had::new(names, longer), charge));
         self.mark_dirty(id);
     }
 
@@ -101,7 +96,7 @@ impl Hub {
     /// What of a leaf is for a seat, as frames of a run.
     fn lay_leaf(&mut self, id: SeatId, leaf: &Leaf) -> Option<Slice> {
         let seat = self.seats.get_mut(id)?;
-        let by_name = seat.subs.iter().any(|sub| sub.alias == leaf.alias);
+        let by_name = seat.subs.has(leaf.alias);
         let format = seat.session.format;
         let format = if by_name { format } else { format.without_alias() };
         let first = seat.outbox.first_of(leaf.alias);

@@ -36,7 +36,7 @@ impl Hub {
 
     /// Whether the connection has a pattern that the channel is one of.
     pub fn has_by_pattern(&self, id: SeatId, channel: &str) -> bool {
-        self.patterns.prefixes(id).any(|prefix| channel.starts_with(prefix))
+        self.patterns.begins(id, channel).next().is_some()
     }
 
     /// Adds a subscription to every channel whose name begins with `prefix`, or changes the policy
@@ -81,7 +81,7 @@ impl Hub {
         let seat = narrow(id);
         let member = Member { seat, policy, standing, format, batch, position };
         let member = pattern.enter(member, rate);
-        mine.subs.push(PatternSub { pattern: key, member, rate });
+        mine.subs.insert(PatternSub { pattern: key, member, rate });
         mine.rated += usize::from(rate.is_some());
         pattern.latest += usize::from(policy == Policy::Latest);
         pattern.keys_max = keys_max;
@@ -111,12 +111,12 @@ impl Hub {
         }
         self.take_over_by_name(id, prefix, sub);
         let mine = self.patterns.mine(id)?;
-        mine.subs.retain(|other| other.pattern != sub.pattern);
+        mine.subs.remove(sub.pattern);
         mine.rated -= usize::from(sub.rate.is_some());
         let last = self.leave_pattern(sub).is_some_and(|(_, last)| last);
         let patterns = &self.patterns;
         let seat = self.seats.get_mut(id)?;
-        let by_name = |alias| seat.subs.iter().any(|sub| sub.alias == alias);
+        let by_name = |alias| seat.subs.has(alias);
         seat.outbox.end_browse(Some(prefix));
         let purged = seat.outbox.purge_where(|alias, name: &ChannelName| {
             let name = name.as_str();
@@ -153,7 +153,7 @@ impl Hub {
         if self.patterns.position(sub).is_none_or(|position| position > self.patterns.batch) {
             return;
         }
-        for sub in &seat.subs {
+        for sub in seat.subs.iter() {
             if let Some(topic) = self.topics.get_mut(&sub.alias)
                 && topic.channel.as_str().starts_with(prefix)
             {
@@ -212,7 +212,7 @@ impl Hub {
         let Some(topic) = self.topics.get_mut(&sub.alias) else { return };
         let route = self.patterns.route(id, topic.channel.as_str());
         let rated = route.is_some_and(|route| route.rate.is_some());
-        self.patterns.note_had(id, route, (sub.alias, topic.head));
+        self.patterns.note_had(id, route, (sub.alias, topic.head), self.press.account());
         let member = topic.members(sub.rate).get(sub.member as usize);
         if let Some(standing) = member.map(|member| member.standing)
             && standing != Standing::Live
@@ -248,7 +248,6 @@ impl Hub {
         round: &mut Round<'_, impl Writer>,
     ) {
         self.patterns.stamp += 1;
-        let grouped = self.topics.get(&run.alias()).map_or(0, Topic::grouped);
         for at in touched.first..touched.end {
             let Some(&key) = self.patterns.found.get(at as usize) else { continue };
             let Some(pattern) = self.patterns.all.get_mut(key as usize) else { continue };
@@ -259,10 +258,8 @@ impl Hub {
                 if member.position > self.patterns.batch {
                     continue;
                 }
-                let Some(standing) = self.turn_of((member.seat, key), (by_name, grouped), run)
-                else {
-                    continue;
-                };
+                let turn = self.turn_of((member.seat, key), by_name, run);
+                let Some(standing) = turn else { continue };
                 let mut member = Member { standing, position: 0, ..*member };
                 if member.batch {
                     self.offer_joined(&mut member, run, round);
@@ -281,11 +278,11 @@ impl Hub {
     }
 
     /// The standing of a member that gets the run by pattern, and has not yet got it. The members
-    /// by name without a rate are given, and how many have one.
+    /// by name without a rate are given.
     fn turn_of(
         &mut self,
         (id, pattern): (u32, u32),
-        (by_name, grouped): (&mut [Member], usize),
+        by_name: &mut [Member],
         run: &Run,
     ) -> Option<Standing> {
         let (stamp, alias, seat) = (self.patterns.stamp, run.alias(), self.seats.get(id as usize)?);
@@ -294,23 +291,16 @@ impl Hub {
             return None;
         }
         // All of the run is for one that has the name, whatever position that began at.
-        if seat.subs.len() <= by_name.len() + grouped {
-            match seat.subs.iter().find(|sub| sub.alias == alias) {
-                Some(Sub { rate: None, member, .. }) => {
-                    by_name.get_mut(*member as usize)?.position = 0;
-                    return None;
-                }
-                Some(sub) => {
-                    self.topics.get_mut(&alias)?.begin_with(*sub, run.offset(0));
-                    return None;
-                }
-                None => {}
+        match seat.subs.get(alias) {
+            Some(Sub { rate: None, member, .. }) => {
+                by_name.get_mut(*member as usize)?.position = 0;
+                return None;
             }
-        } else if let Some(named) = by_name.iter_mut().find(|member| member.seat == id) {
-            named.position = 0;
-            return None;
-        } else if grouped > 0 && self.topics.get_mut(&alias)?.find_grouped(id, run.offset(0)) {
-            return None;
+            Some(sub) => {
+                self.topics.get_mut(&alias)?.begin_with(*sub, run.offset(0));
+                return None;
+            }
+            None => {}
         }
         let lag = if mine.lags.is_empty() { None } else { mine.lags.get(&alias) };
         let standing = lag.copied().unwrap_or(Standing::Live);

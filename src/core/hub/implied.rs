@@ -15,6 +15,7 @@ use super::pattern::{Pattern, PatternSub, Patterns, Touched};
 use super::seat::{Member, Round, Standing};
 use super::throttle::ready_ms;
 use super::{Hub, Outcome, SeatId, Topic, Writer, narrow};
+use crate::core::account::Account;
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
@@ -119,11 +120,8 @@ impl Pattern {
 impl Patterns {
     /// Of those of a seat whose prefix `prefix` begins with, but for that itself, the longest.
     pub(super) fn shorter(&self, id: SeatId, prefix: &str) -> Option<PatternSub> {
-        let shorter = self.subs(id).iter().filter_map(|sub| {
-            let other = &self.all.get(sub.pattern as usize)?.prefix;
-            (other.len() < prefix.len() && prefix.starts_with(&**other)).then_some((other, sub))
-        });
-        shorter.max_by_key(|(other, _)| other.len()).map(|(_, sub)| *sub)
+        let shorter = self.of(id, prefix).filter(|(_, other)| other.prefix.len() < prefix.len());
+        shorter.max_by_key(|(_, other)| other.prefix.len()).map(|(sub, _)| sub)
     }
 
     /// Where in the mail a subscription begins.
@@ -239,6 +237,7 @@ impl Patterns {
         id: SeatId,
         route: Option<PatternSub>,
         (alias, upto): (Alias, u64),
+        account: &Account,
     ) {
         let Some(PatternSub { pattern, rate: Some(rate), .. }) = route else { return };
         let group = self.group((alias, pattern, rate));
@@ -247,6 +246,7 @@ impl Patterns {
         {
             let had = mine.had.entry(alias).or_default();
             *had = upto.max(*had);
+            mine.weigh(account);
         }
     }
 }
@@ -305,7 +305,7 @@ impl Hub {
             if let Some(mine) = self.patterns.mine(member.seat as usize)
                 && !mine.had.is_empty()
             {
-                mine.had.remove(&alias);
+                mine.forget_had(alias, self.press.account());
             }
         }
         let keep = self.patterns.dues.len() < GROUPS_MAX;
@@ -368,7 +368,7 @@ impl Hub {
         let member = members.swap_remove(at);
         if let Some(moved) = members.get(at)
             && let Some(Some(mine)) = patterns.seats.get_mut(moved.seat as usize)
-            && let Some(other) = mine.subs.iter_mut().find(|other| other.pattern == sub.pattern)
+            && let Some(other) = mine.subs.get_mut(sub.pattern)
         {
             other.member = sub.member;
         }

@@ -62,7 +62,7 @@ impl Hub {
                 seat.outbox.purge(alias);
                 continue;
             };
-            let sub = seat.subs.iter().find(|sub| sub.alias == alias);
+            let sub = seat.subs.get(alias);
             let (members, latest) = topic.parts(sub.and_then(|sub| sub.rate));
             let member = sub.zip(members).and_then(|(sub, all)| all.get_mut(sub.member as usize));
             let by_name = member.is_some();
@@ -103,7 +103,7 @@ impl Hub {
                     *standing = if told { Standing::Told } else { Standing::Lagging };
                     if !by_name {
                         let route = self.patterns.route(id, topic.channel.as_str());
-                        self.patterns.note_had(id, route, (alias, upto));
+                        self.patterns.note_had(id, route, (alias, upto), self.press.account());
                     }
                     return true;
                 }

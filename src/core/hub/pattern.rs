@@ -9,12 +9,16 @@ use super::forms::{Forms, Speakers};
 use super::implied::{Due, Rated};
 use super::lag::Kept;
 use super::seat::{Listed, Member, Standing};
+use super::subs::Subs;
 use super::{SeatId, Topic, narrow};
 use crate::core::account::{Account, Charge};
 use crate::core::prefix::PrefixTable;
 use crate::proto::event::Event;
 use crate::proto::name::Alias;
 use crate::proto::rate::Rate;
+
+/// Patterns of one seat that are walked along sooner than looked up.
+const FEW: usize = if cfg!(test) { 2 } else { 8 };
 
 /// One prefix with members on this shard.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ pub(super) struct PatternSub {
 /// What one seat has by pattern.
 #[derive(Debug, Default)]
 pub(super) struct Mine {
-    pub(super) subs: Vec<PatternSub>,
+    pub(super) subs: Subs<PatternSub>,
     /// The last run that was offered to it.
     pub(super) stamp: u64,
     /// The channels that it has by pattern alone, and lags on.
@@ -88,10 +92,20 @@ impl Mine {
         self.weigh(account);
     }
 
-    /// Counts the memory of its lags, and gives it back where there are none.
+    /// It is owed all that others are of a channel.
+    pub(super) fn forget_had(&mut self, alias: Alias, account: &Account) {
+        if self.had.remove(&alias).is_some() && self.had.is_empty() {
+            self.weigh(account);
+        }
+    }
+
+    /// Counts the memory of its tables, and gives that of empty ones back.
     pub(super) fn weigh(&mut self, account: &Account) {
         if self.lags.is_empty() {
             self.lags = HashMap::default();
+        }
+        if self.had.is_empty() {
+            self.had = HashMap::default();
         }
         let bytes = self.footprint();
         match &mut self.charge {
@@ -101,8 +115,10 @@ impl Mine {
     }
 
     fn footprint(&self) -> usize {
-        // The table has a byte for each of its places, of which an eighth stays free.
-        self.lags.capacity().div_ceil(7) * 8 * (size_of::<(Alias, Standing)>() + 1)
+        // A table has a byte for each of its places, of which an eighth stays free.
+        let places = |capacity: usize| capacity.div_ceil(7) * 8;
+        places(self.lags.capacity()) * (size_of::<(Alias, Standing)>() + 1)
+            + places(self.had.capacity()) * (size_of::<(Alias, u64)>() + 1)
     }
 }
 
@@ -168,7 +184,7 @@ impl Patterns {
 
     pub(super) fn subs(&self, id: SeatId) -> &[PatternSub] {
         let mine = self.seats.get(id).and_then(Option::as_deref);
-        mine.map_or(&[], |mine| &mine.subs)
+        mine.map_or(&[], |mine| &*mine.subs)
     }
 
     /// How many a seat has.
@@ -178,7 +194,7 @@ impl Patterns {
 
     pub(super) fn sub(&self, id: SeatId, prefix: &str) -> Option<PatternSub> {
         let pattern = *self.table.get(prefix)?;
-        self.subs(id).iter().find(|sub| sub.pattern == pattern).copied()
+        self.seats.get(id)?.as_deref()?.subs.get(pattern).copied()
     }
 
     /// The prefixes that a seat has.
@@ -214,14 +230,32 @@ impl Patterns {
         id: SeatId,
         channel: &str,
     ) -> impl Iterator<Item = (PatternSub, &str, u64)> {
-        self.subs(id).iter().filter_map(move |sub| {
-            let pattern = self.all.get(sub.pattern as usize)?;
-            if !channel.starts_with(&*pattern.prefix) {
-                return None;
-            }
+        self.of(id, channel).filter_map(|(sub, pattern)| {
             let member = pattern.list(sub.rate).get(sub.member as usize)?;
-            Some((*sub, &*pattern.prefix, member.position))
+            Some((sub, &*pattern.prefix, member.position))
         })
+    }
+
+    /// The patterns of a seat that a name, or a prefix, begins with.
+    pub(super) fn of(
+        &self,
+        id: SeatId,
+        name: &str,
+    ) -> impl Iterator<Item = (PatternSub, &Pattern)> {
+        let mine = self.seats.get(id).and_then(Option::as_deref);
+        let subs = mine.map(|mine| &mine.subs);
+        // Few are walked along; of many those are looked up that the name may have.
+        let few = subs.filter(|subs| subs.len() <= FEW).map_or(&[][..], |subs| &**subs);
+        let many = subs.filter(|subs| subs.len() > FEW);
+        let few = few.iter().filter_map(move |sub| {
+            let pattern = self.all.get(sub.pattern as usize)?;
+            name.starts_with(&*pattern.prefix).then_some((*sub, pattern))
+        });
+        let many = many.into_iter().flat_map(move |subs| {
+            let keys = self.table.of(name);
+            keys.filter_map(|key| Some((*subs.get(*key)?, self.all.get(*key as usize)?)))
+        });
+        few.chain(many)
     }
 
     /// Whether the next event belongs to the present batch, after `loaded` others.
@@ -254,7 +288,7 @@ impl Patterns {
         before
     }
 
-    /// Memory that is taken by what a seat lags on by pattern.
+    /// Memory that is taken by what a seat lags on by pattern, and by what it has had.
     pub(super) fn lag_bytes(&self, id: SeatId) -> usize {
         self.seats.get(id).and_then(Option::as_deref).map_or(0, Mine::footprint)
     }

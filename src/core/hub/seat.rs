@@ -5,6 +5,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::slow::Slow;
+use super::subs::Subs;
 use super::{Outcome, Writer};
 use crate::core::account::Account;
 use crate::core::outbox::{Full, Outbox, OutboxLimit, Slice};
@@ -105,7 +106,7 @@ pub struct Seat {
     pub(super) length: Length,
     /// It is among those whose next writes are to be fetched out of the past.
     pub(super) recalling: bool,
-    pub(super) subs: Vec<Sub>,
+    pub(super) subs: Subs<Sub>,
 }
 
 /// Whether a data lane was long: all but the first are in the list of such seats.
@@ -136,7 +137,7 @@ impl Seat {
             over: false,
             length: Length::Short,
             recalling: false,
-            subs: Vec::new(),
+            subs: Subs::default(),
         }
     }
 

@@ -133,7 +133,7 @@ impl Hub {
             let limit = self.limit.bytes;
             let Some(seat) = listed.find(&mut self.seats) else { continue };
             if seat.over
-                || !seat.subs.iter().any(|sub| sub.alias == alias)
+                || !seat.subs.has(alias)
                 || !self.fences.is_for(telling.number, (listed.client, alias))
             {
                 continue;

@@ -7,6 +7,7 @@ mod forms;
 mod implied;
 mod joined;
 mod latest;
+mod many;
 mod memory;
 mod pattern;
 mod rated;
@@ -103,7 +104,7 @@ fn received(hub: &mut Hub, id: SeatId) -> Vec<Got> {
 fn check(hub: &Hub, model: &BTreeSet<(SeatId, u64)>) {
     let mut count = 0;
     for (id, seat) in &hub.seats {
-        for sub in &seat.subs {
+        for sub in seat.subs.iter() {
             let member = hub.topics[&sub.alias].members(sub.rate)[sub.member as usize];
             assert_eq!(member.seat as usize, id, "the member of {sub:?}");
             assert!(model.contains(&(id, sub.alias.0)), "{id} has {sub:?}");

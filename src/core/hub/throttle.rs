@@ -126,15 +126,6 @@ impl Topic {
         }
     }
 
-    /// As [`Topic::begin_with`], for the member of a seat that has a rate, where there is one.
-    pub(super) fn find_grouped(&mut self, seat: u32, offset: u64) -> bool {
-        let groups = self.groups.iter_mut().flat_map(|groups| &mut groups.list);
-        let mut members = groups.flat_map(|group| &mut group.members);
-        let Some(member) = members.find(|member| member.seat == seat) else { return false };
-        member.position = member.position.min(offset - 1);
-        true
-    }
-
     /// How many members each group has, and when it is due.
     #[cfg(test)]
     pub(super) fn groups(&self) -> Vec<(usize, Option<u64>)> {
@@ -294,7 +285,7 @@ impl Hub {
         let empty = members.is_empty();
         if let Some(moved) = members.get(at)
             && let Some(seat) = self.seats.get_mut(moved.seat as usize)
-            && let Some(other) = seat.subs.iter_mut().find(|other| other.alias == sub.alias)
+            && let Some(other) = seat.subs.get_mut(sub.alias)
         {
             other.member = sub.member;
         }
@@ -349,7 +340,7 @@ impl Hub {
         let rate = join.max_rate;
         let kept = Kept { keys_max: join.keys_max, account: &self.tables };
         let at = topic.enter(Member { position, ..member }, rate, kept);
-        if let Some(own) = seat.subs.iter_mut().find(|own| own.alias == sub.alias) {
+        if let Some(own) = seat.subs.get_mut(sub.alias) {
             *own = Sub { member: at, rate, ..sub };
         }
         // Where a pattern has the channel as well, its position may lie further ahead.
@@ -359,7 +350,7 @@ impl Hub {
     /// Before a seat is sent away: gives it all that is held back for it.
     pub fn settle_all(&mut self, id: SeatId, writer: &mut impl Writer, now_ms: u64) -> Outcome {
         let mut outcome = Outcome::default();
-        let subs = self.seats.get(id).map_or(&[][..], |seat| &seat.subs);
+        let subs = self.seats.get(id).map_or(&[][..], |seat| &*seat.subs);
         for sub in subs.iter().filter(|sub| sub.rate.is_some()).copied().collect::<Vec<_>>() {
             self.settle(sub, writer, now_ms, &mut outcome);
         }
@@ -473,8 +464,8 @@ impl Hub {
             let (clients, seats) = (&self.clients, &self.seats);
             let member_of = |client| {
                 let seat = seats.get(*clients.get(&client)? as usize)?;
-                let mine = |sub: &&Sub| sub.alias == alias && sub.rate == Some(rate);
-                members.get(seat.subs.iter().find(mine)?.member as usize).copied()
+                let mine = seat.subs.get(alias).filter(|sub| sub.rate == Some(rate));
+                members.get(mine?.member as usize).copied()
             };
             let own = groups.own.missing(latest, after.max(floor.saturating_sub(1)), member_of);
             outcome.conflated = outcome.conflated.saturating_sub(own);

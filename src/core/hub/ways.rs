@@ -63,6 +63,7 @@ impl Hub {
         });
         if let Some(mine) = self.patterns.mine(id) {
             mine.had = had;
+            mine.weigh(self.press.account());
         }
     }
 
@@ -85,7 +86,7 @@ impl Hub {
         let Some((after, mut member)) = self.held((id, sub), alias) else { return };
         let after = member.position.max(after);
         if let Some(mine) = self.patterns.mine(id) {
-            mine.had.remove(&alias);
+            mine.forget_had(alias, self.press.account());
         }
         self.give((alias, after), std::slice::from_mut(&mut member), moment);
     }
@@ -151,7 +152,7 @@ impl Hub {
         let at = pattern.enter(Member { position, ..member }, rate);
         self.patterns.fence(position);
         if let Some(mine) = self.patterns.mine(id)
-            && let Some(own) = mine.subs.iter_mut().find(|own| own.pattern == sub.pattern)
+            && let Some(own) = mine.subs.get_mut(sub.pattern)
         {
             *own = PatternSub { member: at, rate, ..sub };
             mine.rated += usize::from(rate.is_some());

@@ -11,7 +11,7 @@ use super::tally::Place;
 use crate::core::account::Charge;
 use crate::core::browse::{Bookmark, Shelf};
 use crate::core::run::{Pin, Press};
-use crate::proto::name::{Alias, ChannelName};
+use crate::proto::name::{self, Alias, ChannelName};
 
 /// Channels looked at for one page.
 const CHANNELS_A_PAGE: usize = 64;
@@ -27,7 +27,7 @@ const PAGE_BYTES: usize = 64 * 1024;
 pub struct Browse {
     prefix: Box<str>,
     /// What it had before, by name and by patterns: of that nothing is shown.
-    had: (Vec<Alias>, Vec<Box<str>>),
+    had: Had,
     /// The next channels, and where the list goes on behind them.
     channels: VecDeque<(ChannelName, Alias)>,
     next: Option<Bookmark>,
@@ -38,6 +38,35 @@ pub struct Browse {
     ready_at: u64,
     /// Its own memory, and that of the list.
     charge: Charge,
+}
+
+/// What a seat had before it subscribed to a pattern, of the channels of that.
+#[derive(Debug)]
+pub struct Had {
+    /// Both in order: each channel that is read is looked up.
+    names: Vec<Alias>,
+    prefixes: Vec<Box<str>>,
+}
+
+impl Had {
+    /// It had these by name, and all of these prefixes.
+    pub fn new(mut names: Vec<Alias>, mut prefixes: Vec<Box<str>>) -> Self {
+        names.sort_unstable();
+        prefixes.sort_unstable();
+        Self { names, prefixes }
+    }
+
+    fn has(&self, channel: &ChannelName, alias: Alias) -> bool {
+        let is_prefix =
+            |prefix: &str| self.prefixes.binary_search_by(|other| (**other).cmp(prefix)).is_ok();
+        self.names.binary_search(&alias).is_ok()
+            || !self.prefixes.is_empty() && name::prefixes(channel.as_str()).any(is_prefix)
+    }
+
+    fn bytes(&self) -> usize {
+        let prefixes = self.prefixes.iter().map(|prefix| prefix.len() + size_of::<Box<str>>());
+        self.names.capacity() * size_of::<Alias>() + prefixes.sum::<usize>()
+    }
 }
 
 /// Newest events of one channel, on a page.
@@ -57,9 +86,9 @@ pub struct Leaf {
 
 impl Browse {
     /// From the first channel of a prefix on, but for those that were had before.
-    pub fn new(prefix: Box<str>, had: (Vec<Alias>, Vec<Box<str>>), mut charge: Charge) -> Self {
+    pub fn new(prefix: Box<str>, had: Had, mut charge: Charge) -> Self {
         let next = Some(Bookmark::default());
-        charge.set(size_of::<Recall>());
+        charge.set(size_of::<Recall>() + had.bytes());
         let (channels, page) = (VecDeque::new(), Vec::new());
         Self { prefix, had, channels, next, after: 0, page, ready_at: 0, charge }
     }
@@ -74,11 +103,6 @@ impl Browse {
         *self.prefix == *prefix
     }
 
-    fn was_had(&self, channel: &ChannelName, alias: Alias) -> bool {
-        let (names, prefixes) = &self.had;
-        names.contains(&alias) || prefixes.iter().any(|one| channel.as_str().starts_with(&**one))
-    }
-
     /// Reads the next page, where there is none; `loaded` events of the shard's mail were loaded
     /// so far. `false` when there is nothing more.
     pub fn read(&mut self, shelf: &impl Shelf, press: &mut Press, loaded: u64) -> bool {
@@ -90,7 +114,7 @@ impl Browse {
             let listing = shelf.list(&self.prefix, from);
             (self.channels, self.next) = (listing.channels.into(), listing.next);
             let list = self.channels.capacity() * size_of::<(ChannelName, Alias)>();
-            self.charge.set(size_of::<Recall>() + list);
+            self.charge.set(size_of::<Recall>() + self.had.bytes() + list);
         }
         let mut bytes = 0;
         for _ in 0..CHANNELS_A_PAGE {
@@ -98,7 +122,7 @@ impl Browse {
             if self.page.len() >= LEAVES_A_PAGE || bytes >= PAGE_BYTES {
                 break;
             }
-            let had = self.was_had(channel, *alias);
+            let had = self.had.has(channel, *alias);
             let leaf = if had { None } else { shelf.leaf(channel, *alias, self.after) };
             let Some(leaf) = leaf else {
                 self.after = 0;

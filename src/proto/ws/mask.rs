@@ -181,6 +181,63 @@ mod tests {
         }
     }
 
+    /// Bytes in memory of their own, which ends where they do: a load or a store beyond them is
+    /// beyond the allocation, which Miri and valgrind see at each length and alignment.
+    fn alone(bytes: &[u8]) -> Box<[u8]> {
+        Box::from(bytes)
+    }
+
+    /// Below what the wide loops are asked for, too: where they begin is a matter of speed.
+    #[test]
+    fn every_loop_agrees_with_the_naive_one_at_each_length_and_alignment_up_to_the_end_of_memory() {
+        let mut rng = fastrand::Rng::with_seed(9);
+        let step = if cfg!(miri) { 37 } else { 1 };
+        let lens = (0..=300).chain([511, 512, 513, 575, 1_023, 1_024, 1_056, 1_535, 1_599]);
+        for (nth, len) in lens.enumerate() {
+            for start in (nth % step..64).step_by(step) {
+                let mask = [(); 4].map(|()| rng.u8(..));
+                // Where the byte that is no ASCII stands is another place each time.
+                let mut text: Vec<u8> =
+                    std::iter::repeat_with(|| rng.u8(..128)).take(len).collect();
+                let ascii = len == 0 || rng.bool();
+                if !ascii {
+                    text[rng.usize(..len)] |= 0x80;
+                }
+                let mut masked = [vec![7; start], text.clone()].concat();
+                naive(&mut masked[start..], mask);
+                let whole = [vec![7; start], text].concat();
+                let check = |found: Option<bool>, bytes: &[u8], loops| {
+                    let Some(found) = found else { return };
+                    assert_eq!(found, ascii, "{loops}: {len} bytes from {start} on");
+                    assert!(bytes == whole, "{loops}: {len} bytes from {start} on");
+                };
+                type Unmask = fn(&mut [u8], [u8; 4]) -> Option<bool>;
+                let in_place: [(&str, Unmask); 3] = [
+                    ("wide", wide::unmask),
+                    ("plain", |bytes, mask| Some(unmask_plainly(bytes, mask))),
+                    ("either", |bytes, mask| Some(unmask_ascii(bytes, mask))),
+                ];
+                for (loops, unmask) in in_place {
+                    let mut bytes = alone(&masked);
+                    check(unmask(&mut bytes[start..], mask), &bytes, loops);
+                }
+                type Push = fn(&[u8], [u8; 4], &mut Vec<u8>) -> Option<bool>;
+                let pushing: [(&str, Push); 3] = [
+                    ("wide", wide::push),
+                    ("plain", |bytes, mask, out| Some(push_plainly(bytes, mask, out))),
+                    ("either", |bytes, mask, out| Some(push_unmasked(bytes, mask, out))),
+                ];
+                for (loops, push) in pushing {
+                    let bytes = alone(&masked);
+                    // Room for just as much: what is written beyond is seen as well.
+                    let mut out = Vec::with_capacity(whole.len());
+                    out.extend_from_slice(&bytes[..start]);
+                    check(push(&bytes[start..], mask, &mut out), &out, loops);
+                }
+            }
+        }
+    }
+
     #[test]
     fn wide_vectors_do_what_the_plain_loops_do_and_both_see_what_is_not_ascii() {
         let mut rng = fastrand::Rng::with_seed(5);

@@ -57,3 +57,56 @@ fn last_start(text: &[u8]) -> usize {
     let last = text.get(near..).unwrap_or_default().iter().rposition(starts);
     last.map_or(text.len(), |at| near + at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is cut from the end may be the first bytes of a character, a whole one, or none.
+    const PIECES: [&[u8]; 9] = [
+        b"a",
+        "\u{7FF}".as_bytes(),
+        "\u{20AC}".as_bytes(),
+        "\u{10FFFF}".as_bytes(),
+        b"plain ASCII, as most text is, longer than one vector of 32 bytes",
+        // A continuation without a beginning, a surrogate, an overlong form, and what no text has.
+        b"\x80",
+        b"\xED\xA0\x80",
+        b"\xC0\xAF",
+        b"\xFF",
+    ];
+
+    /// Against the standard library's, at each length and alignment, in memory that ends where the
+    /// text does: what is read beyond it is seen by Miri and valgrind.
+    #[test]
+    fn the_vectors_find_what_the_standard_library_finds() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let step = if cfg!(miri) { 37 } else { 1 };
+        let (mut good, mut bad) = (0, 0);
+        for len in 0..=300 {
+            for start in (len % step..64).step_by(step) {
+                let kinds = if rng.bool() { 5 } else { PIECES.len() };
+                let mut text = vec![b'a'; start];
+                while text.len() < start + len {
+                    let kind = if rng.u8(..8) == 0 { rng.usize(..kinds) } else { rng.usize(..5) };
+                    text.extend_from_slice(PIECES[kind]);
+                }
+                text.truncate(start + len);
+                let text: Box<[u8]> = text.into();
+                let fresh = &text[start..];
+                let known = std::str::from_utf8(fresh);
+                assert_eq!(simdutf8::basic::from_utf8(fresh).is_ok(), known.is_ok(), "{fresh:x?}");
+                assert_eq!(check_front(fresh, true).ok(), known.is_ok().then_some(len));
+                let begun = match known {
+                    Ok(_) => Some(len),
+                    Err(cut) if cut.error_len().is_none() => Some(cut.valid_up_to()),
+                    Err(_) => None,
+                };
+                assert_eq!(check_front(fresh, false).ok(), begun, "{fresh:x?}");
+                (good, bad) =
+                    (good + usize::from(known.is_ok()), bad + usize::from(known.is_err()));
+            }
+        }
+        assert!(good > 100 && bad > 100, "{good} and {bad}");
+    }
+}
