@@ -98,7 +98,7 @@ fn tokens(c: &mut Criterion) {
         });
     }
     let token = made["good"]["RS256"].as_str().unwrap();
-    let mut cache = Cache::new(32_768);
+    let mut cache = Cache::new(32_768, 64 << 20);
     for at in 0..10_000 {
         cache.keep(Seen::of(&at.to_string()), Arc::new(Bearer::of("u1")));
     }

@@ -92,6 +92,9 @@ settings! {
     LimitsHttpRequestsPerSecond: "limits.http_requests_per_second",
         Kind::Integer(0, 1_000_000), "0",
         "requests to the API with one key, or of one address, twice as many at once";
+    LimitsAuthFailuresPerSecondPerIp: "limits.auth_failures_per_second_per_ip",
+        Kind::Integer(0, 1_000_000), "0",
+        "bad tokens and API keys of one address, twice as many at once; 429 beyond";
     LimitsSubscriptions: "limits.subscriptions_per_connection", Kind::Integer(1, 10_000_000), "256",
         "channels one connection may subscribe to";
     LimitsMessageBytes: "limits.message_bytes", Kind::Size(KIB, 64 * MIB), "65536",

@@ -15,6 +15,7 @@ impl Check<'_> {
             connects_per_second_per_ip: self.small(Key::LimitsConnectsPerSecondPerIp),
             commands_per_second: self.small(Key::LimitsCommandsPerSecond),
             http_requests_per_second: self.small(Key::LimitsHttpRequestsPerSecond),
+            auth_failures_per_second_per_ip: self.small(Key::LimitsAuthFailuresPerSecondPerIp),
         };
         for (key, most) in [
             (Key::LimitsConnectionsPerIp, options.connections_per_ip),

@@ -44,6 +44,15 @@ impl Bucket {
         Ok(())
     }
 
+    /// Whether there is one in it at `now_ns`, which stays there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Bucket::take`].
+    pub fn look(mut self, allowance: Allowance, now_ns: u64) -> Result<(), u64> {
+        self.take(allowance, now_ns)
+    }
+
     /// Whether it is full at `now_ns`: then it is as good as none.
     pub fn is_full(self, now_ns: u64) -> bool {
         self.full_ns <= now_ns

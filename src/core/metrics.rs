@@ -82,7 +82,8 @@ counters! {
     "panics", "", "Panics caught: each ended a connection, or left a frame uncompressed.":
         Panics = "";
     "rate_limited", "what", "Refused because somebody had, or asked for, too much, by the limit.":
-        LimitedCommands = "commands", LimitedConnectionsPerIp = "connections_per_ip",
+        LimitedAuthFailures = "auth_failures", LimitedCommands = "commands",
+        LimitedConnectionsPerIp = "connections_per_ip",
         LimitedConnectionsPerUser = "connections_per_user", LimitedConnects = "connects_per_ip",
         LimitedHttpRequests = "http_requests", LimitedStrangers = "before_auth";
     "proxy_headers_bad", "",

@@ -119,7 +119,8 @@ pub(super) fn too_many_strangers(doors: &Doors, ip: Option<IpAddr>) -> Refusal {
     Refusal::unavailable(ErrorCode::Overloaded, message)
 }
 
-fn limited(code: ErrorCode, message: &'static str, wait: Duration) -> Refusal {
+/// The refusal of what is too much for now.
+pub(super) fn limited(code: ErrorCode, message: &'static str, wait: Duration) -> Refusal {
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, code.as_str(), message);
     Refusal { retry: Some(wait), ..refusal }
 }

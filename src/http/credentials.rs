@@ -4,7 +4,7 @@ use hyper::{HeaderMap, Request, header};
 
 use super::answer::Refusal;
 use super::connection::Peer;
-use super::{guard, query};
+use super::{arrival, guard, query};
 use crate::core::metrics::Counter;
 use crate::shard::NotTaken;
 
@@ -41,7 +41,7 @@ pub(super) fn token<B>(peer: &Peer, request: &Request<B>) -> Result<Option<Strin
     Ok(token)
 }
 
-/// The refusal of a token that is not taken.
+/// The refusal of a token or a key that is not taken.
 pub(super) fn refused(not_taken: NotTaken) -> Refusal {
     let (code, message) = (not_taken.code(), not_taken.message());
     match not_taken {
@@ -49,5 +49,6 @@ pub(super) fn refused(not_taken: NotTaken) -> Refusal {
         NotTaken::Expired | NotTaken::Invalid | NotTaken::NoKey => {
             Refusal::unauthorized(code.as_str(), message)
         }
+        NotTaken::TooOften(wait) => arrival::limited(code, message, wait),
     }
 }

@@ -184,9 +184,16 @@ fn pass(peer: &Peer, request: &Request<Incoming>, host: &str) -> Result<Pass, Re
         guard::check_local(peer, request.headers(), host)?;
         return limited(Ok(Pass::ALL));
     };
-    let checked = credentials::bearer(request.headers()).and_then(|key| keys.check(key));
+    let key = credentials::bearer(request.headers());
+    let brought = matches!(key, Ok(Some(_)));
+    let mut checked = key.and_then(|key| keys.check(key));
     if checked.is_err() {
-        peer.doors.shard.metrics().add(Counter::AuthApiKey, 1);
+        let shard = &peer.doors.shard;
+        shard.metrics().add(Counter::AuthApiKey, 1);
+        if brought {
+            let failed = shard.node().failed(arrival::ip_of(peer), shard.metrics());
+            checked = failed.map_err(credentials::refused).and(checked);
+        }
     }
     limited(checked)
 }

@@ -20,7 +20,7 @@ use crate::proto::format::{Compression, NARROW_BITS, Spoken, Subprotocol};
 use crate::proto::name::ClientId;
 use crate::proto::ws::deflate::{Agreed, WINDOW_BITS_MAX, Wish, negotiate};
 use crate::proto::ws::handshake::accept_key;
-use crate::shard::{Found, Guest, Place, Verifying};
+use crate::shard::{Found, Guest, Net, Place, Verifying};
 
 /// What is asked of clients that compress: each message alone. Then nothing is kept of a message
 /// once it was read, where it would be up to 32 KiB for each client that ever sent one. It costs
@@ -71,7 +71,7 @@ pub(super) fn answer(
     let shard = &peer.doors.shard;
     let bearer = match credentials::token(peer, request)? {
         None => None,
-        Some(token) => match shard.node().authenticate(&token, shard.metrics()) {
+        Some(token) => match shard.node().authenticate(&token, handshake.ip, shard.metrics()) {
             Found::Known(result) => Some(result.map_err(credentials::refused)?),
             Found::Slow(unchecked) => {
                 let verifying = shard.verify(unchecked).map_err(credentials::refused)?;
@@ -132,8 +132,10 @@ impl Handshake {
             Some(bearer) if !self.place.count_user(node.limits(), bearer.user()) => {
                 return Err(arrival::too_many_of_user(&peer.doors, self.ip));
             }
-            None if node.options().auth.required && !self.place.count_stranger(node.limits()) => {
-                return Err(arrival::too_many_strangers(&peer.doors, self.ip));
+            None if node.options().auth.required => {
+                if !self.place.count_stranger(node.limits(), self.ip.map(Net::from)) {
+                    return Err(arrival::too_many_strangers(&peer.doors, self.ip));
+                }
             }
             Some(_) | None => {}
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 
 use super::Handle;
 use crate::config::Config;
@@ -114,12 +115,26 @@ impl Handle {
     /// Goes by other settings from here on. All of them change but where it listens, how many
     /// shards it has, where durable channels are kept, and which channels are durable: those stay,
     /// with a warning. Who is connected stays so; their subscriptions are held against the rules
-    /// again. Needs a tokio runtime with a timer.
+    /// again. Needs a tokio runtime with a timer, which carries it out to its end also where whoever
+    /// calls gives up.
     ///
     /// # Errors
     ///
     /// [`ReloadError`]; after [`ReloadError::Draining`] nothing has changed.
     pub async fn reload(&self, config: Config) -> Result<Reloaded, ReloadError> {
+        // Half of it would be settings that nobody has written.
+        let own = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "of the caller's runtime, and of no shard")]
+        let done = tokio::spawn(async move { own.carry_out(config).await });
+        match done.await.map_err(JoinError::try_into_panic) {
+            Ok(reloaded) => reloaded,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(Err(_)) => Err(ReloadError::Shard),
+        }
+    }
+
+    async fn carry_out(&self, config: Config) -> Result<Reloaded, ReloadError> {
         let Running { fixed, store, http, turn } = &*self.running;
         let _turn = turn.lock().await;
         if self.node.draining() {

@@ -1,26 +1,22 @@
-//! Who may come in: what checks tokens on this node, and which it has checked already; how a client
-//! says who it is, or brings another token; and what it may do from then on.
+//! How a client says who it is, or brings another token; and what it may do from then on.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use super::command::{Asker, RETRY_MS};
+use super::command::Asker;
 use super::durable::Pause;
 use super::limits::Limited;
 use super::local::Shard;
-use super::node::{Node, NodeOptions};
-use super::verify::Unchecked;
+use super::node::NodeOptions;
+use super::tokens::{Found, NotTaken};
 use crate::core::access::{Act, Target, Who};
 use crate::core::bearer::Bearer;
 use crate::core::hub::SeatId;
 use crate::core::identity::Identity;
-use crate::core::metrics::{Counter, Metrics};
+use crate::core::metrics::Counter;
 use crate::core::policy::PolicyRule;
 use crate::core::presence::Parting;
-use crate::core::ticket::{GRACE_MS, STRANGER_BYTES_MAX, Ticket};
-use crate::core::token::{BadToken, Cache, Seen, Verifier};
+use crate::core::ticket::{STRANGER_BYTES_MAX, Ticket};
 use crate::proto::close::CloseReason;
 use crate::proto::error::{CommandError, ErrorCode};
 use crate::proto::event::Author;
@@ -28,161 +24,6 @@ use crate::proto::push::{Last, Push};
 
 /// Why a subscription has ended that its client has not ended.
 const REVOKED: &str = "permission revoked";
-
-/// Tokens that are remembered: 16 MiB where each is of 500 bytes.
-const TOKENS_MAX: usize = 32_768;
-
-/// Who may come in.
-#[derive(Debug, Clone, Default)]
-pub struct AuthOptions {
-    /// Whether a client must bear a token.
-    pub required: bool,
-    /// What tokens are checked with; `None` takes none.
-    pub verifier: Option<Arc<Verifier>>,
-}
-
-impl AuthOptions {
-    /// The ticket of somebody whose token was verified. Where keys have changed meanwhile, so that
-    /// it would not be any more, it ends soon: at a moment of its own, for there may be many.
-    pub(super) fn ticket(&self, bearer: Arc<Bearer>, unix_ms: u64, now_ms: u64) -> Ticket {
-        let takes = self.takes(&bearer);
-        let ticket = Ticket::known(bearer, unix_ms, now_ms);
-        if takes { ticket } else { ticket.ended_by(now_ms + fastrand::u64(0..=GRACE_MS)) }
-    }
-
-    /// Whether somebody who has come with a token could come with it.
-    pub fn takes(&self, bearer: &Bearer) -> bool {
-        self.verifier.as_ref().is_some_and(|verifier| verifier.takes(bearer))
-    }
-}
-
-/// The tokens that a node has taken, and by what: under one lock, so that none is remembered that
-/// keys of before have let in.
-#[derive(Debug)]
-pub(super) struct Taken(Mutex<Known>);
-
-#[derive(Debug)]
-struct Known {
-    verifier: Option<Arc<Verifier>>,
-    cache: Cache,
-}
-
-impl Taken {
-    /// None yet.
-    pub(super) fn by(verifier: Option<Arc<Verifier>>) -> Self {
-        Self(Mutex::new(Known { verifier, cache: Cache::new(TOKENS_MAX) }))
-    }
-
-    /// Who bears a token that was taken before, and what takes those that were not.
-    fn find(&self, seen: Seen, now_s: u64) -> (Option<Arc<Bearer>>, Option<Arc<Verifier>>) {
-        let mut known = self.0.lock();
-        (known.cache.find(seen, now_s), known.verifier.clone())
-    }
-
-    /// Remembers who bears a token that `by` has taken, unless that is not what takes them now.
-    fn keep(&self, seen: Seen, bearer: &Arc<Bearer>, by: &Arc<Verifier>) {
-        let mut known = self.0.lock();
-        if known.verifier.as_ref().is_some_and(|verifier| Arc::ptr_eq(verifier, by)) {
-            known.cache.keep(seen, Arc::clone(bearer));
-        }
-    }
-
-    /// Takes tokens by that from here on, and forgets those that it would not take.
-    pub(super) fn change(&self, verifier: Option<Arc<Verifier>>) {
-        let mut known = self.0.lock();
-        known.cache.retain(|bearer| verifier.as_ref().is_some_and(|it| it.takes(bearer)));
-        known.verifier = verifier;
-    }
-}
-
-/// Why a token is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotTaken {
-    /// Too many wait to be checked.
-    Busy,
-    /// It was good, and has ended.
-    Expired,
-    /// Anything else. Whoever brought it is not told what.
-    Invalid,
-    /// No token is good here.
-    NoKey,
-}
-
-impl NotTaken {
-    /// The code of what its bearer is told.
-    pub fn code(self) -> ErrorCode {
-        match self {
-            Self::Busy => ErrorCode::Overloaded,
-            Self::Expired => ErrorCode::TokenExpired,
-            Self::Invalid | Self::NoKey => ErrorCode::Unauthorized,
-        }
-    }
-
-    /// What its bearer is told.
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::Busy => "too many tokens wait to be checked",
-            Self::Expired => "the token has expired: get another one",
-            Self::Invalid => "the token is not valid here",
-            Self::NoKey => "this node has no key to check a token",
-        }
-    }
-}
-
-/// What is known of a token.
-pub enum Found {
-    /// Who bears it, or why it is not taken.
-    Known(Result<Arc<Bearer>, NotTaken>),
-    /// It takes long to check it: not on a shard's thread.
-    Slow(Unchecked),
-}
-
-impl Node {
-    /// Finds out who bears a token, where that takes no time, and counts that.
-    pub fn authenticate(&self, token: &str, metrics: &Metrics) -> Found {
-        let now_s = self.clock().token_ms() / 1_000;
-        let seen = Seen::of(token);
-        let (found, verifier) = self.taken.find(seen, now_s);
-        let Some(verifier) = verifier else {
-            metrics.add(Counter::AuthNoKey, 1);
-            return Found::Known(Err(NotTaken::NoKey));
-        };
-        if let Some(bearer) = found {
-            metrics.add(Counter::TokensSeen, 1);
-            return Found::Known(Ok(bearer));
-        }
-        if verifier.is_slow(token) {
-            return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s });
-        }
-        let result = verifier.verify(token, now_s);
-        Found::Known(self.checked((seen, &verifier), result, metrics))
-    }
-
-    /// Who bears a token that was checked, with what it was checked by, and counts that.
-    ///
-    /// # Errors
-    ///
-    /// [`NotTaken`] is what may be told; the counter has the reason.
-    pub(super) fn checked(
-        &self,
-        (seen, verifier): (Seen, &Arc<Verifier>),
-        result: Result<Bearer, BadToken>,
-        metrics: &Metrics,
-    ) -> Result<Arc<Bearer>, NotTaken> {
-        match result {
-            Ok(bearer) => {
-                let bearer = Arc::new(bearer);
-                self.taken.keep(seen, &bearer, verifier);
-                metrics.add(Counter::TokensVerified, 1);
-                Ok(bearer)
-            }
-            Err(bad) => {
-                metrics.add(counter(bad), 1);
-                Err(if bad == BadToken::Expired { NotTaken::Expired } else { NotTaken::Invalid })
-            }
-        }
-    }
-}
 
 impl Asker<'_> {
     /// Whether it has said who it is, where that is required.
@@ -216,7 +57,8 @@ impl Shard {
         id: Option<u64>,
         token: &str,
     ) -> Result<Option<Pause>, CommandError> {
-        let result = match self.node.authenticate(token, &self.metrics) {
+        let found = self.node.authenticate(token, asker.socket.ip(), &self.metrics);
+        let result = match found {
             Found::Known(result) => result,
             Found::Slow(unchecked) => match self.verify(unchecked) {
                 Ok(verifying) => return Ok(Some(Pause::Verified(id, Box::new(verifying)))),
@@ -241,15 +83,18 @@ impl Shard {
             Ok(bearer) => bearer,
             Err(not_taken) => {
                 let error = CommandError::new(id, not_taken.code(), not_taken.message());
-                if not_taken == NotTaken::Busy {
-                    return Err(CommandError { retry_after_ms: Some(RETRY_MS), ..error });
-                }
-                if !asker.stranger.get() {
-                    return Err(error);
-                }
+                let error = CommandError { retry_after_ms: not_taken.retry_ms(), ..error };
+                let close = match not_taken {
+                    NotTaken::Busy => return Err(error),
+                    _ if !asker.stranger.get() => return Err(error),
+                    NotTaken::TooOften(_) => CloseReason::RateLimited,
+                    NotTaken::Expired | NotTaken::Invalid | NotTaken::NoKey => {
+                        CloseReason::Unauthorized
+                    }
+                };
                 self.answer_error(asker.id, &error);
                 // Behind the answer.
-                self.begin_close(asker.id, CloseReason::Unauthorized);
+                self.begin_close(asker.id, close);
                 return Ok(());
             }
         };
@@ -431,19 +276,5 @@ impl Shard {
         let who = Who::Client(ticket.and_then(Ticket::bearer).map(|bearer| &**bearer));
         let allowed = self.options().policies.allow(rule, act, who, target);
         allowed.map_err(|message| CommandError::new(id, ErrorCode::Forbidden, message))
-    }
-}
-
-fn counter(bad: BadToken) -> Counter {
-    match bad {
-        BadToken::Audience => Counter::AuthAudience,
-        BadToken::Claims => Counter::AuthClaims,
-        BadToken::Early => Counter::AuthEarly,
-        BadToken::Expired => Counter::AuthExpired,
-        BadToken::Issuer => Counter::AuthIssuer,
-        BadToken::Key => Counter::AuthKey,
-        BadToken::Long => Counter::AuthLong,
-        BadToken::Malformed => Counter::AuthMalformed,
-        BadToken::Signature => Counter::AuthSignature,
     }
 }

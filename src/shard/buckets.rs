@@ -42,6 +42,17 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
         bucket.take(allowance, now_ns).map_err(Duration::from_nanos)
     }
 
+    /// Whether there is one in the bucket of `key` at `now_ns`, which stays there.
+    ///
+    /// # Errors
+    ///
+    /// When there is one again.
+    pub fn look(&self, key: &K, allowance: Allowance, now_ns: u64) -> Result<(), Duration> {
+        let part = part_of(&self.parts, self.hasher.hash_one(key)).lock();
+        let bucket = part.get(key).copied().unwrap_or_default();
+        bucket.look(allowance, now_ns).map_err(Duration::from_nanos)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().len()).sum()
@@ -80,6 +91,9 @@ mod tests {
             assert_eq!(buckets.take("a", allowance, SECOND), Ok(()));
         }
         assert_eq!(buckets.take("a", allowance, SECOND), Err(Duration::from_secs(1)));
+        assert_eq!(buckets.look(&"a", allowance, SECOND), Err(Duration::from_secs(1)));
+        assert_eq!(buckets.look(&"b", allowance, SECOND), Ok(()));
+        assert_eq!(buckets.len(), 1, "a look leaves nothing behind");
         assert_eq!(buckets.take("b", allowance, SECOND), Ok(()));
         assert_eq!(buckets.take("a", allowance, 2 * SECOND), Ok(()));
     }

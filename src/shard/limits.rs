@@ -34,6 +34,8 @@ pub struct LimitOptions {
     pub commands_per_second: u32,
     /// Requests to the HTTP API of one key in a second; of one address, where there are no keys.
     pub http_requests_per_second: u32,
+    /// Bad tokens and keys of one address in a second.
+    pub auth_failures_per_second_per_ip: u32,
 }
 
 impl Default for LimitOptions {
@@ -46,6 +48,7 @@ impl Default for LimitOptions {
             connects_per_second_per_ip: 0,
             commands_per_second: 0,
             http_requests_per_second: 0,
+            auth_failures_per_second_per_ip: 0,
         }
     }
 }
@@ -83,6 +86,8 @@ pub enum Requester {
 /// What somebody may have too much of: the values of the label `what`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
+    /// Bad tokens and keys of one address.
+    AuthFailures,
     /// Commands of one WebSocket.
     Commands,
     /// Connections of one address.
@@ -101,6 +106,7 @@ impl Limited {
     /// Its counter.
     pub fn counter(self) -> Counter {
         match self {
+            Self::AuthFailures => Counter::LimitedAuthFailures,
             Self::Commands => Counter::LimitedCommands,
             Self::ConnectionsPerIp => Counter::LimitedConnectionsPerIp,
             Self::ConnectionsPerUser => Counter::LimitedConnectionsPerUser,
@@ -113,6 +119,7 @@ impl Limited {
     /// The setting that it is about.
     fn setting(self) -> &'static str {
         match self {
+            Self::AuthFailures => "limits.auth_failures_per_second_per_ip",
             Self::Commands => "limits.commands_per_second",
             Self::ConnectionsPerIp => "limits.connections_per_ip",
             Self::ConnectionsPerUser => "limits.connections_per_user",
@@ -128,6 +135,8 @@ impl Limited {
 struct Counts {
     open: AtomicUsize,
     strangers: AtomicUsize,
+    /// The same by address; this machine, which has none, is one.
+    strangers_of: Arc<Tally<Option<Net>>>,
     nets: Arc<Tally<Net>>,
     users: Arc<Tally<Arc<str>>>,
 }
@@ -138,6 +147,8 @@ struct Standing {
     net: Option<Arc<Counted<Net>>>,
     user: Option<Counted<Arc<str>>>,
     stranger: bool,
+    /// Counts it by its address, while it is a stranger; not one that was there before.
+    stranger_of: Option<Counted<Option<Net>>>,
 }
 
 impl Drop for Standing {
@@ -206,12 +217,24 @@ impl Place {
         }
     }
 
-    /// It is of somebody who has yet to say who it is. Whether there may be one more of them.
-    pub fn count_stranger(&mut self, limits: &Limits) -> bool {
+    /// It is of somebody of an address who has yet to say who it is. Whether there may be one more
+    /// of them. Of one address there may be no more than could be beside them: one that floods has
+    /// half, two have a third each, and there is always room for the next.
+    pub fn count_stranger(&mut self, limits: &Limits, net: Option<Net>) -> bool {
+        let counts = Arc::clone(&self.0.counts);
         let max = limits.connections.load(Ordering::Relaxed).div_ceil(STRANGERS_SHARE);
-        let fits = add_below(&self.0.counts.strangers, max);
+        let free = max.saturating_sub(counts.strangers.load(Ordering::Relaxed));
+        if free == 0 {
+            return false;
+        }
+        let most = u32::try_from(free).unwrap_or(u32::MAX);
+        let Some(counted) = counts.strangers_of.count(net, most) else { return false };
+        let fits = add_below(&counts.strangers, max);
         if fits {
-            self.change(Standing::be_stranger);
+            self.change(|own| {
+                own.be_stranger();
+                own.stranger_of = Some(counted);
+            });
         }
         fits
     }
@@ -226,7 +249,8 @@ impl Place {
 impl Standing {
     /// It counts as nothing else.
     fn plain(counts: &Arc<Counts>) -> Self {
-        Self { counts: Arc::clone(counts), net: None, user: None, stranger: false }
+        let counts = Arc::clone(counts);
+        Self { counts, net: None, user: None, stranger: false, stranger_of: None }
     }
 
     /// It was counted as one of them before.
@@ -236,6 +260,7 @@ impl Standing {
     }
 
     fn be_known(&mut self) {
+        self.stranger_of = None;
         if std::mem::take(&mut self.stranger) {
             self.counts.strangers.fetch_sub(1, Ordering::Relaxed);
         }
@@ -258,13 +283,15 @@ pub struct Limits {
     connects_per_second_per_ip: AtomicU32,
     commands_per_second: AtomicU32,
     http_requests_per_second: AtomicU32,
+    auth_failures_per_second_per_ip: AtomicU32,
     counts: Arc<Counts>,
     /// Shared by all places that count as nothing else.
     plain: Arc<Standing>,
     connects: Buckets<Net>,
     requests: Buckets<Requester>,
+    failures: Buckets<Net>,
     /// When there was a log line about each, by [`Limited`].
-    told_ns: [AtomicU64; 6],
+    told_ns: [AtomicU64; 7],
 }
 
 impl Limits {
@@ -279,10 +306,12 @@ impl Limits {
             connects_per_second_per_ip: AtomicU32::new(0),
             commands_per_second: AtomicU32::new(0),
             http_requests_per_second: AtomicU32::new(0),
+            auth_failures_per_second_per_ip: AtomicU32::new(0),
             plain: Arc::new(Standing::plain(&counts)),
             counts,
             connects: Buckets::default(),
             requests: Buckets::default(),
+            failures: Buckets::default(),
             told_ns: Default::default(),
         };
         limits.set(options);
@@ -298,6 +327,7 @@ impl Limits {
             connects_per_second_per_ip,
             commands_per_second,
             http_requests_per_second,
+            auth_failures_per_second_per_ip,
         } = options;
         let most = self.connections_most.load(Ordering::Relaxed);
         self.connections.store(connections.min(most), Ordering::Relaxed);
@@ -306,6 +336,8 @@ impl Limits {
         self.connects_per_second_per_ip.store(connects_per_second_per_ip, Ordering::Relaxed);
         self.commands_per_second.store(commands_per_second, Ordering::Relaxed);
         self.http_requests_per_second.store(http_requests_per_second, Ordering::Relaxed);
+        self.auth_failures_per_second_per_ip
+            .store(auth_failures_per_second_per_ip, Ordering::Relaxed);
     }
 
     /// Whatever is set, from here on there are at most so many connections: those that the
@@ -369,6 +401,29 @@ impl Limits {
     pub fn request(&self, requester: Requester, now_ns: u64) -> Result<(), Duration> {
         let rate = Allowance::per_second(self.http_requests_per_second.load(Ordering::Relaxed));
         rate.map_or(Ok(()), |rate| self.requests.take(requester, rate, now_ns))
+    }
+
+    /// Somebody has brought a bad token or key from an address.
+    ///
+    /// # Errors
+    ///
+    /// When it may try again, where there were too many of them.
+    pub fn fail(&self, net: Net, now_ns: u64) -> Result<(), Duration> {
+        self.failure_rate().map_or(Ok(()), |rate| self.failures.take(net, rate, now_ns))
+    }
+
+    /// Whether something of an address may be looked at that may be bad.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Limits::fail`].
+    pub fn may_fail(&self, net: Net, now_ns: u64) -> Result<(), Duration> {
+        self.failure_rate().map_or(Ok(()), |rate| self.failures.look(&net, rate, now_ns))
+    }
+
+    fn failure_rate(&self) -> Option<Allowance> {
+        let times = self.auth_failures_per_second_per_ip.load(Ordering::Relaxed);
+        Allowance::per_second(times)
     }
 
     /// How many commands a WebSocket may send in a second; 0 is without a limit.

@@ -8,6 +8,7 @@ use std::task::Waker;
 
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::connection::Connection;
 use super::durable::Owed;
@@ -111,6 +112,8 @@ pub(super) struct Shard {
     pub(super) settings: RefCell<Rc<NodeOptions>>,
     /// How many times it is looking again at what its clients have, for other settings.
     pub(super) looking: Cell<usize>,
+    /// The last of these looks, which the next one waits for.
+    pub(super) last_look: Cell<Option<JoinHandle<()>>>,
     /// Tokens that are being checked beside it.
     pub(super) verifying: Waiting,
     /// How fast its clients ask, where that is limited.
@@ -175,6 +178,7 @@ impl Local {
             room_dues: RoomDues::default(),
             settings: RefCell::new(Rc::new(options)),
             looking: Cell::new(0),
+            last_look: Cell::new(None),
             paces: RefCell::default(),
             verifying: Waiting::default(),
             node,

@@ -33,11 +33,11 @@ pub mod tally;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod turn;
 mod verify;
 mod waits;
 
-pub use auth::{AuthOptions, Found, NotTaken};
 pub use durable::Publishing;
 pub use limits::{LimitOptions, Limited, Limits, Net, Place, Requester};
 pub use local::{Guest, Local};
@@ -46,4 +46,5 @@ pub use node::{Node, NodeOptions, PublishError};
 pub use settings::{Changed, Reloads};
 pub use slow::SlowPeer;
 pub use stream::Stream;
+pub use tokens::{AuthOptions, Found, NotTaken};
 pub use verify::{Unchecked, Verdict, Verifying};

@@ -8,7 +8,6 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::auth::{AuthOptions, Taken};
 use super::clock::Clock;
 use super::door::Speakers;
 use super::durable::Publishing;
@@ -16,6 +15,7 @@ use super::limits::{LimitOptions, Limits};
 use super::mailbox::{Mailbox, Mailboxes, Order};
 use super::memory::Ledger;
 use super::settings::Reloads;
+use super::tokens::{AuthOptions, Taken};
 use crate::core::farewell::Farewells;
 use crate::core::metrics::{Counter, Snapshot};
 use crate::core::outbox::OutboxLimit;
@@ -36,7 +36,7 @@ pub(super) const SIGNALS_SHARE: usize = 8;
 const BEHIND_MS: u64 = 4_500;
 
 /// How long whoever asks the shards waits for their answers.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How a node treats its connections.
 #[derive(Debug, Clone)]

@@ -1,5 +1,9 @@
 //! Settings that change while the node runs. Every shard gets them by its mailbox, goes by them from
 //! then on, and looks again at what its clients have: whether they may, and how.
+//!
+//! Where settings change again before a shard has looked at all its clients, it looks a second time
+//! when the first look is done. Whether a client may is by the newest settings in both, and each
+//! changes what was otherwise before: so an older look never undoes a newer one, however late it is.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use super::command::{Asker, asking};
 use super::flush::{Flushed, OutOfTurn, wake};
 use super::local::{Shard, Socket, TABLES_SHARE};
 use super::mailbox::Order;
-use super::node::{Node, NodeOptions, SIGNALS_SHARE};
+use super::node::{ANSWER, Node, NodeOptions, SIGNALS_SHARE};
 use crate::core::hub::{Join, SeatId};
 use crate::core::policy::{Policy, PolicyRule, RoomRule};
 use crate::core::ticket::Ticket;
@@ -150,7 +154,13 @@ impl Shard {
         let rules = before.policies != after.policies;
         let change = Change { before, after, rules };
         let looking = Looking::new(self);
-        tokio::task::spawn_local(async move {
+        let earlier = self.last_look.take();
+        let look = tokio::task::spawn_local(async move {
+            if let Some(earlier) = earlier
+                && let Err(error) = earlier.await
+            {
+                tracing::error!(%error, "a look at clients has come to nothing");
+            }
             let shard = &looking.0;
             let mut changed = Changed::default();
             let mut pace = Pace::default();
@@ -160,8 +170,11 @@ impl Shard {
                 shard.look_again(*who, &change, &mut changed);
             }
             if change.rules {
-                // Those who are told by a room hear the ends of all signals before it may close.
-                looked.wait().await;
+                // Those who are told by a room hear the ends of all signals before it may close. A
+                // shard that has ended never comes.
+                if tokio::time::timeout(ANSWER, looked.wait()).await.is_err() {
+                    tracing::warn!("a shard has not looked at its clients within {ANSWER:?}");
+                }
                 for who in &clients {
                     let looks = 1 + shard.hub.borrow().subscriptions_of(who.0);
                     pace.keep(looks).await;
@@ -173,6 +186,7 @@ impl Shard {
                 tracing::debug!("whoever has changed the settings has gone");
             }
         });
+        self.last_look.set(Some(look));
     }
 
     /// The socket of a client, unless it has gone or is on its way.
@@ -184,7 +198,8 @@ impl Shard {
     /// Looks at one client: its ticket, its subscriptions and its timer.
     fn look_again(&self, who: (SeatId, ClientId), change: &Change, changed: &mut Changed) {
         let Some(socket) = self.present(who) else { return };
-        changed.ending += u64::from(self.look_at_ticket((who.0, &socket), &change.after));
+        let newest = self.options();
+        changed.ending += u64::from(self.look_at_ticket((who.0, &socket), &newest));
         if change.rules {
             asking(self, (who.0, &socket), |asker| {
                 changed.revoked += self.recheck(asker);
@@ -192,7 +207,7 @@ impl Shard {
             });
         }
         if let Some(seat) = self.hub.borrow_mut().seat(who.0) {
-            let wake_at = seat.wake_at(change.after.heartbeat());
+            let wake_at = seat.wake_at(newest.heartbeat());
             self.arm(who, &mut seat.session, wake_at);
         }
         if self.flush(who.0) == Flushed::Broken {

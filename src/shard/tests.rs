@@ -23,6 +23,7 @@ use crate::store::memory::Memory;
 use crate::store::{NewEvent, Wish};
 
 mod durable;
+mod settings;
 mod work;
 
 /// How long anything that must happen may take.

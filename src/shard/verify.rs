@@ -1,15 +1,21 @@
 //! Tokens that are signed by a public key, whose signatures take a shard too long: they are checked
-//! beside it, one after the other. A bound for those that wait, as for all that a stranger may ask.
+//! beside it, one after the other. A bound for those that wait, as for all that a stranger may ask,
+//! and a share of it for each address: who floods a node with forged tokens keeps nobody else out.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use foldhash::fast::RandomState;
 use tokio::task::JoinHandle;
 
-use super::auth::NotTaken;
+use super::limits::Net;
 use super::local::{Local, Shard};
+use super::tokens::NotTaken;
 use crate::core::bearer::Bearer;
 use crate::core::metrics::Counter;
 use crate::core::token::{BadToken, Seen, Verifier};
@@ -18,25 +24,66 @@ use crate::core::token::{BadToken, Seen, Verifier};
 /// long as most do.
 const WAITING_MAX: usize = 1_024;
 
+/// Nor more than one in so many of the connections that there may be: each has a place among them,
+/// and nobody has said yet who it is.
+const WAITING_SHARE: usize = 4;
+
+/// At least so many, so that there is one for a second address.
+const WAITING_MIN: usize = 2;
+
 /// A token that is yet to be checked, with what it is checked with.
 pub struct Unchecked {
     pub(super) token: Box<str>,
     pub(super) seen: Seen,
     pub(super) verifier: Arc<Verifier>,
     pub(super) now_s: u64,
+    /// Where it comes from; `None` is this machine.
+    pub(super) from: Option<IpAddr>,
 }
 
-/// How many wait: each has a share of it.
+/// How many wait, and of which address: this machine counts as one.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Rc<()>);
+pub(super) struct Waiting(Rc<RefCell<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of: HashMap<Option<Net>, usize, RandomState>,
+}
 
 /// One of those that wait, for as long as it does.
 #[derive(Debug)]
-struct Turn(#[expect(dead_code, reason = "it is counted")] Rc<()>);
+struct Turn {
+    counts: Rc<RefCell<Counts>>,
+    net: Option<Net>,
+}
 
 impl Waiting {
-    fn begin(&self) -> Option<Turn> {
-        (Rc::strong_count(&self.0) <= WAITING_MAX).then(|| Turn(Rc::clone(&self.0)))
+    /// One more of an address, where at most `max` may wait. Of one address no more may wait than
+    /// could wait beside them: one that floods has half, two have a third each, and there is always
+    /// something left for the next.
+    fn begin(&self, net: Option<Net>, max: usize) -> Option<Turn> {
+        let mut counts = self.0.borrow_mut();
+        let own = counts.of.get(&net).copied().unwrap_or_default();
+        if own >= max.saturating_sub(counts.all) {
+            return None;
+        }
+        counts.all += 1;
+        counts.of.insert(net, own + 1);
+        Some(Turn { counts: Rc::clone(&self.0), net })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut counts = self.counts.borrow_mut();
+        counts.all = counts.all.saturating_sub(1);
+        match counts.of.get_mut(&self.net) {
+            Some(own) if *own > 1 => *own -= 1,
+            Some(_) | None => {
+                counts.of.remove(&self.net);
+            }
+        }
     }
 }
 
@@ -46,6 +93,7 @@ pub struct Verifying {
     work: JoinHandle<Result<Bearer, BadToken>>,
     seen: Seen,
     verifier: Arc<Verifier>,
+    from: Option<IpAddr>,
     _turn: Turn,
 }
 
@@ -55,6 +103,8 @@ pub struct Verdict {
     pub(super) seen: Seen,
     /// What it was checked by.
     pub(super) verifier: Arc<Verifier>,
+    /// Where it comes from.
+    pub(super) from: Option<IpAddr>,
     /// `None` where the work has come to nothing.
     pub(super) result: Option<Result<Bearer, BadToken>>,
 }
@@ -72,7 +122,7 @@ impl Future for Verifying {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Verdict> {
         Pin::new(&mut self.work).poll(cx).map(|result| {
             let verifier = Arc::clone(&self.verifier);
-            Verdict { seen: self.seen, verifier, result: result.ok() }
+            Verdict { seen: self.seen, verifier, from: self.from, result: result.ok() }
         })
     }
 }
@@ -82,16 +132,19 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`NotTaken::Busy`] where as many as may wait do.
+    /// [`NotTaken::Busy`] where as many as may wait do, in all or of its address.
     pub(super) fn verify(&self, unchecked: Unchecked) -> Result<Verifying, NotTaken> {
-        let Some(turn) = self.verifying.begin() else {
+        let Unchecked { token, seen, verifier, now_s, from } = unchecked;
+        let share =
+            self.node.limits().connections_max() / WAITING_SHARE / self.node.shards().max(1);
+        let max = share.clamp(WAITING_MIN, WAITING_MAX);
+        let Some(turn) = self.verifying.begin(from.map(Net::from), max) else {
             self.metrics.add(Counter::AuthBusy, 1);
             return Err(NotTaken::Busy);
         };
-        let Unchecked { token, seen, verifier, now_s } = unchecked;
         let by = Arc::clone(&verifier);
         let work = tokio::task::spawn_blocking(move || by.verify(&token, now_s));
-        Ok(Verifying { work, seen, verifier, _turn: turn })
+        Ok(Verifying { work, seen, verifier, from, _turn: turn })
     }
 
     /// Who bears a token that was checked.
@@ -100,9 +153,9 @@ impl Shard {
     ///
     /// As of [`Node::authenticate`](super::Node::authenticate).
     pub(super) fn verified(&self, verdict: Verdict) -> Result<Arc<Bearer>, NotTaken> {
-        let Verdict { seen, verifier, result } = verdict;
+        let Verdict { seen, verifier, from, result } = verdict;
         match result {
-            Some(result) => self.node.checked((seen, &verifier), result, &self.metrics),
+            Some(result) => self.node.checked((seen, &verifier, from), result, &self.metrics),
             None => Err(NotTaken::Busy),
         }
     }
@@ -113,7 +166,7 @@ impl Local {
     ///
     /// # Errors
     ///
-    /// [`NotTaken::Busy`] where as many as may wait do.
+    /// [`NotTaken::Busy`] where as many as may wait do, in all or of its address.
     pub fn verify(&self, unchecked: Unchecked) -> Result<Verifying, NotTaken> {
         self.0.verify(unchecked)
     }
@@ -132,13 +185,42 @@ impl Local {
 mod tests {
     use super::*;
 
+    fn net(last: u32) -> Option<Net> {
+        Some(Net::V4(last))
+    }
+
+    /// As many of one address as may wait, one after the other.
+    fn flood(waiting: &Waiting, net: Option<Net>) -> Vec<Turn> {
+        std::iter::from_fn(|| waiting.begin(net, WAITING_MAX)).collect()
+    }
+
     #[test]
-    fn as_many_wait_as_may_and_each_gives_its_turn_back() {
+    fn one_address_has_half_and_there_is_always_something_for_the_next() {
         let waiting = Waiting::default();
-        let turns: Vec<_> = (0..WAITING_MAX).map(|_| waiting.begin()).collect();
-        assert!(turns.iter().all(Option::is_some) && waiting.begin().is_none());
-        drop(turns);
-        assert!(waiting.begin().is_some());
-        assert_eq!(Rc::strong_count(&waiting.0), 1);
+        let first = flood(&waiting, net(1));
+        assert_eq!(first.len(), WAITING_MAX / 2);
+        // This machine is one of them.
+        let mut all = vec![flood(&waiting, None)];
+        for last in 2..9 {
+            all.push(flood(&waiting, net(last)));
+        }
+        assert!(all.iter().all(|turns| !turns.is_empty()), "{all:?}");
+        assert!(waiting.begin(net(1), WAITING_MAX).is_none());
+        drop(first);
+        let again = flood(&waiting, net(1)).len();
+        assert!(again > WAITING_MAX / 4, "{again}");
+    }
+
+    #[test]
+    fn never_more_wait_than_may_and_each_gives_its_turn_back() {
+        let waiting = Waiting::default();
+        for max in [WAITING_MIN, 7, WAITING_MAX] {
+            let all: Vec<_> = (0..5_000).filter_map(|n| waiting.begin(net(n), max)).collect();
+            assert_eq!(all.len(), max);
+            assert!(waiting.begin(None, max).is_none());
+            drop(all);
+            let counts = waiting.0.borrow();
+            assert!(counts.all == 0 && counts.of.is_empty(), "{counts:?}");
+        }
     }
 }

@@ -283,15 +283,22 @@ fn whoever_has_yet_to_bring_a_token_may_say_little() {
 
 #[test]
 fn those_who_have_yet_to_bring_a_token_leave_room_for_others() {
-    let gateway = with_tokens("required = true\n", "connections = 8\n");
+    let gateway = with_tokens("required = true\n", "connections = 16\n");
     let mut strangers = [Client::connect(&gateway), Client::connect(&gateway)];
     let (_, refused) = handshake(&gateway, Raw::open(gateway.addr), "");
     assert_eq!(refused.error(503), "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert!(gateway.metric("weir_strangers") > 1.5 && limited(&gateway, "before_auth") > 0.5);
+    // That was half of the quarter. Other addresses have the rest.
+    let others: Vec<_> = [2, 3]
+        .map(|last| handshake(&gateway, dial(&gateway, Ipv4Addr::new(127, 0, 0, last)), ""))
+        .into();
+    assert!(others.iter().all(|(_, answer)| answer.status == 101));
+    let (_, refused) = handshake(&gateway, dial(&gateway, Ipv4Addr::new(127, 0, 0, 4)), "");
+    assert_eq!(refused.error(503), "overloaded");
     let known: Vec<_> =
-        (0..6).map(|_| Client::connect_with(gateway.addr, &bearing("u1"), None)).collect();
-    assert_eq!(known.len(), 6);
+        (0..12).map(|_| Client::connect_with(gateway.addr, &bearing("u1"), None)).collect();
+    assert_eq!(known.len(), 12);
     let (_, full) = handshake(&gateway, Raw::open(gateway.addr), &bearing("u1"));
     assert_eq!(full.error(503), "overloaded");
     drop(known);

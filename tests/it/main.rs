@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod auth;
+mod bad_tokens;
 mod basics;
 mod batch;
 mod beside;
@@ -18,6 +19,7 @@ mod durable;
 mod fickle;
 mod formats;
 mod full_disk;
+mod guesses;
 mod half_open;
 mod handshake;
 mod harness;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::task::Poll;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, scratch, wait_for};
-use crate::raw::{Answer, Raw, handshake_request};
+use crate::raw::{Answer, Raw, handshake_request, http, sum};
 
 fn close(a: f64, b: f64) -> bool {
     (a - b).abs() < 0.5
@@ -354,4 +355,45 @@ fn a_program_that_embeds_it_reloads_it_too() {
     drop(gateway);
     let refused = runtime.block_on(handle.reload(config(1)));
     assert_eq!(refused, Err(weir::ReloadError::Draining));
+}
+
+/// A program that has no more patience: what was begun is done whole, in the store as well.
+#[test]
+fn a_reload_that_is_given_up_is_carried_out() {
+    use weir::config::{Machine, RawConfig};
+    let config = |text: &str| {
+        let mut bad = Vec::new();
+        let raw = RawConfig::parse(text, "w.toml".as_ref(), &mut bad);
+        raw.check(&Machine::detect(), bad).ok().unwrap()
+    };
+    let gateway = weir::Gateway::builder();
+    let gateway = gateway.config(config("listen = \"127.0.0.1:0\"\n")).build().unwrap();
+    let (handle, addr) = (gateway.handle(), gateway.local_addrs()[0]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let publish = || {
+        let json = [("Content-Type", "application/json")];
+        let body = br#"{"channel":"a","data":1}"#;
+        assert_eq!(http(addr, "POST", "/api/v1/publish", &json, body).status, 200);
+    };
+    let kept = || {
+        let history = http(addr, "GET", "/api/v1/channels/a/history", &[], b"").json();
+        history["events"].as_array().map(Vec::len)
+    };
+    publish();
+    assert_eq!(kept(), None, "nothing is kept");
+    let given_up = runtime.block_on(async {
+        let config = config("listen = \"127.0.0.1:0\"\ndefaults.history = 5\n");
+        let mut reload = std::pin::pin!(handle.reload(config));
+        std::future::poll_fn(|cx| Poll::Ready(reload.as_mut().poll(cx).is_pending())).await
+    });
+    assert!(given_up);
+    // It is carried out as the runtime goes on.
+    wait_for("the reload", || {
+        runtime.block_on(tokio::task::yield_now());
+        let scrape = http(addr, "GET", "/metrics", &[], b"").text();
+        (sum(&scrape, "weir_config_reloads_total{result=\"ok\"}") > 0.5).then_some(())
+    });
+    publish();
+    assert_eq!(kept(), Some(1));
+    drop(gateway);
 }

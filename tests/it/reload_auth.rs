@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, finished, scratch, wait_for, weir};
 use crate::raw::{Answer, Raw, handshake_request, http};
+use crate::tokens::made;
 
 fn secret() -> PathBuf {
     let path = scratch(".key");
@@ -168,4 +169,97 @@ fn rules_that_come_are_held_against_the_token_that_is_there() {
     wait_for("the count", || {
         (gateway.metric("weir_subscriptions{") - 1.0).abs().lt(&0.1).then_some(())
     });
+}
+
+/// The same keys, in a set that names them where they were in a PEM file: nobody has to do anything.
+#[test]
+fn a_key_that_moves_to_a_set_sends_nobody_away() {
+    let made = made();
+    let (pem, set) = (scratch(".pem"), scratch(".jwks"));
+    let pems = ["rsa", "p256", "p384", "ed"].map(|name| made["pem"][name].as_str().unwrap());
+    fs::write(&pem, pems.concat()).unwrap();
+    fs::write(&set, made["jwks"].to_string()).unwrap();
+    let gateway =
+        Gateway::configured(&format!("[auth]\nrequired = true\npublic_key_file = {pem:?}\n"));
+    let token = |name: &str| made["good"][name].as_str().unwrap();
+    let names = ["RS256", "ES256", "ES384", "EdDSA"];
+    let mut clients = names.map(|name| connect(&gateway, token(name)));
+    // In the set it is for RS256 alone.
+    let mut other = connect(&gateway, token("PS256"));
+    assert!(gateway.reload(&format!("[auth]\nrequired = true\njwks_file = {set:?}\n")));
+    assert!(gateway.log().contains("that need a token, or another one: 1"), "{}", gateway.log());
+    for client in &mut clients {
+        client.subscribe("a");
+    }
+    assert_eq!(other.ended().code, Some(4003));
+    for client in &mut clients {
+        client.expect_nothing();
+    }
+}
+
+/// Who may see who is there is asked again of those who are there, and they count as before.
+#[test]
+fn members_are_shown_to_those_who_may_see_them_now() {
+    let key = secret();
+    let rooms = |who: &str| {
+        format!(
+            "shards = 2\n[auth]\nhmac_secret_file = {key:?}\n[[namespace]]\nname = \"room\"\n\
+             presence = true\npresence_linger = \"0s\"\npresence_for = [{who:?}]\n"
+        )
+    };
+    let gateway = Gateway::configured(&rooms("user"));
+    let mut known = connect(&gateway, &token(&key, "u1"));
+    let (mut one, mut two) = (Client::connect(&gateway), Client::connect(&gateway));
+    known.subscribe("room:1");
+    for client in [&mut one, &mut two] {
+        client.subscribe("room:1");
+        assert_eq!(presence(client)["code"], "forbidden");
+    }
+    let told = |client: &mut Client, kind: &str, of: &str| {
+        until(client, |push| push["type"] == kind && push["member"]["client"] == of)
+    };
+    told(&mut known, "join", &two.id);
+    for client in [&mut one, &mut two] {
+        client.expect_nothing();
+    }
+    // Opened: those who were there before are members, and who comes and goes is told.
+    assert!(gateway.reload(&rooms("anyone")));
+    for client in [&mut one, &mut two] {
+        let shown = presence(client);
+        assert_eq!((&shown["clients"], shown["members"].as_array().unwrap().len()), (&json!(3), 3));
+    }
+    let mut guest = Client::connect(&gateway);
+    guest.subscribe("room:1");
+    for client in [&mut known, &mut one, &mut two] {
+        told(client, "join", &guest.id);
+    }
+    guest.ask(json!({"type": "unsubscribe", "channel": "room:1"}));
+    for client in [&mut known, &mut one, &mut two] {
+        told(client, "leave", &guest.id);
+    }
+    // Closed again: they are told nothing any more, and have the channel still.
+    assert!(gateway.reload(&rooms("user")));
+    guest.subscribe("room:1");
+    told(&mut known, "join", &guest.id);
+    known.publish("room:1", &json!(1));
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.next()["data"], 1, "the join is not told");
+        assert_eq!(presence(client)["code"], "forbidden");
+    }
+}
+
+/// Asks who is there, whatever is told meanwhile; the answer.
+fn presence(client: &mut Client) -> Value {
+    client.send(&json!({"type": "presence", "channel": "room:1", "id": 999}));
+    until(client, |message| message["id"] == 999)
+}
+
+/// Reads messages up to one that is meant.
+fn until(client: &mut Client, meant: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let message = client.next();
+        if meant(&message) {
+            return message;
+        }
+    }
 }

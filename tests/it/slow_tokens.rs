@@ -2,6 +2,8 @@
 //! them, and what becomes of them is as of any token.
 
 use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -102,4 +104,56 @@ fn whoever_goes_before_its_token_is_checked_keeps_no_place() {
         (gateway.metric("weir_places") < 0.5 && gateway.connections() == 0).then_some(())
     });
     assert_eq!(Client::connect(&gateway).welcome["type"], "welcome");
+}
+
+/// Many connections of one address bring forged tokens again and again; what takes longest to check
+/// of all. Whoever comes from another address has its token checked nevertheless.
+#[test]
+fn one_address_does_not_keep_the_tokens_of_others_from_being_checked() {
+    let path = scratch(".jwks");
+    fs::write(&path, made()["jwks"].to_string()).unwrap();
+    let gateway = with_keys(&format!(
+        "required = true\njwks_file = {path:?}\n[limits]\nconnections = 64\n\
+         [http]\nheader_timeout = \"10m\"\n"
+    ));
+    let dial = |last: u8| Raw::open_from(gateway.addr, Ipv4Addr::new(127, 0, 0, last)).unwrap();
+    let request = |token: &str| {
+        handshake_request(gateway.addr, &[]).replacen("/ws", &format!("/ws?token={token}"), 1)
+    };
+    let flood = request(&forged("ES384")).repeat(20);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut all: Vec<Raw> = (0..50).map(|_| dial(2)).collect();
+                while !over.load(Ordering::Relaxed) {
+                    for raw in &mut all {
+                        raw.send(flood.as_bytes());
+                    }
+                    for raw in &mut all {
+                        for _ in 0..20 {
+                            assert!(matches!(raw.answer().status, 401 | 503));
+                        }
+                    }
+                }
+            });
+        }
+        let made = made();
+        let mut answers = Vec::new();
+        let rejected = "weir_upgrade_rejected_total{reason=\"overloaded\"}";
+        crate::harness::wait_for("the flood", || (gateway.metric(rejected) > 50.5).then_some(()));
+        for kind in ["good", "named"] {
+            for (name, token) in made[kind].as_object().unwrap() {
+                if !name.starts_with("HS") && name != "oct" {
+                    let mut raw = dial(3);
+                    raw.send(request(token.as_str().unwrap()).as_bytes());
+                    let answer = raw.answer();
+                    answers.push((name.clone(), answer.status));
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let refused: Vec<_> = answers.iter().filter(|(_, status)| *status != 101).collect();
+        assert!(refused.is_empty() && answers.len() > 10, "{answers:?}");
+    });
 }

@@ -471,3 +471,26 @@ fn values_that_contradict_each_other_are_faults_of_one_of_them() {
         assert!(found.iter().any(|fault| fault.contains(key)), "{text}: {found:?}");
     }
 }
+
+/// As a variable that a container's template sets to nothing.
+#[test]
+fn an_empty_text_is_as_if_it_were_not_there() {
+    let keys = Key::ALL.into_iter().filter(|key| {
+        let row = key.row();
+        row.kind == Kind::Text && row.default.is_empty() && key.in_namespace().is_none()
+    });
+    let (mut seen, none) = (0, check("").unwrap());
+    for key in keys {
+        let mut raw = RawConfig::default();
+        let empty = crate::config::value::RawValue::Text(String::new());
+        raw.set(key, empty, Source::Environment(key.variable()));
+        let config = raw.check(&machine(), Vec::new());
+        let config = config.unwrap_or_else(|bad| panic!("{}: {bad:?}", key.name()));
+        assert_eq!(raw.text(key), None);
+        assert_eq!(config.node.node_name, none.node.node_name);
+        assert!(config.node.auth.verifier.is_none() && config.http.keys.is_none());
+        assert!(config.http.tls.is_none());
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen}");
+}

@@ -10,34 +10,41 @@ use ring::digest;
 use super::LEEWAY_S;
 use crate::core::bearer::Bearer;
 
-/// Stands for a token: its SHA-256. The token itself is not kept.
+/// Stands for a token: its SHA-256, and how long it is. The token itself is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Seen([u8; 32]);
+pub struct Seen {
+    hash: [u8; 32],
+    bytes: u32,
+}
 
 impl Seen {
     /// What stands for `token`.
     pub fn of(token: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, token.as_bytes());
-        Self(hash.as_ref().try_into().unwrap_or_default())
+        let bytes = u32::try_from(token.len()).unwrap_or(u32::MAX);
+        Self { hash: hash.as_ref().try_into().unwrap_or_default(), bytes }
     }
 }
 
 type Bearers = HashMap<Seen, Arc<Bearer>, RandomState>;
 
-/// Bearers by what stands for their tokens. Bounded: when the younger half is full, the older half
-/// goes.
+/// Bearers by what stands for their tokens. Bounded, in tokens and in what these have of bytes, which
+/// is what their claims take, more or less: when the younger half is full, the older half goes.
 #[derive(Debug)]
 pub struct Cache {
     young: Bearers,
     old: Bearers,
-    /// Tokens of a half.
-    half: usize,
+    /// Of the tokens of the younger half.
+    young_bytes: usize,
+    /// Tokens of a half, and bytes.
+    half: (usize, usize),
 }
 
 impl Cache {
-    /// One for at most `tokens`.
-    pub fn new(tokens: usize) -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), half: tokens.div_ceil(2) }
+    /// One for at most `tokens`, which have at most so many bytes, and one more.
+    pub fn new(tokens: usize, bytes: usize) -> Self {
+        let half = (tokens.div_ceil(2), bytes.div_ceil(2));
+        Self { young: HashMap::default(), old: HashMap::default(), young_bytes: 0, half }
     }
 
     /// Who bears a token that was verified before and has not ended.
@@ -55,16 +62,21 @@ impl Cache {
 
     /// Remembers who bears a token.
     pub fn keep(&mut self, seen: Seen, bearer: Arc<Bearer>) {
-        if self.young.len() >= self.half {
+        let full = self.young.len() >= self.half.0 || self.young_bytes >= self.half.1;
+        if full && !self.young.contains_key(&seen) {
             self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
-        self.young.insert(seen, bearer);
+        if self.young.insert(seen, bearer).is_none() {
+            self.young_bytes += seen.bytes as usize;
+        }
     }
 
     /// Forgets those whose bearers are not `good` any more.
     pub fn retain(&mut self, good: impl Fn(&Bearer) -> bool) {
         self.young.retain(|_, bearer| good(bearer));
         self.old.retain(|_, bearer| good(bearer));
+        self.young_bytes = self.young.keys().map(|seen| seen.bytes as usize).sum();
     }
 
     /// How many tokens are remembered.
@@ -84,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_was_used_lately_stays_and_the_rest_is_bounded() {
-        let mut cache = Cache::new(100);
+        let mut cache = Cache::new(100, 1 << 20);
         let seen = |i: u32| Seen::of(&i.to_string());
         let user = |i: u32| Arc::new(Bearer::of(&i.to_string()));
         for i in 0..10_000 {
@@ -97,8 +109,26 @@ mod tests {
     }
 
     #[test]
+    fn long_tokens_are_fewer() {
+        let mut cache = Cache::new(1_000, 10_000);
+        let seen = |i: u32| Seen::of(&format!("{i:01000}"));
+        for i in 0..100 {
+            for _ in 0..2 {
+                cache.keep(seen(i), Arc::new(Bearer::of("u")));
+            }
+            assert!(cache.len() <= 10, "{}", cache.len());
+            assert!(cache.find(seen(i.saturating_sub(1)), 0).is_some(), "{i}");
+        }
+        cache.retain(|_| false);
+        for i in 0..10 {
+            cache.keep(seen(i), Arc::new(Bearer::of("u")));
+        }
+        assert_eq!(cache.len(), 10, "there is room again");
+    }
+
+    #[test]
     fn what_is_not_good_any_more_is_forgotten() {
-        let mut cache = Cache::new(4);
+        let mut cache = Cache::new(4, 1 << 20);
         for user in ["a", "b", "a2", "b2"] {
             cache.keep(Seen::of(user), Arc::new(Bearer::of(user)));
         }
@@ -109,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_token_is_known_until_its_end() {
-        let mut cache = Cache::new(10);
+        let mut cache = Cache::new(10, 1 << 20);
         let seen = Seen::of("a.b.c");
         cache.keep(seen, Arc::new(Bearer { expires_s: 100, ..Bearer::of("u1") }));
         assert!(cache.find(seen, 100 + LEEWAY_S - 1).is_some());

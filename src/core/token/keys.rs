@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use ring::digest;
 use serde::Deserialize;
 
@@ -73,7 +73,7 @@ pub struct Key {
     pub(super) id: Option<Box<str>>,
     pub(super) algorithms: Box<[Algorithm]>,
     pub(super) key: DecodingKey,
-    /// Stands for the key in the proofs of tokens: its SHA-256.
+    /// Stands for the key in the proofs of tokens: its thumbprint.
     pub(super) mark: Arc<[u8; 32]>,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Debug for Key {
 
 impl Key {
     fn of(algorithms: &[Algorithm], key: DecodingKey) -> Self {
-        let mark = Arc::new(mark(&key));
+        let mark = Arc::new(thumbprint(&key));
         Self { id: None, algorithms: algorithms.into(), key, mark }
     }
 
@@ -157,16 +157,42 @@ impl Key {
     }
 }
 
-fn mark(key: &DecodingKey) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    match key.kind() {
-        DecodingKeyKind::SecretOrDer(bytes) => context.update(bytes),
-        DecodingKeyKind::RsaModulusExponent { n, e } => {
-            context.update(n);
-            context.update(e);
+/// The thumbprint of a key (RFC 7638): what it is made of, in whichever file it stands.
+fn thumbprint(key: &DecodingKey) -> [u8; 32] {
+    let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let canonical = match (key.kind(), key.family()) {
+        (DecodingKeyKind::RsaModulusExponent { n, e }, _) => {
+            format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, text(e), text(n))
         }
+        (DecodingKeyKind::SecretOrDer(point), AlgorithmFamily::Ec) => {
+            // Both halves behind a byte that says that both are there.
+            let point = point.get(1..).unwrap_or_default();
+            let (x, y) = point.split_at(point.len() / 2);
+            let curve = if x.len() == 32 { "P-256" } else { "P-384" };
+            format!(r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#, text(x), text(y))
+        }
+        (DecodingKeyKind::SecretOrDer(x), AlgorithmFamily::Ed) => {
+            format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text(x))
+        }
+        (DecodingKeyKind::SecretOrDer(k), AlgorithmFamily::Hmac | AlgorithmFamily::Rsa) => {
+            format!(r#"{{"k":"{}","kty":"oct"}}"#, text(k))
+        }
+    };
+    let hash = digest::digest(&digest::SHA256, canonical.as_bytes());
+    hash.as_ref().try_into().unwrap_or_default()
+}
+
+/// The key of RSA of these numbers. They may have zeros in front, as DER has them and some write
+/// them into sets.
+fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, BadKey> {
+    let [modulus, exponent] = [modulus, exponent].map(|number| {
+        let zeros = number.iter().take_while(|byte| **byte == 0).count();
+        number.get(zeros..).unwrap_or_default()
+    });
+    if modulus.len() < RSA_BYTES_MIN {
+        return Err(BadKey::Weak);
     }
-    context.finish().as_ref().try_into().unwrap_or_default()
+    Ok(DecodingKey::from_rsa_raw_components(modulus, exponent))
 }
 
 const NOT_PEM: BadKey = BadKey::Malformed("its PEM is damaged");
@@ -197,11 +223,14 @@ fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, BadKey> {
     let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| NOT_DER);
     let algorithms: &[Algorithm] = match &jwk.algorithm {
         _ if !signs => return Ok(None),
-        AlgorithmParameters::EllipticCurve(it) => match (&it.curve, bytes(&it.x)?.len()) {
-            (EllipticCurve::P256, 32) => &[Algorithm::ES256],
-            (EllipticCurve::P384, 48) => &[Algorithm::ES384],
-            _ => return Ok(None),
-        },
+        AlgorithmParameters::EllipticCurve(it) => {
+            match (&it.curve, bytes(&it.x)?.len(), bytes(&it.y)?.len()) {
+                (EllipticCurve::P256, 32, 32) => &[Algorithm::ES256],
+                (EllipticCurve::P384, 48, 48) => &[Algorithm::ES384],
+                (EllipticCurve::P256 | EllipticCurve::P384, _, _) => return Err(NOT_DER),
+                _ => return Ok(None),
+            }
+        }
         AlgorithmParameters::OctetKey(it) => {
             let length = bytes(&it.value)?.len();
             if length < SECRET_BYTES_MIN {
@@ -214,9 +243,6 @@ fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, BadKey> {
         {
             &[Algorithm::EdDSA]
         }
-        AlgorithmParameters::RSA(it) if bytes(&it.n)?.len() < RSA_BYTES_MIN => {
-            return Err(BadKey::Weak);
-        }
         AlgorithmParameters::RSA(_) => RSA,
         _ => return Ok(None),
     };
@@ -227,7 +253,10 @@ fn of_jwk(jwk: &Jwk) -> Result<Option<Key>, BadKey> {
         Some(Ok(only)) if algorithms.contains(&only) => [only].into(),
         Some(_) => return Ok(None),
     };
-    let key = DecodingKey::from_jwk(jwk).map_err(|_| NOT_DER)?;
+    let key = match &jwk.algorithm {
+        AlgorithmParameters::RSA(it) => rsa(&bytes(&it.n)?, &bytes(&it.e)?)?,
+        _ => DecodingKey::from_jwk(jwk).map_err(|_| NOT_DER)?,
+    };
     let id = jwk.common.key_id.as_deref().map(Box::from);
     Ok(Some(Key { id, ..Key::of(&algorithms, key) }))
 }
@@ -247,12 +276,12 @@ fn of_der(der: &[u8]) -> Result<Key, BadKey> {
     match (oid, curve, key.len()) {
         (OID_RSA, _, _) => {
             let (numbers, _) = tagged(0x30, key).ok_or(NOT_DER)?;
-            let (modulus, _) = tagged(0x02, numbers).ok_or(NOT_DER)?;
-            let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
-            if modulus.len() < RSA_BYTES_MIN {
-                return Err(BadKey::Weak);
+            let (modulus, rest) = tagged(0x02, numbers).ok_or(NOT_DER)?;
+            let (exponent, rest) = tagged(0x02, rest).ok_or(NOT_DER)?;
+            if !rest.is_empty() {
+                return Err(NOT_DER);
             }
-            Ok(Key::of(RSA, DecodingKey::from_rsa_der(key)))
+            Ok(Key::of(RSA, rsa(modulus, exponent)?))
         }
         (OID_EC, Some(OID_P256), 65) => {
             Ok(Key::of(&[Algorithm::ES256], DecodingKey::from_ec_der(key)))
@@ -279,4 +308,27 @@ fn tagged(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
         _ => return None,
     };
     (*first == tag).then(|| rest.split_at_checked(length))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of RFC 7638, section 3.1.
+    #[test]
+    fn a_key_has_the_thumbprint_of_the_standard() {
+        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1\
+                 L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4\
+                 QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbO\
+                 pbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csF\
+                 Cur-kEgU8awapJzKnqDKgw";
+        let zeros =
+            URL_SAFE_NO_PAD.encode([&[0][..], &URL_SAFE_NO_PAD.decode(n).unwrap()].concat());
+        for n in [n, &zeros] {
+            let set = format!(r#"{{"keys":[{{"kty":"RSA","n":"{n}","e":"AQAB","alg":"RS256"}}]}}"#);
+            let keys = Key::set(&set).unwrap();
+            let mark = URL_SAFE_NO_PAD.encode(*keys[0].mark);
+            assert_eq!(mark, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        }
+    }
 }

@@ -122,4 +122,39 @@ mod tests {
             assert!(!after.takes(&bearer), "{name}");
         }
     }
+
+    /// A key is what it is made of, in whichever file it stands.
+    #[test]
+    fn a_key_that_moves_to_another_file_is_the_same_key() {
+        use base64::Engine as _;
+        let made: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/support/tokens.json")).unwrap();
+        let secret = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(ONE);
+        let hmac = json!({"keys": [{"kty": "oct", "k": secret}]}).to_string();
+        let claims = json!({"sub": "u", "exp": 4_000_000_000_u64});
+        let signed = sign(&claims, ONE).unwrap();
+        let mut cases = vec![(vec![Key::secret(ONE).unwrap()], hmac, signed)];
+        for (pem, id, algorithm) in [
+            ("rsa", "rsa", "RS256"),
+            ("p256", "p256", "ES256"),
+            ("p384", "p384", "ES384"),
+            ("ed", "ed", "EdDSA"),
+        ] {
+            let keys = Key::pem(made["pem"][pem].as_str().unwrap()).unwrap();
+            let set = made["jwks"]["keys"].as_array().unwrap();
+            let one = set.iter().find(|key| key["kid"] == id).unwrap();
+            let token = made["good"][algorithm].as_str().unwrap().to_owned();
+            cases.push((keys, json!({"keys": [one]}).to_string(), token));
+        }
+        for (from_file, set, token) in cases {
+            let (one, other) = (
+                Verifier::new(from_file, None, None),
+                Verifier::new(Key::set(&set).unwrap(), None, None),
+            );
+            for (before, after) in [(&one, &other), (&other, &one)] {
+                let bearer = before.verify(&token, 1_780_000_000).unwrap();
+                assert!(after.takes(&bearer), "{set}");
+            }
+        }
+    }
 }

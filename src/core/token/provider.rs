@@ -96,9 +96,6 @@ impl Verifier<Vec<u8>> for Checker {
             (DecodingKeyKind::RsaModulusExponent { n, e }, Some(rsa), _) => {
                 public::RsaPublicKeyComponents { n, e }.verify(rsa, message, signature)
             }
-            (DecodingKeyKind::SecretOrDer(der), Some(rsa), _) => {
-                public::UnparsedPublicKey::new(rsa, der).verify(message, signature)
-            }
             (DecodingKeyKind::SecretOrDer(point), None, Some(curve)) => {
                 public::UnparsedPublicKey::new(curve, point).verify(message, signature)
             }
@@ -106,7 +103,9 @@ impl Verifier<Vec<u8>> for Checker {
                 let own = hmac_of(*algorithm).map_err(|_| Error::new())?;
                 hmac::verify(&hmac::Key::new(own, secret), message, signature)
             }
-            (DecodingKeyKind::RsaModulusExponent { .. }, None, _) => return Err(Error::new()),
+            // A key of RSA is its two numbers here, and no other is.
+            (DecodingKeyKind::RsaModulusExponent { .. }, None, _)
+            | (DecodingKeyKind::SecretOrDer(_), Some(_), _) => return Err(Error::new()),
         };
         checked.map_err(|_| Error::new())
     }

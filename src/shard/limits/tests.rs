@@ -18,6 +18,8 @@ fn ip(text: &str) -> Net {
 fn assert_nobody(limits: &Limits) {
     let crowds = [limits.nets(), limits.users()].map(|crowd| (crowd.all, crowd.distinct));
     assert_eq!((limits.open(), limits.strangers(), crowds), (0, 0, [(0, 0); 2]));
+    let strangers = &limits.counts.strangers_of;
+    assert_eq!((strangers.all(), strangers.distinct()), (0, 0));
 }
 
 #[test]
@@ -60,12 +62,42 @@ fn a_place_is_one_word_and_counts_as_what_it_is() {
 fn a_quarter_of_all_places_is_for_those_who_have_yet_to_say_who_they_are() {
     let limits = limits(LimitOptions { connections: 8, ..LimitOptions::default() });
     let mut places: Vec<_> = (0..3).map(|_| limits.admit().unwrap()).collect();
-    let counted: Vec<_> = places.iter_mut().map(|place| place.count_stranger(&limits)).collect();
+    let each = [None, Some(ip("10.0.0.1")), Some(ip("10.0.0.2"))];
+    let counted: Vec<_> = places
+        .iter_mut()
+        .zip(each)
+        .map(|(place, net)| place.count_stranger(&limits, net))
+        .collect();
     assert_eq!((counted, limits.strangers()), (vec![true, true, false], 2));
     assert!(places[0].count_user(&limits, "u1"));
     assert_eq!(limits.strangers(), 1);
-    assert!(places[2].count_stranger(&limits));
+    assert!(places[2].count_stranger(&limits, each[2]));
     drop(places);
+    assert_nobody(&limits);
+}
+
+#[test]
+fn one_address_has_half_of_that_quarter() {
+    let limits = limits(LimitOptions { connections: 64, ..LimitOptions::default() });
+    let many = |net: &str| -> Vec<Place> {
+        let one = || {
+            let mut place = limits.admit()?;
+            place.count_stranger(&limits, Some(ip(net))).then_some(place)
+        };
+        std::iter::from_fn(one).collect()
+    };
+    let mut first = many("10.0.0.1");
+    let (second, third) = (many("10.0.0.2"), many("10.0.0.3"));
+    assert_eq!([first.len(), second.len(), third.len()], [8, 4, 2]);
+    // Who has said who it is counts no more, nor who was there before.
+    for place in &mut first {
+        place.forgive();
+    }
+    assert_eq!(limits.strangers(), 6);
+    first[0].become_stranger();
+    assert_eq!((limits.strangers(), limits.counts.strangers_of.all()), (7, 6));
+    assert_eq!(many("10.0.0.1").len(), 5);
+    drop((first, second, third));
     assert_nobody(&limits);
 }
 
@@ -115,6 +147,22 @@ fn who_comes_or_asks_too_often_is_told_when_it_may_again() {
     assert_eq!(limits.connect(address, SECOND), Ok(()));
 }
 
+#[test]
+fn who_fails_too_often_is_not_looked_at() {
+    let limits =
+        limits(LimitOptions { auth_failures_per_second_per_ip: 2, ..LimitOptions::default() });
+    let (one, other) = (ip("10.0.0.1"), ip("10.0.0.2"));
+    for _ in 0..4 {
+        assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [Ok(()), Ok(())]);
+    }
+    let wait = Err(Duration::from_millis(500));
+    assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [wait, wait]);
+    assert_eq!(limits.may_fail(other, SECOND), Ok(()));
+    assert_eq!(limits.may_fail(one, SECOND + SECOND / 2), Ok(()));
+    limits.set(&LimitOptions::default());
+    assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [Ok(()), Ok(())]);
+}
+
 /// A million connections of a thousand addresses and users on eight threads, which end in every way
 /// that there is: as they should, refused half way, with a panic, and on another thread.
 #[test]
@@ -141,7 +189,7 @@ fn a_million_connects_and_disconnects_leave_nothing() {
                         let mut place = limits.admit()?;
                         place.count_net(net);
                         let stranger = address.is_multiple_of(3);
-                        if stranger && !place.count_stranger(limits) {
+                        if stranger && !place.count_stranger(limits, Some(Net::V4(address % 7))) {
                             return None;
                         }
                         if address.is_multiple_of(101) {
