@@ -130,7 +130,12 @@ impl Verifier {
         let claims: Map<String, Value> =
             serde_json::from_slice(&payload).map_err(|_| BadToken::Malformed)?;
         let mut bearer = self.check_claims(&claims, now_s)?;
-        bearer.proof = Some(Box::new(Proof::new(key, &header, texts(claims.get("aud")))));
+        bearer.proof = Some(Box::new(Proof::new(
+            key,
+            &header,
+            text(&claims, "iss"),
+            texts(claims.get("aud")),
+        )));
         Ok(bearer)
     }
 
