@@ -46,7 +46,7 @@ impl Asker<'_> {
 }
 
 impl Shard {
-    /// Takes a token. Returns what the client waits for, where it takes long to check it.
+    /// Takes a token, if there is still somebody to be told of it. Returns what the client waits for, where it takes long to check it.
     ///
     /// # Errors
     ///
@@ -57,7 +57,9 @@ impl Shard {
         id: Option<u64>,
         token: &str,
     ) -> Result<Option<Pause>, CommandError> {
-        let found = self.node.authenticate(token, asker.socket.ip(), &self.metrics);
+        // Who brings a token and is gone would bring it in the name of this machine, for nothing.
+        let Ok(from) = asker.socket.from() else { return Ok(None) };
+        let found = self.node.authenticate(token, from, &self.metrics);
         let result = match found {
             Found::Known(result) => result,
             Found::Slow(unchecked) => match self.verify(unchecked) {

@@ -29,6 +29,10 @@ pub(super) struct Apart {
     secure: Option<RefCell<Secure>>,
 }
 
+/// Its client has gone, and nobody reads its answers.
+#[derive(Debug)]
+pub(super) struct Gone;
+
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self { tcp, apart: None }
@@ -64,10 +68,23 @@ impl Socket {
         self.apart.as_ref().and_then(|apart| apart.secure.as_ref())
     }
 
-    /// Where its client is, where that is still known.
+    /// Where its client is, where it has an address and that is still known.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         let told = self.apart.as_ref().and_then(|apart| apart.ip);
         told.or_else(|| self.stream.peer_addr().ok().map(|peer| peer.ip().to_canonical()))
+    }
+
+    /// Where what it says comes from; `None` is this machine.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] where nobody can say any more: what was sent before a reset is still read.
+    pub(super) fn from(&self) -> Result<Option<IpAddr>, Gone> {
+        match self.ip() {
+            // A socket in the file system has no address of its own either.
+            None if self.stream.local_addr().is_ok() => Err(Gone),
+            ip => Ok(ip),
+        }
     }
 
     /// Waits until there may be something to read.

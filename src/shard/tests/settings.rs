@@ -1,14 +1,19 @@
 //! Settings that change while those from before are still being applied.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Barrier, oneshot};
 
-use super::{Client, node, on_a_shard_of, options};
+use super::{Client, bytes_of, node, on_a_shard_of, options};
 use crate::core::access::{Grants, Rule};
 use crate::core::hub::Join;
+use crate::core::metrics::{Counter, Gauges};
 use crate::core::policy::{Policies, Policy, PolicyRule};
 use crate::core::token::{Key, Verifier};
+use crate::proto::ws::frame::Opcode;
 use crate::shard::local::Local;
 use crate::shard::node::NodeOptions;
 use crate::shard::tokens::{Found, NotTaken};
@@ -106,4 +111,35 @@ fn a_token_that_was_being_checked_needs_its_key_when_it_is_done() {
             assert_eq!(known, taken, "what is not taken is not remembered");
         });
     }
+}
+
+/// What was sent before a reset is read, and nobody knows where it came from: no token is checked
+/// that nobody pays for.
+#[test]
+fn a_token_of_somebody_who_has_gone_is_not_looked_at() {
+    let with_key = || {
+        let mut options = options();
+        options.auth.verifier =
+            Some(Arc::new(Verifier::new(vec![Key::secret(&[b'1'; 32]).unwrap()], None, None)));
+        node(1, options)
+    };
+    on_a_shard_of(with_key, async |local| {
+        let count = |counter| local.0.metrics.snapshot(Gauges::default()).counter(counter);
+        let bad = bytes_of(Opcode::Text, br#"{"type":"auth","token":"a.b.c"}"#);
+        let mut stays = Client::connect(&local).await;
+        stays.0.write_all(&bad).await.unwrap();
+        stays.frame().await.unwrap();
+        assert_eq!(count(Counter::AuthMalformed), 1);
+
+        let goes = Client::connect(&local).await;
+        // All of it is there before the shard looks.
+        assert_eq!(goes.0.try_write(&bad).unwrap(), bad.len());
+        SockRef::from(&goes.0).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(goes);
+        while local.0.hub.borrow().seat_ids().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count(Counter::CommandsAuth), 2, "it was read");
+        assert_eq!(count(Counter::AuthMalformed), 1);
+    });
 }
