@@ -4,6 +4,10 @@
 /// How many seconds of its rate a full bucket holds: whoever has been quiet may do so much at once.
 const BURST_S: u64 = 2;
 
+/// How many seconds of its rate may be owed beside: more that was had at once is forgotten, so that
+/// nobody is kept out for longer.
+const DEBT_S: u64 = 10;
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// How often something may happen: so many times a second, and twice that at once.
@@ -42,6 +46,20 @@ impl Bucket {
         }
         self.full_ns = full_ns;
         Ok(())
+    }
+
+    /// As [`Bucket::take`], and it is taken also where there is none: what was let in together before
+    /// any of it was counted is paid for, and nothing is left until then.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Bucket::take`], as if it were refused.
+    pub fn owe(&mut self, allowance: Allowance, now_ns: u64) -> Result<(), u64> {
+        let had = self.look(allowance, now_ns);
+        let latest_ns = now_ns.saturating_add((BURST_S + DEBT_S) * SECOND_NS);
+        let full_ns = self.full_ns.max(now_ns).saturating_add(allowance.cost_ns);
+        self.full_ns = full_ns.min(latest_ns);
+        had
     }
 
     /// Whether there is one in it at `now_ns`, which stays there.
@@ -88,6 +106,27 @@ mod tests {
         assert!(bucket.take(allowance, start + SECOND_NS / 10).is_err());
         assert!(!bucket.is_full(start + 2 * SECOND_NS));
         assert!(bucket.is_full(start + 2 * SECOND_NS + SECOND_NS / 10));
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_before_there_is_one_again() {
+        let allowance = Allowance::per_second(10).unwrap();
+        let (mut bucket, start) = (Bucket::default(), 77 * SECOND_NS);
+        for nth in 0..50 {
+            assert_eq!(bucket.owe(allowance, start).is_ok(), nth < 20, "{nth}");
+        }
+        // Thirty too many: those, and one more.
+        let wait = 31 * SECOND_NS / 10;
+        assert_eq!(bucket.take(allowance, start), Err(wait));
+        assert!(bucket.look(allowance, start + wait - 1).is_err());
+        assert_eq!(bucket.look(allowance, start + wait), Ok(()));
+        // However many there were, there is an end.
+        for _ in 0..5_000 {
+            assert!(bucket.owe(allowance, start).is_err());
+        }
+        let most = 10 * SECOND_NS + SECOND_NS / 10;
+        assert_eq!(bucket.take(allowance, start), Err(most));
+        assert_eq!(bucket.take(allowance, start + most), Ok(()));
     }
 
     proptest! {

@@ -17,7 +17,7 @@ mod keys;
 mod proof;
 mod provider;
 
-pub use cache::{Cache, Seen};
+pub use cache::{Cache, Discarded, Seen};
 pub use keys::{BadKey, Key, trimmed_secret};
 pub use proof::Proof;
 

@@ -12,7 +12,7 @@ use super::tally::{PARTS, part_of};
 use crate::core::bucket::{Allowance, Bucket};
 
 /// Buckets of a part: 65,536 of all, some 2 MiB. Only those who were there within the last two
-/// seconds have one.
+/// seconds have one, and who owes something.
 const PART_MAX: usize = 1_024;
 
 /// Who has come how often.
@@ -34,12 +34,29 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
     ///
     /// When there is one again.
     pub fn take(&self, key: K, allowance: Allowance, now_ns: u64) -> Result<(), Duration> {
+        self.change(key, now_ns, |bucket| bucket.take(allowance, now_ns))
+    }
+
+    /// The same where there is none; see [`Bucket::owe`].
+    ///
+    /// # Errors
+    ///
+    /// When there is one again, but for this one.
+    pub fn owe(&self, key: K, allowance: Allowance, now_ns: u64) -> Result<(), Duration> {
+        self.change(key, now_ns, |bucket| bucket.owe(allowance, now_ns))
+    }
+
+    fn change(
+        &self,
+        key: K,
+        now_ns: u64,
+        change: impl FnOnce(&mut Bucket) -> Result<(), u64>,
+    ) -> Result<(), Duration> {
         let mut part = part_of(&self.parts, self.hasher.hash_one(&key)).lock();
         if part.len() >= PART_MAX && !part.contains_key(&key) {
             make_room(&mut part, now_ns);
         }
-        let bucket = part.entry(key).or_default();
-        bucket.take(allowance, now_ns).map_err(Duration::from_nanos)
+        change(part.entry(key).or_default()).map_err(Duration::from_nanos)
     }
 
     /// Whether there is one in the bucket of `key` at `now_ns`, which stays there.

@@ -219,7 +219,7 @@ impl Place {
 
     /// It is of somebody of an address who has yet to say who it is. Whether there may be one more
     /// of them. Of one address there may be no more than could be beside them: one that floods has
-    /// half, two have a third each, and there is always room for the next.
+    /// half, two have a third each, and there is room for the next as soon as any of theirs is done.
     pub fn count_stranger(&mut self, limits: &Limits, net: Option<Net>) -> bool {
         let counts = Arc::clone(&self.0.counts);
         let max = limits.connections.load(Ordering::Relaxed).div_ceil(STRANGERS_SHARE);
@@ -410,6 +410,17 @@ impl Limits {
     /// When it may try again, where there were too many of them.
     pub fn fail(&self, net: Net, now_ns: u64) -> Result<(), Duration> {
         self.failure_rate().map_or(Ok(()), |rate| self.failures.take(net, rate, now_ns))
+    }
+
+    /// The same of a token that took long to check. Many of an address may be let in together before
+    /// the first of them is found to be bad: all of them count, and none is let in until they are
+    /// paid for.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Limits::fail`].
+    pub fn fail_late(&self, net: Net, now_ns: u64) -> Result<(), Duration> {
+        self.failure_rate().map_or(Ok(()), |rate| self.failures.owe(net, rate, now_ns))
     }
 
     /// Whether something of an address may be looked at that may be bad.

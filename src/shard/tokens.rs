@@ -8,13 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::command::RETRY_MS;
-use super::limits::Limited;
+use super::limits::{Limited, Limits, Net};
 use super::node::Node;
-use super::verify::Unchecked;
+use super::verify::{Check, Unchecked};
 use crate::core::bearer::Bearer;
 use crate::core::metrics::{Counter, Metrics};
 use crate::core::ticket::{GRACE_MS, Ticket};
-use crate::core::token::{BadToken, Cache, Seen, Verifier};
+use crate::core::token::{BadToken, Cache, Discarded, Seen, Verifier};
 use crate::proto::error::ErrorCode;
 
 /// Tokens that are remembered.
@@ -61,34 +61,82 @@ struct Known {
 impl Taken {
     /// None yet.
     pub(super) fn by(verifier: Option<Arc<Verifier>>) -> Self {
-        Self(Mutex::new(Known { verifier, cache: Cache::new(TOKENS_MAX, TOKENS_BYTES_MAX) }))
+        Self(Mutex::new(Known { verifier, cache: no_tokens() }))
+    }
+
+    /// Does something that is short. What the cache has forgotten by that, which may be thousands, is
+    /// freed when others may look again, and not by who has looked, where there is a thread for it.
+    fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
+        let (result, discarded) = {
+            let mut known = self.0.lock();
+            (act(&mut known), known.cache.discarded())
+        };
+        if !discarded.is_empty() {
+            free(discarded);
+        }
+        result
     }
 
     /// Who bears a token that was taken before, and what takes those that were not.
     fn find(&self, seen: Seen, now_s: u64) -> (Option<Arc<Bearer>>, Option<Arc<Verifier>>) {
-        let mut known = self.0.lock();
-        (known.cache.find(seen, now_s), known.verifier.clone())
+        self.with(|known| (known.cache.find(seen, now_s), known.verifier.clone()))
     }
 
     /// Remembers who bears a token that `by` has taken. Whether it is taken now: keys may have
     /// changed while it was checked.
     fn keep(&self, seen: Seen, bearer: &Arc<Bearer>, by: &Arc<Verifier>) -> bool {
-        let mut known = self.0.lock();
-        let good = known
-            .verifier
-            .as_ref()
-            .is_some_and(|verifier| Arc::ptr_eq(verifier, by) || verifier.takes(bearer));
-        if good {
-            known.cache.keep(seen, Arc::clone(bearer));
-        }
-        good
+        self.with(|known| {
+            let good = known
+                .verifier
+                .as_ref()
+                .is_some_and(|verifier| Arc::ptr_eq(verifier, by) || verifier.takes(bearer));
+            if good {
+                known.cache.keep(seen, Arc::clone(bearer));
+            }
+            good
+        })
     }
 
-    /// Takes tokens by that from here on, and forgets those that it would not take.
+    /// Takes tokens by that from here on, and forgets those that it would not take. For as long as
+    /// it looks at them none is known: they are verified again, and nobody waits.
     pub(super) fn change(&self, verifier: Option<Arc<Verifier>>) {
+        let mut before = self.begin_change(verifier.clone());
+        if let Some(verifier) = verifier {
+            before.retain(|bearer| verifier.takes(bearer));
+            self.end_change(before, &verifier);
+        }
+    }
+
+    /// Takes tokens by that from here on. Returns those that were known.
+    fn begin_change(&self, verifier: Option<Arc<Verifier>>) -> Cache {
         let mut known = self.0.lock();
-        known.cache.retain(|bearer| verifier.as_ref().is_some_and(|it| it.takes(bearer)));
         known.verifier = verifier;
+        std::mem::replace(&mut known.cache, no_tokens())
+    }
+
+    /// Knows those again that `by` takes, if that is still what tokens are taken by.
+    fn end_change(&self, before: Cache, by: &Arc<Verifier>) {
+        let meanwhile = {
+            let mut known = self.0.lock();
+            if !known.verifier.as_ref().is_some_and(|verifier| Arc::ptr_eq(verifier, by)) {
+                return;
+            }
+            std::mem::replace(&mut known.cache, before)
+        };
+        for (seen, bearer) in meanwhile {
+            self.keep(seen, &bearer, by);
+        }
+    }
+}
+
+fn no_tokens() -> Cache {
+    Cache::new(TOKENS_MAX, TOKENS_BYTES_MAX)
+}
+
+/// Beside the shard's thread, if this is one.
+fn free(discarded: Discarded) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(|| drop(discarded));
     }
 }
 
@@ -168,17 +216,17 @@ impl Node {
             if let Err(too_often) = self.may_fail(from, metrics) {
                 return Found::Known(Err(too_often));
             }
-            return Found::Slow(Unchecked { token: token.into(), seen, verifier, now_s, from });
+            let check = Check { seen, verifier, from, late: true };
+            return Found::Slow(Unchecked { token: token.into(), now_s, check });
         }
         let result = verifier.verify(token, now_s);
-        Found::Known(self.checked((seen, &verifier, from), result, metrics))
+        let check = Check { seen, verifier, from, late: false };
+        Found::Known(self.checked(&check, result, metrics))
     }
 
     /// Whether what takes long to check is checked for an address.
     fn may_fail(&self, from: Option<IpAddr>, metrics: &Metrics) -> Result<(), NotTaken> {
-        let Some(ip) = from else { return Ok(()) };
-        let wait = self.limits().may_fail(ip.into(), self.clock().node_ns());
-        wait.map_err(|wait| self.too_often(ip, wait, metrics))
+        self.within(from, Limits::may_fail, metrics)
     }
 
     /// Counts a bad token or key that came from an address.
@@ -187,34 +235,40 @@ impl Node {
     ///
     /// [`NotTaken::TooOften`] where there were too many of them.
     pub fn failed(&self, from: Option<IpAddr>, metrics: &Metrics) -> Result<(), NotTaken> {
+        self.within(from, Limits::fail, metrics)
+    }
+
+    fn within(
+        &self,
+        from: Option<IpAddr>,
+        limit: impl FnOnce(&Limits, Net, u64) -> Result<(), Duration>,
+        metrics: &Metrics,
+    ) -> Result<(), NotTaken> {
         let Some(ip) = from else { return Ok(()) };
-        let wait = self.limits().fail(ip.into(), self.clock().node_ns());
-        wait.map_err(|wait| self.too_often(ip, wait, metrics))
+        let now_ns = self.clock().node_ns();
+        limit(self.limits(), ip.into(), now_ns).map_err(|wait| {
+            let limited = Limited::AuthFailures;
+            metrics.add(limited.counter(), 1);
+            self.limits().tell(limited, || Some(ip), now_ns);
+            NotTaken::TooOften(wait)
+        })
     }
 
-    fn too_often(&self, ip: IpAddr, wait: Duration, metrics: &Metrics) -> NotTaken {
-        let limited = Limited::AuthFailures;
-        metrics.add(limited.counter(), 1);
-        self.limits().tell(limited, || Some(ip), self.clock().node_ns());
-        NotTaken::TooOften(wait)
-    }
-
-    /// Who bears a token that was checked, with what it was checked by and where it came from, and
-    /// counts that.
+    /// Who bears a token that was checked, and counts that.
     ///
     /// # Errors
     ///
     /// [`NotTaken`] is what may be told; the counter has the reason.
     pub(super) fn checked(
         &self,
-        (seen, verifier, from): (Seen, &Arc<Verifier>, Option<IpAddr>),
+        check: &Check,
         result: Result<Bearer, BadToken>,
         metrics: &Metrics,
     ) -> Result<Arc<Bearer>, NotTaken> {
         match result {
             Ok(bearer) => {
                 let bearer = Arc::new(bearer);
-                if !self.taken.keep(seen, &bearer, verifier) {
+                if !self.taken.keep(check.seen, &bearer, &check.verifier) {
                     // Its key has gone meanwhile, which is no failure of its bearer.
                     metrics.add(Counter::AuthKey, 1);
                     return Err(NotTaken::Invalid);
@@ -224,7 +278,8 @@ impl Node {
             }
             Err(bad) => {
                 metrics.add(counter(bad), 1);
-                let failed = self.failed(from, metrics);
+                let limit = if check.late { Limits::fail_late } else { Limits::fail };
+                let failed = self.within(check.from, limit, metrics);
                 if bad == BadToken::Expired {
                     // It has cost as much, and its bearer has to know.
                     return Err(NotTaken::Expired);
@@ -246,5 +301,47 @@ fn counter(bad: BadToken) -> Counter {
         BadToken::Long => Counter::AuthLong,
         BadToken::Malformed => Counter::AuthMalformed,
         BadToken::Signature => Counter::AuthSignature,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::token::{Key, sign};
+
+    fn verifier(secret: &[u8]) -> Arc<Verifier> {
+        Arc::new(Verifier::new(vec![Key::secret(secret).unwrap()], None, None))
+    }
+
+    /// Its tokens stay known, also those that came meanwhile; and if it was not the last change,
+    /// nothing comes back that the last one would not take.
+    #[test]
+    fn what_is_known_while_verifiers_change_is_what_the_last_one_takes() {
+        let [one, other] = [[b'1'; 32], [b'2'; 32]];
+        let taken = Taken::by(Some(verifier(&one)));
+        let bring = |user: &str, secret: &[u8]| {
+            let token = sign(&serde_json::json!({"sub": user, "exp": 2_000}), secret).unwrap();
+            let by = taken.find(Seen::of(&token), 0).1.unwrap();
+            let bearer = Arc::new(by.verify(&token, 0).unwrap());
+            assert!(taken.keep(Seen::of(&token), &bearer, &by));
+            Seen::of(&token)
+        };
+        let known = |seen| taken.find(seen, 0).0.is_some();
+        let first = bring("u1", &one);
+        let again = verifier(&one);
+        let mut before = taken.begin_change(Some(Arc::clone(&again)));
+        assert!(!known(first));
+        let meanwhile = bring("u2", &one);
+        before.retain(|bearer| again.takes(bearer));
+        taken.end_change(before, &again);
+        assert!(known(first) && known(meanwhile));
+
+        let before = taken.begin_change(Some(Arc::clone(&again)));
+        taken.change(Some(verifier(&other)));
+        let last = bring("u3", &other);
+        taken.end_change(before, &again);
+        assert!(!known(first) && !known(meanwhile) && known(last));
+        taken.change(None);
+        assert!(!known(last));
     }
 }

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::auth::keys;
-use crate::harness::{Client, Gateway, scratch, wait_for};
+use crate::harness::{Client, Gateway, now, scratch, wait_for};
 use crate::raw::{Answer, Raw, handshake_request};
 use crate::tokens::{hs256, made, unix_s};
 
@@ -95,6 +96,48 @@ fn an_address_brings_a_few_bad_tokens_and_others_any() {
     let log = gateway.log();
     assert!(log.contains("limits.auth_failures_per_second_per_ip") && log.contains("127.0.0.2"));
     assert!(!log.contains(&forged()), "{log}");
+}
+
+/// Two hundred forged tokens of a public key come at once, before the first of them was checked, and
+/// again and again: after those nothing is checked for as long as they take to be paid for.
+#[test]
+fn bad_tokens_that_come_at_once_are_paid_for_one_by_one() {
+    let gateway = Gateway::configured(&keys(&format!("required = true\n{LIMIT}")));
+    let made = made();
+    let token = made["good"]["ES384"].as_str().unwrap();
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let first = if signature.starts_with('A') { 'B' } else { 'A' };
+    let forged = format!("{message}.{first}{}", &signature[1..]);
+    let request = handshake_request(gateway.addr, &[]);
+    let request = request.replacen("/ws", &format!("/ws?token={forged}"), 1);
+    let mut all: Vec<Raw> = (0..200).map(|_| Raw::open_from(gateway.addr, HERE).unwrap()).collect();
+    let mut at_once = || {
+        for raw in &mut all {
+            raw.send(request.as_bytes());
+        }
+        for raw in &mut all {
+            let answer = raw.answer();
+            assert!(matches!(answer.status, 401 | 429), "{} {:?}", answer.head, answer.text());
+        }
+    };
+    let wait = (0..20).find_map(|_| {
+        at_once();
+        let refused = handshake(&gateway, HERE, &forged);
+        let wait = refused.json()["error"]["retry_after_ms"].as_u64()?;
+        (wait > 6_000).then_some(wait)
+    });
+    let wait = wait.expect("so many at once are to be paid for longer than a second");
+    assert!(wait <= 11_001, "{wait}");
+    let failures = || gateway.metric("weir_auth_failures_total{reason=\"signature\"");
+    let (before, end) = (failures(), now() + Duration::from_secs(3));
+    while now() < end {
+        at_once();
+    }
+    assert!(failures() < before + 0.5, "{before} {}", failures());
+    // Others, and what costs nothing to check, as always.
+    assert_eq!(handshake(&gateway, THERE, token).status, 101);
+    assert_eq!(handshake(&gateway, HERE, token).status, 101, "it was seen");
+    assert_eq!(handshake(&gateway, HERE, &good()).status, 101);
 }
 
 /// In messages: a stranger is sent away and may come again, others are told and stay.

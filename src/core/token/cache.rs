@@ -2,6 +2,8 @@
 //! come back at once bring a thousand tokens that the node has seen.
 
 use std::collections::HashMap;
+use std::collections::hash_map::IntoIter;
+use std::iter::Chain;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -28,12 +30,26 @@ impl Seen {
 
 type Bearers = HashMap<Seen, Arc<Bearer>, RandomState>;
 
+/// What a cache has forgotten, to be freed where nobody waits for that: thousands, or none.
+#[derive(Debug)]
+#[must_use]
+pub struct Discarded(Bearers);
+
+impl Discarded {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Bearers by what stands for their tokens. Bounded, in tokens and in what these have of bytes, which
 /// is what their claims take, more or less: when the younger half is full, the older half goes.
 #[derive(Debug)]
 pub struct Cache {
     young: Bearers,
     old: Bearers,
+    /// What was forgotten, until somebody takes it.
+    gone: Bearers,
     /// Of the tokens of the younger half.
     young_bytes: usize,
     /// Tokens of a half, and bytes.
@@ -44,7 +60,8 @@ impl Cache {
     /// One for at most `tokens`, which have at most so many bytes, and one more.
     pub fn new(tokens: usize, bytes: usize) -> Self {
         let half = (tokens.div_ceil(2), bytes.div_ceil(2));
-        Self { young: HashMap::default(), old: HashMap::default(), young_bytes: 0, half }
+        let none = Bearers::default;
+        Self { young: none(), old: none(), gone: none(), young_bytes: 0, half }
     }
 
     /// Who bears a token that was verified before and has not ended.
@@ -64,12 +81,19 @@ impl Cache {
     pub fn keep(&mut self, seen: Seen, bearer: Arc<Bearer>) {
         let full = self.young.len() >= self.half.0 || self.young_bytes >= self.half.1;
         if full && !self.young.contains_key(&seen) {
-            self.old = std::mem::take(&mut self.young);
+            let young = std::mem::take(&mut self.young);
+            self.gone = std::mem::replace(&mut self.old, young);
             self.young_bytes = 0;
         }
         if self.young.insert(seen, bearer).is_none() {
             self.young_bytes += seen.bytes as usize;
         }
+    }
+
+    /// What was forgotten for want of room since the last call: each time it is to be asked for, and
+    /// freed when nobody waits.
+    pub fn discarded(&mut self) -> Discarded {
+        Discarded(std::mem::take(&mut self.gone))
     }
 
     /// Forgets those whose bearers are not `good` any more.
@@ -90,9 +114,37 @@ impl Cache {
     }
 }
 
+impl IntoIterator for Cache {
+    type Item = (Seen, Arc<Bearer>);
+    type IntoIter = Chain<IntoIter<Seen, Arc<Bearer>>, IntoIter<Seen, Arc<Bearer>>>;
+
+    /// The older half comes first.
+    fn into_iter(self) -> Self::IntoIter {
+        self.old.into_iter().chain(self.young)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Freeing takes long where there are many, so that it is for who has asked.
+    #[test]
+    fn what_is_forgotten_is_handed_over_whole() {
+        let mut cache = Cache::new(100, 1 << 20);
+        let bearers: Vec<_> = (0..101).map(|i| Arc::new(Bearer::of(&i.to_string()))).collect();
+        for (at, bearer) in bearers.iter().enumerate() {
+            assert!(cache.discarded().is_empty(), "{at}");
+            cache.keep(Seen::of(bearer.user()), Arc::clone(bearer));
+        }
+        let shared = || bearers.iter().filter(|one| Arc::strong_count(one) > 1).count();
+        assert_eq!((cache.len(), shared()), (51, 101));
+        let discarded = cache.discarded();
+        assert_eq!(shared(), 101);
+        drop(discarded);
+        assert_eq!(shared(), 51);
+        assert!(cache.discarded().is_empty());
+    }
 
     #[test]
     fn what_was_used_lately_stays_and_the_rest_is_bounded() {

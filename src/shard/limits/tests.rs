@@ -163,6 +163,29 @@ fn who_fails_too_often_is_not_looked_at() {
     assert_eq!([limits.may_fail(one, SECOND), limits.fail(one, SECOND)], [Ok(()), Ok(())]);
 }
 
+/// Two hundred are let in together, each second again, and all of them are bad.
+#[test]
+fn what_failed_together_is_paid_for_together() {
+    let limits =
+        limits(LimitOptions { auth_failures_per_second_per_ip: 1, ..LimitOptions::default() });
+    let (one, other) = (ip("10.0.0.1"), ip("10.0.0.2"));
+    let mut looked_at = Vec::new();
+    for second in 0..60 {
+        let now_ns = (100 + second) * SECOND;
+        let let_in = (0..200).filter(|_| limits.may_fail(one, now_ns).is_ok()).count();
+        let in_time = (0..let_in).filter(|_| limits.fail_late(one, now_ns).is_ok()).count();
+        assert!(in_time <= 2, "{in_time}");
+        // What costs little to check does not make it longer.
+        for _ in 0..200 {
+            assert!(limits.fail(one, now_ns).is_err());
+        }
+        assert_eq!(limits.may_fail(other, now_ns), Ok(()));
+        looked_at.push(let_in);
+    }
+    let times = looked_at.iter().filter(|let_in| **let_in > 0).count();
+    assert_eq!((looked_at[0], looked_at[1], times), (200, 0, 6), "{looked_at:?}");
+}
+
 /// A million connections of a thousand addresses and users on eight threads, which end in every way
 /// that there is: as they should, refused half way, with a panic, and on another thread.
 #[test]
