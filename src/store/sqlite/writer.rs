@@ -24,6 +24,10 @@ use crate::store::{Now, Published, Store, StoreError};
 /// Events of one transaction.
 const BATCH_MAX: usize = 4_096;
 
+/// Bytes of its events, but for one that is larger and goes alone: a commit is one step for the
+/// [watchdog](super::watchdog), so what waits under a burst must not be all in one.
+const BATCH_BYTES: usize = 16 << 20;
+
 /// When the past is cut again after that has failed, in milliseconds.
 const HOUSE_MS: u64 = 1_000;
 
@@ -136,7 +140,7 @@ impl<'db> Writer<'db> {
 
     /// Makes the next events one transaction, and tells of it.
     fn commit(&mut self) {
-        let count = self.parts.work.events.pending.len().min(BATCH_MAX);
+        let count = self.batch();
         self.answered = 0;
         if count == 0 {
             return;
@@ -164,6 +168,18 @@ impl<'db> Writer<'db> {
         self.answered = count;
         self.parts.work.events.send();
         self.parts.queue.settle(count, bytes);
+    }
+
+    /// How many of the events that wait become one transaction.
+    fn batch(&self) -> usize {
+        let pending = &self.parts.work.events.pending;
+        let mut bytes = 0;
+        let fits = |one: &&Pending| {
+            bytes += one.event.bytes();
+            bytes <= BATCH_BYTES
+        };
+        let fit = pending.iter().take(BATCH_MAX).take_while(fits).count();
+        fit.max(1).min(pending.len())
     }
 
     /// The room that what was prepared takes in the file, about.
