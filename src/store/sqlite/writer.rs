@@ -381,37 +381,33 @@ impl<'db> Writer<'db> {
             // Its publisher hears of it also where what follows panics.
             events.at_hand = Some(told);
             bytes += event.bytes();
-            let found = match stage {
-                Stage::New(place) | Stage::Again(place, _) => {
-                    channels.all.get_mut(place).ok_or(StoreError::Away)
-                }
-                Stage::Not(error) => Err(error),
-            };
-            let channel = match found {
-                Ok(channel) => channel,
-                Err(error) => {
+            let (place, before) = match stage {
+                Stage::New(place) => (place, None),
+                Stage::Again(place, offset) => (place, Some(offset)),
+                Stage::Not(error) => {
                     events.tell_at_hand(Err(error));
                     continue;
                 }
             };
-            let published = match stage {
-                Stage::Again(_, offset) => {
-                    let position = Position { offset, ..channel.head };
-                    Ok(Published { position, duplicate: true, crowded: None })
+            let Some(channel) = channels.all.get_mut(place) else {
+                events.tell_at_hand(Err(StoreError::Away));
+                continue;
+            };
+            let published = if let Some(offset) = before {
+                let position = Position { offset, ..channel.head };
+                Ok(Published { position, duplicate: true, crowded: None })
+            } else {
+                channel.head.offset += 1;
+                let published = self.parts.memory.publish(event, now);
+                let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
+                if !right {
+                    tracing::error!(
+                        channel = channel.name.as_str(),
+                        "{published:?} is not {:?}, which is on disk",
+                        channel.head
+                    );
                 }
-                Stage::New(_) | Stage::Not(_) => {
-                    channel.head.offset += 1;
-                    let published = self.parts.memory.publish(event, now);
-                    let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
-                    if !right {
-                        tracing::error!(
-                            channel = channel.name.as_str(),
-                            "{published:?} is not {:?}, which is on disk",
-                            channel.head
-                        );
-                    }
-                    published
-                }
+                published
             };
             events.tell_at_hand(published.map(|published| (&channel.name, published)));
         }
