@@ -5,14 +5,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 
-use super::aside::WRITE_MS;
+use super::aside::Refused;
 use super::channels::Channels;
 use super::load::Loader;
 use super::loads::PrefixLoad;
 use super::log::Parts;
 use super::queue::Pending;
+use super::row::is_of_rows;
 use super::statements::Statements;
 use super::trim::{BATCH_BUDGET, Trimmer};
 use super::{room, row};
@@ -199,7 +200,7 @@ impl<'db> Writer<'db> {
         let Channels { all, aside, .. } = &mut self.channels;
         let Some(channel) = all.get(place) else { return };
         let name = channel.name.as_str();
-        if aside.put(name, now.node_ms(), WRITE_MS) {
+        if aside.put(name, now.node_ms(), Refused::Written, &self.parts.whole) {
             tracing::error!(channel = name, "a channel cannot be written to store.path: {error}");
         }
     }
@@ -209,7 +210,7 @@ impl<'db> Writer<'db> {
         let Channels { all, aside, .. } = &mut self.channels;
         for channel in self.touched.iter().filter_map(|place| all.get(*place)) {
             let name = channel.name.as_str();
-            if aside.remove(name) {
+            if aside.remove(name, Refused::Written) {
                 tracing::info!(channel = name, "a channel can be written to store.path again");
             }
         }
@@ -466,24 +467,12 @@ impl<'db> Writer<'db> {
                     if !is_of_rows(&error) {
                         return self.fail(&error);
                     }
-                    let row = self.trimmer.skip();
-                    tracing::error!(row, "the past of a channel cannot be cut: {error}");
+                    self.trimmer.skip(&error);
                 }
             }
         }
         let Self { channels, parts, prefixes, .. } = self;
         let held = |name: &str| prefixes.iter().any(|load| load.has(name));
         channels.release(&parts.memory, &parts.whole, held, now_ms);
-    }
-}
-
-/// Whether an error is of the rows at hand, and not of the file: others can be written.
-fn is_of_rows(error: &rusqlite::Error) -> bool {
-    use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig, TypeMismatch};
-    match error.sqlite_error_code() {
-        Some(ConstraintViolation | DatabaseCorrupt | TooBig | TypeMismatch) => true,
-        // What was read is not what Weir has written.
-        None => true,
-        Some(_) => false,
     }
 }
