@@ -19,7 +19,7 @@ const ALPN: &[u8] = b"http/1.1";
 pub(crate) enum Trust {
     /// Everybody's.
     Anybody,
-    /// Those that are signed by one of this file, or are one of it.
+    /// Those that are signed by one of this file, or are one of it and no CA's.
     File(PathBuf),
     /// Those that this machine trusts.
     System,

@@ -70,7 +70,11 @@ impl Check<'_> {
 
 /// Whether a rule is for nobody without a token.
 fn needs_token(rule: &Rule) -> bool {
-    matches!(rule, Rule::Role(_) | Rule::Token | Rule::User)
+    match rule {
+        Rule::Role(_) | Rule::Token | Rule::User => true,
+        Rule::Channel(template) => template.has_claim(),
+        Rule::Anyone | Rule::Api | Rule::Nobody | Rule::Subscribers => false,
+    }
 }
 
 /// Reads one rule of an act, or says what is wrong with it.

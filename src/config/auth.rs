@@ -1,6 +1,7 @@
 //! What the configuration says about who may come in: the files of keys are read here, once.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::check::Check;
@@ -101,11 +102,11 @@ impl Check<'_> {
         }
         match file::read(&path, FILE_BYTES_MAX) {
             Ok(bytes) => {
-                self.warn_of_readers(key, &path);
+                self.warn_of_readers(key, &path, &bytes);
                 Some((path, bytes))
             }
             Err(_) if is_secret(&path) => {
-                let problem = "must name a file, and seems to be what should stand in one";
+                let problem = "cannot be read as a file, and may be the secret itself: name the file that has it";
                 self.fault(key, problem);
                 None
             }
@@ -117,8 +118,10 @@ impl Check<'_> {
     }
 
     /// Warns where a file that is secret can be read by anybody.
-    fn warn_of_readers(&mut self, key: Key, path: &str) {
-        let secret = matches!(key, Key::AuthApiKeysFile | Key::AuthHmacSecretFile | Key::TlsKey);
+    fn warn_of_readers(&mut self, key: Key, path: &str, bytes: &[u8]) {
+        // A set of public keys is no secret.
+        let secret = matches!(key, Key::AuthApiKeysFile | Key::AuthHmacSecretFile | Key::TlsKey)
+            || (key == Key::AuthJwksFile && memchr::memmem::find(bytes, b"\"oct\"").is_some());
         let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
         if secret && mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
             let problem = format!(
@@ -131,9 +134,10 @@ impl Check<'_> {
 }
 
 /// Whether the name of a file that cannot be read may be a secret in its place, which no message is
-/// to repeat: PEM, or what is as long as a secret and looks like no path.
+/// to repeat: PEM, or what is as long as a secret and names no folder that is there.
 fn is_secret(path: &str) -> bool {
-    let named = path.starts_with(['/', '.', '~']) || path.contains('.');
+    let folder = Path::new(path).parent();
+    let named = folder.is_some_and(|it| !it.as_os_str().is_empty() && it.is_dir());
     path.contains("-----BEGIN") || (path.len() >= SECRET_BYTES_MIN && !named)
 }
 
@@ -145,7 +149,6 @@ fn text(bytes: &[u8]) -> Result<&str, BadKey> {
 mod tests {
     use super::*;
     use crate::config::{BadSetting, Machine, RawConfig};
-    use std::path::Path;
 
     fn check(text: &str) -> Result<crate::Config, Vec<BadSetting>> {
         let machine = Machine { cores: 1, host: "h1".to_owned(), memory: 8 << 30 };
@@ -177,17 +180,17 @@ mod tests {
         let pem = "-----BEGIN PRIVATE KEY-----\\nMC4CAQ/.\\n-----END PRIVATE KEY-----";
         for (key, value) in [
             ("hmac_secret_file", "gZ3/x5Lq8Wk0pT2vB7nR4sD9fH6jM1cY=="),
+            ("hmac_secret_file", "/Z3gx5Lq8Wk0pT2v/7nR4sD9fH6jM1cY=="),
+            ("hmac_secret_file", "a.secret.with.dots.in.it.and.no.folder"),
             ("api_keys_file", "ops:6f1c0b7a5d3e9f8241c7a6b5d4e3f2a1"),
             ("public_key_file", pem),
         ] {
             let found = faults(&format!("auth.{key} = \"{value}\"\n"));
-            let wanted = format!("w.toml:1: auth.{key}: must name a file, and seems to be what");
+            let wanted = format!("w.toml:1: auth.{key}: cannot be read as a file, and");
             assert!(found.len() == 1 && found[0].starts_with(&wanted), "{found:?}");
         }
-        let found = faults("auth.hmac_secret_file = \"/etc/weir/secrets/of-the-gateway/hmac\"\n");
-        assert!(
-            found[0].contains("names \"/etc/weir/secrets/of-the-gateway/hmac\", which"),
-            "{found:?}"
-        );
+        let gone = std::env::temp_dir().join("a-secret-that-is-not-there-of-the-gateway");
+        let found = faults(&format!("auth.hmac_secret_file = {gone:?}\n"));
+        assert!(found[0].contains(&format!("names {gone:?}, which")), "{found:?}");
     }
 }

@@ -208,7 +208,7 @@ impl Check<'_> {
     fn store_path(&mut self) -> Option<PathBuf> {
         let path = self.text(Key::StorePath);
         if self.text(Key::StoreKind) != "sqlite" {
-            if path != Key::StorePath.row().default {
+            if !path.is_empty() && path != Key::StorePath.row().default {
                 let problem = "names a file that is not used: it needs store.kind = \"sqlite\"";
                 self.warn(Key::StorePath, problem);
             }

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -264,10 +263,7 @@ async fn go_on<S, T>(
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     T: Into<Stream>,
 {
-    let Spoken { end, stream, rest } = speak(stream, first, origin, doors).await;
-    // A copy, so that some few bytes do not keep hyper's whole buffer.
-    let mut early = rest.to_vec();
-    drop(rest);
+    let Spoken { end, stream, rest: mut early } = speak(stream, first, origin, doors).await;
     match end {
         Ok(Next::Gateway(guest, client)) => match opened(stream, &mut early).map(Into::into) {
             Ok(stream) => {
@@ -302,8 +298,8 @@ pub(super) struct Spoken<S> {
     /// How it ended: well, and what its stream is for from here on.
     pub(super) end: hyper::Result<Next>,
     pub(super) stream: S,
-    /// What was read and not used.
-    rest: Bytes,
+    /// What was read and not used. A copy, so that some few bytes do not keep hyper's whole buffer.
+    rest: Vec<u8>,
 }
 
 /// Speaks HTTP, in which `first` came first. Over any stream, so that benches need no socket.
@@ -356,7 +352,9 @@ where
     if wire.stalled {
         metrics.add(Counter::HttpCutUntaken, 1);
     }
-    Spoken { end: end.map(|()| next), stream: wire.socket, rest: parts.read_buf }
+    // hyper asks for 8 KiB at first: behind a long head it has not taken all that came before it.
+    let rest = [&parts.read_buf[..], &wire.first].concat();
+    Spoken { end: end.map(|()| next), stream: wire.socket, rest }
 }
 
 /// Ends our side and reads on a little.

@@ -88,7 +88,7 @@ pub struct Doors {
     /// Of what proxies say that cannot be read.
     pub(super) proxy_complaints: RefCell<Complaints>,
     /// One handshake of TLS signs at a time.
-    pub(super) signing: Semaphore,
+    pub(super) signing: Arc<Semaphore>,
 }
 
 /// Counts a request among those that are being answered.
@@ -123,7 +123,7 @@ impl Doors {
             busy: Cell::new(0),
             quiet: Notify::new(),
             proxy_complaints: RefCell::default(),
-            signing: Semaphore::new(1),
+            signing: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -2,8 +2,11 @@
 //! be replaced while the gateway runs.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::ready;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -15,7 +18,10 @@ use rustls::server::{
     Acceptor, ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, Error, HandshakeKind, InconsistentKeys, ProtocolVersion, RootCertStore,
+    ServerConfig,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
@@ -125,9 +131,9 @@ impl TlsKeys {
         *self.current.0.write() = pair;
     }
 
-    /// Shakes hands. What costs is done in turn, one handshake of `signing` after the other, and
-    /// the rest of the shard goes on in between: a signature of RSA takes a millisecond, and as many
-    /// as come at once would hold up every event behind them.
+    /// Shakes hands. What costs is done in turn, one step of a handshake of `signing` after the
+    /// other, and the rest of the shard goes on in between: a signature of RSA takes a millisecond,
+    /// and as many as come at once would hold up every event behind them.
     ///
     /// # Errors
     ///
@@ -137,7 +143,7 @@ impl TlsKeys {
     pub(super) async fn accept<S>(
         &self,
         stream: S,
-        signing: &Semaphore,
+        signing: &Arc<Semaphore>,
         patience: Duration,
     ) -> io::Result<Box<TlsStream<S>>>
     where
@@ -147,11 +153,36 @@ impl TlsKeys {
         let Ok(turn) = tokio::time::timeout(patience, signing.acquire()).await else {
             return Err(io::ErrorKind::TimedOut.into());
         };
-        let answered = hello.into_stream(Arc::clone(&self.config));
+        let mut goes_on = false;
+        let mut answered = hello.into_stream_with(Arc::clone(&self.config), |session| {
+            // A second hello is what is signed for then; in TLS 1.2 a key is yet to be agreed on.
+            goes_on = session.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest)
+                || session.protocol_version() == Some(ProtocolVersion::TLSv1_2);
+        });
         tokio::task::yield_now().await;
         drop(turn);
+        if goes_on {
+            return in_turns(signing, &mut answered).await.map(Box::new);
+        }
         answered.await.map(Box::new)
     }
+}
+
+/// As `future`, of which each step takes a turn of `signing`, and leaves the next turn to others
+/// that wait for one.
+async fn in_turns<F: Future + Unpin>(signing: &Arc<Semaphore>, future: &mut F) -> F::Output {
+    let mut turn = Box::pin(Arc::clone(signing).acquire_owned());
+    poll_fn(|cx| {
+        let held = ready!(turn.as_mut().poll(cx));
+        let step = Pin::new(&mut *future).poll(cx);
+        tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
+            drop(held);
+        });
+        turn.set(Arc::clone(signing).acquire_owned());
+        step
+    })
+    .await
 }
 
 /// Without what is secret.
@@ -210,6 +241,8 @@ mod tests {
 
     use super::*;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::NamedGroup;
+    use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::task::LocalSet;
 
@@ -271,21 +304,80 @@ mod tests {
         TlsKeys::parse(cert.as_bytes(), key.as_bytes()).unwrap()
     }
 
-    /// Both ends of a stream on which a client has said hello.
-    async fn greeted() -> (DuplexStream, DuplexStream) {
-        let provider = Arc::new(ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let mut config =
-            builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        let name = "localhost".try_into().unwrap();
-        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let (mut near, far) = tokio::io::duplex(1 << 16);
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).unwrap();
-        near.write_all(&hello).await.unwrap();
-        (near, far)
+    /// A group that no server here knows, with the keys of one that it does.
+    #[derive(Debug)]
+    struct Foreign;
+
+    impl SupportedKxGroup for Foreign {
+        fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+            Ok(Box::new(ForeignKey(ring::kx_group::X25519.start()?)))
+        }
+
+        fn name(&self) -> NamedGroup {
+            NamedGroup::secp521r1
+        }
+    }
+
+    struct ForeignKey(Box<dyn ActiveKeyExchange>);
+
+    impl ActiveKeyExchange for ForeignKey {
+        fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
+            self.0.complete(peer)
+        }
+
+        fn pub_key(&self) -> &[u8] {
+            self.0.pub_key()
+        }
+
+        fn group(&self) -> NamedGroup {
+            NamedGroup::secp521r1
+        }
+    }
+
+    /// A client, and what it has begun with.
+    struct Greeting {
+        client: rustls::ClientConnection,
+        near: DuplexStream,
+        far: Option<DuplexStream>,
+    }
+
+    impl Greeting {
+        /// A client that has said hello; `foreign` begins with a group that the server has not.
+        async fn new(foreign: bool) -> Self {
+            let mut provider = ring::default_provider();
+            if foreign {
+                provider.kx_groups.insert(0, &Foreign);
+            }
+            let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider));
+            let builder = builder.with_safe_default_protocol_versions().unwrap();
+            let mut config =
+                builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+            config.alpn_protocols = vec![ALPN.to_vec()];
+            let name = "localhost".try_into().unwrap();
+            let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let mut greeting = Self { client, near, far: Some(far) };
+            greeting.write().await;
+            greeting
+        }
+
+        async fn write(&mut self) {
+            let mut hello = Vec::new();
+            while self.client.wants_write() {
+                self.client.write_tls(&mut hello).unwrap();
+            }
+            self.near.write_all(&hello).await.unwrap();
+        }
+
+        /// Reads that another hello is wanted, and says it when all have got so far.
+        async fn read_retry(&mut self) {
+            let mut came = [0; 1024];
+            while !self.client.wants_write() {
+                let count = self.near.read(&mut came).await.unwrap();
+                self.client.read_tls(&mut &came[..count]).unwrap();
+                self.client.process_new_packets().unwrap();
+            }
+        }
     }
 
     /// Takes a byte of what has come; whether there was one.
@@ -297,41 +389,53 @@ mod tests {
         }
     }
 
-    /// All hellos are there before the first of them is answered.
+    /// All hellos are there before the first of them is answered; those too that are said again.
     #[tokio::test]
     async fn one_handshake_signs_in_a_turn() {
         const MANY: usize = 8;
-        let (keys, signing) = (Rc::new(keys()), Rc::new(Semaphore::new(1)));
-        let mut clients = Vec::new();
-        let turns = LocalSet::new();
-        for _ in 0..MANY {
-            let (near, far) = greeted().await;
-            clients.push((near, false));
-            let (keys, signing) = (Rc::clone(&keys), Rc::clone(&signing));
-            turns.spawn_local(async move {
-                keys.accept(far, &signing, Duration::from_secs(60)).await.map(drop)
-            });
-        }
-        let looks = async {
-            let mut answered = 0;
-            while answered < MANY {
-                let before = answered;
-                for (client, done) in clients.iter_mut().filter(|(_, done)| !done) {
-                    *done = is_answered(client).await;
-                    answered += usize::from(*done);
-                }
-                assert!(answered <= before + 1, "{before} and then {answered}");
-                tokio::task::yield_now().await;
+        for again in [false, true] {
+            let (keys, signing) = (Rc::new(keys()), Arc::new(Semaphore::new(1)));
+            let mut clients = Vec::new();
+            let turns = LocalSet::new();
+            for _ in 0..MANY {
+                let mut greeting = Greeting::new(again).await;
+                let far = greeting.far.take().unwrap();
+                clients.push((greeting, false));
+                let (keys, signing) = (Rc::clone(&keys), Arc::clone(&signing));
+                turns.spawn_local(async move {
+                    keys.accept(far, &signing, Duration::from_secs(60)).await.map(drop)
+                });
             }
-        };
-        turns.run_until(looks).await;
+            let looks = async {
+                if again {
+                    for (client, _) in &mut clients {
+                        client.read_retry().await;
+                    }
+                    for (client, _) in &mut clients {
+                        client.write().await;
+                    }
+                }
+                let mut answered = 0;
+                while answered < MANY {
+                    let before = answered;
+                    for (client, done) in clients.iter_mut().filter(|(_, done)| !done) {
+                        *done = is_answered(&mut client.near).await;
+                        answered += usize::from(*done);
+                    }
+                    assert!(answered <= before + 1, "{again}: {before} and then {answered}");
+                    tokio::task::yield_now().await;
+                }
+            };
+            turns.run_until(looks).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_waits_too_long_for_its_turn_is_not_signed_for() {
-        let (keys, signing) = (keys(), Semaphore::new(1));
+        let (keys, signing) = (keys(), Arc::new(Semaphore::new(1)));
         let turn = signing.acquire().await.unwrap();
-        let (mut client, far) = greeted().await;
+        let Greeting { near: mut client, far, .. } = Greeting::new(false).await;
+        let far = far.unwrap();
         let late = keys.accept(far, &signing, Duration::from_secs(2)).await.map(drop).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         let mut answer = Vec::new();
@@ -339,7 +443,8 @@ mod tests {
         assert_eq!(answer, b"");
         drop(turn);
         // Whoever has gone is not waited for.
-        let (mut client, far) = greeted().await;
+        let Greeting { near: mut client, far, .. } = Greeting::new(false).await;
+        let far = far.unwrap();
         let served = keys.accept(far, &signing, Duration::from_secs(2));
         tokio::select! {
             _ = served => panic!("the client has not answered"),

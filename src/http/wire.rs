@@ -26,8 +26,8 @@ pub(super) const DOUBTFUL: &str = "the lines of a request end with CR and LF, it
 /// A stream that speaks HTTP.
 pub(super) struct Wire<S> {
     pub(super) socket: S,
-    /// What was read of it before.
-    first: Vec<u8>,
+    /// What was read of it before, and is yet to be handed on.
+    pub(super) first: Vec<u8>,
     heads: Heads,
     /// Set to the number of the first head that others may read otherwise.
     bad_head: Rc<Cell<Option<u64>>>,

@@ -116,7 +116,7 @@ impl SocketFile {
     /// Listens on `path`, where nobody else does. A file that a gateway which is gone has left there
     /// is removed before.
     fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
-        let _turn = turn(path)?;
+        let _turn = turn(path);
         let socket = match bind_file(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -144,22 +144,23 @@ impl Drop for SocketFile {
 
 /// Keeps other gateways from the directory of `path`: what one takes for left behind may be what
 /// another has begun since, or is about to listen on. Where the system has no such locks, or the
-/// directory may not be read, there is none.
-fn turn(path: &Path) -> io::Result<Option<File>> {
+/// directory may not be read, there is none, nor where somebody holds it for long.
+fn turn(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let Ok(directory) = File::open(parent.unwrap_or(Path::new("."))) else { return Ok(None) };
+    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
     for _ in 0..TURNS {
         match directory.try_lock() {
-            Ok(()) => return Ok(Some(directory)),
+            Ok(()) => return Some(directory),
             Err(TryLockError::Error(error)) => {
                 tracing::debug!(%error, "a socket's directory takes no lock");
-                return Ok(None);
+                return None;
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(TURN),
         }
     }
-    let problem = "somebody holds a lock on the directory of that socket (flock)";
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, problem))
+    // Not a gateway: those hold it for moments. Whoever may read the directory can.
+    tracing::warn!("somebody holds a lock (flock) on the directory of {}", path.display());
+    None
 }
 
 fn bind_file(path: &Path) -> io::Result<Socket> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::at_end::AtEnd;
 use crate::durable::{Durable, offset};
 use crate::harness::{Client, Gateway, wait_for};
 
@@ -69,6 +70,7 @@ fn load_and_kill(durable: &mut Durable, channel: &str, moment: u64) -> (Places, 
             .into_iter()
             .map(|client| scope.spawn(move || publish((client, channel), counts)))
             .collect();
+        let _end = AtEnd(|| gateway.signal(Signal::KILL));
         wait_for("events to be acknowledged", || {
             (acknowledged.load(Ordering::Relaxed) >= moment).then_some(())
         });
@@ -150,6 +152,7 @@ fn a_retry_behind_a_crash_publishes_nothing_twice() {
                 scope.spawn(move || send_until_the_end(client, n, acknowledged))
             })
             .collect();
+        let _end = AtEnd(|| gateway.signal(Signal::KILL));
         wait_for("events to be acknowledged", || {
             (acknowledged.load(Ordering::Relaxed) >= 2_000).then_some(())
         });

@@ -185,6 +185,30 @@ fn frames_in_the_packet_of_the_handshake_are_not_lost() {
     }
 }
 
+/// Of a head that is nearly 8 KiB long, and comes behind empty lines so that what is read ends
+/// anywhere.
+#[test]
+fn frames_behind_a_long_handshake_are_not_lost() {
+    let gateway = Gateway::start();
+    for lines in [0, 1, 100, 500, 900] {
+        let padding = "a".repeat(7_700);
+        let mut early = b"\r\n".repeat(lines);
+        early.extend(handshake_request(gateway.addr, &[("X-Padding", &padding)]).into_bytes());
+        for id in 1..40 {
+            early.extend(masked(0x81, format!(r#"{{"type":"ping","id":{id}}}"#).as_bytes()));
+        }
+        let mut raw = Raw::open(gateway.addr);
+        raw.send(&early);
+        let head = raw.head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(raw.frame().unwrap().1.starts_with(br#"{"type":"welcome""#));
+        for id in 1..40 {
+            let pong = format!(r#"{{"type":"pong","id":{id}}}"#);
+            assert_eq!(raw.frame().unwrap().1, pong.as_bytes(), "{lines}");
+        }
+    }
+}
+
 /// A mask of zeros leaves the text as it is, and the gateway watches what looks like headers.
 #[test]
 fn early_frames_that_look_like_headers_are_frames() {

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod at_end;
 mod auth;
 mod bad_tokens;
 mod basics;

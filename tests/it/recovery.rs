@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::at_end::AtEnd;
 use crate::durable::{Durable, epoch, offset};
 use crate::harness::{Client, wait_for};
 
@@ -62,6 +63,7 @@ fn whoever_comes_back_behind_a_crash_misses_nothing_and_gets_nothing_twice() {
             for publisher in publishers {
                 scope.spawn(|| publish(publisher, (&number, &published, &over)));
             }
+            let _end = AtEnd(|| gateway.signal(Signal::KILL));
             // Half of them come when there is something already.
             let moment = rng.u64(100..2_000);
             let many = |count: u64| (published.load(Ordering::Relaxed) >= count).then_some(());

@@ -166,7 +166,6 @@ fn no_token_secret_or_key_is_seen_at_any_level_after_good_and_bad_uses() {
     }
 }
 
-/// Of tokens: which of its parts is bad. Of keys: whether the name, a prefix or the length is right.
 /// Goal: a token that is typed badly, or stands in an address that is, is not repeated where logs are
 /// made of it.
 #[test]
@@ -190,6 +189,8 @@ fn the_command_line_does_not_repeat_a_token() {
     }
 }
 
+/// Goal: nobody learns what was bad in a credential.
+/// Of tokens: which of its parts is bad. Of keys: whether the name, a prefix or the length is right.
 #[test]
 fn no_answer_says_which_half_of_a_credential_was_wrong() {
     let (toml, _) =

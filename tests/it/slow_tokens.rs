@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::at_end::AtEnd;
 use crate::harness::{Client, Gateway, scratch};
 use crate::raw::{Raw, handshake_request};
 use crate::tokens::made;
@@ -123,6 +124,7 @@ fn one_address_does_not_keep_the_tokens_of_others_from_being_checked() {
     let flood = request(&forged("ES384")).repeat(20);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = AtEnd(|| over.store(true, Ordering::Relaxed));
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut all: Vec<Raw> = (0..50).map(|_| dial(2)).collect();
@@ -152,7 +154,6 @@ fn one_address_does_not_keep_the_tokens_of_others_from_being_checked() {
                 }
             }
         }
-        over.store(true, Ordering::Relaxed);
         let refused: Vec<_> = answers.iter().filter(|(_, status)| *status != 101).collect();
         assert!(refused.is_empty() && answers.len() > 10, "{answers:?}");
     });

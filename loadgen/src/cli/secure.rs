@@ -31,6 +31,7 @@ impl SecureArgs {
         if target.is_secure() {
             work.size("tls", 1);
             work.size("tls_sessions", u8::from(!self.no_sessionid));
+            work.size("tls_unchecked", u8::from(self.insecure));
         }
     }
 

@@ -123,7 +123,7 @@ fn garbage(target: &Target) -> Vec<Vec<u8>> {
     vec![
         // A connect, and the end of this side.
         Vec::new(),
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a hello over TLS\r\n\r\n".to_vec(),
+        b"\x16\x03\x01\x00\x1b\x01\x00\x00\x17\x03\x03 a hello over TLS\r\n\r\n".to_vec(),
         b"\0\0\0\0\xff\xff\r\n\r\n".to_vec(),
         good.replace("Version: 13", "Version: 7").into_bytes(),
         get("/nowhere", "").into_bytes(),

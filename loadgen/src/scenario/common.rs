@@ -127,8 +127,8 @@ impl Connecting {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             scenario,
-            url: self.target.url(),
-            command: std::env::args().collect(),
+            url: without_token(self.target.url()),
+            command: without_tokens(std::env::args()),
             host: Host::this(),
             sizes: BTreeMap::new(),
             texts: BTreeMap::new(),
@@ -188,4 +188,50 @@ impl Connecting {
 /// Holds for a duration; false when connections were lost meanwhile.
 pub(crate) fn hold(crew: &Crew, time: Duration) -> bool {
     drain::hold(time, || crew.broken().is_none())
+}
+
+/// A command line without the tokens in it: reports are passed on. Files of tokens are named.
+fn without_tokens(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let is_secret = |token: &str| !token.starts_with('@');
+    let mut before = String::new();
+    let hide = |argument: String| {
+        let flag = std::mem::replace(&mut before, argument.clone());
+        if flag == "--token" && is_secret(&argument) {
+            return "...".to_owned();
+        }
+        match argument.strip_prefix("--token=") {
+            Some(token) if is_secret(token) => "--token=...".to_owned(),
+            Some(_) | None => without_token(argument),
+        }
+    };
+    arguments.map(hide).collect()
+}
+
+/// An address without the token in its query.
+fn without_token(address: String) -> String {
+    let Some((before, query)) = address.split_once('?') else { return address };
+    let hide = |part| if str::starts_with(part, "token=") { "token=..." } else { part };
+    format!("{before}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_no_token_of_its_command_line() {
+        for (arguments, wanted) in [
+            ("idle --token eyJ.a.b ws://h/ws", "idle --token ... ws://h/ws"),
+            ("idle --token=eyJ.a.b ws://h/ws", "idle --token=... ws://h/ws"),
+            ("idle --token @tokens ws://h/ws", "idle --token @tokens ws://h/ws"),
+            (
+                "idle ws://h/ws?batch=1&token=eyJ.a.b&was=c",
+                "idle ws://h/ws?batch=1&token=...&was=c",
+            ),
+            ("fanout --token --publish-frame {a?b} ws://h/", "fanout --token ... {a?b} ws://h/"),
+        ] {
+            let told = without_tokens(arguments.split(' ').map(str::to_owned));
+            assert_eq!(told.join(" "), wanted);
+        }
+    }
 }

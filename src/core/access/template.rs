@@ -43,6 +43,11 @@ pub enum BadTemplate {
 }
 
 impl Template {
+    /// Whether it has the value of a claim, so that it fits nothing for whoever has no token.
+    pub fn has_claim(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Claim(_)))
+    }
+
     /// Reads a pattern.
     ///
     /// # Errors

@@ -211,8 +211,8 @@ class Row {
     }
     this.shown.textContent = short(value);
     const low = Math.min(0, ...this.points);
-    const high = Math.max(...this.points, low + 1e-9);
-    const part = (point) => (point - low) / (high - low);
+    const high = Math.max(low, ...this.points);
+    const part = (point) => (point - low) / (high - low || 1);
     if (this.fill) {
       this.fill.style.transform = `scaleX(${Math.min(Math.max(value / 100, 0), 1)})`;
     }

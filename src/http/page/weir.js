@@ -122,7 +122,7 @@ export class Weir {
    * Receives a channel, or every channel of a pattern such as `telemetry:*`: what has no handlers
    * by its own name goes to those of the longest pattern. `handlers`: `event`, `lagged`,
    * `signal`, `subscribed`; and `error`, where the gateway refuses the subscription, or ends one
-   * that is not allowed any more. Options of the protocol, such as `{ slow: "latest" }`, go into
+   * that is not allowed any more: it is asked for again with each return, until it is closed. Options of the protocol, such as `{ slow: "latest" }`, go into
    * `options`.
    */
   subscribe(channel, handlers = {}, options = {}) {
@@ -199,7 +199,7 @@ export class Weir {
     try {
       socket = new WebSocket(this.#address(), "weir.v1.json");
     } catch (error) {
-      this.#end("the address is none", { reason: error.message });
+      this.#end("the address is not valid", { reason: error.message });
       // Without a token this is still `connect`, which has somebody to throw to.
       if (!this.#getToken) throw error;
       return;
