@@ -105,9 +105,9 @@ pub struct Access {
     open: u8,
 }
 
-/// A number of grants that are not kept: there are as many as 16 bits can tell apart. Whoever is not
+/// The number of all grants that are beyond what 16 bits can tell apart, and not kept. Whoever is not
 /// let in by [`Access::open`] is not let in there.
-const NONE: usize = u16::MAX as usize;
+const UNTOLD: usize = u16::MAX as usize;
 
 impl Access {
     fn of(at: usize, grants: &Grants) -> Self {
@@ -194,9 +194,9 @@ impl Policies {
         }
         for (name, grants) in namespaces {
             if let Some(rule) = self.namespaces.get_mut(&name) {
-                let at = self.grants.len().min(NONE);
+                let at = self.grants.len().min(UNTOLD);
                 rule.access = Access::of(at, &grants);
-                if at < NONE {
+                if at < UNTOLD {
                     self.grants.push(grants);
                 }
             }
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn namespaces_beyond_what_can_be_told_apart_have_nobody_elses_rules() {
-        let names: Vec<_> = (0..=NONE + 1).map(|n| format!("n{n}")).collect();
+        let names: Vec<_> = (0..=UNTOLD + 1).map(|n| format!("n{n}")).collect();
         let rules = names.iter().map(|name| (name.clone(), PolicyRule::default()));
         // The last that is told apart is open to users, as the first are; those beyond are not.
         let granted = names.iter().map(|name| (name.clone(), Grants::new(|_| vec![Rule::User])));
@@ -387,8 +387,8 @@ mod tests {
             let target = Target::Name(&channel);
             policies.allow(&rule, Act::Publish, Who::Client(Some(&known)), target).is_ok()
         };
-        assert!(may("n0") && may(&format!("n{}", NONE - 2)));
-        assert!(!may(&format!("n{NONE}")) && !may(&format!("n{}", NONE + 1)));
+        assert!(may("n0") && may(&format!("n{}", UNTOLD - 2)));
+        assert!(!may(&format!("n{UNTOLD}")) && !may(&format!("n{}", UNTOLD + 1)));
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Collector for Scrape {
         encoder
             .encode_descriptor("store_waiting_events", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.store.waiting)?;
-        let help = "Durable channels that cannot be read or written for now.";
+        let help = "Durable channels and patterns that could not be read or written lately.";
         encoder
             .encode_descriptor("store_faulty_channels", help, None, MetricType::Gauge)?
             .encode_gauge(&self.node.store.faulty)?;

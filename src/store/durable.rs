@@ -56,8 +56,8 @@ pub trait Durable: Send + Sync {
     /// times a second.
     fn watch(&self, now: Now);
 
-    /// Durable channels that cannot be read or written for now, of those that somebody has asked
-    /// for lately; the others go on.
+    /// Durable channels and patterns that could not be read or written lately, of those that somebody
+    /// has asked for; the others go on.
     fn faulty(&self) -> u64;
 
     /// How long it took to make events safe, in microseconds, by batch.

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use rusqlite::Error::FromSqlConversionFailure;
 use rusqlite::types::{ToSqlOutput, Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
 
-use super::aside::READ_MS;
+use super::aside::Refused;
 use super::channels::{Channel, Channels, Rows};
 use super::log::Parts;
-use super::row::{Left, Reader, columns, natural, node_ns, place};
+use super::row::{Left, Reader, columns, is_of_rows, natural, node_ns, odd, place};
 use super::watchdog::Watchdog;
 use crate::core::policy::Keep;
 use crate::proto::position::{Epoch, Position};
 use crate::store::memory::{Memory, Restoring};
 use crate::store::{Now, StoreError};
+
+/// Offsets that a channel of the file may have reached: it can go on from there for good.
+const HEAD_MAX: u64 = 1 << 62;
 
 /// What loads channels: statements that live as long as the connection.
 pub(super) struct Loader<'db> {
@@ -41,9 +43,16 @@ pub(super) fn unreadable(name: &str, error: &rusqlite::Error) {
     tracing::error!(channel = name, "a channel cannot be read from store.path: {error}");
 }
 
-/// The first text behind a name.
-pub(super) fn after(name: &[u8]) -> Vec<u8> {
-    [name, b"\0"].concat()
+/// How long something is set aside that cannot be read: what is wrong with the whole file, a lock for
+/// example, may be over at once, and then nobody is to wait for a channel that was never bad.
+pub(super) fn refused(error: &rusqlite::Error) -> Refused {
+    if is_of_rows(error) { Refused::Read } else { Refused::File }
+}
+
+/// The first text behind a name, which itself is not before `from`. `None` where it is, as in an
+/// index that is damaged: whoever went on there would go round for ever.
+pub(super) fn after(name: &[u8], from: &[u8]) -> Option<Vec<u8>> {
+    (name >= from).then(|| [name, b"\0"].concat())
 }
 
 /// Bytes that are compared as text, whatever they are.
@@ -121,14 +130,15 @@ impl<'db> Loader<'db> {
         self.watchdog.step();
         match self.load(&parts.memory, name, keep, now) {
             Ok(channel) => {
-                if channels.aside.remove(name) {
+                if channels.aside.remove(name, Refused::Read) {
                     tracing::info!(channel = name, "a channel can be read from store.path again");
                 }
                 Ok(channels.insert(name, channel))
             }
             Err(error) => {
                 // From the end of a try on: it may have taken long.
-                if channels.aside.put(name, (parts.clock)().node_ms(), READ_MS) {
+                let now_ms = (parts.clock)().node_ms();
+                if channels.aside.put(name, now_ms, refused(&error), &parts.whole) {
                     unreadable(name, &error);
                 }
                 Err(StoreError::Faulty)
@@ -146,10 +156,13 @@ impl<'db> Loader<'db> {
     ) -> rusqlite::Result<Channel> {
         let found = self.channel.query_row(params![name], |row| {
             // A channel whose row is not as it was written must not begin again under its offsets.
-            let epoch = Epoch::from_text(row.get_ref(1)?.as_str()?).ok_or_else(|| {
-                FromSqlConversionFailure(1, Type::Text, "this is no epoch".into())
-            })?;
-            Ok((row.get(0)?, Position { epoch, offset: natural(row, 2)? }))
+            let epoch = Epoch::from_text(row.get_ref(1)?.as_str()?);
+            let epoch = epoch.ok_or_else(|| odd(1, Type::Text, "this is no epoch"))?;
+            let offset = natural(row, 2)?;
+            if offset > HEAD_MAX {
+                return Err(odd(2, Type::Integer, "so many events nobody has published"));
+            }
+            Ok((row.get(0)?, Position { epoch, offset }))
         });
         let (row, head) = match found.optional()? {
             Some((id, head)) => (Some(id), head),
@@ -190,9 +203,9 @@ impl<'db> Loader<'db> {
         let mut rows = self.events.query(params![row, after.cast_signed()])?;
         let mut last = None;
         while let Some(row) = rows.next()? {
-            let event = reader.event(row)?;
             self.rows += 1;
             self.watchdog.step();
+            let event = reader.event(row)?;
             // Where the namespace has kept nothing for a while there is a hole.
             if last.is_some_and(|last| event.offset != last + 1) {
                 restoring.kept.forget_past();
@@ -216,16 +229,23 @@ impl<'db> Loader<'db> {
         if keep.keys == 0 {
             return Ok(0);
         }
-        let mut count = 0;
+        let (mut count, mut last) = (0, 0);
+        let head = restoring.head.offset;
         let name = restoring.name.clone();
         let mut reader = Reader::new(&name, restoring.alias, now);
         let mut rows = self.latest.query(params![row])?;
         while let Some(row) = rows.next()? {
-            restoring.kept.recall_key(&reader.event(row)?, keep);
-            count += 1;
+            self.rows += 1;
             self.watchdog.step();
+            let event = reader.event(row)?;
+            if event.offset <= last || event.offset > head {
+                // Nobody would be shown the next event of that key, or somebody one of two twice.
+                return Err(odd(0, Type::Integer, "this is no place of the newest of a key"));
+            }
+            last = event.offset;
+            restoring.kept.recall_key(&event, keep);
+            count += 1;
         }
-        self.rows += count;
         Ok(count)
     }
 
@@ -233,13 +253,13 @@ impl<'db> Loader<'db> {
         let mut rows = self.ids.query(params![row])?;
         let mut count = 0;
         while let Some(row) = rows.next()? {
+            self.rows += 1;
+            self.watchdog.step();
             let (offset, ts_ms) = place(row)?;
             let id = Box::from(row.get_ref(2)?.as_str()?);
             restoring.kept.recall_id(id, offset, node_ns(now, ts_ms) / 1_000_000);
             count += 1;
-            self.watchdog.step();
         }
-        self.rows += count;
         Ok(count)
     }
 }
@@ -249,7 +269,41 @@ mod tests {
     use rusqlite::StatementStatus;
 
     use super::*;
+    use crate::proto::event::Event;
+    use crate::proto::name::ShardId;
+    use crate::store::Deliver;
     use crate::store::sqlite::schema;
+
+    struct Nobody;
+
+    impl Deliver for Nobody {
+        fn deliver(&self, _: ShardId, _: Arc<Event>) -> bool {
+            false
+        }
+    }
+
+    /// Goal: a turn of the writer ends also where it has read many rows of channels that are bad.
+    #[test]
+    fn rows_that_were_read_in_vain_count() {
+        let mut db = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut db, schema::STEPS).unwrap();
+        let text = "INSERT INTO channels (id, name, epoch, head, ts) VALUES
+                        (1, 'latest', '00000001', 3, 0), (2, 'ids', '00000001', 3, 0);
+                    INSERT INTO latest (channel, offset, ts, json, key, payload) VALUES
+                        (1, 1, 0, 1, 'a', x'31'), (1, 2, 0, 1, 'b', x'31'),
+                        (1, 3, 0, 1, CAST(x'ff' AS TEXT), x'31');
+                    INSERT INTO ids (channel, offset, ts, id) VALUES
+                        (2, 1, 0, 'a'), (2, 2, 0, 'b'), (2, 3, 0, CAST(x'ff' AS TEXT))";
+        db.execute_batch(text).unwrap();
+        let memory = Memory::new(Arc::new(Nobody));
+        let mut loader = Loader::new(&db, Arc::default()).unwrap();
+        let keep = Keep { keys: 4, durable: true, ..Keep::default() };
+        for channel in ["latest", "ids"] {
+            let now = Now { unix_ms: 1, node_ns: 1 };
+            assert!(loader.load(&memory, channel, keep, now).is_err(), "{channel}");
+            assert_eq!(loader.take_rows(), 3, "{channel}");
+        }
+    }
 
     /// Goal: what a prefix of many channels costs grows as they do, and not as their square.
     #[test]
@@ -268,7 +322,7 @@ mod tests {
             loader.names.reset_status(StatementStatus::VmStep);
             let names = loader.names("a/", &from, 100).unwrap();
             let Some(last) = names.last() else { break };
-            from = after(&last.bytes);
+            from = after(&last.bytes, &from).unwrap();
             if names.len() == 100 {
                 steps.push(loader.names.get_status(StatementStatus::VmStep));
             }

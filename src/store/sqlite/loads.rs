@@ -1,9 +1,12 @@
 //! Brings channels into memory for those who wait: some in each turn of the writer, so that events do
 //! not wait for all of them.
 
-use super::aside::READ_MS;
-use super::load::{Name, after, unreadable};
+use rusqlite::types::Type;
+
+use super::aside::Refused;
+use super::load::{Name, after, refused, unreadable};
 use super::queue::{Done, Wanted};
+use super::row::odd;
 use super::writer::Writer;
 use crate::store::StoreError;
 
@@ -101,14 +104,11 @@ impl Writer<'_> {
         let names = match self.loader.names(&load.prefix, &load.from, NAMES) {
             Ok(names) => names,
             Err(error) => {
-                let (pattern, now_ms) = (pattern(&load.prefix), self.now_ms());
-                if self.channels.aside.put(&pattern, now_ms, READ_MS) {
-                    unreadable(&pattern, &error);
-                }
-                load.tell(Err(StoreError::Faulty));
+                self.give_up(load, &error);
                 return 1;
             }
         };
+        let next = names.last().map(|last| after(&last.bytes, &load.from));
         let mut rows = 1 + names.len() as u64;
         for Name { bytes, keyed } in &names {
             // What is no text was not written here, and nobody can ask for it.
@@ -131,18 +131,31 @@ impl Writer<'_> {
             self.loader.find(from, name, keep).ok();
             rows += self.loader.take_rows() + COST;
         }
-        match names.into_iter().next_back() {
-            Some(last) => {
-                load.from = after(&last.bytes);
+        match next {
+            Some(Some(from)) => {
+                load.from = from;
                 self.prefixes.push_back(load);
             }
+            Some(None) => {
+                let error = odd(0, Type::Text, "the names of channels are not in order");
+                self.give_up(load, &error);
+            }
             None => {
-                self.channels.aside.remove(&pattern(&load.prefix));
+                self.channels.aside.remove(&pattern(&load.prefix), Refused::Read);
                 self.parts.whole.put(&load.prefix);
                 load.tell(Ok(()));
             }
         }
         rows
+    }
+
+    /// Sets a prefix aside whose names cannot be read.
+    fn give_up(&mut self, load: PrefixLoad, error: &rusqlite::Error) {
+        let (pattern, now_ms) = (pattern(&load.prefix), self.now_ms());
+        if self.channels.aside.put(&pattern, now_ms, refused(error), &self.parts.whole) {
+            unreadable(&pattern, error);
+        }
+        load.tell(Err(StoreError::Faulty));
     }
 }
 

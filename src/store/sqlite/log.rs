@@ -85,6 +85,8 @@ impl Sqlite {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let _ended = ended;
             let Opened { db, lock } = opened;
+            // It may have to delete what a crash has left, on a disk that hangs.
+            faulty.watchdog.step();
             match Writer::new(&db, parts) {
                 Ok(mut writer) => writer.run(),
                 Err(error) => {
@@ -143,6 +145,8 @@ impl Drop for Ended {
                 "its thread has ended by a fault of Weir's own; its last words are in the log",
             );
         }
+        // It is not the disk that it has ended.
+        self.queue.watchdog.rest();
         self.queue.end(Arc::clone(&self.deliver));
     }
 }

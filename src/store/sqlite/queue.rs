@@ -82,7 +82,7 @@ pub(super) struct Queue {
     up: AtomicBool,
     fault: Mutex<String>,
     pub(super) seconds: Mutex<Histogram>,
-    /// Channels that the writer has set aside.
+    /// Channels and patterns that the writer has set aside.
     faulty: AtomicU64,
     pub(super) watchdog: Arc<Watchdog>,
 }
@@ -151,7 +151,7 @@ impl Queue {
         hung.then(|| format!("the disk of store.path has not answered for {} s", HANG_MS / 1_000))
     }
 
-    /// How many channels cannot be read or written, of those that somebody has asked for.
+    /// How many channels and patterns could not be read or written lately.
     pub(super) fn faulty(&self) -> u64 {
         self.faulty.load(Ordering::Relaxed)
     }

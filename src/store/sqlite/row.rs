@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
+use rusqlite::Error::FromSqlConversionFailure;
+use rusqlite::types::Type;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Statement, params};
 
 use crate::proto::encoder::Frames;
 use crate::proto::event::{Author, Event, Payload};
-use crate::proto::name::{Alias, ChannelName, ClientId};
+use crate::proto::name::{Alias, ChannelName, ClientId, KEY_BYTES_MAX};
 use crate::store::{NewEvent, Now};
 
 /// The columns of `events` and of `latest`, in the order in which they are read.
@@ -65,6 +67,9 @@ impl<'a> Reader<'a> {
         let ts_ms = natural(row, 1)?;
         let payload = Box::from(row.get_ref(7)?.as_blob()?);
         let key: Option<Box<str>> = row.get_ref(3)?.as_str_or_null()?.map(Box::from);
+        if key.as_ref().is_some_and(|key| key.len() > KEY_BYTES_MAX) {
+            return Err(odd(3, Type::Text, "a key has at most 255 bytes"));
+        }
         let hidden_from: Option<i64> = row.get(6)?;
         Ok(Arc::new(Event {
             channel: self.channel.clone(),
@@ -116,6 +121,22 @@ impl<'db> Left<'db> {
 /// An offset and a time.
 pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<(u64, u64)> {
     Ok((natural(row, 0)?, natural(row, 1)?))
+}
+
+/// A column that is not as Weir writes it.
+pub(super) fn odd(column: usize, kind: Type, why: &'static str) -> rusqlite::Error {
+    FromSqlConversionFailure(column, kind, why.into())
+}
+
+/// Whether an error is of the rows at hand, and not of the file: others can be read and written.
+pub(super) fn is_of_rows(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig, TypeMismatch};
+    match error.sqlite_error_code() {
+        Some(ConstraintViolation | DatabaseCorrupt | TooBig | TypeMismatch) => true,
+        // What was read is not what Weir has written.
+        None => true,
+        Some(_) => false,
+    }
 }
 
 /// A column that is never negative, where nobody else has written it.

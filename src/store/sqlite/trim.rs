@@ -1,11 +1,13 @@
 //! Cuts the past: what is beyond its size, or too old, goes in small parts, within the transactions
 //! of new events or in ones of its own.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::channels::{Channel, Channels, Rows};
 use super::log::Parts;
-use super::row::{Left, natural, place};
+use super::row::{Left, is_of_rows, natural, place};
 use crate::core::dedupe::{LAST, MOST, WINDOW_MS};
 use crate::proto::name::ChannelName;
 use crate::proto::position::{Epoch, Position};
@@ -35,6 +37,9 @@ const STEP: u64 = 256;
 /// begins again with another epoch: a day.
 const FORGET_MS: u64 = 24 * 3_600 * 1_000;
 
+/// Rows that cannot be cut and are remembered, so that each is said once; beyond, all are forgotten.
+const REFUSED_MAX: usize = 4_096;
+
 /// Statements that cut, as long as the connection lives.
 pub(super) struct Trimmer<'db> {
     left: Left<'db>,
@@ -51,6 +56,10 @@ pub(super) struct Trimmer<'db> {
     cursor: i64,
     /// The row at hand.
     at: i64,
+    /// The name of the channel that the last look has failed at, where that could be read.
+    failed: Option<String>,
+    /// Rows of channels that could not be cut.
+    refused: HashSet<i64>,
     /// Between two looks, so that a round takes no longer than it may.
     pause_ms: u64,
 }
@@ -92,6 +101,8 @@ impl<'db> Trimmer<'db> {
             forget: db.prepare("DELETE FROM channels WHERE id = ?1")?,
             cursor: 0,
             at: 0,
+            failed: None,
+            refused: HashSet::new(),
             pause_ms: LOOK_MS,
         })
     }
@@ -169,14 +180,24 @@ impl<'db> Trimmer<'db> {
         Ok(())
     }
 
-    /// Leaves out the channel that the last look has failed at. Its row.
-    pub(super) fn skip(&mut self) -> i64 {
+    /// Leaves out the channel that the last look has failed at, and says so once.
+    pub(super) fn skip(&mut self, error: &rusqlite::Error) {
         self.cursor = self.at;
-        self.at
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        if self.refused.insert(self.at) {
+            let (row, channel) = (self.at, self.failed.as_deref());
+            tracing::error!(row, channel, "the past of a channel cannot be cut: {error}");
+        }
     }
 
     /// Looks at some channels, whether anybody uses them or not, and cuts what is to go. Returns
     /// after how many milliseconds there is to be another look.
+    ///
+    /// # Errors
+    ///
+    /// Where it has failed at the row at hand; those before it are cut, if the file takes that.
     pub(super) fn sweep(
         &mut self,
         db: &Connection,
@@ -186,6 +207,7 @@ impl<'db> Trimmer<'db> {
     ) -> rusqlite::Result<u64> {
         // Where no row can be read, the next one is left out.
         self.at = self.cursor.saturating_add(1);
+        self.failed = None;
         if self.cursor == 0 {
             let last: Option<i64> = self.last_row.query_row([], |row| row.get(0))?;
             let rows = last.unwrap_or_default().cast_unsigned().max(1);
@@ -197,30 +219,60 @@ impl<'db> Trimmer<'db> {
             return Ok(LOOK_MS);
         }
         db.execute_batch("BEGIN IMMEDIATE")?;
-        let mut budget = SWEEP_BUDGET;
-        for one in found {
+        let (mut budget, mut done) = (SWEEP_BUDGET, Ok(()));
+        for one in &found {
             self.at = one.row;
             parts.queue.watchdog.step();
-            let Some(keep) = (parts.rules)(&one.name).filter(|keep| keep.durable) else {
-                self.cursor = one.row;
-                continue;
-            };
-            let loaded = channels.places.get(&*one.name);
-            if let Some(channel) = loaded.and_then(|place| channels.all.get_mut(*place)) {
-                channel.keep = keep;
-                self.cut_all(channel, (one.row, true), now, &mut budget)?;
-            } else {
-                let mut channel = one.channel(keep);
-                self.cut_all(&mut channel, (one.row, false), now, &mut budget)?;
-                self.forget(&one, now)?;
+            done = self.look_at(one, (channels, parts), now, &mut budget);
+            if done.is_err() {
+                self.failed = Some(one.name.clone());
+                break;
             }
+            self.refused.remove(&one.row);
             if budget == 0 {
                 break;
             }
             self.cursor = one.row;
         }
-        db.execute_batch("COMMIT")?;
+        // One bad channel must not undo the cuts of those before it: they have had their turn. Some
+        // errors have undone them already.
+        let is_cut = match &done {
+            Ok(()) => true,
+            Err(error) => is_of_rows(error) && !db.is_autocommit(),
+        };
+        let committed = if is_cut { db.execute_batch("COMMIT") } else { Ok(()) };
+        if !is_cut || committed.is_err() {
+            // What was cut is there again.
+            for place in found.iter().filter_map(|one| channels.places.get(&*one.name)) {
+                if let Some(channel) = channels.all.get_mut(*place) {
+                    channel.first = 1;
+                }
+            }
+        }
+        committed.and(done)?;
         Ok(if budget == 0 { BUSY_MS.min(self.pause_ms) } else { self.pause_ms })
+    }
+
+    /// Cuts what is to go of one channel.
+    fn look_at(
+        &mut self,
+        one: &Found,
+        (channels, parts): (&mut Channels, &Parts),
+        now: Now,
+        budget: &mut u64,
+    ) -> rusqlite::Result<()> {
+        let Some(keep) = (parts.rules)(&one.name).filter(|keep| keep.durable) else {
+            return Ok(());
+        };
+        let loaded = channels.places.get(&*one.name);
+        if let Some(channel) = loaded.and_then(|place| channels.all.get_mut(*place)) {
+            channel.keep = keep;
+            self.cut_all(channel, (one.row, true), now, budget)
+        } else {
+            let mut channel = one.channel(keep);
+            self.cut_all(&mut channel, (one.row, false), now, budget)?;
+            self.forget(one, now)
+        }
     }
 
     /// The next channels, up to one that cannot be read; that one is the row at hand where it is the

@@ -5,10 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-/// How long one step of the thread may take, in milliseconds. A whole batch is 16 MiB, a checkpoint
-/// 8 MiB: a disk that serves at all takes a second for them. And it is what a publisher over HTTP
-/// waits where nothing else is set.
+/// How long one step of the thread may take, in milliseconds. The largest is the commit of a batch: 16
+/// MiB of events, or one that is larger, each twice where the newest of its key is kept beside the
+/// past, and all of it again where the log goes into the file. A disk that serves at all takes a second
+/// or two for them. And it is what a publisher over HTTP waits where nothing else is set.
 pub(super) const HANG_MS: u64 = 5_000;
+
+/// How long the thread must go on after that, in milliseconds, with a step in each look, before the
+/// disk counts as well again: one on which every read takes many seconds answers now and then.
+const WELL_MS: u64 = 1_000;
 
 /// What counts at most of the time between two looks, in milliseconds: where the whole process was
 /// stopped, it is not the disk that has not answered.
@@ -32,6 +37,8 @@ struct Seen {
     at_ms: u64,
     /// How long it has been the same step.
     still_ms: u64,
+    /// How long each look has found another one.
+    well_ms: u64,
 }
 
 /// What a look finds that the last one did not.
@@ -39,7 +46,7 @@ struct Seen {
 pub(super) enum Change {
     /// The thread has not moved for [`HANG_MS`].
     Hung,
-    /// It has moved again.
+    /// It has moved again, for [`WELL_MS`], or has nothing to do.
     Answered,
 }
 
@@ -72,13 +79,18 @@ impl Watchdog {
         let steps = self.steps.load(Ordering::Relaxed);
         let passed_ms = now_ms.saturating_sub(seen.at_ms).min(LOOK_MS);
         seen.at_ms = now_ms;
-        if steps == seen.steps && self.busy.load(Ordering::Relaxed) {
+        let busy = self.busy.load(Ordering::Relaxed);
+        if steps == seen.steps && busy {
             seen.still_ms += passed_ms;
+            seen.well_ms = 0;
         } else {
             (seen.steps, seen.still_ms) = (steps, 0);
+            seen.well_ms += passed_ms;
         }
-        let hung = seen.still_ms >= HANG_MS;
-        match (self.hung.swap(hung, Ordering::Relaxed), hung) {
+        let was = self.is_hung();
+        let hung = if was { busy && seen.well_ms < WELL_MS } else { seen.still_ms >= HANG_MS };
+        self.hung.store(hung, Ordering::Relaxed);
+        match (was, hung) {
             (false, true) => Some(Change::Hung),
             (true, false) => Some(Change::Answered),
             (false, false) | (true, true) => None,
@@ -107,9 +119,24 @@ mod tests {
         assert!(!dog.is_hung());
         assert_eq!(looks(&dog, 1_000), [Change::Hung], "once");
         assert!(dog.is_hung());
+        // A step now and then is no disk that answers.
+        for _ in 0..10 {
+            dog.step();
+            assert_eq!(looks(&dog, 40), []);
+        }
+        for _ in 0..9 {
+            dog.step();
+            assert_eq!(looks(&dog, 1), []);
+        }
+        assert!(dog.is_hung(), "not yet");
         dog.step();
         assert_eq!(looks(&dog, 1), [Change::Answered]);
         assert!(!dog.is_hung());
+        dog.step();
+        assert_eq!(looks(&dog, 1_000), [Change::Hung]);
+        dog.rest();
+        assert_eq!(looks(&dog, 1), [Change::Answered], "it has done all that it had to");
+        dog.step();
         // It moves, however slowly; and it may rest as long as it likes.
         for _ in 0..10 {
             assert_eq!(looks(&dog, 40), []);

@@ -5,14 +5,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 
-use super::aside::WRITE_MS;
+use super::aside::Refused;
 use super::channels::Channels;
 use super::load::Loader;
 use super::loads::PrefixLoad;
 use super::log::Parts;
 use super::queue::Pending;
+use super::row::is_of_rows;
 use super::statements::Statements;
 use super::trim::{BATCH_BUDGET, Trimmer};
 use super::{room, row};
@@ -23,6 +24,10 @@ use crate::store::{Now, Published, Store, StoreError};
 
 /// Events of one transaction.
 const BATCH_MAX: usize = 4_096;
+
+/// Bytes of its events, but for one that is larger and goes alone: a commit is one step for the
+/// [watchdog](super::watchdog), so what waits under a burst must not be all in one.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// When the past is cut again after that has failed, in milliseconds.
 const HOUSE_MS: u64 = 1_000;
@@ -136,7 +141,7 @@ impl<'db> Writer<'db> {
 
     /// Makes the next events one transaction, and tells of it.
     fn commit(&mut self) {
-        let count = self.parts.work.events.pending.len().min(BATCH_MAX);
+        let count = self.batch();
         self.answered = 0;
         if count == 0 {
             return;
@@ -166,6 +171,18 @@ impl<'db> Writer<'db> {
         self.parts.queue.settle(count, bytes);
     }
 
+    /// How many of the events that wait become one transaction.
+    fn batch(&self) -> usize {
+        let pending = &self.parts.work.events.pending;
+        let mut bytes = 0;
+        let fits = |one: &&Pending| {
+            bytes += one.event.bytes();
+            bytes <= BATCH_BYTES
+        };
+        let fit = pending.iter().take(BATCH_MAX).take_while(fits).count();
+        fit.max(1).min(pending.len())
+    }
+
     /// The room that what was prepared takes in the file, about.
     fn need(&self, count: usize) -> usize {
         let batch = self.parts.work.events.pending.range(..count).zip(&self.stages);
@@ -183,7 +200,7 @@ impl<'db> Writer<'db> {
         let Channels { all, aside, .. } = &mut self.channels;
         let Some(channel) = all.get(place) else { return };
         let name = channel.name.as_str();
-        if aside.put(name, now.node_ms(), WRITE_MS) {
+        if aside.put(name, now.node_ms(), Refused::Written, &self.parts.whole) {
             tracing::error!(channel = name, "a channel cannot be written to store.path: {error}");
         }
     }
@@ -193,7 +210,7 @@ impl<'db> Writer<'db> {
         let Channels { all, aside, .. } = &mut self.channels;
         for channel in self.touched.iter().filter_map(|place| all.get(*place)) {
             let name = channel.name.as_str();
-            if aside.remove(name) {
+            if aside.remove(name, Refused::Written) {
                 tracing::info!(channel = name, "a channel can be written to store.path again");
             }
         }
@@ -365,37 +382,33 @@ impl<'db> Writer<'db> {
             // Its publisher hears of it also where what follows panics.
             events.at_hand = Some(told);
             bytes += event.bytes();
-            let found = match stage {
-                Stage::New(place) | Stage::Again(place, _) => {
-                    channels.all.get_mut(place).ok_or(StoreError::Away)
-                }
-                Stage::Not(error) => Err(error),
-            };
-            let channel = match found {
-                Ok(channel) => channel,
-                Err(error) => {
+            let (place, before) = match stage {
+                Stage::New(place) => (place, None),
+                Stage::Again(place, offset) => (place, Some(offset)),
+                Stage::Not(error) => {
                     events.tell_at_hand(Err(error));
                     continue;
                 }
             };
-            let published = match stage {
-                Stage::Again(_, offset) => {
-                    let position = Position { offset, ..channel.head };
-                    Ok(Published { position, duplicate: true, crowded: None })
+            let Some(channel) = channels.all.get_mut(place) else {
+                events.tell_at_hand(Err(StoreError::Away));
+                continue;
+            };
+            let published = if let Some(offset) = before {
+                let position = Position { offset, ..channel.head };
+                Ok(Published { position, duplicate: true, crowded: None })
+            } else {
+                channel.head.offset += 1;
+                let published = self.parts.memory.publish(event, now);
+                let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
+                if !right {
+                    tracing::error!(
+                        channel = channel.name.as_str(),
+                        "{published:?} is not {:?}, which is on disk",
+                        channel.head
+                    );
                 }
-                Stage::New(_) | Stage::Not(_) => {
-                    channel.head.offset += 1;
-                    let published = self.parts.memory.publish(event, now);
-                    let right = published.as_ref().is_ok_and(|p| p.position == channel.head);
-                    if !right {
-                        tracing::error!(
-                            channel = channel.name.as_str(),
-                            "{published:?} is not {:?}, which is on disk",
-                            channel.head
-                        );
-                    }
-                    published
-                }
+                published
             };
             events.tell_at_hand(published.map(|published| (&channel.name, published)));
         }
@@ -454,24 +467,12 @@ impl<'db> Writer<'db> {
                     if !is_of_rows(&error) {
                         return self.fail(&error);
                     }
-                    let row = self.trimmer.skip();
-                    tracing::error!(row, "the past of a channel cannot be cut: {error}");
+                    self.trimmer.skip(&error);
                 }
             }
         }
         let Self { channels, parts, prefixes, .. } = self;
         let held = |name: &str| prefixes.iter().any(|load| load.has(name));
         channels.release(&parts.memory, &parts.whole, held, now_ms);
-    }
-}
-
-/// Whether an error is of the rows at hand, and not of the file: others can be written.
-fn is_of_rows(error: &rusqlite::Error) -> bool {
-    use ErrorCode::{ConstraintViolation, DatabaseCorrupt, TooBig, TypeMismatch};
-    match error.sqlite_error_code() {
-        Some(ConstraintViolation | DatabaseCorrupt | TooBig | TypeMismatch) => true,
-        // What was read is not what Weir has written.
-        None => true,
-        Some(_) => false,
     }
 }

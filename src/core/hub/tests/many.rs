@@ -63,6 +63,12 @@ fn what_a_seat_had_before_it_is_shown_a_pattern_is_on_the_account() {
     assert_eq!(hub.memory(), before);
 }
 
+/// What a seat takes for itself, as it is on the account.
+fn own_bytes(hub: &mut Hub, id: SeatId) -> usize {
+    hub.weigh(id);
+    hub.seat(id).unwrap().outbox.own_bytes()
+}
+
 #[test]
 fn what_a_seat_has_had_and_others_are_owed_is_on_the_account() {
     let mut hub = Hub::new(LIMIT);
@@ -80,8 +86,11 @@ fn what_a_seat_has_had_and_others_are_owed_is_on_the_account() {
         received(&mut hub, id);
         received(&mut hub, other);
     }
-    let had = 50 * size_of::<(Alias, u64)>();
-    assert!(hub.memory() >= had, "{} of {had} bytes", hub.memory());
+    let had = hub.patterns.lag_bytes(id);
+    assert!(had >= 50 * size_of::<(Alias, u64)>(), "{had}");
+    // Beside what the two have for themselves: that alone may be as much.
+    let own: usize = [id, other].map(|id| own_bytes(&mut hub, id)).iter().sum();
+    assert!(hub.memory() >= had + own, "{} of {had} and {own} bytes", hub.memory());
     hub.fan_out(&mut Kernel::default(), 10_000, &mut Outcome::default());
     assert_eq!((received(&mut hub, id).len(), received(&mut hub, other).len()), (0, 50));
     hub.weigh(other);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -17,6 +18,16 @@ use crate::store::{
     Begun, ChannelInfo, Deliver, Durable, Joined, Loading, NewEvent, Now, Published, Read, Reading,
     Store, StoreError, Told, Wish,
 };
+
+/// Waits for what comes by itself, but not for ever.
+#[expect(clippy::disallowed_methods, reason = "of the test, and of no shard")]
+pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited for {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// A file that goes with the test.
 pub(super) struct Scratch(pub(super) PathBuf);
@@ -72,9 +83,7 @@ pub(super) struct Gate {
 impl Gate {
     /// Waits until the writer stands at that event.
     pub(super) fn until_held(&self, nth: usize) {
-        while *self.events.lock() < nth {
-            std::thread::yield_now();
-        }
+        wait_until("an event to be delivered", || *self.events.lock() >= nth);
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
-use super::adapter::{Blocking, Gate, Scratch, now, opened};
+use super::adapter::{Blocking, Gate, Scratch, now, opened, wait_until};
 use crate::core::policy::Keep;
 use crate::proto::event::Payload;
 use crate::proto::name::ShardId;
@@ -22,8 +22,12 @@ const KEEP: Keep = Keep {
 type Answer = oneshot::Receiver<Result<Published, StoreError>>;
 
 fn publish(store: &Blocking) -> Result<Answer, StoreError> {
+    publish_bytes(store, 100)
+}
+
+fn publish_bytes(store: &Blocking, bytes: usize) -> Result<Answer, StoreError> {
     let (told, answer) = oneshot::channel();
-    let payload = Payload::Opaque(vec![0; 100].into());
+    let payload = Payload::Opaque(vec![0; bytes].into());
     let event = NewEvent { keep: KEEP, ..NewEvent::new("a".into(), payload) };
     store.log.publish(event, now(0), Told::Waiter(told))?;
     Ok(answer)
@@ -64,10 +68,10 @@ fn a_disk_that_hangs_is_a_fault_until_it_answers() {
     assert_eq!(store.log.waiting(), 1, "what was refused does not wait");
     drop(hold);
     assert_eq!(first.blocking_recv().expect("it is told").map(|one| one.position.offset), Ok(1));
-    while store.log.fault().is_some() {
+    wait_until("the fault to end, because the writer rests", || {
         store.log.watch(now(5_100));
-        std::thread::yield_now();
-    }
+        store.log.fault().is_none()
+    });
     let next = publish(&store).expect("it is up").blocking_recv().expect("it is told");
     assert_eq!(next.map(|one| one.position.offset), Ok(2), "what was refused has no place");
 }
@@ -89,4 +93,22 @@ fn nobody_waits_for_room_while_a_disk_hangs() {
     assert!(room.as_mut().poll(&mut context).is_ready());
     assert_eq!(publish(&store).map(drop), Err(StoreError::Away), "and hears why");
     drop(hold);
+}
+
+/// Goal: what waits is written in parts that a slow disk commits in time, and one event that is larger
+/// than a part is one; nothing of it stays behind.
+#[test]
+fn a_commit_is_no_larger_than_a_slow_disk_takes() {
+    const MIB: usize = 1 << 20;
+    let gate = Arc::<Gate>::default();
+    let (store, hold, first) = stands_still(&gate);
+    let sizes = [6, 6, 6, 17, 1].map(|mib| mib * MIB);
+    let answers = sizes.map(|bytes| publish_bytes(&store, bytes).expect("it is up"));
+    drop(hold);
+    let offsets = [first].into_iter().chain(answers).map(|answer| {
+        answer.blocking_recv().expect("it is told").map(|published| published.position.offset)
+    });
+    assert_eq!(offsets.collect::<Result<Vec<_>, _>>(), Ok((1..=6).collect()));
+    let batches: u64 = store.log.seconds().buckets.iter().sum();
+    assert_eq!(batches, 5, "the first; 6 and 6; 6; 17; 1");
 }

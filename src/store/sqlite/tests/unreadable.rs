@@ -67,6 +67,15 @@ fn rows_that_were_not_written_here_cost_only_their_channel() {
         ("UPDATE events SET ts = -1 WHERE channel = 1", REFUSED),
         ("UPDATE latest SET key = CAST(x'ff' AS TEXT) WHERE channel = 1", REFUSED),
         ("UPDATE latest SET offset = -1 WHERE channel = 1", REFUSED),
+        ("UPDATE latest SET offset = 2 WHERE channel = 1", REFUSED),
+        (
+            "INSERT INTO latest (channel, offset, ts, json, key, payload) VALUES (1, 1, 0, 1, 'l', x'31')",
+            REFUSED,
+        ),
+        ("UPDATE latest SET key = printf('%0256d', 1) WHERE channel = 1", REFUSED),
+        ("UPDATE latest SET key = printf('%0255d', 1) WHERE channel = 1", Ok(2)),
+        ("UPDATE events SET key = printf('%0256d', 1) WHERE channel = 1", REFUSED),
+        ("UPDATE channels SET head = 9223372036854775807 WHERE name = 'bad'", REFUSED),
         // Of no event that anybody asks for.
         ("UPDATE events SET offset = -1 WHERE channel = 1", Ok(2)),
     ] {
@@ -80,6 +89,48 @@ fn rows_that_were_not_written_here_cost_only_their_channel() {
         }
         assert_eq!(store.log.fault(), None, "{damage}");
     }
+}
+
+/// Goal: what is wrong with the whole file makes no channel wait for longer than that lasts and a
+/// second.
+#[test]
+fn a_fault_of_the_whole_file_sets_nothing_aside_for_long() {
+    let (store, file) = of(&["good"]);
+    let rename = |from: &str, to: &str| {
+        file.execute_batch(&format!("ALTER TABLE channels RENAME {from} TO {to}")).unwrap();
+    };
+    rename("epoch", "age");
+    for ms in [0, 1_000, 2_000, 3_000] {
+        assert_eq!(publish(&store, "good", ms), Err(StoreError::Faulty), "{ms}");
+    }
+    rename("age", "epoch");
+    assert_eq!(publish(&store, "good", 3_999), Err(StoreError::Faulty));
+    assert_eq!(publish(&store, "good", 4_000), Ok(2));
+}
+
+/// Goal: a pattern whose rename the index has in another order is refused; nobody walks on for ever.
+#[test]
+fn names_that_are_not_in_order_are_refused() {
+    let names: Vec<String> = (0..64).map(|n| format!("a:b{n:02}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).chain(["a:C"]).collect();
+    let (store, file) = of(&names);
+    let prefix = |store: &Blocking| {
+        store.log.load_prefix("a:").expect("it is up").blocking_recv().expect("it is told")
+    };
+    // `a:C` stands behind all others then, and is not behind any of them.
+    let text = "PRAGMA writable_schema = ON;
+                UPDATE sqlite_schema SET sql = replace(sql, 'UNIQUE', 'COLLATE NOCASE UNIQUE')
+                WHERE name = 'channels';
+                PRAGMA schema_version = 1000;
+                PRAGMA writable_schema = OFF";
+    file.execute_batch(text).unwrap();
+    Connection::open(&store.scratch.as_ref().expect("it is there").0)
+        .and_then(|file| file.execute_batch("REINDEX"))
+        .unwrap();
+    assert_eq!(prefix(&store), Err(StoreError::Faulty));
+    assert_eq!(prefix(&store), Err(StoreError::Faulty), "nor is it looked at again");
+    assert_eq!((store.log.fault(), store.log.faulty()), (None, 1));
+    load(&store, "a:C").expect("the others go on");
 }
 
 /// Goal: nobody's pattern is refused for a channel that is not readable, nor for a name that is none.
