@@ -46,7 +46,8 @@ impl Asker<'_> {
 }
 
 impl Shard {
-    /// Takes a token, if there is still somebody to be told of it. Returns what the client waits for, where it takes long to check it.
+    /// Takes a token, if there is still somebody to be told of it. Returns what the client waits for,
+    /// where it takes long to check it.
     ///
     /// # Errors
     ///
