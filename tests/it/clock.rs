@@ -3,8 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,20 +11,10 @@ use serde_json::json;
 use crate::harness::{Client, Gateway, scratch};
 use crate::outside::skip;
 use crate::raw::{Answer, Raw, handshake_request};
+use crate::shim::shim;
 use crate::tokens::{hs256, made, unix_s};
 
 const HOUR: i64 = 3_600;
-
-/// A library of `tests/support` that stands before the C library's. `None` where no C compiler is
-/// there, or programs are not linked to the C library.
-pub(crate) fn shim(source: &str) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(source);
-    let shim = scratch(".so");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source);
-    let built = compiler.spawn().ok()?.wait().ok()?.success();
-    (built && cfg!(all(target_os = "linux", target_env = "gnu"))).then_some(shim)
-}
 
 /// A wall clock that can be set.
 struct Wall {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::clock::shim;
 use crate::durable::{offset, settings};
 use crate::harness::{Client, Gateway, scratch, wait_for};
 use crate::outside::skip;
+use crate::shim::shim;
 
 /// What a disk does not do.
 const SYNCS: i64 = 1;

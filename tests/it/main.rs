@@ -50,6 +50,7 @@ mod reload_auth;
 mod reload_load;
 mod resume;
 mod secrets;
+mod shim;
 mod signals;
 mod slow;
 mod slow_bad;
