@@ -137,7 +137,7 @@ impl Shard {
     /// Gives a client the ticket of a token.
     fn stand(&self, asker: &Asker<'_>, before: &Arc<Author>, bearer: Arc<Bearer>) {
         let Some(socket) = self.socket(asker.id) else { return };
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let is_new = before.user.is_none();
         let author = if is_new {
             Arc::new(Author { client: before.client, user: Some(bearer.user().into()) })

@@ -258,7 +258,7 @@ impl Shard {
             let (position, alias) = (have.head, have.alias.0);
             let join = join(position);
             let which = (asker.id, have.alias);
-            let now_ms = asker.now.node_ns / 1_000_000;
+            let now_ms = asker.now.node_ms();
             let mut writer = OutOfTurn(self);
             let outcome = self.hub.borrow_mut().update(which, join, &mut writer, now_ms);
             let recovered = recovered(subscribe, position);
@@ -286,7 +286,7 @@ impl Shard {
         };
         let (alias, position) = (joined.alias, joined.head);
         let (which, mut writer) = ((asker.id, alias), OutOfTurn(self));
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let outcome = {
             let mut hub = self.hub.borrow_mut();
             let outcome = hub.settle_channel(which, &mut writer, now_ms);
@@ -337,7 +337,7 @@ impl Shard {
     ) -> Result<Outcome, CommandError> {
         let have = self.node.store().find(channel);
         let have_alias = have.as_ref().map(|have| have.alias);
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let ended = have.and_then(|have| {
             let (which, mut writer) = ((asker.id, have.alias), OutOfTurn(self));
             self.hub.borrow_mut().unsubscribe(which, &mut writer, now_ms)

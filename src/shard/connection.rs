@@ -420,7 +420,7 @@ impl Connection {
         shard.metrics.add(Counter::CompressedIn, compressed.wrapping_sub(before.0));
         shard.metrics.add(Counter::CompressedInPlain, plain.wrapping_sub(before.1));
         let kept = kept?;
-        self.note_unfinished(finished, now.node_ns / 1_000_000);
+        self.note_unfinished(finished, now.node_ms());
         Ok((kept, rest.len()))
     }
 

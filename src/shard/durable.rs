@@ -237,7 +237,7 @@ impl Node {
         if log.fault().is_some() {
             return Err(PublishError::Unavailable);
         }
-        let begun_ms = self.clock().now().node_ns / 1_000_000;
+        let begun_ms = self.clock().node_ms();
         // For both: the room in the queue, and the disk.
         let until = self.clock().instant(begun_ms) + self.options().publish_timeout;
         tokio::time::timeout_at(until, log.room()).await.map_err(|_| PublishError::Overloaded)?;

@@ -360,7 +360,7 @@ impl Asker<'_> {
     fn refuse(&self, local: &Local, error: &CommandError) -> Next {
         let shard = &local.0;
         shard.answer_error(self.id, error);
-        let now_ms = self.now.node_ns / 1_000_000;
+        let now_ms = self.now.node_ms();
         let over = if error.code == ErrorCode::BadRequest {
             shard.hub.borrow_mut().seat(self.id).and_then(|s| s.session.strike(now_ms))
         } else if error.code == ErrorCode::RateLimited {

@@ -62,7 +62,7 @@ impl Shard {
         let (keys_max, max_rate) = (rule.keys_max, subscribe.max_rate);
         let join = Join { policy, position, keys_max, max_rate };
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let outcome = {
             let mut hub = self.hub.borrow_mut();
             let outcome = hub.subscribe_pattern(which, join, &mut writer, now_ms);
@@ -100,7 +100,7 @@ impl Shard {
         prefix: &str,
     ) -> Result<Outcome, CommandError> {
         asker.spend_on_pattern(self);
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let (which, mut writer) = ((asker.id, prefix), OutOfTurn(self));
         let ended = self.hub.borrow_mut().unsubscribe_pattern(which, &mut writer, now_ms);
         let (last, outcome) = ended.ok_or_else(|| not_subscribed(id))?;

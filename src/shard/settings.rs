@@ -254,7 +254,7 @@ impl Shard {
             let hub = self.hub.borrow();
             (hub.channels_of(asker.id), hub.prefixes_of(asker.id))
         };
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         for (channel, alias) in channels {
             let name = channel.as_str();
             let signals = |options: &NodeOptions| {

@@ -56,7 +56,7 @@ impl Shard {
             interval_ms: INTERVAL_MS,
         };
         let mut crowded = None;
-        let now_ms = asker.now.node_ns / 1_000_000;
+        let now_ms = asker.now.node_ms();
         let taken = self.change_signals(|shown| {
             let tell = |told| self.tell_signal(told, &mut crowded);
             shown.put(put, now_ms, self.node.signals(), tell)

@@ -87,7 +87,7 @@ impl Kept {
     /// Whether a channel that nobody uses is worth its place for it: ids that are old are not.
     pub(super) fn is_worth_a_channel(&self, now: Now) -> bool {
         let only_ids = self.history.is_empty() && self.keyed.is_empty();
-        !only_ids || !self.dedupe.is_over(now.node_ns / 1_000_000)
+        !only_ids || !self.dedupe.is_over(now.node_ms())
     }
 
     /// The offset of the event that was published under that id.
@@ -181,10 +181,10 @@ impl Kept {
     /// Lets go of what is too old, and of a part of everything where memory is short.
     pub(super) fn sweep(&mut self, now: Now) {
         self.history.sweep(self.keep.history, now.node_ns);
-        self.dedupe.forget(now.node_ns / 1_000_000);
+        self.dedupe.forget(now.node_ms());
         self.settle();
         if self.purse.is_tight() {
-            self.dedupe.forget_old(now.node_ns / 1_000_000);
+            self.dedupe.forget_old(now.node_ms());
             self.settle();
         }
         let wanted = self.charged / 4 * 3;

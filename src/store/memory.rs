@@ -269,7 +269,7 @@ impl Store for Memory {
         let hash = self.hasher.hash_one(&*event.channel);
         let mut segment = self.segment(hash).lock();
         let channel = self.channel(&mut segment, (hash, &event.channel), event.keep.durable)?;
-        channel.used_ms = now.node_ns / 1_000_000;
+        channel.used_ms = now.node_ms();
         let (keep, message_id) = (event.keep, event.message_id);
         if let (Some(kept), Some(id)) = (&channel.kept, &message_id)
             && let Some(offset) = kept.published(id)
@@ -324,7 +324,7 @@ impl Store for Memory {
         let first = channel.subscribers == 0;
         channel.subscribers += 1;
         channel.shards.insert(shard);
-        channel.used_ms = now.node_ns / 1_000_000;
+        channel.used_ms = now.node_ms();
         let head = channel.head;
         let joined = Joined { channel: channel.name.clone(), alias: channel.alias, head };
         let (recovered, past) = match &mut channel.kept {
@@ -339,7 +339,7 @@ impl Store for Memory {
         let hash = self.hasher.hash_one(name);
         let mut segment = self.segment(hash).lock();
         let channel = self.channel(&mut segment, (hash, name), reading.keep.durable)?;
-        channel.used_ms = now.node_ns / 1_000_000;
+        channel.used_ms = now.node_ms();
         let head = channel.head;
         let past = match &mut channel.kept {
             Some(kept) => kept.read(head, reading, now),
@@ -388,7 +388,7 @@ impl Store for Memory {
             && channel.subscribers > 0
         {
             channel.subscribers -= 1;
-            channel.used_ms = now.node_ns / 1_000_000;
+            channel.used_ms = now.node_ms();
             if last {
                 channel.shards.remove(shard);
             }
@@ -445,7 +445,7 @@ impl Store for Memory {
 
     fn sweep(&self, now: Now) {
         let index = self.swept.fetch_add(1, Ordering::Relaxed) % SEGMENTS;
-        let before_ms = (now.node_ns / 1_000_000).saturating_sub(IDLE_MS);
+        let before_ms = (now.node_ms()).saturating_sub(IDLE_MS);
         let mut segment = self.segments[index].lock();
         for channel in &mut segment.channels {
             if let Some(kept) = &mut channel.kept {

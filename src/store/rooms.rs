@@ -301,7 +301,7 @@ impl Rooms {
         let parting = if full && parting == Parting::Lost { Parting::Asked } else { parting };
         self.with(channel, |room| {
             if let Some(members) = &mut room.presence {
-                members.leave(client, parting, now.node_ns / 1_000_000);
+                members.leave(client, parting, now.node_ms());
             }
             if last {
                 room.shards.remove(shard);
@@ -318,7 +318,7 @@ impl Rooms {
                 return None;
             }
             room.armed = None;
-            room.tick(&*self.tell, now.node_ns / 1_000_000);
+            room.tick(&*self.tell, now.node_ms());
             room.arm(armed.1)
         })?
     }
